@@ -1,0 +1,47 @@
+# make run     set up, then run the service on an embedded default (Ctrl-C stops it)
+# make test    set up, then run every test
+# make check   set up, then format check, lint and types
+# make format  rewrite the code the way `make check` wants it
+# make lock    pin the newest versions that pyproject.toml allows
+#
+# Needs Python 3.11 or newer and make. PYTHON=/path/to/python3 chooses another interpreter.
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: run test check format lock clean
+
+run: $(READY)
+	@exec $(BIN)/cache-actors dev
+
+test: $(READY)
+	$(BIN)/pytest
+
+check: $(READY)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+lock: $(READY)
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --extra dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf .venv .dev build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# The lock file has a hash for every package; the project itself is installed in place, without
+# build isolation, so that nothing unpinned is ever fetched.
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found. Set PYTHON=/path/to/python3" >&2; exit 1; }
+	@rm -rf .venv
+	@$(PYTHON) -m venv .venv || { echo "$(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Installing the pinned dependencies into .venv ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(READY)

@@ -1,0 +1,1 @@
+"""A build cache for Tuist, as a supervised actor system."""

@@ -1,0 +1,42 @@
+"""Supervision for trio: actors, their mailboxes, and the supervisors that keep them running.
+
+Knows nothing of caches. Vocabulary and contract are OTP's; where they depart from it, the essays
+at the head of `mailbox.py` and `supervisor.py` say so.
+"""
+
+from .actor import Actor, actor_child
+from .budget import Budget
+from .errors import (
+    ActorCrashed,
+    ActorError,
+    ActorStopped,
+    CallingSelfError,
+    MailboxFull,
+    RestartIntensityError,
+)
+from .mailbox import Address, Call, Cast, Envelope, Mailbox, Message
+from .supervisor import ChildSpec, Started, State, Status, Supervisor, supervisor_child
+
+__all__ = [
+    "Actor",
+    "ActorCrashed",
+    "ActorError",
+    "ActorStopped",
+    "Address",
+    "Budget",
+    "Call",
+    "CallingSelfError",
+    "Cast",
+    "ChildSpec",
+    "Envelope",
+    "Mailbox",
+    "MailboxFull",
+    "Message",
+    "RestartIntensityError",
+    "Started",
+    "State",
+    "Status",
+    "Supervisor",
+    "actor_child",
+    "supervisor_child",
+]

@@ -1,0 +1,326 @@
+"""Supervisors: they start children in order, restart those that crash, and stop them in reverse.
+
+Theory of operation
+-------------------
+A supervisor is itself a task with a list of `ChildSpec`s. It starts them one after the other, each
+when the one before it has said that it is ready; it then does nothing but watch. Whatever ends a
+child, an exception or a plain return, is a crash, unless the supervisor asked for it: every child
+is *permanent*. A crashed child is started again at once and alone, whatever its siblings do: the
+strategy is *one for one*. These are the only restart type and the only strategy here, because the
+tree needs no others: mailboxes outlive crashes (see `mailbox.py`), so no child ever holds a stale
+reference to another, and nothing has to be restarted along with it.
+
+*Intensity.* A supervisor whose children crash more than `max_restarts` times within `max_seconds`
+gives up: it cancels the others, last started first, and raises `RestartIntensityError`. To its
+parent that is a crashed child like any other, so a fault that restarting does not mend climbs the
+tree; when the root gives up, the process ends and the container runtime takes over. Restarts are
+not delayed: a back-off that is not far below `max_seconds / max_restarts` would keep the limit from
+ever being reached. When a supervisor gives up, the mailboxes below it stay open, since its parent
+will start it again.
+
+*Stopping* is ordered, last started first. Each child is asked, by its `stop` event and by closing
+its mailbox, and has its own `shutdown` seconds to finish what it has; then it is cancelled. A trio
+nursery would cancel all children at once, which is why the order is the supervisor's own work.
+What is left in a stopped child's mailbox is answered with `ActorStopped`. Nothing here can end a
+thread or a shielded wait: whoever runs the root keeps a hard limit behind it.
+
+*Status* is read from the supervisor's own records, never asked of a child, so that a child that is
+stuck cannot hide it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from .errors import ActorCrashed, RestartIntensityError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .mailbox import Mailbox
+
+STUCK_AFTER = 10.0
+"""Seconds without a finished message, while some wait, after which an actor counts as stuck."""
+
+
+class Started(Protocol):
+    """Called by an incarnation once it is ready."""
+
+    def __call__(self) -> None: ...
+
+
+class Run(Protocol):
+    """One incarnation of a child: calls `started` when ready, returns after `stop` is set."""
+
+    async def __call__(self, stop: trio.Event, started: Started, /) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """How to start and stop a child.
+
+    Args:
+        name: unique among its siblings.
+        run: runs one incarnation.
+        shutdown: seconds it may take to stop before it is cancelled.
+        mailbox: an actor's mailbox, which the supervisor keeps across incarnations.
+        supervisor: the child itself, if it is a supervisor; for `status`.
+    """
+
+    name: str
+    run: Run
+    shutdown: float
+    mailbox: Mailbox | None = None
+    supervisor: Supervisor | None = None
+
+
+class State(Enum):
+    """Where a child is in its life."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What is known of a child, or of the tree below it.
+
+    `oldest` is the age of the oldest waiting message in seconds, `last_error` the class of the
+    exception that ended the incarnation before this one.
+    """
+
+    name: str
+    state: State
+    restarts: int = 0
+    last_error: str | None = None
+    depth: int | None = None
+    oldest: float | None = None
+    stuck: bool = False
+    children: tuple[Status, ...] = ()
+
+    def is_healthy(self) -> bool:
+        """Whether everything from here down runs and nothing is stuck."""
+        return (
+            self.state is State.RUNNING
+            and not self.stuck
+            and all(child.is_healthy() for child in self.children)
+        )
+
+
+@dataclass(slots=True, eq=False)
+class _Child:
+    """A supervisor's record of one child."""
+
+    spec: ChildSpec
+    state: State = State.STOPPED
+    restarts: int = 0
+    last_error: str | None = None
+    stop: trio.Event = field(default_factory=trio.Event)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    ready: trio.Event = field(default_factory=trio.Event)
+    ended: trio.Event = field(default_factory=trio.Event)
+
+    def prepare(self) -> None:
+        """Make ready for a new run of the supervisor; the counts of earlier ones stay."""
+        self.stop, self.ready, self.ended = trio.Event(), trio.Event(), trio.Event()
+
+    def is_stopping(self) -> bool:
+        return self.state is State.STOPPING
+
+    def mark_running(self) -> None:
+        if self.state is State.STARTING:
+            self.state = State.RUNNING
+        self.ready.set()
+
+
+def _log_nothing(_event: str, **_fields: object) -> None:
+    """Discard the event."""
+
+
+class Supervisor:
+    """Keeps its children running.
+
+    Args:
+        name: for status and errors.
+        children: in start order.
+        max_restarts, max_seconds: more restarts than this many within so many seconds, and the
+            supervisor gives up.
+        log: told of every crash, with the event's name and fields (`exc_info` among them).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        children: Sequence[ChildSpec],
+        *,
+        max_restarts: int,
+        max_seconds: float,
+        log: Callable[..., object] = _log_nothing,
+    ) -> None:
+        self.name = name
+        self.max_restarts = max_restarts
+        self.max_seconds = max_seconds
+        self._children = [_Child(spec) for spec in children]
+        self._log = log
+        self._crashes: deque[float] = deque()
+        self._state = State.STOPPED
+        self._over = trio.Event()
+
+    async def run(self, stop: trio.Event, started: Started) -> None:
+        """Run until `stop` is set, then stop all children in order.
+
+        Raises:
+            RestartIntensityError: the children crashed too often.
+        """
+        self._state = State.STARTING
+        self._crashes.clear()
+        self._over = trio.Event()
+        for child in self._children:
+            child.prepare()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch, stop)
+                for child in self._children:
+                    child.state = State.STARTING
+                    nursery.start_soon(self._keep_running, child)
+                    await child.ready.wait()
+                    if self._over.is_set():
+                        break
+                else:
+                    self._state = State.RUNNING
+                    started()
+                await self._over.wait()
+                self._state = State.STOPPING
+                for child in reversed(self._children):
+                    await self._end(child, gracefully=stop.is_set())
+                nursery.cancel_scope.cancel()
+        finally:
+            self._state = State.STOPPED
+        if not stop.is_set():
+            raise RestartIntensityError(
+                f"{self.name}: more than {self.max_restarts} restarts in {self.max_seconds:g} s"
+            )
+
+    async def _watch(self, stop: trio.Event) -> None:
+        await stop.wait()
+        self._give_way()
+
+    def _give_way(self) -> None:
+        """End the run: on request, or because the children crash too often."""
+        self._over.set()
+        for child in self._children:
+            child.ready.set()  # the start-up waits for one of these
+
+    async def _keep_running(self, child: _Child) -> None:
+        """Run incarnation after incarnation, until the supervisor ends the child or gives up."""
+        try:
+            while not child.is_stopping():
+                error = await self._run_once(child)
+                if child.is_stopping():
+                    return
+                child.last_error = _root_cause(error)
+                self._log("child_crashed", child=child.spec.name, exc_info=error)
+                if not self._may_restart():
+                    self._give_way()
+                    return
+                child.restarts += 1
+                child.state = State.STARTING
+        finally:
+            child.state = State.STOPPED
+            child.ended.set()
+
+    async def _run_once(self, child: _Child) -> BaseException:
+        """Run one incarnation to its end, and say what ended it."""
+        ending: BaseException = RuntimeError("returned without being asked to stop")
+        child.scope = trio.CancelScope()
+        try:
+            with child.scope:
+                await child.spec.run(child.stop, child.mark_running)
+        except* Exception as errors:
+            ending = errors
+        finally:
+            if child.spec.mailbox is not None:
+                child.spec.mailbox.fail_in_hand(ActorCrashed(f"{child.spec.name} crashed"))
+        return ending
+
+    def _may_restart(self) -> bool:
+        now = trio.current_time()
+        self._crashes.append(now)
+        while self._crashes[0] < now - self.max_seconds:
+            self._crashes.popleft()
+        return len(self._crashes) <= self.max_restarts and not self._over.is_set()
+
+    async def _end(self, child: _Child, *, gracefully: bool) -> None:
+        """Stop one child and wait for its end; keep its mailbox open unless it is for good."""
+        mailbox = child.spec.mailbox
+        if child.state in (State.STARTING, State.RUNNING):
+            child.state = State.STOPPING
+            if gracefully:
+                if mailbox is not None:
+                    mailbox.close()
+                child.stop.set()
+                with trio.move_on_after(child.spec.shutdown):
+                    await child.ended.wait()
+            child.scope.cancel()
+            await child.ended.wait()
+        if gracefully:
+            self._abandon(child.spec)
+
+    def abandon(self) -> None:
+        """Answer every caller in every mailbox from here down with `ActorStopped`."""
+        for child in self._children:
+            self._abandon(child.spec)
+
+    @staticmethod
+    def _abandon(spec: ChildSpec) -> None:
+        if spec.mailbox is not None:
+            spec.mailbox.abandon()
+        if spec.supervisor is not None:
+            spec.supervisor.abandon()
+
+    def status(self) -> Status:
+        """The tree from here down, from records alone."""
+        now = trio.current_time()
+        return Status(
+            name=self.name,
+            state=self._state,
+            children=tuple(_status(child, now) for child in self._children),
+        )
+
+
+def supervisor_child(supervisor: Supervisor, *, shutdown: float) -> ChildSpec:
+    """The child specification of a supervisor below another.
+
+    `shutdown` is in seconds and has to cover the allowances of its children together.
+    """
+    return ChildSpec(
+        name=supervisor.name, run=supervisor.run, shutdown=shutdown, supervisor=supervisor
+    )
+
+
+def _status(child: _Child, now: float) -> Status:
+    mailbox, supervisor = child.spec.mailbox, child.spec.supervisor
+    return Status(
+        name=child.spec.name,
+        state=child.state,
+        restarts=child.restarts,
+        last_error=child.last_error,
+        depth=mailbox.depth() if mailbox else None,
+        oldest=mailbox.oldest_age(now) if mailbox else None,
+        stuck=mailbox.is_stuck(now, STUCK_AFTER) if mailbox else False,
+        children=supervisor.status().children if supervisor else (),
+    )
+
+
+def _root_cause(error: BaseException) -> str:
+    """The class of `error`, or of the one exception that groups around it hide."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return type(error).__name__
