@@ -1,0 +1,115 @@
+"""Where everything lives on disk, and what a client may name. Pure functions, no I/O.
+
+    <storage>/<account>/<project>/cas/<shard>/<id>
+    <storage>/<account>/<project>/keyvalue/<shard>/<cas_id>.json
+
+nginx reads the same layout, written down as regular expressions. Handles and ids are matched whole
+and can hold neither a dot nor a slash, so no path that is built here leaves its project's folder,
+and none can be mistaken for `<storage>/.tmp`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TEMPORARY = ".tmp"
+"""The folder under the storage folder in which files lie until they are published."""
+
+_HANDLE = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_ID = re.compile(r"[A-Za-z0-9_~=+-]{1,200}")
+
+
+class InvalidIdentifier(ValueError):
+    """A handle or an id that no client may use; the message says which value and why."""
+
+
+class Kind(Enum):
+    """A kind of entry: the folder it lives in below its project, and its files' ending."""
+
+    CAS = ("cas", "")
+    KEYVALUE = ("keyvalue", ".json")
+
+    def __init__(self, folder: str, ending: str) -> None:
+        self.folder = folder
+        self.ending = ending
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A project in its canonical form, which is lower case: handles are compared without case."""
+
+    account: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.account}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a client can store or ask for: one id of one kind in one project."""
+
+    project: Project
+    kind: Kind
+    id: str
+
+    def path(self, storage: Path) -> Path:
+        """Where this entry's file lives below the `storage` folder."""
+        account, name = self.project.account, self.project.name
+        return storage / account / name / self.kind.folder / shard(self.id) / self._file_name()
+
+    def _file_name(self) -> str:
+        return self.id + self.kind.ending
+
+
+def parse_project(account_handle: str, project_handle: str) -> Project:
+    """The project that two handles name.
+
+    Raises:
+        InvalidIdentifier: one of them isn't 1 to 100 of `A-Z a-z 0-9 _ -`.
+    """
+    return Project(
+        _parse_handle("account_handle", account_handle),
+        _parse_handle("project_handle", project_handle),
+    )
+
+
+def parse_id(name: str, value: str) -> str:
+    """`value` itself, if it can be the id of an entry; `name` is what the error calls it.
+
+    Raises:
+        InvalidIdentifier: it isn't 1 to 200 of `A-Z a-z 0-9 _ ~ = + -`.
+    """
+    if _ID.fullmatch(value) is None:
+        raise InvalidIdentifier(
+            f"{name} {_quote(value)} is invalid: it must be 1 to 200 characters of "
+            "A-Z a-z 0-9 _ ~ = + -"
+        )
+    return value
+
+
+def shard(entry_id: str) -> str:
+    """The folder that spreads ids: their 3rd and 4th character, `_` for shorter ones.
+
+    Key-value ids all start with `0~` and CAS ids are hex, so these two characters vary in both.
+    """
+    return entry_id[2:4] if len(entry_id) >= 4 else "_"
+
+
+def _parse_handle(name: str, value: str) -> str:
+    if _HANDLE.fullmatch(value) is None:
+        raise InvalidIdentifier(
+            f"{name} {_quote(value)} is invalid: it must be 1 to 100 characters of A-Z a-z 0-9 _ -"
+        )
+    return value.lower()
+
+
+def _quote(value: str) -> str:
+    """`value` for an error message: printable ASCII, and cut where it gets long."""
+    return ascii(value if len(value) <= 60 else value[:60] + "...")

@@ -1,0 +1,175 @@
+"""Temporary files, in a folder that belongs to one process and is held by a lock.
+
+A file that is being written has no name if the file system allows that (`O_TMPFILE`): whatever
+happens to the process, nothing of it remains. Where it doesn't, and for files that will be renamed
+over another, the file lies in the process's folder. The folder's name is random, since in
+containers every process is pid 1, and its owner holds a lock on it: a folder that can be locked has
+lost its owner and is removed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import itertools
+import os
+import shutil
+from contextlib import suppress
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+FILE_MODE = 0o640
+FOLDER_MODE = 0o2750
+"""nginx reads as another user of the same group; the set-group-id bit hands the group down."""
+
+_NO_ANONYMOUS_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
+_MOST_BUFFERS = 1024  # IOV_MAX on Linux
+_COPY_BYTES = 1 << 20
+
+
+class TemporaryFile:
+    """A file that is being written: its open descriptor, and its path unless it has no name.
+
+    Whoever creates one discards it in the end, published or not.
+    """
+
+    __slots__ = ("_fd", "path", "size")
+
+    def __init__(self, fd: int, path: Path | None) -> None:
+        self._fd = fd
+        self.path = path
+        self.size = 0
+
+    def write(self, chunks: Sequence[bytes]) -> None:
+        """Append `chunks`."""
+        for start in range(0, len(chunks), _MOST_BUFFERS):
+            views = [memoryview(chunk) for chunk in chunks[start : start + _MOST_BUFFERS] if chunk]
+            while views:
+                written = os.writev(self._fd, views)
+                self.size += written
+                while views and written >= len(views[0]):
+                    written -= len(views.pop(0))
+                if written:
+                    views[0] = views[0][written:]
+
+    def copy_from(self, source: TemporaryFile) -> None:
+        """Append all of `source`, which may lie on another file system."""
+        offset = 0
+        while chunk := os.pread(source._fd, _COPY_BYTES, offset):
+            self.write([chunk])
+            offset += len(chunk)
+
+    def sync(self) -> None:
+        """Return once the bytes will survive a power cut."""
+        os.fdatasync(self._fd)
+
+    def device(self) -> int:
+        """The file system that the file lies on."""
+        return os.fstat(self._fd).st_dev
+
+    def link(self, target: Path) -> None:
+        """Give the file the name `target` too.
+
+        Raises:
+            FileExistsError: there is such a file already; the kernel decides between processes.
+        """
+        if self.path is not None:
+            os.link(self.path, target)
+            return
+        # Without src_dir_fd Python calls link() rather than linkat(), which does not follow the
+        # symbolic link in /proc and fails with EXDEV.
+        folder = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY)
+        try:
+            os.link(str(self._fd), target, src_dir_fd=folder, follow_symlinks=True)
+        finally:
+            os.close(folder)
+
+    def rename(self, target: Path) -> None:
+        """Move the file to `target`, replacing what is there. Only for named files."""
+        assert self.path is not None, "an anonymous file has no name to change"  # noqa: S101
+        self.path.replace(target)
+        self.path = None
+
+    def discard(self) -> None:
+        """Close the file and remove its temporary name. May be called again."""
+        fd, self._fd = self._fd, -1
+        path, self.path = self.path, None
+        if fd >= 0:
+            os.close(fd)
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+
+class TemporaryFolder:
+    """A folder below `parent` for this process's temporary files, made and locked on creation.
+
+    Folders there whose owners are gone are removed first.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+
+    def __init__(self, parent: Path) -> None:
+        parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        sweep(parent)
+        while True:
+            self.path = parent / uuid4().hex
+            self.path.mkdir(mode=0o750)
+            lock = _lock(self.path)
+            if lock is not None:
+                break
+        self._lock = lock
+        self._anonymous = True
+        self._numbers = itertools.count()
+
+    def create(self, *, named: bool = False) -> TemporaryFile:
+        """A new, empty file; `named` if it is going to be renamed."""
+        if self._anonymous and not named:
+            try:
+                fd = os.open(self.path, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, FILE_MODE)
+            except OSError as error:
+                if error.errno not in _NO_ANONYMOUS_FILES:
+                    raise
+                self._anonymous = False
+            else:
+                return _with_mode(TemporaryFile(fd, None), fd)
+        path = self.path / str(next(self._numbers))
+        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, FILE_MODE)
+        return _with_mode(TemporaryFile(fd, path), fd)
+
+    def remove(self) -> None:
+        """Remove the folder and all in it, and release the lock."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def sweep(parent: Path) -> None:
+    """Remove the temporary folders below `parent` whose owners are gone."""
+    for folder in parent.iterdir():
+        with suppress(FileNotFoundError, NotADirectoryError):
+            lock = _lock(folder)
+            if lock is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock `folder` and return the descriptor, or None if another has it or has removed it."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(fd).st_ino == folder.stat().st_ino:
+            return fd
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(fd)
+    return None
+
+
+def _with_mode(file: TemporaryFile, fd: int) -> TemporaryFile:
+    os.fchmod(fd, FILE_MODE)  # whatever the umask is
+    return file
