@@ -74,6 +74,14 @@ class Version:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """A replaceable file to read at `path`, and the version of it that is in memory."""
+
+    path: Path
+    known: Version | None
+
+
 Item = TypeVar("Item", Publication, Replacement)
 
 
@@ -132,15 +140,12 @@ class FileStore:
         self._sync_folder(path.parent)
         return True
 
-    def load(self, path: Path, known: Fingerprint | None) -> Version | Fingerprint | None:
-        """The version at `path`: `known` if it is still that one, None if there is no file."""
-        try:
-            if known is not None and Fingerprint.of(path.stat()) == known:
-                return known
-            with path.open("rb") as file:
-                return Version(Fingerprint.of(os.fstat(file.fileno())), file.read())
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+    def load(self, batch: Sequence[Lookup]) -> list[Version | OSError | None]:
+        """What each path of `batch` holds, None where there is no file.
+
+        It is the version known itself, if it still is that one.
+        """
+        return [_attempt(_load, lookup) for lookup in batch]
 
     def open(self, path: Path) -> OpenFile | None:
         """The file at `path`, or None if there is none."""
@@ -268,6 +273,17 @@ class _Folders:
         if len(self._known) >= _MOST_KNOWN_FOLDERS:
             self._known = {self._root}
         self._known.add(folder)
+
+
+def _load(lookup: Lookup) -> Version | None:
+    known = lookup.known
+    try:
+        if known is not None and Fingerprint.of(lookup.path.stat()) == known.fingerprint:
+            return known
+        with lookup.path.open("rb") as file:
+            return Version(Fingerprint.of(os.fstat(file.fileno())), file.read())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _attempt(action: Callable[[Argument], Outcome], argument: Argument) -> Outcome | OSError:

@@ -1,0 +1,81 @@
+"""Reading artifacts. No actor is needed for that: once published, an artifact never changes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from cache_actors.storage.errors import storage_error
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from cache_actors.storage.files import FileStore, OpenFile
+    from cache_actors.storage.layout import Entry
+
+READ_BYTES = 1 << 20
+"""How much is read in one trip to a thread."""
+
+
+class Artifact:
+    """An artifact that is open for reading: close it after use."""
+
+    def __init__(self, file: OpenFile, threads: trio.CapacityLimiter) -> None:
+        self._file = file
+        self._threads = threads
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self._file.size
+
+    @property
+    def mtime(self) -> int:
+        """When it was stored, in whole seconds since the epoch."""
+        return self._file.mtime
+
+    async def read(self, start: int, end: int) -> AsyncIterator[bytes]:
+        """Yield the bytes from `start` up to, but not including, `end`.
+
+        Raises:
+            StorageError: the disk failed, or the file is shorter than it was.
+        """
+        while start < end:
+            wanted = min(READ_BYTES, end - start)
+            try:
+                piece = await trio.to_thread.run_sync(
+                    self._file.read, start, wanted, limiter=self._threads
+                )
+            except OSError as error:
+                raise storage_error(error) from error
+            if not piece:
+                raise storage_error(OSError("an artifact is shorter than it was"))
+            start += len(piece)
+            yield piece
+
+    def close(self) -> None:
+        """Close it. May be called again."""
+        self._file.close()
+
+
+class ArtifactReader:
+    """Opens artifacts, in at most as many threads at once as `threads` allows."""
+
+    def __init__(self, store: FileStore, threads: trio.CapacityLimiter) -> None:
+        self._store = store
+        self._threads = threads
+
+    async def open(self, entry: Entry) -> Artifact | None:
+        """The artifact, or None if there is none.
+
+        Raises:
+            StorageError: the disk failed.
+        """
+        try:
+            file = await trio.to_thread.run_sync(
+                self._store.open, entry.path(self._store.root), limiter=self._threads
+            )
+        except OSError as error:
+            raise storage_error(error) from error
+        return None if file is None else Artifact(file, self._threads)

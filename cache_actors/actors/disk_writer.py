@@ -1,0 +1,120 @@
+"""Disk writers: they publish artifacts, those of one id in order, in groups that share a sync."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+import trio
+
+from cache_actors.storage.errors import storage_error
+from cache_actors.storage.files import FileStore, Publication, Published
+from cache_actors.supervision import Actor, Call, Envelope
+
+from .upload import Upload
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable
+    from pathlib import Path
+
+    from cache_actors.storage.layout import Entry
+    from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
+    from cache_actors.supervision import Budget
+
+    from .partitions import Partitions
+
+
+class DiskWriterClient:
+    """Stores artifacts.
+
+    Args:
+        partitions: the writers' addresses.
+        store: where the artifacts go.
+        temporary: where large uploads wait for their end; may be on another device.
+        memory: what all small uploads together may hold in memory, in bytes.
+        threads: how many threads may write uploads to temporary files at once.
+    """
+
+    def __init__(
+        self,
+        partitions: Partitions,
+        store: FileStore,
+        temporary: TemporaryFolder,
+        memory: Budget,
+        threads: trio.CapacityLimiter,
+    ) -> None:
+        self._partitions = partitions
+        self._store = store
+        self._temporary = temporary
+        self._memory = memory
+        self._threads = threads
+
+    async def store(
+        self, entry: Entry, chunks: AsyncIterable[bytes], expected_size: int | None
+    ) -> Published:
+        """Store what `chunks` yields as `entry`, unless it exists; then they may be left unread.
+
+        When this returns, the artifact is there to stay, whoever stored it.
+
+        Args:
+            entry: which artifact.
+            chunks: its bytes, as they arrive.
+            expected_size: how many bytes will come, if known.
+
+        Raises:
+            EmptyUpload: there was not one byte.
+            StorageError: the storage is full, or failed; nothing has been stored.
+            ActorError: the writer did not answer.
+        """
+        path = entry.path(self._store.root)
+        async with Upload(self._store, self._temporary, self._memory, self._threads) as upload:
+            if not await upload.receive(path, chunks, expected_size):
+                return Published.EXISTS
+            source = upload.source()
+            writer = self._partitions.address(str(path))
+            # The writer reads from the temporary file: it must not be discarded under its hands.
+            with trio.CancelScope(shield=not isinstance(source, bytes)):
+                return await writer.call(Publish(path, source), wait_for_room=True)
+            raise AssertionError("a scope that nobody cancels has swallowed something")
+
+
+@dataclass(frozen=True, slots=True)
+class Publish(Call[Published]):
+    """Publish `source`, a small artifact's bytes or a large one's temporary file, at `path`."""
+
+    path: Path
+    source: bytes | TemporaryFile = field(repr=False)
+
+    @property
+    def weight(self) -> int:
+        """Bytes of memory that the message holds."""
+        return len(self.source) if isinstance(self.source, bytes) else 0
+
+
+class DiskWriter(Actor):
+    """Publishes one batch after the other, each in one trip to a thread.
+
+    It has no state but the disk, so there is nothing for a crash to lose.
+    """
+
+    batch_limit: ClassVar[int] = 64
+
+    def __init__(self, store: FileStore, threads: trio.CapacityLimiter) -> None:
+        self._store = store
+        self._threads = threads
+
+    async def handle(self, batch: list[Envelope]) -> None:
+        """Publish a batch; a write that fails is its sender's to hear about, and not a crash."""
+        publications = [
+            Publication(message.path, message.source)
+            for envelope in batch
+            if isinstance(message := envelope.message, Publish)
+        ]
+        outcomes = await trio.to_thread.run_sync(
+            self._store.publish, publications, limiter=self._threads
+        )
+        for envelope, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, OSError):
+                envelope.fail(storage_error(outcome))
+            else:
+                envelope.reply(outcome)

@@ -1,0 +1,149 @@
+"""The key-value store: entries that can be replaced, in files, with the recent ones in memory.
+
+An entry is the exact body of the response that retrieves it, and its file is what nginx serves.
+Files are the truth: other processes replace and remove them at any time, so an entry in memory
+counts only while its file's fingerprint is the same.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+import trio
+
+from cache_actors.storage.errors import storage_error
+from cache_actors.storage.files import FileStore, Lookup, Replacement, Version
+from cache_actors.supervision import Actor, Address, Call, Envelope
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cache_actors.storage.layout import Entry
+
+ENTRY_OVERHEAD = 600
+"""Bytes that an entry costs in memory beside its body: path, fingerprint, places in tables."""
+
+
+class KeyValueStoreClient:
+    """Retrieves and stores key-value entries below the folder `root`."""
+
+    def __init__(self, store: Address, root: Path) -> None:
+        self._store = store
+        self._root = root
+
+    async def get(self, entry: Entry) -> bytes | None:
+        """The body stored for `entry`, or None.
+
+        Raises:
+            StorageError: the file could not be read.
+            ActorError: the store is overloaded, or did not answer.
+        """
+        return await self._store.call(Get(entry.path(self._root)))
+
+    async def put(self, entry: Entry, body: bytes) -> None:
+        """Store `body` for `entry`, in place of what there was; it is there to stay on return.
+
+        Raises:
+            StorageError: the storage is full, or failed.
+            ActorError: the store is overloaded, or did not answer.
+        """
+        await self._store.call(Put(entry.path(self._root), body))
+
+
+@dataclass(frozen=True, slots=True)
+class Get(Call[bytes | None]):
+    """Retrieve the body at `path`."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Put(Call[None]):
+    """Put `body` at `path`."""
+
+    path: Path
+    body: bytes = field(repr=False)
+
+    @property
+    def weight(self) -> int:
+        """Bytes of memory that the message holds."""
+        return len(self.body)
+
+
+class KeyValueStore(Actor):
+    """Works through batches: the reads in one trip to a thread, then the writes in another.
+
+    Whoever waits for a write has not been told yet, so reads may go first.
+
+    Args:
+        store: where the files are.
+        memory_bytes: how much memory the recent entries may take.
+        threads: for its trips to the disk.
+    """
+
+    batch_limit: ClassVar[int] = 256
+
+    def __init__(self, store: FileStore, memory_bytes: int, threads: trio.CapacityLimiter) -> None:
+        self._store = store
+        self._recent = _Recent(memory_bytes)
+        self._threads = threads
+
+    async def handle(self, batch: list[Envelope]) -> None:
+        """Handle reads and writes; one that the disk fails is its sender's to hear about."""
+        gets = [(e, e.message) for e in batch if isinstance(e.message, Get)]
+        puts = [(e, e.message) for e in batch if isinstance(e.message, Put)]
+        if gets:
+            await self._get(gets)
+        if puts:
+            await self._put(puts)
+
+    async def _get(self, gets: list[tuple[Envelope, Get]]) -> None:
+        lookups = [Lookup(get.path, self._recent.get(get.path)) for _, get in gets]
+        found = await trio.to_thread.run_sync(self._store.load, lookups, limiter=self._threads)
+        for (envelope, get), result in zip(gets, found, strict=True):
+            if isinstance(result, OSError):
+                envelope.fail(storage_error(result))
+            else:
+                self._recent.keep(get.path, result)
+                envelope.reply(result.data if result else None)
+
+    async def _put(self, puts: list[tuple[Envelope, Put]]) -> None:
+        replacements = [Replacement(put.path, put.body) for _, put in puts]
+        outcomes = await trio.to_thread.run_sync(
+            self._store.replace, replacements, limiter=self._threads
+        )
+        for (envelope, _), outcome in zip(puts, outcomes, strict=True):
+            if isinstance(outcome, OSError):
+                envelope.fail(storage_error(outcome))
+            else:
+                envelope.reply()
+
+
+class _Recent:
+    """The entries used last, as many as fit."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._size = 0
+        self._versions: OrderedDict[Path, Version] = OrderedDict()
+
+    def get(self, path: Path) -> Version | None:
+        """The version in memory, which may be out of date."""
+        return self._versions.get(path)
+
+    def keep(self, path: Path, version: Version | None) -> None:
+        """Take in what the disk says of `path` now."""
+        self._forget(path)
+        if version is None:
+            return
+        self._versions[path] = version
+        self._size += len(version.data) + ENTRY_OVERHEAD
+        while self._size > self._limit:
+            self._forget(next(iter(self._versions)))
+
+    def _forget(self, path: Path) -> None:
+        version = self._versions.pop(path, None)
+        if version is not None:
+            self._size -= len(version.data) + ENTRY_OVERHEAD

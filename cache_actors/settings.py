@@ -1,0 +1,106 @@
+"""Settings: the environment, checked and frozen before anything starts."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    HttpUrl,
+    SecretStr,
+    ValidationError,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class BadSettings(ValueError):
+    """The environment holds bad values; the message has one line for each of them."""
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("not an absolute path")
+    return path
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _random_secret() -> SecretStr:
+    return SecretStr(secrets.token_hex(32))
+
+
+# What is allowed is said in the descriptions, once: for readers here and for the error messages.
+Folder = Annotated[Path, AfterValidator(_absolute), Field(description="an absolute path")]
+Bytes = Annotated[int, Field(ge=1, le=2**40, description="bytes, a whole number from 1")]
+Seconds = Annotated[float, Field(ge=0, le=31_536_000, description="seconds, from 0 to a year")]
+
+
+class Settings(BaseSettings):
+    """The service's settings. Each is read from the environment variable of its name in capitals.
+
+    An empty variable counts as unset. The table in the README says what each one is for.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="ignore")
+
+    server_url: Annotated[HttpUrl, Field(description="an http or https URL")]
+    port: int = Field(4000, ge=1, le=65_535, description="a whole number from 1 to 65535")
+    bind: str = Field("127.0.0.1", description="an IP address")
+    socket_path: Folder | None = None
+    cas_storage_dir: Folder = Path("/cas")
+    tmp_dir: Folder | None = None
+    secret_key_base: SecretStr = Field(default_factory=_random_secret, description="a text")
+    public_host: str = Field(
+        "localhost",
+        validation_alias=AliasChoices("PUBLIC_HOST", "PHX_HOST"),
+        pattern=r"^[A-Za-z0-9.*_-]{1,253}$",
+        description="a host name",
+    )
+    max_upload_bytes: Bytes = 26_214_400
+    max_keyvalue_bytes: Bytes = 1_048_576
+    body_timeout: float = Field(
+        30.0, gt=0, le=3600, description="seconds, more than 0 and up to an hour"
+    )
+    auth_success_ttl: Seconds = 600.0
+    auth_failure_ttl: Seconds = 3.0
+    auth_stale_ttl: Seconds = 1500.0
+    durability: Literal["fsync", "relaxed"] = Field("fsync", description="fsync or relaxed")
+    workers: int = Field(1, ge=1, le=1, description="1, the only number of workers so far")
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = (
+        Field("info", description="debug, info, warning or error")
+    )
+    log_format: Literal["json", "text"] = Field("json", description="json or text")
+
+
+def load_settings() -> Settings:
+    """The settings in the environment.
+
+    Raises:
+        BadSettings: some values are bad. All of them are named, with what was given (but for a
+            secret) and what is allowed.
+    """
+    try:
+        return Settings()
+    except ValidationError as errors:
+        lines = [
+            _sentence(str(error["loc"][0]).lower(), error["type"], error["input"])
+            for error in errors.errors(include_url=False)
+        ]
+        raise BadSettings("\n".join(dict.fromkeys(lines))) from None
+
+
+def _sentence(name: str, problem: str, given: object) -> str:
+    if name == "phx_host":
+        name = "public_host"
+    field = Settings.model_fields[name]
+    allowed = field.description or "an absolute path"
+    if problem == "missing":
+        return f"{name.upper()} is not set; allowed: {allowed}"
+    return f"{name.upper()} is {given!r}; allowed: {allowed}"
