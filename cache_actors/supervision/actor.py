@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from .errors import ActorStopped
 from .mailbox import Cast, Envelope, Mailbox, enter_actor
 from .supervisor import ChildSpec
 
@@ -31,8 +30,9 @@ class Actor:
     async def handle(self, batch: list[Envelope]) -> None:
         """Handle a batch, in order of arrival.
 
-        Calls are answered with `Envelope.reply` or `Envelope.fail`, now or, if the actor keeps the
-        envelope, later. Raising crashes the incarnation.
+        Every call has to be answered with `Envelope.reply` or `Envelope.fail`, now or, if the actor
+        keeps the envelope, later: a caller waits as long as it takes. Raising crashes the
+        incarnation.
         """
         raise NotImplementedError
 
@@ -43,7 +43,7 @@ class Actor:
         """Live one life: `init`, batches until the mailbox is closed and empty, `terminate`."""
         await self.init()
         started()
-        async for batch in mailbox.batches(self.batch_limit):
+        while batch := await mailbox.take(self.batch_limit):
             await self.handle(batch)
             for envelope in batch:
                 if isinstance(envelope.message, Cast):
@@ -63,6 +63,5 @@ def actor_child(mailbox: Mailbox, new: Callable[[], Actor], *, shutdown: float) 
     async def run(_stop: trio.Event, started: Started) -> None:
         enter_actor(mailbox)
         await new().run(mailbox, started)
-        mailbox.fail_in_hand(ActorStopped(f"{mailbox.name} has stopped"))
 
     return ChildSpec(name=mailbox.name, run=run, shutdown=shutdown, mailbox=mailbox)

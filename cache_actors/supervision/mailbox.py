@@ -29,7 +29,7 @@ the moment they are sent until they are answered. When it is full the caller cho
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -39,8 +39,6 @@ from .budget import Budget
 from .errors import ActorStopped, CallingSelfError, MailboxFull
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from .errors import ActorError
 
 R = TypeVar("R")
@@ -141,6 +139,9 @@ class Address:
     async def cast(self, message: Cast) -> None:
         """Send `message`, after waiting for room if need be, and do not wait for its handling.
 
+        An actor may cast to itself from a task that it has started, not from the one that works
+        through its mailbox: if that is full, it would wait for itself to make room.
+
         Raises:
             ActorStopped: the tree has stopped.
         """
@@ -161,6 +162,7 @@ class Mailbox:
         self.address = Address(self)
         self._send, self._receive = trio.open_memory_channel[Envelope](capacity)
         self._weight = Budget(max_weight)
+        self._closed = False
         # The channel does not show what it holds; insertion order is age. Senders that wait for
         # room count as waiting too.
         self._waiting: dict[Envelope, None] = {}
@@ -171,6 +173,8 @@ class Mailbox:
 
     async def put(self, envelope: Envelope, *, wait_for_room: bool) -> None:
         """Queue `envelope`, or raise `MailboxFull` or `ActorStopped`."""
+        if self._closed:
+            raise ActorStopped(f"{self.name} has stopped")
         weight = envelope.message.weight
         with ExitStack() as undo:
             self._waiting[envelope] = None
@@ -195,17 +199,14 @@ class Mailbox:
     async def take(self, limit: int) -> list[Envelope]:
         """Wait for a message, then take it and all that wait behind it, `limit` at most.
 
-        Raises:
-            trio.EndOfChannel: the mailbox is closed and empty.
+        Returns an empty list once the mailbox is closed and empty.
         """
         batch: list[Envelope] = []
-        while not batch:
-            self._take_in_hand(await self._receive.receive(), batch)
+        with suppress(trio.EndOfChannel, trio.WouldBlock):
+            while not batch:
+                self._take_in_hand(await self._receive.receive(), batch)
             while len(batch) < limit:
-                try:
-                    self._take_in_hand(self._receive.receive_nowait(), batch)
-                except (trio.WouldBlock, trio.EndOfChannel):
-                    break
+                self._take_in_hand(self._receive.receive_nowait(), batch)
         return batch
 
     def _take_in_hand(self, envelope: Envelope, batch: list[Envelope]) -> None:
@@ -224,15 +225,6 @@ class Mailbox:
         self._last_finished = trio.current_time()
         return True
 
-    async def batches(self, limit: int) -> AsyncIterator[list[Envelope]]:
-        """Yield batches of at most `limit` messages until the mailbox is closed and empty."""
-        while True:
-            try:
-                batch = await self.take(limit)
-            except trio.EndOfChannel:
-                return
-            yield batch
-
     # What the supervisor uses.
 
     def fail_in_hand(self, error: ActorError) -> None:
@@ -242,18 +234,16 @@ class Mailbox:
 
     def close(self) -> None:
         """Refuse new messages. Those that wait can still be taken."""
+        self._closed = True
         self._send.close()
 
     def abandon(self) -> None:
         """Close, and answer everything that still waits or is in hand with `ActorStopped`."""
         self.close()
-        stopped = ActorStopped(f"{self.name} has stopped")
-        while True:
-            try:
+        with suppress(trio.WouldBlock, trio.EndOfChannel):
+            while True:
                 self._take_in_hand(self._receive.receive_nowait(), [])
-            except (trio.WouldBlock, trio.EndOfChannel):
-                break
-        self.fail_in_hand(stopped)
+        self.fail_in_hand(ActorStopped(f"{self.name} has stopped"))
 
     def depth(self) -> int:
         """How many messages wait, those of senders waiting for room included."""

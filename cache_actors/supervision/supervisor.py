@@ -11,7 +11,8 @@ tree needs no others: mailboxes outlive crashes (see `mailbox.py`), so no child 
 reference to another, and nothing has to be restarted along with it.
 
 *Intensity.* A supervisor whose children crash more than `max_restarts` times within `max_seconds`
-gives up: it cancels the others, last started first, and raises `RestartIntensityError`. To its
+gives up: it cancels the others, last started first (what is below one of them goes all at once),
+and raises `RestartIntensityError`. To its
 parent that is a crashed child like any other, so a fault that restarting does not mend climbs the
 tree; when the root gives up, the process ends and the container runtime takes over. Restarts are
 not delayed: a back-off that is not far below `max_seconds / max_restarts` would keep the limit from
@@ -37,7 +38,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from .errors import ActorCrashed, RestartIntensityError
+from .errors import ActorCrashed, ActorStopped, RestartIntensityError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -172,16 +173,20 @@ class Supervisor:
         self._crashes: deque[float] = deque()
         self._state = State.STOPPED
         self._over = trio.Event()
+        self._gave_up = False
 
     async def run(self, stop: trio.Event, started: Started) -> None:
         """Run until `stop` is set, then stop all children in order.
 
         Raises:
-            RestartIntensityError: the children crashed too often.
+            RestartIntensityError: the children crashed too often. Their mailboxes are still open;
+                whoever runs the root answers what is in them with `abandon`.
         """
         self._state = State.STARTING
         self._crashes.clear()
-        self._over = trio.Event()
+        if self._over.is_set():
+            self._over = trio.Event()
+        self._gave_up = False
         for child in self._children:
             child.prepare()
         try:
@@ -199,14 +204,18 @@ class Supervisor:
                 await self._over.wait()
                 self._state = State.STOPPING
                 for child in reversed(self._children):
-                    await self._end(child, gracefully=stop.is_set())
+                    await self._end(child, gracefully=not self._gave_up)
                 nursery.cancel_scope.cancel()
         finally:
             self._state = State.STOPPED
-        if not stop.is_set():
+        if self._gave_up:
             raise RestartIntensityError(
                 f"{self.name}: more than {self.max_restarts} restarts in {self.max_seconds:g} s"
             )
+
+    async def wait_over(self) -> None:
+        """Return once the current run, or the one to come, has begun to end, for either reason."""
+        await self._over.wait()
 
     async def _watch(self, stop: trio.Event) -> None:
         await stop.wait()
@@ -224,11 +233,13 @@ class Supervisor:
             while not child.is_stopping():
                 error = await self._run_once(child)
                 if child.is_stopping():
+                    if error is not None:
+                        self._log("child_stop_failed", child=child.spec.name, exc_info=error)
                     return
-                child.last_error = _root_cause(error)
+                error = error or RuntimeError("returned without being asked to stop")
+                child.last_error = type(error).__name__
                 self._log("child_crashed", child=child.spec.name, exc_info=error)
                 if not self._may_restart():
-                    self._give_way()
                     return
                 child.restarts += 1
                 child.state = State.STARTING
@@ -236,26 +247,36 @@ class Supervisor:
             child.state = State.STOPPED
             child.ended.set()
 
-    async def _run_once(self, child: _Child) -> BaseException:
-        """Run one incarnation to its end, and say what ended it."""
-        ending: BaseException = RuntimeError("returned without being asked to stop")
+    async def _run_once(self, child: _Child) -> BaseException | None:
+        """Run one incarnation to its end, and return the exception that ended it, if one did."""
+        ending: BaseException | None = None
         child.scope = trio.CancelScope()
         try:
             with child.scope:
                 await child.spec.run(child.stop, child.mark_running)
+        except* trio.Cancelled as cancelled:
+            # The supervisor's own, if it is being cancelled; else one that escaped from its scope.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            ending = _unwrap(cancelled)
         except* Exception as errors:
-            ending = errors
+            ending = _unwrap(errors)
         finally:
             if child.spec.mailbox is not None:
-                child.spec.mailbox.fail_in_hand(ActorCrashed(f"{child.spec.name} crashed"))
+                stopped = ending is None and child.stop.is_set()
+                how = ActorStopped if stopped else ActorCrashed
+                child.spec.mailbox.fail_in_hand(how(f"{child.spec.name} ended"))
         return ending
 
     def _may_restart(self) -> bool:
+        """Count a crash; give up if it is one too many."""
         now = trio.current_time()
         self._crashes.append(now)
         while self._crashes[0] < now - self.max_seconds:
             self._crashes.popleft()
-        return len(self._crashes) <= self.max_restarts and not self._over.is_set()
+        if len(self._crashes) > self.max_restarts and not self._over.is_set():
+            self._gave_up = True
+            self._give_way()
+        return len(self._crashes) <= self.max_restarts and not self._gave_up
 
     async def _end(self, child: _Child, *, gracefully: bool) -> None:
         """Stop one child and wait for its end; keep its mailbox open unless it is for good."""
@@ -319,8 +340,8 @@ def _status(child: _Child, now: float) -> Status:
     )
 
 
-def _root_cause(error: BaseException) -> str:
-    """The class of `error`, or of the one exception that groups around it hide."""
-    while isinstance(error, BaseExceptionGroup):
+def _unwrap(error: BaseException) -> BaseException:
+    """The exception inside of groups that hold no other."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
-    return type(error).__name__
+    return error

@@ -1,0 +1,1 @@
+"""HTTP: handlers that translate between requests and messages, and the server beneath them."""

@@ -1,0 +1,117 @@
+"""The application: routes, and what surrounds every handler.
+
+Handlers translate: they read a request, send a message through a client, and turn the answer into a
+response. They own nothing and hold nothing but the clients in `Services`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from quart_trio import QuartTrio
+from werkzeug.routing import BaseConverter
+
+from . import artifacts, authorization, health, keyvalue
+from .body import Request
+from .connection import Connection
+from .errors import HttpError, error_response, translate
+from .in_flight import InFlight
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from quart import Response
+    from structlog.typing import FilteringBoundLogger
+
+    from cache_actors.actors.artifact_reader import ArtifactReader
+    from cache_actors.actors.auth_cache import AuthCacheClient
+    from cache_actors.actors.disk_writer import DiskWriterClient
+    from cache_actors.actors.kv_store import KeyValueStoreClient
+    from cache_actors.settings import Settings
+    from cache_actors.supervision import Budget, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """All that handlers may use: clients of actors, and bounds.
+
+    Attributes:
+        memory: what the bodies of requests may take together, in bytes.
+        status: the supervision tree's own records.
+    """
+
+    auth: AuthCacheClient
+    keyvalue: KeyValueStoreClient
+    writer: DiskWriterClient
+    reader: ArtifactReader
+    memory: Budget
+    status: Callable[[], Status]
+
+
+class CacheApp(QuartTrio):
+    """Quart-Trio with this project's way of handling connections, errors and logs."""
+
+    asgi_http_class = Connection
+    request_class = Request
+
+    def __init__(self, services: Services, settings: Settings, log: FilteringBoundLogger) -> None:
+        super().__init__(__name__, static_folder=None)
+        self.services = services
+        self.settings = settings
+        self.log = log
+        self.in_flight = InFlight()
+        self.body_timeout = settings.body_timeout
+        self.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+        self.url_map.merge_slashes = False
+        self.url_map.converters["anything"] = _Anything
+        self.register_error_handler(Exception, self._answer_error)
+        for path, method_names, handler in _ROUTES:
+            self.add_url_rule(path, methods=method_names.split(), view_func=handler)
+
+    async def _answer_error(self, error: Exception) -> Response:
+        answer = translate(error)
+        if answer is None:
+            self.log_exception((type(error), error, error.__traceback__))
+            answer = HttpError(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error")
+        return error_response(answer)
+
+    def log_exception(
+        self,
+        exception_info: tuple[type, BaseException, TracebackType | None] | tuple[None, None, None],
+    ) -> None:
+        """Log a bug, with its traceback."""
+        self.log.error("request_crashed", exc_info=exception_info)
+
+    def log_request(self, request: Request, status: int, sent: int, seconds: float) -> None:
+        """Log the one line of a request. It has no query and no headers, so no token."""
+        self.log.info(
+            "request",
+            request_id=request.id,
+            method=request.method,
+            path=request.path,
+            project=str(request.project) if request.project else None,
+            status=status,
+            bytes_in=request.body.received,
+            bytes_out=sent,
+            milliseconds=round(seconds * 1000, 1),
+        )
+
+
+class _Anything(BaseConverter):
+    """The rest of a path, whatever is in it: ids are judged by `storage.layout`, not by routing."""
+
+    regex = r"[\s\S]*"
+    part_isolating = False
+
+
+_ROUTES: tuple[tuple[str, str, Callable[..., Any]], ...] = (
+    ("/api/cache/cas/<anything:artifact_id>", "GET HEAD", artifacts.retrieve),
+    ("/api/cache/cas/<anything:artifact_id>", "POST", artifacts.store),
+    ("/api/cache/keyvalue/<anything:cas_id>", "GET HEAD PUT", keyvalue.retrieve),
+    ("/api/cache/keyvalue", "PUT", keyvalue.store),
+    ("/_auth_cas", "GET", authorization.decide),
+    ("/up", "GET HEAD", health.up),
+)

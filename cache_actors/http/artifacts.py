@@ -1,0 +1,100 @@
+"""Artifacts: the bytes that compile jobs have made."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Self
+
+from quart import Response
+from quart.wrappers.response import ResponseBody
+from werkzeug.http import http_date
+
+from cache_actors.storage.layout import Entry, Kind, parse_id
+
+from .authorization import authorized_project
+from .conditional import etag, select
+from .context import app, request
+from .errors import HttpError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from cache_actors.actors.artifact_reader import Artifact
+
+IMMUTABLE = "private, max-age=31536000, immutable"
+"""`public` would allow shared caches to skip the authorisation."""
+
+
+async def retrieve(artifact_id: str) -> Response:
+    """`GET` or `HEAD /api/cache/cas/:id`: the artifact's bytes, or a range of them."""
+    artifact = await app().services.reader.open(await _entry(artifact_id))
+    if artifact is None:
+        raise HttpError(HTTPStatus.NOT_FOUND, "Artifact does not exist")
+    try:
+        return _response(artifact)
+    except HttpError:
+        artifact.close()
+        raise
+
+
+async def store(artifact_id: str) -> Response:
+    """`POST /api/cache/cas/:id`: store the body, unless the artifact exists already."""
+    entry = await _entry(artifact_id)
+    body = request().body.limit(app().settings.max_upload_bytes)
+    await app().services.writer.store(entry, body, request().content_length)
+    return Response(status=HTTPStatus.NO_CONTENT)
+
+
+async def _entry(artifact_id: str) -> Entry:
+    parse_id("id", artifact_id)
+    return Entry(await authorized_project(), Kind.CAS, artifact_id)
+
+
+def _response(artifact: Artifact) -> Response:
+    selection = select(request().headers, artifact.mtime, artifact.size)
+    headers = {
+        "ETag": etag(artifact.mtime, artifact.size),
+        "Last-Modified": http_date(artifact.mtime),
+        "Cache-Control": IMMUTABLE,
+        "Accept-Ranges": "bytes",
+    }
+    start, end = selection.start, selection.end
+    match selection.status:
+        case HTTPStatus.PRECONDITION_FAILED:
+            raise HttpError(selection.status, "Precondition failed")
+        case HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise HttpError(
+                selection.status,
+                "Requested range not satisfiable",
+                {"Content-Range": f"bytes */{artifact.size}"},
+            )
+        case HTTPStatus.PARTIAL_CONTENT:
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{artifact.size}"
+    response = Response(
+        _Pieces(artifact, start, start if request().method == "HEAD" else end),
+        status=selection.status,
+        headers=headers,
+    )
+    if selection.status is HTTPStatus.NOT_MODIFIED:
+        del response.headers["Content-Type"]
+    else:
+        response.content_type = "application/octet-stream"
+        response.content_length = end - start
+    return response
+
+
+class _Pieces(ResponseBody):
+    """A part of an artifact as the body of a response; closes the artifact after use."""
+
+    def __init__(self, artifact: Artifact, start: int, end: int) -> None:
+        self._artifact = artifact
+        self._pieces = artifact.read(start, end)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._artifact.close()
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._pieces

@@ -1,0 +1,122 @@
+"""One request from its first byte to its last: in place of Quart-Trio's own connection class.
+
+Quart-Trio runs two tasks for a request, one that handles it and one that pushes the body into an
+unbounded buffer, and cancels both when the connection closes. That leaves uploads without
+backpressure and size limits, and connections that never close. Here one task does it all: the
+handler pulls the body (`body.py`), and the response is sent from the same task.
+
+What remains to be done by hand is the rest of a body that the handler did not want, if only the
+mark of its end. Hypercorn cannot finish a response while that lies unread in its queue, and closing
+a socket with unread bytes resets it, which can cost the client the response that it is about to
+read. So the response is sent, then the rest is read and dropped for a while, and then the response
+is ended.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, cast
+from uuid import uuid4
+
+import trio
+from quart.utils import encode_headers
+from quart_trio.asgi import TrioASGIHTTPConnection
+
+from .errors import CLIENT_CLOSED_REQUEST, ClientDisconnected
+
+if TYPE_CHECKING:
+    from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
+    from quart import Response
+
+    from .app import CacheApp
+    from .body import Request
+
+LINGER_SECONDS = 5.0
+"""How long the rest of an unwanted body may pause while it is being dropped."""
+
+LINGER_BYTES = 32 * 1024 * 1024
+"""How much of an unwanted body is dropped before the connection is closed instead."""
+
+_SANE_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,200}")
+
+
+class Connection(TrioASGIHTTPConnection):
+    """Handles one request in one task."""
+
+    app: CacheApp
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Handle the request, answer it, and log it."""
+        request = cast("Request", self._create_request_from_scope(send))
+        request.id = _request_id(request.headers.get("X-Request-ID", ""))
+        request.body.pull_from(receive, pause=self.app.body_timeout)
+        began = trio.current_time()
+        sent = 0
+        with self.app.in_flight.one():
+            response = cast("Response", await self.app.handle_request(request))
+            if response.status_code != CLIENT_CLOSED_REQUEST:
+                sent = await self._respond(request, response, send)
+        self.app.log_request(request, response.status_code, sent, trio.current_time() - began)
+
+    async def _respond(self, request: Request, response: Response, send: ASGISendCallable) -> int:
+        """Send the response, and return how many bytes of body that were."""
+        response.headers["X-Request-ID"] = request.id
+        if self.app.in_flight.draining:
+            response.headers["Connection"] = "close"
+        start = {
+            "type": "http.response.start",
+            "status": response.status_code,
+            "headers": encode_headers(response.headers),
+        }
+        sent = 0
+        try:
+            await send(cast("ASGISendEvent", start))
+            async with response.response as pieces:
+                async for piece in pieces:
+                    await send(_body(piece, more=True))
+                    sent += len(piece)
+            await _end(request, send)
+        except* Exception as errors:
+            # The response has begun. Returning without its end makes Hypercorn close the
+            # connection, from which the client sees that it is incomplete.
+            self.app.log.exception("response_aborted", request_id=request.id, exc_info=errors)
+        return sent
+
+
+def _body(piece: bytes, *, more: bool) -> ASGISendEvent:
+    return {"type": "http.response.body", "body": piece, "more_body": more}
+
+
+async def _end(request: Request, send: ASGISendCallable) -> None:
+    """End the response, after what is left of the request's body, if it is not too much."""
+    with trio.move_on_after(LINGER_SECONDS) as patience:
+        while not request.body.complete and request.body.received < LINGER_BYTES:
+            if not await _drop_piece(request):
+                break
+            patience.deadline = trio.current_time() + LINGER_SECONDS
+    if request.body.complete:
+        await send(_body(b"", more=False))
+        return
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_drop_all, request)
+        await send(_body(b"", more=False))
+        nursery.cancel_scope.cancel()
+
+
+async def _drop_all(request: Request) -> None:
+    while await _drop_piece(request):
+        pass
+
+
+async def _drop_piece(request: Request) -> bool:
+    """Read a piece of the body and forget it; say whether there may be more."""
+    try:
+        await request.body.pull()
+    except ClientDisconnected:
+        return False
+    return not request.body.complete
+
+
+def _request_id(wanted: str) -> str:
+    """The client's id for its request if it is sane, else a new one."""
+    return wanted if _SANE_REQUEST_ID.fullmatch(wanted) else uuid4().hex

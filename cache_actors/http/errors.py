@@ -1,0 +1,92 @@
+"""Errors on their way to a client: every exception is translated here, once.
+
+They sort into the caller's fault (4xx), the service being unable at the moment (503, 507), and
+bugs (500), which alone are logged with a traceback.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import msgspec
+from quart import Response
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from cache_actors.actors.auth_cache import AccessUnknown
+from cache_actors.actors.upload import EmptyUpload
+from cache_actors.storage.errors import StorageError, StorageFull
+from cache_actors.storage.layout import InvalidIdentifier
+from cache_actors.supervision import ActorError
+
+RETRY_AFTER = 1
+"""Seconds after which a client may ask again when an actor was overloaded or crashed."""
+
+NO_STORE = {"Cache-Control": "no-store"}
+
+
+class HttpError(Exception):
+    """An answer other than the one that was asked for."""
+
+    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.headers = headers or {}
+
+
+class ClientDisconnected(Exception):
+    """The client left before its request was complete. Normal; nobody is there for an answer."""
+
+
+def error_body(message: str) -> bytes:
+    """The JSON that every error answers with; Tuist's client decodes it."""
+    return msgspec.json.encode({"message": message})
+
+
+def error_response(error: HttpError) -> Response:
+    """The response that `error` stands for."""
+    return Response(
+        error_body(error.message),
+        status=error.status,
+        headers=NO_STORE | error.headers,
+        content_type="application/json",
+    )
+
+
+def translate(error: Exception) -> HttpError | None:
+    """What `error` means to the client, or None if it is a bug."""
+    match error:
+        case HttpError():
+            return error
+        case InvalidIdentifier() | EmptyUpload():
+            return HttpError(HTTPStatus.BAD_REQUEST, str(error))
+        case AccessUnknown():
+            return unavailable(str(error), error.retry_after)
+        case ActorError():
+            return unavailable("The service cannot answer at the moment", RETRY_AFTER)
+        case StorageFull():
+            return HttpError(HTTPStatus.INSUFFICIENT_STORAGE, str(error))
+        case StorageError():
+            return HttpError(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
+        case ClientDisconnected():
+            return HttpError(CLIENT_CLOSED_REQUEST, "The client closed the connection")
+        case MethodNotAllowed():
+            allowed = ", ".join(sorted(error.valid_methods or ()))
+            return HttpError(
+                HTTPStatus.METHOD_NOT_ALLOWED, "Method not allowed", {"Allow": allowed}
+            )
+        case HTTPException(code=int() as code):
+            return HttpError(code, HTTPStatus(code).phrase)
+        case _:
+            return None
+
+
+def unavailable(message: str, retry_after: int) -> HttpError:
+    """503, with the seconds after which asking again makes sense."""
+    return HttpError(
+        HTTPStatus.SERVICE_UNAVAILABLE, message, {"Retry-After": str(max(1, retry_after))}
+    )
+
+
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's number for it, in logs; nobody receives it."""

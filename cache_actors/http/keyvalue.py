@@ -1,0 +1,62 @@
+"""Key-value entries: what a compile job's result is."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated
+
+import msgspec
+from quart import Response
+
+from cache_actors.storage.layout import Entry, Kind, parse_id
+
+from .authorization import authorized_project
+from .context import app, request
+from .errors import NO_STORE, HttpError
+
+
+class Value(msgspec.Struct):
+    """One value: an opaque string."""
+
+    value: str
+
+
+class Values(msgspec.Struct):
+    """What is stored, and the response that retrieves it."""
+
+    entries: Annotated[list[Value], msgspec.Meta(min_length=1)]
+
+
+class StoreRequest(Values):
+    """The body of a request to store values under `cas_id`."""
+
+    cas_id: str
+
+
+_decode = msgspec.json.Decoder(StoreRequest).decode
+_encode = msgspec.json.Encoder().encode
+
+
+async def retrieve(cas_id: str) -> Response:
+    """`PUT` (older clients) or `GET /api/cache/keyvalue/:cas_id`: the values stored under it."""
+    parse_id("cas_id", cas_id)
+    entry = Entry(await authorized_project(), Kind.KEYVALUE, cas_id)
+    body = await app().services.keyvalue.get(entry)
+    if body is None:
+        raise HttpError(HTTPStatus.NOT_FOUND, f"No entries found for CAS ID {cas_id}.")
+    return Response(body, headers=NO_STORE, content_type="application/json")
+
+
+async def store() -> Response:
+    """`PUT /api/cache/keyvalue`: store values, in place of those that there were."""
+    project = await authorized_project()
+    services = app().services
+    body = request().body.limit(app().settings.max_keyvalue_bytes)
+    async with body.collected(services.memory) as text:
+        try:
+            wanted = _decode(text)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise HttpError(HTTPStatus.BAD_REQUEST, f"The body is invalid: {error}") from error
+        entry = Entry(project, Kind.KEYVALUE, parse_id("cas_id", wanted.cas_id))
+        await services.keyvalue.put(entry, _encode(Values(wanted.entries)))
+    return Response(status=HTTPStatus.NO_CONTENT)

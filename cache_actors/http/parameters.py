@@ -1,0 +1,33 @@
+"""What a request's URL names: a project in its query, an id in its path."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl
+
+from cache_actors.storage.layout import InvalidIdentifier, Project, parse_project
+
+_HANDLES = ("account_handle", "project_handle")
+
+
+def project_in(query: bytes) -> Project:
+    """The project that a query string names with `account_handle` and `project_handle`.
+
+    Raises:
+        InvalidIdentifier: one of them is missing, repeated, spelled in another case, or invalid.
+            nginx takes the first of several and ignores the case of names; as it must never decide
+            about another project than the service, neither is allowed at all.
+    """
+    parameters = parse_qsl(query.decode("ascii", "replace"), keep_blank_values=True)
+    return parse_project(*(_only(name, parameters) for name in _HANDLES))
+
+
+def _only(name: str, parameters: list[tuple[str, str]]) -> str:
+    spellings = [(key, value) for key, value in parameters if key.lower() == name]
+    if not spellings:
+        raise InvalidIdentifier(f"{name} is missing")
+    if len(spellings) > 1:
+        raise InvalidIdentifier(f"{name} is given more than once")
+    key, value = spellings[0]
+    if key != name:
+        raise InvalidIdentifier(f"{name} is missing: the parameter's name is in lower case")
+    return value

@@ -1,0 +1,42 @@
+"""Logs: one structured line per event, on standard output."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger, Processor
+
+    from cache_actors.settings import Settings
+
+
+def new_log(settings: Settings) -> FilteringBoundLogger:
+    """The log that the settings ask for: JSON lines, or text to be read on a terminal."""
+    if settings.log_format == "json":
+        rendering: list[Processor] = [
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(serializer=_to_json),
+        ]
+    else:
+        rendering = [structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())]
+    log: FilteringBoundLogger = structlog.wrap_logger(
+        structlog.WriteLogger(sys.stdout),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            *rendering,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[settings.log_level.upper()]
+        ),
+    )
+    return log
+
+
+def _to_json(event: object, **_: object) -> str:
+    return msgspec.json.encode(event, enc_hook=repr).decode()

@@ -1,0 +1,323 @@
+"""What callers and actors can count on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import trio
+import trio.testing
+
+from cache_actors.supervision import (
+    Actor,
+    ActorCrashed,
+    ActorStopped,
+    Call,
+    CallingSelfError,
+    Envelope,
+    Mailbox,
+    actor_child,
+)
+
+from .small_actors import (
+    Ask,
+    BatchClerk,
+    Boom,
+    Defer,
+    Desk,
+    Hold,
+    Note,
+    Refuse,
+    Say,
+    Start,
+)
+
+# Messages.
+
+
+async def test_call_is_answered(start: Start) -> None:
+    desk = Desk()
+    await start(desk.child)
+    assert await desk.address.call(Say("hello")) == "hello"
+
+
+async def test_cast_is_handled(start: Start) -> None:
+    desk = Desk(capacity=1)
+    root = await start(desk.child)
+    for text in "abc":
+        await desk.address.cast(Note(text))
+    await trio.testing.wait_all_tasks_blocked()
+    assert desk.journal == ["init", "a", "b", "c"]
+    assert root.child("clerk").depth == 0
+
+
+async def test_handled_cast_weighs_no_longer(start: Start) -> None:
+    desk = Desk(max_weight=10)
+    await start(desk.child)
+    await desk.address.cast(Note("a", size=10))
+    await trio.testing.wait_all_tasks_blocked()
+    assert await desk.address.call(Say("b", size=10)) == "b"
+
+
+async def test_batch_is_what_waited_while_the_actor_was_busy(start: Start, ask: Ask) -> None:
+    desk = Desk(new=BatchClerk)
+    await start(desk.child)
+    asked = [await ask(desk.address, Hold("a"))]
+    asked += [await ask(desk.address, Say(text)) for text in "bcde"]
+    desk.gate.set()
+    assert [await a.outcome() for a in asked] == ["a", "b", "c", "d", "e"]
+    assert desk.batch_sizes == [1, 3, 1]
+
+
+async def test_domain_error_reaches_the_caller_and_is_no_crash(start: Start) -> None:
+    desk = Desk()
+    root = await start(desk.child)
+    with pytest.raises(FileNotFoundError, match="no such entry"):
+        await desk.address.call(Refuse(FileNotFoundError("no such entry")))
+    assert root.child("clerk").restarts == 0
+    assert root.logged == []
+
+
+async def test_kept_envelope_is_answered_later(start: Start, ask: Ask) -> None:
+    desk = Desk()
+    await start(desk.child)
+    deferred = await ask(desk.address, Defer())
+    assert not deferred.is_answered()
+    assert await desk.address.call(Say("now")) == "now"
+    assert await deferred.outcome() == "now"
+
+
+# Crashes.
+
+
+async def test_message_that_crashed_an_incarnation_is_not_redelivered(start: Start) -> None:
+    desk = Desk()
+    root = await start(desk.child)
+    with pytest.raises(ActorCrashed, match="clerk"):
+        await desk.address.call(Boom())
+    await trio.testing.wait_all_tasks_blocked()
+    assert desk.journal == ["init", "boom", "init"]
+    assert root.child("clerk").restarts == 1
+
+
+async def test_queued_messages_survive_a_crash_in_order(start: Start, ask: Ask) -> None:
+    desk = Desk()
+    await start(desk.child)
+    held = await ask(desk.address, Hold("held"))
+    crashed = await ask(desk.address, Boom())
+    queued = [await ask(desk.address, Say(text)) for text in "abc"]
+    desk.gate.set()
+    assert await held.outcome() == "held"
+    assert isinstance(await crashed.outcome(), ActorCrashed)
+    assert [await q.outcome() for q in queued] == ["a", "b", "c"]
+    assert desk.journal == ["init", "held", "boom", "init", "a", "b", "c"]
+
+
+async def test_whatever_was_in_hand_at_a_crash_is_answered_with_actor_crashed(
+    start: Start, ask: Ask
+) -> None:
+    desk = Desk(new=BatchClerk)
+    root = await start(desk.child)
+    deferred = await ask(desk.address, Defer())
+    held = await ask(desk.address, Hold("held"))
+    crashed = await ask(desk.address, Boom())
+    await desk.address.cast(Note("behind it in the batch"))
+    behind = await ask(desk.address, Say("behind it in the batch, too"))
+    in_next_batch = await ask(desk.address, Say("in the next batch"))
+    desk.gate.set()
+    assert await held.outcome() == "held"
+    for asked in deferred, crashed, behind:
+        assert isinstance(await asked.outcome(), ActorCrashed)
+    assert await in_next_batch.outcome() == "in the next batch"
+    assert desk.journal == ["init", "held", "boom", "init", "in the next batch"]
+    assert root.child("clerk").restarts == 1
+
+
+async def test_answers_given_before_the_crash_stand(start: Start, ask: Ask) -> None:
+    desk = Desk(new=BatchClerk)
+    await start(desk.child)
+    await ask(desk.address, Hold("held"))
+    first = await ask(desk.address, Say("first of the batch"))
+    crashed = await ask(desk.address, Boom())
+    desk.gate.set()
+    assert await first.outcome() == "first of the batch"
+    assert isinstance(await crashed.outcome(), ActorCrashed)
+
+
+async def test_weight_of_what_crashed_is_given_back(start: Start) -> None:
+    @dataclass(frozen=True, slots=True)
+    class HeavyBoom(Boom):
+        @property
+        def weight(self) -> int:
+            return 100
+
+    desk = Desk(max_weight=100)
+    await start(desk.child)
+    with pytest.raises(ActorCrashed):
+        await desk.address.call(HeavyBoom())
+    assert await desk.address.call(Say("room again", size=100)) == "room again"
+
+
+async def test_messages_wait_while_init_is_retried(start: Start, ask: Ask) -> None:
+    desk = Desk()
+    desk.init_errors = [OSError(), OSError()]
+    desk.init_gate = trio.Event()
+    root = await start(desk.child)
+    asked = await ask(desk.address, Say("patience"))
+    desk.init_gate.set()
+    assert await asked.outcome() == "patience"
+    assert desk.journal == ["init", "init", "init", "patience"]
+    assert root.child("clerk").restarts == 2
+
+
+# Talking to oneself.
+
+
+@dataclass(frozen=True, slots=True)
+class AskYourself(Call[str]):
+    """Ask the actor to call itself, in a task that it starts if so wished."""
+
+    in_a_task: bool
+
+
+class Narcissus(Actor):
+    """Answers a call by calling itself."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._address = mailbox.address
+
+    async def handle(self, batch: list[Envelope]) -> None:
+        for envelope in batch:
+            match envelope.message:
+                case AskYourself(in_a_task=False):
+                    await self._answer(envelope)
+                case AskYourself(in_a_task=True):
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self._answer, envelope)
+                case Say(text):
+                    envelope.reply(text)
+
+    async def _answer(self, envelope: Envelope) -> None:
+        try:
+            envelope.reply(await self._address.call(Say("me")))
+        except CallingSelfError as error:
+            envelope.fail(error)
+
+
+@pytest.mark.parametrize("in_a_task", [False, True])
+async def test_calling_oneself_is_refused(start: Start, ask: Ask, in_a_task: bool) -> None:
+    mailbox = Mailbox("narcissus", capacity=10)
+    await start(actor_child(mailbox, lambda: Narcissus(mailbox), shutdown=1))
+    asked = await ask(mailbox.address, AskYourself(in_a_task))
+    assert isinstance(await asked.outcome(), CallingSelfError)
+
+
+async def test_calling_another_actor_is_no_call_to_oneself(start: Start, ask: Ask) -> None:
+    one, other = (Mailbox(name, capacity=10) for name in ("one", "other"))
+    await start(
+        actor_child(other, lambda: Narcissus(other), shutdown=1),
+        actor_child(one, lambda: Narcissus(other), shutdown=1),
+    )
+    asked = await ask(one.address, AskYourself(in_a_task=True))
+    assert await asked.outcome() == "me"
+
+
+async def test_cast_to_oneself_is_handled_later(start: Start) -> None:
+    desk = Desk()
+
+    class Planner(Actor):
+        async def handle(self, batch: list[Envelope]) -> None:
+            for envelope in batch:
+                match envelope.message:
+                    case Say(text):
+                        await desk.address.cast(Note(f"after {text}"))
+                        desk.journal.append(text)
+                        envelope.reply(text)
+                    case Note(text):
+                        desk.journal.append(text)
+
+    await start(actor_child(desk.mailbox, Planner, shutdown=1))
+    assert await desk.address.call(Say("a")) == "a"
+    await trio.testing.wait_all_tasks_blocked()
+    assert desk.journal == ["a", "after a"]
+
+
+# Stopping.
+
+
+async def test_stopping_actor_handles_what_is_in_its_mailbox_then_terminates(
+    start: Start, ask: Ask
+) -> None:
+    desk = Desk()
+    root = await start(desk.child)
+    held = await ask(desk.address, Hold("held"))
+    queued = [await ask(desk.address, Say(text)) for text in "ab"]
+    await root.begin_stop()
+    desk.gate.set()
+    await root.stop()
+    assert [await a.outcome() for a in (held, *queued)] == ["held", "a", "b"]
+    assert desk.journal == ["init", "held", "a", "b", "terminate"]
+
+
+async def test_message_never_reached_before_the_stop_gets_actor_stopped(
+    start: Start, ask: Ask, autojump_clock: trio.testing.MockClock
+) -> None:
+    desk = Desk(capacity=1)
+    root = await start(desk.child)
+    held = await ask(desk.address, Hold("never"))
+    queued = await ask(desk.address, Say("queued"))
+    for_room = await ask(desk.address, Say("waits for room"), wait_for_room=True)
+    await root.stop()
+    assert held.is_answered()
+    assert isinstance(await queued.outcome(), ActorStopped)
+    assert isinstance(await for_room.outcome(), ActorStopped)
+    assert desk.journal == ["init"]
+
+
+async def test_kept_envelope_gets_actor_stopped_when_its_actor_stops(
+    start: Start, ask: Ask
+) -> None:
+    desk = Desk()
+    root = await start(desk.child)
+    deferred = await ask(desk.address, Defer())
+    await root.stop()
+    assert isinstance(await deferred.outcome(), ActorStopped)
+
+
+async def test_new_call_is_refused_once_the_stop_has_begun(start: Start, ask: Ask) -> None:
+    desk = Desk()
+    root = await start(desk.child)
+    await ask(desk.address, Hold("held"))
+    await root.begin_stop()
+    with pytest.raises(ActorStopped):
+        await desk.address.call(Say("too late"))
+    desk.gate.set()
+    await root.stop()
+    with pytest.raises(ActorStopped):
+        await desk.address.call(Say("much too late"))
+
+
+async def test_caller_waiting_for_weight_gets_actor_stopped(
+    start: Start, ask: Ask, autojump_clock: trio.testing.MockClock
+) -> None:
+    desk = Desk(max_weight=10)
+    root = await start(desk.child)
+    await ask(desk.address, Hold("never"))
+    await ask(desk.address, Say("queued", size=10))
+    heavy = await ask(desk.address, Say("heavy", size=10), wait_for_room=True)
+    await root.stop()
+    assert isinstance(await heavy.outcome(), ActorStopped)
+
+
+async def test_crash_during_the_stop_leaves_nobody_waiting(start: Start, ask: Ask) -> None:
+    desk = Desk()
+    root = await start(desk.child)
+    await ask(desk.address, Hold("held"))
+    crashed = await ask(desk.address, Boom())
+    queued = await ask(desk.address, Say("behind"))
+    await root.begin_stop()
+    desk.gate.set()
+    await root.stop()
+    assert isinstance(await crashed.outcome(), ActorCrashed)
+    assert isinstance(await queued.outcome(), ActorStopped)
+    assert desk.journal == ["init", "held", "boom"]

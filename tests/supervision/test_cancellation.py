@@ -1,0 +1,171 @@
+"""Callers who go away, at every moment at which they can."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from cache_actors.supervision import ActorStopped, Envelope, Mailbox
+
+from .small_actors import Ask, BatchClerk, Boom, Desk, Hold, Note, Say, Sleep, Start
+
+
+async def test_abandoned_call_that_has_not_begun_is_skipped(start: Start, ask: Ask) -> None:
+    desk = Desk()
+    await start(desk.child)
+    await ask(desk.address, Hold("held"))
+    abandoned = await ask(desk.address, Say("abandoned"))
+    after = await ask(desk.address, Say("after"))
+    abandoned.scope.cancel()
+    desk.gate.set()
+    assert await after.outcome() == "after"
+    assert desk.journal == ["init", "held", "after"]
+
+
+async def test_reader_of_nothing_but_abandoned_messages_goes_on_waiting(
+    nursery: trio.Nursery, ask: Ask
+) -> None:
+    mailbox = Mailbox("box", capacity=10)
+    abandoned = await ask(mailbox.address, Say("abandoned"))
+    abandoned.scope.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    taken: list[Envelope] = []
+
+    async def take() -> None:
+        taken.extend(await mailbox.take(5))
+
+    nursery.start_soon(take)
+    await trio.testing.wait_all_tasks_blocked()
+    await ask(mailbox.address, Say("after"))
+    assert [envelope.message for envelope in taken] == [Say("after")]
+
+
+async def test_abandoned_call_that_has_begun_is_finished(start: Start, ask: Ask) -> None:
+    desk = Desk()
+    await start(desk.child)
+    begun = await ask(desk.address, Hold("begun"))
+    begun.scope.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    desk.gate.set()
+    assert await desk.address.call(Say("after")) == "after"
+    assert desk.journal == ["init", "begun", "after"]
+
+
+async def test_call_abandoned_when_its_batch_has_begun_is_handled(
+    start: Start, ask: Ask, autojump_clock: trio.testing.MockClock
+) -> None:
+    desk = Desk(new=BatchClerk)
+    await start(desk.child)
+    await ask(desk.address, Sleep(10))
+    await ask(desk.address, Sleep(10))
+    last_of_batch = await ask(desk.address, Say("last of batch"))
+    await trio.sleep(15)
+    last_of_batch.scope.cancel()
+    await trio.sleep(10)
+    assert desk.batch_sizes == [1, 2]
+    assert desk.journal == ["init", "last of batch"]
+
+
+async def test_timed_out_call_is_skipped(
+    start: Start, ask: Ask, autojump_clock: trio.testing.MockClock
+) -> None:
+    desk = Desk()
+    await start(desk.child)
+    await ask(desk.address, Sleep(10))
+    with pytest.raises(trio.TooSlowError), trio.fail_after(5):
+        await desk.address.call(Say("too late"))
+    assert await desk.address.call(Say("patient")) == "patient"
+    assert desk.journal == ["init", "patient"]
+
+
+async def test_abandoned_messages_do_not_crash_the_next_incarnation(start: Start, ask: Ask) -> None:
+    desk = Desk()
+    root = await start(desk.child)
+    await ask(desk.address, Hold("held"))
+    abandoned = [await ask(desk.address, Boom()) for _ in range(5)]
+    for asked in abandoned:
+        asked.scope.cancel()
+    desk.gate.set()
+    assert await desk.address.call(Say("after")) == "after"
+    assert root.child("clerk").restarts == 0
+
+
+async def test_caller_cancelled_while_waiting_for_room_leaves_no_trace(ask: Ask) -> None:
+    mailbox = Mailbox("box", capacity=1, max_weight=10)
+    await ask(mailbox.address, Say("a", size=1))
+    for_place = await ask(mailbox.address, Say("b", size=5), wait_for_room=True)
+    for_weight = await ask(mailbox.address, Say("c", size=9), wait_for_room=True)
+    for_place.scope.cancel()
+    for_weight.scope.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    assert mailbox.depth() == 1
+    await mailbox.take(9)
+    await ask(mailbox.address, Say("d", size=9))  # both its place and its weight are free
+    assert len(await mailbox.take(9)) == 1
+
+
+async def test_caller_cancelled_in_the_instant_it_gets_its_weight_passes_it_on(ask: Ask) -> None:
+    mailbox = Mailbox("box", capacity=9, max_weight=10)
+    await ask(mailbox.address, Say("a", size=10))
+    gone = await ask(mailbox.address, Say("b", size=10), wait_for_room=True)
+    stays = await ask(mailbox.address, Say("c", size=10), wait_for_room=True)
+    (first,) = await mailbox.take(1)
+    gone.scope.cancel()
+    first.reply("a")  # gives the weight to `gone`, which has not yet heard that it is cancelled
+    (second,) = await mailbox.take(1)
+    second.reply("c")
+    assert await stays.outcome() == "c"
+
+
+async def test_caller_cancelled_in_the_instant_its_message_is_taken_has_begun(ask: Ask) -> None:
+    mailbox = Mailbox("box", capacity=1, max_weight=10)
+    await ask(mailbox.address, Say("a", size=4))
+    gone = await ask(mailbox.address, Say("b", size=6), wait_for_room=True)
+    batch = await mailbox.take(2)  # `gone` has not yet run, and does not know that it was sent
+    gone.scope.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(batch) == 2
+    for envelope in batch:
+        envelope.reply()
+    await ask(mailbox.address, Say("c", size=10))
+    with trio.fail_after(1):
+        assert len(await mailbox.take(1)) == 1
+
+
+async def test_cancelled_cast_is_handled_if_it_was_sent(start: Start) -> None:
+    desk = Desk()
+    await start(desk.child)
+    with trio.CancelScope() as scope:
+        await desk.address.cast(Note("sent"))
+        scope.cancel()
+        await trio.lowlevel.checkpoint()
+    await trio.testing.wait_all_tasks_blocked()
+    assert desk.journal == ["init", "sent"]
+
+
+async def test_cancelled_cast_that_found_no_room_is_not_handled(
+    start: Start, ask: Ask, autojump_clock: trio.testing.MockClock
+) -> None:
+    desk = Desk(capacity=1)
+    await start(desk.child)
+    await ask(desk.address, Hold("held"))
+    await desk.address.cast(Note("sent"))
+    with trio.move_on_after(1) as scope:
+        await desk.address.cast(Note("not sent"))
+    assert scope.cancelled_caught
+    desk.gate.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert desk.journal == ["init", "held", "sent"]
+
+
+async def test_cancelled_tree_can_still_answer_everyone(start: Start, ask: Ask) -> None:
+    desk = Desk()
+    root = await start(desk.child)
+    held = await ask(desk.address, Hold("held"))
+    queued = await ask(desk.address, Say("queued"))
+    root.scope.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    assert held.is_answered()
+    root.supervisor.abandon()
+    assert isinstance(await queued.outcome(), ActorStopped)

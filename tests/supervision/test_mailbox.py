@@ -1,0 +1,258 @@
+"""What a mailbox holds, refuses, and tells of itself."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from cache_actors.supervision import ActorCrashed, ActorStopped, Envelope, Mailbox, MailboxFull
+
+from .small_actors import Ask, Asked, Note, Say
+
+
+def texts(batch: list[Envelope]) -> list[str]:
+    return [e.message.text for e in batch if isinstance(e.message, Say | Note)]
+
+
+def answer(batch: list[Envelope]) -> None:
+    for envelope in batch:
+        envelope.reply("answered")
+
+
+async def takes_weight(mailbox: Mailbox, weight: int, ask: Ask) -> bool:
+    """Whether there is room for a message of `weight`; if so, it has been put in."""
+    asked = await ask(mailbox.address, Say("probe", size=weight))
+    return not (asked.is_answered() and isinstance(await asked.outcome(), MailboxFull))
+
+
+# In and out.
+
+
+async def test_messages_are_taken_in_order_of_arrival(ask: Ask) -> None:
+    mailbox = Mailbox("box", capacity=10)
+    for text in "abc":
+        await ask(mailbox.address, Say(text))
+    assert [texts(await mailbox.take(1)) for _ in "abc"] == [["a"], ["b"], ["c"]]
+
+
+async def test_batch_is_what_waits_up_to_the_limit(ask: Ask) -> None:
+    mailbox = Mailbox("box", capacity=10)
+    for text in "abcde":
+        await ask(mailbox.address, Say(text))
+    assert texts(await mailbox.take(3)) == ["a", "b", "c"]
+    assert texts(await mailbox.take(3)) == ["d", "e"]
+
+
+async def test_only_the_first_answer_counts(ask: Ask) -> None:
+    mailbox = Mailbox("box", capacity=10, max_weight=10)
+    asked = await ask(mailbox.address, Say("a", size=10))
+    (envelope,) = await mailbox.take(1)
+    envelope.reply("first")
+    envelope.reply("second")
+    envelope.fail(ValueError())
+    assert await asked.outcome() == "first"
+    assert await takes_weight(mailbox, 10, ask)
+    assert not await takes_weight(mailbox, 1, ask)  # nothing was given back twice
+
+
+# Bounds.
+
+
+async def test_call_is_refused_when_as_many_wait_as_may(ask: Ask) -> None:
+    mailbox = Mailbox("box", capacity=2)
+    await ask(mailbox.address, Say("a"))
+    await ask(mailbox.address, Say("b"))
+    with pytest.raises(MailboxFull, match="box"):
+        await mailbox.address.call(Say("c"))
+    assert texts(await mailbox.take(9)) == ["a", "b"]
+
+
+async def test_call_that_waits_for_room_is_queued_when_there_is_some(ask: Ask) -> None:
+    mailbox = Mailbox("box", capacity=1)
+    await ask(mailbox.address, Say("a"))
+    waiting = await ask(mailbox.address, Say("b"), wait_for_room=True)
+    assert not waiting.is_answered()
+    answer(await mailbox.take(1))
+    answer(await mailbox.take(1))
+    assert await waiting.outcome() == "answered"
+
+
+async def test_cast_waits_for_room(nursery: trio.Nursery) -> None:
+    mailbox = Mailbox("box", capacity=1)
+    await mailbox.address.cast(Note("a"))
+    nursery.start_soon(mailbox.address.cast, Note("b"))
+    await trio.testing.wait_all_tasks_blocked()
+    assert mailbox.depth() == 2
+    assert texts(await mailbox.take(1)) == ["a"]
+    assert texts(await mailbox.take(1)) == ["b"]
+
+
+async def test_call_is_refused_when_it_would_weigh_too_much(ask: Ask) -> None:
+    mailbox = Mailbox("box", capacity=10, max_weight=10)
+    await ask(mailbox.address, Say("a", size=6))
+    with pytest.raises(MailboxFull):
+        await mailbox.address.call(Say("b", size=5))
+    assert await takes_weight(mailbox, 4, ask)
+
+
+async def test_message_in_hand_weighs_until_it_is_answered(ask: Ask) -> None:
+    mailbox = Mailbox("box", capacity=10, max_weight=10)
+    await ask(mailbox.address, Say("a", size=10))
+    waiting = await ask(mailbox.address, Say("b", size=10), wait_for_room=True)
+    batch = await mailbox.take(9)
+    await trio.testing.wait_all_tasks_blocked()
+    assert texts(batch) == ["a"]
+    answer(batch)
+    answer(await mailbox.take(9))
+    assert await waiting.outcome() == "answered"
+
+
+async def test_oversized_message_passes_alone(ask: Ask) -> None:
+    mailbox = Mailbox("box", capacity=10, max_weight=10)
+    await ask(mailbox.address, Say("a", size=1))
+    giant = await ask(mailbox.address, Say("giant", size=1000), wait_for_room=True)
+    answer(await mailbox.take(1))
+    await trio.testing.wait_all_tasks_blocked()
+    assert not await takes_weight(mailbox, 1, ask)
+    answer(await mailbox.take(1))
+    assert await giant.outcome() == "answered"
+    assert await takes_weight(mailbox, 10, ask)
+
+
+async def test_weight_is_given_back_when_the_holder_crashes(ask: Ask) -> None:
+    mailbox = Mailbox("box", capacity=10, max_weight=10)
+    asked = await ask(mailbox.address, Say("a", size=10))
+    await mailbox.take(1)
+    mailbox.fail_in_hand(ActorCrashed("box crashed"))
+    assert isinstance(await asked.outcome(), ActorCrashed)
+    assert await takes_weight(mailbox, 10, ask)
+
+
+async def test_weight_is_given_back_when_an_abandoned_message_is_skipped(ask: Ask) -> None:
+    mailbox = Mailbox("box", capacity=10, max_weight=10)
+    abandoned = await ask(mailbox.address, Say("a", size=9))
+    await ask(mailbox.address, Say("b", size=1))
+    abandoned.scope.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    assert texts(await mailbox.take(1)) == ["b"]
+    assert await takes_weight(mailbox, 9, ask)
+
+
+async def test_weight_is_given_back_when_there_is_no_room_for_the_message(ask: Ask) -> None:
+    mailbox = Mailbox("box", capacity=1, max_weight=10)
+    await ask(mailbox.address, Say("a"))
+    with pytest.raises(MailboxFull):
+        await mailbox.address.call(Say("b", size=10))
+    await mailbox.take(1)
+    assert await takes_weight(mailbox, 10, ask)
+
+
+# Closing.
+
+
+async def test_closed_mailbox_refuses_calls_and_casts() -> None:
+    mailbox = Mailbox("box", capacity=10)
+    mailbox.close()
+    with pytest.raises(ActorStopped, match="box"):
+        await mailbox.address.call(Say("a"))
+    with pytest.raises(ActorStopped):
+        await mailbox.address.call(Say("a"), wait_for_room=True)
+    with pytest.raises(ActorStopped):
+        await mailbox.address.cast(Note("a"))
+    assert mailbox.depth() == 0
+
+
+async def test_what_waits_in_a_closed_mailbox_can_be_taken(ask: Ask) -> None:
+    mailbox = Mailbox("box", capacity=10)
+    await ask(mailbox.address, Say("a"))
+    mailbox.close()
+    assert texts(await mailbox.take(9)) == ["a"]
+    assert await mailbox.take(9) == []
+
+
+async def test_a_call_to_a_closed_mailbox_that_is_full_says_that_it_is_closed(ask: Ask) -> None:
+    mailbox = Mailbox("box", capacity=10, max_weight=1)
+    await ask(mailbox.address, Say("a", size=1))
+    mailbox.close()
+    with pytest.raises(ActorStopped):
+        await mailbox.address.call(Say("b", size=1))
+
+
+async def test_abandoned_mailbox_answers_everyone_with_actor_stopped(ask: Ask) -> None:
+    mailbox = Mailbox("box", capacity=1, max_weight=10)
+    asked: list[Asked] = [await ask(mailbox.address, Say("in hand", size=4))]
+    await mailbox.take(1)
+    for text, size in ("queued", 4), ("waits to be queued", 2), ("too heavy for now", 5):
+        asked.append(await ask(mailbox.address, Say(text, size), wait_for_room=True))
+    mailbox.abandon()
+    assert [type(await a.outcome()) for a in asked] == [ActorStopped] * 4
+    assert mailbox.depth() == 0
+
+
+# What it tells of itself.
+
+
+async def test_depth_counts_what_waits_and_those_who_wait_for_room(ask: Ask) -> None:
+    mailbox = Mailbox("box", capacity=1)
+    assert mailbox.depth() == 0
+    await ask(mailbox.address, Say("a"))
+    gone = await ask(mailbox.address, Say("b"), wait_for_room=True)
+    await ask(mailbox.address, Say("c"))  # refused
+    assert mailbox.depth() == 2
+    gone.scope.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    assert mailbox.depth() == 1
+    await mailbox.take(1)
+    assert mailbox.depth() == 0
+
+
+async def test_oldest_age_is_that_of_the_message_next_in_line(
+    ask: Ask, autojump_clock: trio.testing.MockClock
+) -> None:
+    mailbox = Mailbox("box", capacity=10)
+    assert mailbox.oldest_age(trio.current_time()) is None
+    await ask(mailbox.address, Say("a"))
+    await trio.sleep(3)
+    await ask(mailbox.address, Say("b"))
+    await trio.sleep(4)
+    assert mailbox.oldest_age(trio.current_time()) == pytest.approx(7)
+    await mailbox.take(1)
+    assert mailbox.oldest_age(trio.current_time()) == pytest.approx(4)
+    await mailbox.take(1)
+    assert mailbox.oldest_age(trio.current_time()) is None
+
+
+async def test_is_stuck_when_a_message_waits_and_none_is_finished(
+    ask: Ask, autojump_clock: trio.testing.MockClock
+) -> None:
+    mailbox = Mailbox("box", capacity=10)
+    await ask(mailbox.address, Say("a"))
+    await trio.sleep(10)
+    assert not mailbox.is_stuck(trio.current_time(), after=10)
+    await trio.sleep(1)
+    assert mailbox.is_stuck(trio.current_time(), after=10)
+
+
+async def test_is_not_stuck_when_nothing_waits(
+    ask: Ask, autojump_clock: trio.testing.MockClock
+) -> None:
+    mailbox = Mailbox("box", capacity=10)
+    await ask(mailbox.address, Say("a"))
+    await mailbox.take(1)
+    await trio.sleep(100)
+    assert not mailbox.is_stuck(trio.current_time(), after=10)
+
+
+async def test_is_not_stuck_when_it_is_only_slow(
+    ask: Ask, autojump_clock: trio.testing.MockClock
+) -> None:
+    mailbox = Mailbox("box", capacity=10)
+    for text in "abc":
+        await ask(mailbox.address, Say(text))
+    for _ in range(2):
+        await trio.sleep(8)
+        answer(await mailbox.take(1))
+    await trio.sleep(8)
+    assert mailbox.oldest_age(trio.current_time()) == pytest.approx(24)
+    assert not mailbox.is_stuck(trio.current_time(), after=10)
