@@ -108,10 +108,10 @@ class _Anything(BaseConverter):
 
 
 _ROUTES: tuple[tuple[str, str, Callable[..., Any]], ...] = (
-    ("/api/cache/cas/<anything:artifact_id>", "GET HEAD", artifacts.retrieve),
-    ("/api/cache/cas/<anything:artifact_id>", "POST", artifacts.store),
-    ("/api/cache/keyvalue/<anything:cas_id>", "GET HEAD PUT", keyvalue.retrieve),
-    ("/api/cache/keyvalue", "PUT", keyvalue.store),
+    ("/api/cache/cas/<anything:artifact_id>", "GET HEAD", artifacts.retrieve_artifact),
+    ("/api/cache/cas/<anything:artifact_id>", "POST", artifacts.store_artifact),
+    ("/api/cache/keyvalue/<anything:cas_id>", "GET HEAD PUT", keyvalue.retrieve_values),
+    ("/api/cache/keyvalue", "PUT", keyvalue.store_values),
     ("/_auth_cas", "GET", authorization.decide),
     ("/up", "GET HEAD", health.up),
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Self
 
-from quart import Response
 from quart.wrappers.response import ResponseBody
 from werkzeug.http import http_date
 
@@ -15,6 +14,7 @@ from .authorization import authorized_project
 from .conditional import etag, select
 from .context import app, request
 from .errors import HttpError
+from .responses import Response, empty_response
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -25,7 +25,7 @@ IMMUTABLE = "private, max-age=31536000, immutable"
 """`public` would allow shared caches to skip the authorisation."""
 
 
-async def retrieve(artifact_id: str) -> Response:
+async def retrieve_artifact(artifact_id: str) -> Response:
     """`GET` or `HEAD /api/cache/cas/:id`: the artifact's bytes, or a range of them."""
     artifact = await app().services.reader.open(await _entry(artifact_id))
     if artifact is None:
@@ -37,12 +37,12 @@ async def retrieve(artifact_id: str) -> Response:
         raise
 
 
-async def store(artifact_id: str) -> Response:
+async def store_artifact(artifact_id: str) -> Response:
     """`POST /api/cache/cas/:id`: store the body, unless the artifact exists already."""
     entry = await _entry(artifact_id)
     body = request().body.limit(app().settings.max_upload_bytes)
     await app().services.writer.store(entry, body, request().content_length)
-    return Response(status=HTTPStatus.NO_CONTENT)
+    return empty_response()
 
 
 async def _entry(artifact_id: str) -> Entry:

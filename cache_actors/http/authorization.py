@@ -5,13 +5,12 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from quart import Response
-
 from cache_actors.actors.tuist_api import Access
 
 from .context import app, request
-from .errors import NO_STORE, HttpError, error_body, translate
+from .errors import HttpError, error_body, translate
 from .parameters import project_in
+from .responses import NO_STORE, Response, empty_response
 
 if TYPE_CHECKING:
     from cache_actors.actors.auth_cache import Decision
@@ -57,10 +56,10 @@ async def decide() -> Response:
         answer = translate(error)
         if answer is None:
             raise
-        response = Response(status=answer.status, headers=answer.headers)
+        response = empty_response(answer.status, answer.headers)
         response.headers[ERROR_HEADER] = error_body(answer.message).decode("ascii")
     else:
-        response = Response(status=HTTPStatus.NO_CONTENT)
+        response = empty_response()
         response.headers[PROJECT_HEADER] = str(project)
     response.headers["Cache-Control"] = _cache_control(lifetime)
     return response

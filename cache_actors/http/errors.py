@@ -9,7 +9,6 @@ from __future__ import annotations
 from http import HTTPStatus
 
 import msgspec
-from quart import Response
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from cache_actors.actors.auth_cache import AccessUnknown
@@ -18,10 +17,10 @@ from cache_actors.storage.errors import StorageError, StorageFull
 from cache_actors.storage.layout import InvalidIdentifier
 from cache_actors.supervision import ActorError
 
+from .responses import Response, json_response
+
 RETRY_AFTER = 1
 """Seconds after which a client may ask again when an actor was overloaded or crashed."""
-
-NO_STORE = {"Cache-Control": "no-store"}
 
 
 class HttpError(Exception):
@@ -45,12 +44,7 @@ def error_body(message: str) -> bytes:
 
 def error_response(error: HttpError) -> Response:
     """The response that `error` stands for."""
-    return Response(
-        error_body(error.message),
-        status=error.status,
-        headers=NO_STORE | error.headers,
-        content_type="application/json",
-    )
+    return json_response(error_body(error.message), error.status, error.headers)
 
 
 def translate(error: Exception) -> HttpError | None:

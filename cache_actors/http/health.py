@@ -11,10 +11,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from quart import Response
 
 from .context import app
-from .errors import NO_STORE
+from .responses import Response, json_response
 
 if TYPE_CHECKING:
     from cache_actors.supervision import Status
@@ -34,12 +33,8 @@ async def up() -> Response:
         "uptime_seconds": round(time.monotonic() - _STARTED, 1),
         "tree": _node(tree),
     }
-    return Response(
-        msgspec.json.encode(body),
-        status=HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE,
-        headers=NO_STORE,
-        content_type="application/json",
-    )
+    status = HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE
+    return json_response(msgspec.json.encode(body), status)
 
 
 def _node(status: Status) -> dict[str, Any]:

@@ -6,13 +6,13 @@ from http import HTTPStatus
 from typing import Annotated
 
 import msgspec
-from quart import Response
 
 from cache_actors.storage.layout import Entry, Kind, parse_id
 
 from .authorization import authorized_project
 from .context import app, request
-from .errors import NO_STORE, HttpError
+from .errors import HttpError
+from .responses import Response, empty_response, json_response
 
 
 class Value(msgspec.Struct):
@@ -37,17 +37,17 @@ _decode = msgspec.json.Decoder(StoreRequest).decode
 _encode = msgspec.json.Encoder().encode
 
 
-async def retrieve(cas_id: str) -> Response:
+async def retrieve_values(cas_id: str) -> Response:
     """`PUT` (older clients) or `GET /api/cache/keyvalue/:cas_id`: the values stored under it."""
     parse_id("cas_id", cas_id)
     entry = Entry(await authorized_project(), Kind.KEYVALUE, cas_id)
     body = await app().services.keyvalue.get(entry)
     if body is None:
         raise HttpError(HTTPStatus.NOT_FOUND, f"No entries found for CAS ID {cas_id}.")
-    return Response(body, headers=NO_STORE, content_type="application/json")
+    return json_response(body)
 
 
-async def store() -> Response:
+async def store_values() -> Response:
     """`PUT /api/cache/keyvalue`: store values, in place of those that there were."""
     project = await authorized_project()
     services = app().services
@@ -59,4 +59,4 @@ async def store() -> Response:
             raise HttpError(HTTPStatus.BAD_REQUEST, f"The body is invalid: {error}") from error
         entry = Entry(project, Kind.KEYVALUE, parse_id("cas_id", wanted.cas_id))
         await services.keyvalue.put(entry, _encode(Values(wanted.entries)))
-    return Response(status=HTTPStatus.NO_CONTENT)
+    return empty_response()

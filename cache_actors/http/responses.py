@@ -1,0 +1,29 @@
+"""The kinds of response there are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from quart_trio.wrappers import TrioResponse as Response
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NO_STORE: Mapping[str, str] = {"Cache-Control": "no-store"}
+
+
+def json_response(body: bytes, status: int = 200, headers: Mapping[str, str] = {}) -> Response:
+    """A response with encoded JSON, which nobody may store."""
+    return Response(
+        body, status=status, headers={**NO_STORE, **headers}, content_type="application/json"
+    )
+
+
+def empty_response(status: int = 204, headers: Mapping[str, str] = {}) -> Response:
+    """A response without a body, nor headers that describe one."""
+    response = Response(b"", status=status, headers=dict(headers))
+    del response.headers["Content-Type"], response.headers["Content-Length"]
+    return response
+
+
+__all__ = ["NO_STORE", "Response", "empty_response", "json_response"]
