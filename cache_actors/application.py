@@ -38,7 +38,7 @@ WRITERS = 8
 STREAM_THREADS = 16
 MEBIBYTE = 1024 * 1024
 
-BODIES_BYTES = 24 * MEBIBYTE
+BODIES_BYTES = 16 * MEBIBYTE
 """What the bodies of all requests together may take in memory."""
 
 RECENT_ENTRIES_BYTES = 64 * MEBIBYTE

@@ -73,22 +73,22 @@ class DiskWriterClient:
             source = upload.source()
             writer = self._partitions.address(str(path))
             # The writer reads from the temporary file: it must not be discarded under its hands.
-            with trio.CancelScope(shield=not isinstance(source, bytes)):
+            with trio.CancelScope(shield=not isinstance(source, tuple)):
                 return await writer.call(Publish(path, source), wait_for_room=True)
             raise AssertionError("a scope that nobody cancels has swallowed something")
 
 
 @dataclass(frozen=True, slots=True)
 class Publish(Call[Published]):
-    """Publish `source`, a small artifact's bytes or a large one's temporary file, at `path`."""
+    """Publish `source`, a small artifact's pieces or a large one's temporary file, at `path`."""
 
     path: Path
-    source: bytes | TemporaryFile = field(repr=False)
+    source: tuple[bytes, ...] | TemporaryFile = field(repr=False)
 
     @property
     def weight(self) -> int:
         """Bytes of memory that the message holds."""
-        return len(self.source) if isinstance(self.source, bytes) else 0
+        return sum(map(len, self.source)) if isinstance(self.source, tuple) else 0
 
 
 class DiskWriter(Actor):

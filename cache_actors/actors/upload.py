@@ -1,9 +1,10 @@
 """An upload on its way in: small ones in memory, large ones in a temporary file.
 
 However many clients send at once, and however slowly, the bytes held in memory stay within one
-budget. An upload for which there is no room left there does not wait for others, who may be slow;
-it goes to its temporary file, piece by piece, as large ones do. The client is read from only as
-fast as that file is written.
+budget. A small upload waits for its share before it is read at all, since those before it are soon
+stored. If it has waited in vain for a while, because they come from slow clients, it goes to a
+temporary file, as large ones do. Those use what memory is free to write in larger pieces, and are
+read only as fast as they are written.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ Result = TypeVar("Result")
 SMALL_BYTES = 256 * 1024
 """Up to this size an artifact stays in memory; larger ones are written in pieces of this size."""
 
+PATIENCE = 5.0
+"""Seconds that a small upload waits for memory before it goes to a temporary file."""
+
 
 class EmptyUpload(ValueError):
     """The body of an upload had no bytes."""
@@ -49,7 +53,7 @@ class Upload:
         self._threads = threads
         self._pieces: list[bytes] = []
         self._buffered = 0  # bytes in pieces
-        self._reserved = 0  # bytes of them taken from the budget
+        self._reserved = 0  # bytes taken from the budget
         self._file: TemporaryFile | None = None
 
     async def __aenter__(self) -> Self:
@@ -72,55 +76,62 @@ class Upload:
             EmptyUpload: there was not one byte.
             StorageError: the temporary file could not be written.
         """
-        if (expected_size or 0) > SMALL_BYTES and not await self._spill(path):
+        if expected_size is not None and not (
+            await self._reserve(expected_size) or await self._spill(path)
+        ):
             return False
         async for chunk in chunks:
-            roomy = self._buffer(chunk)
-            if self._file is None:
-                if (self._buffered > SMALL_BYTES or not roomy) and not await self._spill(path):
-                    return False
-            elif self._buffered >= SMALL_BYTES or not roomy:
-                await self._write()
-        if self._file is None:
-            if not self._buffered:
-                raise EmptyUpload("The body is empty")
-        elif self._pieces:
+            if self._keep(chunk):
+                continue
+            if self._file is None and not await self._spill(path):
+                return False
             await self._write()
+        if self._file is not None:
+            await self._write()
+        elif not self._buffered:
+            raise EmptyUpload("The body is empty")
         return True
 
-    def source(self) -> bytes | TemporaryFile:
+    def source(self) -> tuple[bytes, ...] | TemporaryFile:
         """What has been received."""
-        if self._file is not None:
-            return self._file
-        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        return self._file or tuple(self._pieces)
 
-    def _buffer(self, chunk: bytes) -> bool:
-        """Keep `chunk` in memory, and say whether it may stay there."""
+    async def _reserve(self, size: int) -> bool:
+        """Get memory for an upload of `size` bytes; say no if it is large, or has to wait long."""
+        if size > SMALL_BYTES:
+            return False
+        with trio.move_on_after(PATIENCE):
+            await self._memory.take(size)
+            self._reserved = size
+            return True
+        return False
+
+    def _keep(self, chunk: bytes) -> bool:
+        """Keep `chunk` in memory, and say whether it may stay there and be joined by more."""
         self._pieces.append(chunk)
         self._buffered += len(chunk)
-        try:
-            self._memory.take_nowait(len(chunk))
-        except trio.WouldBlock:
-            return False
-        self._reserved += len(chunk)
-        return True
+        missing = self._buffered - self._reserved
+        if missing > 0:
+            try:
+                self._memory.take_nowait(missing)
+            except trio.WouldBlock:
+                return False
+            self._reserved += missing
+        return self._buffered <= SMALL_BYTES
 
     async def _spill(self, path: Path) -> bool:
         """Go on in a temporary file, unless `path` exists: then say no."""
         self._file = await self._in_thread(self._open, path)
-        if self._file is None:
-            return False
-        if self._pieces:
-            await self._write()
-        return True
+        return self._file is not None
 
     def _open(self, path: Path) -> TemporaryFile | None:
         return None if self._store.exists(path) else self._temporary.create()
 
     async def _write(self) -> None:
         assert self._file is not None, "only an upload that has been spilled is written"  # noqa: S101
-        await self._in_thread(self._file.write, self._pieces)
-        self._drop_pieces()
+        if self._pieces:
+            await self._in_thread(self._file.write, self._pieces)
+            self._drop_pieces()
 
     def _drop_pieces(self) -> None:
         self._memory.give_back(self._reserved)

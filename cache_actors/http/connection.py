@@ -94,18 +94,7 @@ async def _end(request: Request, send: ASGISendCallable) -> None:
             if not await _drop_piece(request):
                 break
             patience.deadline = trio.current_time() + LINGER_SECONDS
-    if request.body.complete:
-        await send(_body(b"", more=False))
-        return
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_drop_all, request)
-        await send(_body(b"", more=False))
-        nursery.cancel_scope.cancel()
-
-
-async def _drop_all(request: Request) -> None:
-    while await _drop_piece(request):
-        pass
+    await send(_body(b"", more=False))
 
 
 async def _drop_piece(request: Request) -> bool:

@@ -25,6 +25,9 @@ class InFlight:
         self._requests: set[int] = set()
         self._waiting = trio.lowlevel.ParkingLot()
 
+    def __len__(self) -> int:
+        return len(self._requests)
+
     @contextmanager
     def one(self) -> Iterator[None]:
         """Count one request for as long as the context lasts."""

@@ -9,6 +9,7 @@ Hypercorn `TCPServer`, with these differences.
 * What a connection raises ends that connection only.
 * A client that does not read its response for `SEND_SECONDS` is given up.
 * Errors in the protocol are answered with JSON, as all others are.
+* What is read from a connection goes straight to whoever asked for it.
 * The timer of an idle connection ends with the connection.
 
 The socket is bound once and outlives the listener's crashes: clients wait in its backlog.
@@ -33,7 +34,7 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol.h11 import H11Protocol
-from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.task_group import TaskGroup, _handle
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState, LifespanState
@@ -42,6 +43,10 @@ from hypercorn.utils import parse_socket_addr
 from .errors import error_body
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, Scope
+
     from cache_actors.settings import Settings
     from cache_actors.supervision import Started
 
@@ -61,9 +66,11 @@ LATE_SECONDS = 1.0
 """How long a connection that is opened while the service drains may take to send a request."""
 
 BACKLOG = 4096
-READ_BYTES = 16 * 1024
-"""What a connection reads at once. Every connection can hold that much of a body that nobody has
-asked for yet, so it bounds the memory that thousands of waiting uploads take."""
+LEAST_READ, MOST_READ = 2 * 1024, 64 * 1024
+READS_TOGETHER = 6 * 1024 * 1024
+"""What a connection reads at once, in bytes. Little at first, as a request may have to wait, and
+what has come of its body with it; then more and more, up to its share of what all requests in
+flight may read together. Each byte is in memory several times on its way through the protocol."""
 
 
 class CannotListen(Exception):
@@ -136,7 +143,6 @@ class Listener:
         self._config.include_server_header = False
         self._config.keep_alive_timeout = IDLE_SECONDS
         self._config.keep_alive_max_requests = 1_000_000
-        self._config.max_app_queue_size = 1
 
     async def run(self, stop: trio.Event, started: Started) -> None:
         """Serve until `stop` is set, then drain.
@@ -181,6 +187,41 @@ class Listener:
         self._socket.close()
 
 
+class _TaskGroup(TaskGroup):
+    """Starts the application's task for a request, with a pipe to it that holds nothing.
+
+    Hypercorn's own is a queue, which keeps data that nobody has asked for in memory and, as the end
+    of the request has to go through it too, blocks for ever when it is full and nobody reads.
+    """
+
+    async def spawn_app(
+        self,
+        app: AppWrapper,
+        config: Config,
+        scope: Scope,
+        send: Callable[[ASGISendEvent | None], Awaitable[None]],
+    ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
+        sender: trio.MemorySendChannel[ASGIReceiveEvent]
+        receiver: trio.MemoryReceiveChannel[ASGIReceiveEvent]
+        sender, receiver = trio.open_memory_channel(0)
+
+        async def put(message: ASGIReceiveEvent) -> None:
+            if message["type"] == "http.disconnect":
+                sender.close()
+                return
+            with suppress(trio.ClosedResourceError):
+                await sender.send(message)
+
+        async def receive() -> ASGIReceiveEvent:
+            try:
+                return await receiver.receive()
+            except trio.EndOfChannel:
+                return {"type": "http.disconnect"}
+
+        self.spawn(_handle, app, config, scope, receive, send, None, None)
+        return put
+
+
 class _Connection(TCPServer):
     """One connection."""
 
@@ -188,13 +229,14 @@ class _Connection(TCPServer):
         self, app: CacheApp, config: Config, context: WorkerContext, stream: trio.SocketStream
     ) -> None:
         self._log = app.log
+        self._in_flight = app.in_flight
         super().__init__(ASGIWrapper(app), config, context, LifespanState(), stream)  # type: ignore[arg-type]
 
     async def run(self) -> None:
         """Answer request after request, until one side closes the connection."""
         sock = self.stream.socket
         try:
-            async with TaskGroup() as self._task_group:
+            async with _TaskGroup() as self._task_group:
                 self.protocol = _Protocol(  # type: ignore[assignment]
                     self.app,
                     self.config,
@@ -231,12 +273,15 @@ class _Connection(TCPServer):
 
     async def _read_data(self) -> None:
         with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
-            while True:
-                data = await self.stream.receive_some(READ_BYTES)
+            size = LEAST_READ
+            while data := await self.stream.receive_some(size):
                 await self.protocol.handle(RawData(bytes(data)))
-                if not data:
-                    break
+                size = min(2 * size, self._share()) if len(data) == size else LEAST_READ
+            await self.protocol.handle(RawData(b""))
         await self.protocol.handle(Closed())
+
+    def _share(self) -> int:
+        return min(MOST_READ, max(LEAST_READ, READS_TOGETHER // max(1, len(self._in_flight))))
 
     async def _idle_timeout(self) -> None:
         if self.context.terminated.is_set():

@@ -38,10 +38,10 @@ class Published(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """A file to publish at `path`: its bytes, or the temporary file that holds them."""
+    """A file to publish at `path`: the pieces of it, or the temporary file that holds them."""
 
     path: Path
-    source: bytes | TemporaryFile
+    source: Sequence[bytes] | TemporaryFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,9 @@ class FileStore:
                 file.discard()
         return Published.STORED
 
-    def _on_this_device(self, source: bytes | TemporaryFile) -> tuple[TemporaryFile, bool]:
+    def _on_this_device(
+        self, source: Sequence[bytes] | TemporaryFile
+    ) -> tuple[TemporaryFile, bool]:
         """A file from which `source` can be linked, and whether it was made for that."""
         if isinstance(source, TemporaryFile) and source.device() == self._device:
             return source, False
@@ -183,7 +185,7 @@ class FileStore:
             if isinstance(source, TemporaryFile):
                 file.copy_from(source)
             else:
-                file.write([source])
+                file.write(source)
         except OSError:
             file.discard()
             raise

@@ -50,6 +50,10 @@ class Service:
         """The file that its standard output and error go to."""
         return self.storage.with_name(self.storage.name + ".log")
 
+    def log_tail(self) -> str:
+        """The end of its log."""
+        return self.log.read_text()[-2000:]
+
     def start(self, *, wait: bool = True) -> None:
         """Start the process and, unless told otherwise, wait until `/up` says that it is up."""
         environment = {
@@ -71,14 +75,14 @@ class Service:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             assert self.process is not None
-            assert self.process.poll() is None, f"it ended:\n{self.log.read_text()}"
+            assert self.process.poll() is None, f"it ended:\n{self.log_tail()}"
             try:
                 if httpx.get(self.url + "/up", trust_env=False).status_code == httpx.codes.OK:
                     return
             except httpx.TransportError:
                 pass
             time.sleep(0.02)
-        raise AssertionError(f"not up after {START_SECONDS} s:\n{self.log.read_text()}")
+        raise AssertionError(f"not up after {START_SECONDS} s:\n{self.log_tail()}")
 
     def stop(self, how: signal.Signals = signal.SIGTERM, timeout: float = 60) -> int:
         """Send a signal, wait for the end, and return the exit status."""
@@ -102,8 +106,8 @@ class Service:
 def running_service(service: Service) -> Iterator[Service]:
     """`service`, up and running; killed in the end if it still runs."""
     service.storage.mkdir(parents=True, exist_ok=True)
-    service.start()
     try:
+        service.start()
         yield service
     finally:
         if service.process is not None and service.process.poll() is None:

@@ -1,0 +1,32 @@
+"""`cache-actors serve` with a slow disk: each publication takes `SLOW_PUBLISH` seconds longer.
+
+Run as `python -m tests.support.slow_service`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from cache_actors.process import run_process
+from cache_actors.settings import load_settings
+from cache_actors.storage.files import FileStore
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cache_actors.storage.files import Publication, Published
+
+_publish = FileStore.publish
+
+
+def slow_publish(self: FileStore, batch: Sequence[Publication]) -> list[Published | OSError]:
+    time.sleep(float(os.environ["SLOW_PUBLISH"]))
+    return _publish(self, batch)
+
+
+if __name__ == "__main__":
+    FileStore.publish = slow_publish  # type: ignore[method-assign]
+    sys.exit(run_process(load_settings()))
