@@ -1,5 +1,7 @@
 """`cache-actors serve` with a slow disk: each publication takes `SLOW_PUBLISH` seconds longer.
 
+`LONGEST_STOP` is how many seconds a stop may take.
+
 Run as `python -m tests.support.slow_service`.
 """
 
@@ -10,7 +12,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from cache_actors.process import run_process
+from cache_actors import process
 from cache_actors.settings import load_settings
 from cache_actors.storage.files import FileStore
 
@@ -29,4 +31,5 @@ def slow_publish(self: FileStore, batch: Sequence[Publication]) -> list[Publishe
 
 if __name__ == "__main__":
     FileStore.publish = slow_publish  # type: ignore[method-assign]
-    sys.exit(run_process(load_settings()))
+    process.LONGEST_STOP = float(os.environ.get("LONGEST_STOP", process.LONGEST_STOP))
+    sys.exit(process.run_process(load_settings()))

@@ -1,0 +1,56 @@
+"""HTTP on a bare socket, for what clients are too polite to do."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+if TYPE_CHECKING:
+    from .service import Service
+
+QUERY = "account_handle=acme&project_handle=app"
+
+
+def connect(service: Service) -> socket.socket:
+    """A connection to the service, with a time-out."""
+    return socket.create_connection(("127.0.0.1", service.port), timeout=20)
+
+
+def upload_head(size: int, artifact_id: str | None = None) -> bytes:
+    """The head of a request that announces an upload of `size` bytes by `token` to `acme/app`."""
+    return (
+        f"POST /api/cache/cas/{artifact_id or uuid4().hex}?{QUERY} HTTP/1.1\r\nHost: cache\r\n"
+        f"Authorization: Bearer token\r\nContent-Length: {size}\r\n\r\n"
+    ).encode()
+
+
+def get_head(path: str) -> bytes:
+    """The head of a GET request."""
+    return f"GET {path} HTTP/1.1\r\nHost: cache\r\nAuthorization: Bearer token\r\n\r\n".encode()
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    """All that comes until the other side closes the connection."""
+    received = b""
+    while piece := connection.recv(65536):
+        received += piece
+    return received
+
+
+def read_response(connection: socket.socket) -> bytes:
+    """One response whose head gives its length."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += connection.recv(65536)
+    head, _, body = received.partition(b"\r\n\r\n")
+    lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    length = int(lengths[0].partition(b":")[2]) if lengths else 0
+    while len(body) < length:
+        body += connection.recv(65536)
+    return head + b"\r\n\r\n" + body
+
+
+def status_of(response: bytes) -> int:
+    """The status in the first line of a response."""
+    return int(response.split(b" ", 2)[1])
