@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from typing import TYPE_CHECKING
@@ -39,4 +40,7 @@ def new_log(settings: Settings) -> FilteringBoundLogger:
 
 
 def _to_json(event: object, **_: object) -> str:
-    return msgspec.json.encode(event, enc_hook=repr).decode()
+    try:
+        return msgspec.json.encode(event, enc_hook=repr).decode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which UTF-8 does not have
+        return json.dumps(event, default=repr)

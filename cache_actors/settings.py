@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,6 +29,10 @@ def _absolute(path: Path) -> Path:
     return path
 
 
+def _address(value: str) -> str:
+    return str(ipaddress.ip_address(value))
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -52,7 +57,7 @@ class Settings(BaseSettings):
 
     server_url: Annotated[HttpUrl, Field(description="an http or https URL")]
     port: int = Field(4000, ge=1, le=65_535, description="a whole number from 1 to 65535")
-    bind: str = Field("127.0.0.1", description="an IP address")
+    bind: Annotated[str, AfterValidator(_address)] = Field("127.0.0.1", description="an IP address")
     socket_path: Folder | None = None
     cas_storage_dir: Folder = Path("/cas")
     tmp_dir: Folder | None = None

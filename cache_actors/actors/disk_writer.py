@@ -50,7 +50,11 @@ class DiskWriterClient:
         self._threads = threads
 
     async def store(
-        self, entry: Entry, chunks: AsyncIterable[bytes], expected_size: int | None
+        self,
+        entry: Entry,
+        chunks: AsyncIterable[bytes],
+        expected_size: int | None = None,
+        expected_digest: bytes | None = None,
     ) -> Published:
         """Store what `chunks` yields as `entry`, unless it exists; then they may be left unread.
 
@@ -60,15 +64,17 @@ class DiskWriterClient:
             entry: which artifact.
             chunks: its bytes, as they arrive.
             expected_size: how many bytes will come, if known.
+            expected_digest: their SHA-256, if known. It is not checked if they are left unread.
 
         Raises:
             EmptyUpload: there was not one byte.
+            WrongDigest: the bytes are not those that were declared.
             StorageError: the storage is full, or failed; nothing has been stored.
             ActorError: the writer did not answer.
         """
         path = entry.path(self._store.root)
         async with Upload(self._store, self._temporary, self._memory, self._threads) as upload:
-            if not await upload.receive(path, chunks, expected_size):
+            if not await upload.receive(path, chunks, expected_size, expected_digest):
                 return Published.EXISTS
             source = upload.source()
             writer = self._partitions.address(str(path))

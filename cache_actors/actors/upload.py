@@ -9,6 +9,7 @@ read only as fast as they are written.
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import trio
@@ -35,6 +36,10 @@ PATIENCE = 5.0
 
 class EmptyUpload(ValueError):
     """The body of an upload had no bytes."""
+
+
+class WrongDigest(ValueError):
+    """The body of an upload is not what its sender has declared."""
 
 
 class Upload:
@@ -66,7 +71,11 @@ class Upload:
                 await trio.to_thread.run_sync(self._file.discard, limiter=self._threads)
 
     async def receive(
-        self, path: Path, chunks: AsyncIterable[bytes], expected_size: int | None
+        self,
+        path: Path,
+        chunks: AsyncIterable[bytes],
+        expected_size: int | None,
+        expected_digest: bytes | None,
     ) -> bool:
         """Take in all `chunks`, or none if they are many and `path` exists already.
 
@@ -74,13 +83,17 @@ class Upload:
 
         Raises:
             EmptyUpload: there was not one byte.
+            WrongDigest: the SHA-256 of the bytes is not the one expected.
             StorageError: the temporary file could not be written.
         """
         if expected_size is not None and not (
             await self._reserve(expected_size) or await self._spill(path)
         ):
             return False
+        digest = hashlib.sha256()
         async for chunk in chunks:
+            if expected_digest is not None:
+                digest.update(chunk)
             if self._keep(chunk):
                 continue
             if self._file is None and not await self._spill(path):
@@ -90,6 +103,8 @@ class Upload:
             await self._write()
         elif not self._buffered:
             raise EmptyUpload("The body is empty")
+        if expected_digest not in (None, digest.digest()):
+            raise WrongDigest("The body does not match the digest that was declared")
         return True
 
     def source(self) -> tuple[bytes, ...] | TemporaryFile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Self
 
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from cache_actors.actors.artifact_reader import Artifact
+
+DIGEST_HEADER = "tuist-checksum-sha256"
+"""In which a client may declare the digest of its body."""
+
+_DIGEST = re.compile("[0-9A-Fa-f]{64}")
 
 IMMUTABLE = "private, max-age=31536000, immutable"
 """`public` would allow shared caches to skip the authorisation."""
@@ -40,14 +46,31 @@ async def retrieve_artifact(artifact_id: str) -> Response:
 async def store_artifact(artifact_id: str) -> Response:
     """`POST /api/cache/cas/:id`: store the body, unless the artifact exists already."""
     entry = await _entry(artifact_id)
+    digest = _declared_digest()
     body = request().body.limit(app().settings.max_upload_bytes)
-    await app().services.writer.store(entry, body, request().content_length)
+    await app().services.writer.store(entry, body, request().content_length, digest)
     return empty_response()
 
 
 async def _entry(artifact_id: str) -> Entry:
     parse_id("id", artifact_id)
     return Entry(await authorized_project(), Kind.CAS, artifact_id)
+
+
+def _declared_digest() -> bytes | None:
+    """The SHA-256 that the client declares of its body, if it does.
+
+    Raises:
+        HttpError: 400, it is not 64 hexadecimal characters.
+    """
+    declared = request().headers.get(DIGEST_HEADER)
+    if declared is None:
+        return None
+    if _DIGEST.fullmatch(declared) is None:
+        raise HttpError(
+            HTTPStatus.BAD_REQUEST, f"{DIGEST_HEADER} must be 64 hexadecimal characters"
+        )
+    return bytes.fromhex(declared)
 
 
 def _response(artifact: Artifact) -> Response:

@@ -14,15 +14,14 @@ is ended.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, cast
-from uuid import uuid4
 
 import trio
 from quart.utils import encode_headers
 from quart_trio.asgi import TrioASGIHTTPConnection
 
 from .errors import CLIENT_CLOSED_REQUEST, ClientDisconnected
+from .request_id import request_id
 
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
@@ -37,8 +36,6 @@ LINGER_SECONDS = 5.0
 LINGER_BYTES = 32 * 1024 * 1024
 """How much of an unwanted body is dropped before the connection is closed instead."""
 
-_SANE_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,200}")
-
 
 class Connection(TrioASGIHTTPConnection):
     """Handles one request in one task."""
@@ -48,7 +45,7 @@ class Connection(TrioASGIHTTPConnection):
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Handle the request, answer it, and log it."""
         request = cast("Request", self._create_request_from_scope(send))
-        request.id = _request_id(request.headers.get("X-Request-ID", ""))
+        request.id = request_id(request.headers.get("X-Request-ID", ""))
         request.body.pull_from(receive, pause=self.app.body_timeout)
         began = trio.current_time()
         sent = 0
@@ -104,8 +101,3 @@ async def _drop_piece(request: Request) -> bool:
     except ClientDisconnected:
         return False
     return not request.body.complete
-
-
-def _request_id(wanted: str) -> str:
-    """The client's id for its request if it is sane, else a new one."""
-    return wanted if _SANE_REQUEST_ID.fullmatch(wanted) else uuid4().hex

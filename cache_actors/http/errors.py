@@ -12,7 +12,7 @@ import msgspec
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from cache_actors.actors.auth_cache import AccessUnknown
-from cache_actors.actors.upload import EmptyUpload
+from cache_actors.actors.upload import EmptyUpload, WrongDigest
 from cache_actors.storage.errors import StorageError, StorageFull
 from cache_actors.storage.layout import InvalidIdentifier
 from cache_actors.supervision import ActorError
@@ -54,6 +54,8 @@ def translate(error: Exception) -> HttpError | None:
             return error
         case InvalidIdentifier() | EmptyUpload():
             return HttpError(HTTPStatus.BAD_REQUEST, str(error))
+        case WrongDigest():
+            return HttpError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
         case AccessUnknown():
             return unavailable(str(error), error.retry_after)
         case ActorError():

@@ -41,6 +41,7 @@ from hypercorn.typing import ConnectionState, LifespanState
 from hypercorn.utils import parse_socket_addr
 
 from .errors import error_body
+from .request_id import request_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -66,6 +67,8 @@ LATE_SECONDS = 1.0
 """How long a connection that is opened while the service drains may take to send a request."""
 
 BACKLOG = 4096
+MOST_HEADER_BYTES = 16 * 1024
+
 LEAST_READ, MOST_READ = 2 * 1024, 64 * 1024
 READS_TOGETHER = 6 * 1024 * 1024
 """What a connection reads at once, in bytes. Little at first, as a request may have to wait, and
@@ -296,12 +299,17 @@ class _Connection(TCPServer):
 class _Protocol(H11Protocol):
     """HTTP/1.1 and nothing else."""
 
+    _request_id = ""
+
     async def _check_protocol(self, event: h11.Request) -> None:
         """Offer no other protocol."""
 
     async def _create_stream(self, request: h11.Request) -> None:
-        if request.http_version not in (b"1.0", b"1.1"):
-            await self._send_error_response(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+        headers = dict(request.headers)
+        self._request_id = headers.get(b"x-request-id", b"").decode("latin-1")
+        refusal = _refusal(request, headers)
+        if refusal is not None:
+            await self._send_error_response(refusal)
             await self.send(Closed())
             return
         if any(name == b"upgrade" for name, _ in request.headers):
@@ -320,6 +328,7 @@ class _Protocol(H11Protocol):
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
             (b"cache-control", b"no-store"),
+            (b"x-request-id", request_id(self._request_id).encode()),
             (b"connection", b"close"),
         ]
         await self._send_h11_event(
@@ -330,3 +339,19 @@ class _Protocol(H11Protocol):
         )
         await self._send_h11_event(h11.Data(data=body))
         await self._send_h11_event(h11.EndOfMessage())
+
+
+def _refusal(request: h11.Request, headers: dict[bytes, bytes]) -> HTTPStatus | None:
+    """The status to refuse a request with that h11 has let through, if it has to be refused."""
+    if request.http_version not in (b"1.0", b"1.1"):
+        return HTTPStatus.HTTP_VERSION_NOT_SUPPORTED
+    if sum(len(name) + len(value) for name, value in request.headers) > MOST_HEADER_BYTES:
+        return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    if len(request.target) > MOST_HEADER_BYTES:
+        return HTTPStatus.REQUEST_URI_TOO_LONG
+    if not request.target.startswith((b"/", b"http://", b"https://")):
+        return HTTPStatus.BAD_REQUEST
+    if b"content-length" in headers and b"transfer-encoding" in headers:
+        # Who of those before us believed which of the two (RFC 9112, section 6.3)?
+        return HTTPStatus.BAD_REQUEST
+    return None

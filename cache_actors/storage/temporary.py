@@ -27,6 +27,9 @@ FOLDER_MODE = 0o2750
 """nginx reads as another user of the same group; the set-group-id bit hands the group down."""
 
 _NO_ANONYMOUS_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
+PREFIX = "cache-actors-"
+"""How the folders' names begin. Whatever else lies beside them, as in /tmp, is not touched."""
+
 _MOST_BUFFERS = 1024  # IOV_MAX on Linux
 _COPY_BYTES = 1 << 20
 
@@ -117,7 +120,7 @@ class TemporaryFolder:
         parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         sweep(parent)
         while True:
-            self.path = parent / uuid4().hex
+            self.path = parent / (PREFIX + uuid4().hex)
             self.path.mkdir(mode=0o750)
             lock = _lock(self.path)
             if lock is not None:
@@ -149,7 +152,7 @@ class TemporaryFolder:
 
 def sweep(parent: Path) -> None:
     """Remove the temporary folders below `parent` whose owners are gone."""
-    for folder in parent.iterdir():
+    for folder in parent.glob(PREFIX + "*"):
         with suppress(FileNotFoundError, NotADirectoryError):
             lock = _lock(folder)
             if lock is not None:

@@ -1,0 +1,123 @@
+"""The contract suite talks to a base URL, whoever answers there.
+
+Two projects and four tokens exist: `TOKEN` sees both projects, `OTHER_TOKEN` only the second,
+`NO_PROJECTS` none, and any other token is unknown to Tuist. Tests make their own ids and bodies,
+and those that change the stand-in Tuist server put it back, so that none depends on another.
+"""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from cache_actors.dev.tuist import StandInTuist
+from tests.support.service import Service, running_service
+
+from .examples import bearer, handles
+from .facts import LIMITS, NO_PROJECTS, OTHER_PROJECT, OTHER_TOKEN, PROJECT, TOKEN
+from .raw import RawConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture(scope="session")
+def tuist() -> Iterator[StandInTuist]:
+    """The stand-in Tuist server that the service asks."""
+    tokens = {TOKEN: [PROJECT, OTHER_PROJECT], OTHER_TOKEN: [OTHER_PROJECT], NO_PROJECTS: []}
+    with StandInTuist(tokens) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def service(tuist: StandInTuist, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The service itself."""
+    storage = tmp_path_factory.mktemp("contract") / "cas"
+    with running_service(Service(storage, tuist.url, dict(LIMITS))) as service:
+        yield service
+
+
+@pytest.fixture(scope="session", params=["direct"])
+def base_url(service: Service) -> str:
+    """Where the clients of the suite connect to."""
+    return service.url
+
+
+@pytest.fixture(scope="session")
+def client(base_url: str) -> Iterator[httpx.Client]:
+    """A client that may see the project `PROJECT`, which each request names."""
+    with _client(base_url, headers=bearer(TOKEN), params=handles(PROJECT)) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def stranger(base_url: str) -> Iterator[httpx.Client]:
+    """A client that shows no token and names no project by itself."""
+    with _client(base_url) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def direct(service: Service) -> Iterator[httpx.Client]:
+    """As `stranger`, but of the service itself, whatever stands in front of it."""
+    with _client(service.url) as client:
+        yield client
+
+
+@pytest.fixture
+def connect(base_url: str) -> Iterator[Callable[..., RawConnection]]:
+    """Opens bare connections, which are closed after the test."""
+    with ExitStack() as connections:
+        yield lambda **how: connections.enter_context(RawConnection(base_url, **how))
+
+
+@pytest.fixture
+def raw(connect: Callable[..., RawConnection]) -> RawConnection:
+    """A bare connection."""
+    return connect()
+
+
+@pytest.fixture
+def changeable_tuist(tuist: StandInTuist) -> Iterator[StandInTuist]:
+    """The stand-in Tuist server, put back after the test."""
+    tokens = {token: list(names) for token, names in tuist.tokens.items()}
+    yield tuist
+    tuist.status, tuist.delay, tuist.tokens = None, 0.0, tokens
+
+
+@pytest.fixture
+def new_token(changeable_tuist: StandInTuist) -> Callable[..., str]:
+    """Makes tokens that nobody has shown before; each sees the projects it is made with."""
+
+    def new_token(*projects: str) -> str:
+        token = f"new-{secrets.token_hex(8)}"
+        changeable_tuist.tokens[token] = list(projects)
+        return token
+
+    return new_token
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _unharmed(service: Service) -> Iterator[None]:
+    """Whatever a module did: every part of the service runs, none was restarted, no bug was hit."""
+    yield
+    health = httpx.get(service.url + "/up", trust_env=False)
+    assert health.status_code == httpx.codes.OK, health.text
+    parts = list(_parts(health.json()["tree"]))
+    assert len(parts) > 1
+    assert [part for part in parts if part["state"] != "running" or part["restarts"] != 0] == []
+    assert "Traceback" not in service.log.read_text()
+
+
+def _client(base_url: str, **how: Any) -> httpx.Client:
+    return httpx.Client(base_url=base_url, trust_env=False, timeout=30, **how)
+
+
+def _parts(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield part
+    for child in part.get("children", ()):
+        yield from _parts(child)

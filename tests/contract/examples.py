@@ -1,0 +1,225 @@
+"""What the contract suite sends and expects: ids, bodies, tables of calls, the shape of errors."""
+
+from __future__ import annotations
+
+import base64
+import random
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Barrier
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import httpx
+
+from .facts import LIMITS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from .raw import RawResponse
+
+Result = TypeVar("Result")
+
+MAX_UPLOAD = int(LIMITS["MAX_UPLOAD_BYTES"])
+MAX_KEYVALUE = int(LIMITS["MAX_KEYVALUE_BYTES"])
+BODY_TIMEOUT = float(LIMITS["BODY_TIMEOUT"])
+FAILURE_TTL = float(LIMITS["AUTH_FAILURE_TTL"])
+
+STORE_PATH = "/api/cache/keyvalue"
+
+
+def new_cas_id() -> str:
+    """An id such as current clients give to artifacts."""
+    return secrets.token_hex(32).upper()
+
+
+def new_kv_id() -> str:
+    """An id such as clients give to key-value entries."""
+    return f"0~{secrets.token_urlsafe(65)[:86]}=="
+
+
+def new_body(size: int = 1000) -> bytes:
+    """Bytes that no other test has."""
+    return random.randbytes(size)
+
+
+def cas_path(cas_id: str) -> str:
+    """Where an artifact is."""
+    return f"/api/cache/cas/{cas_id}"
+
+
+def kv_path(kv_id: str) -> str:
+    """Where entries are retrieved."""
+    return f"/api/cache/keyvalue/{kv_id}"
+
+
+def bearer(token: str) -> dict[str, str]:
+    """The header that shows `token`."""
+    return {"Authorization": f"Bearer {token}"}
+
+
+def handles(project: str) -> dict[str, str]:
+    """The query parameters that name `project`."""
+    account, _, name = project.partition("/")
+    return {"account_handle": account, "project_handle": name}
+
+
+def entries_of(*values: str) -> list[dict[str, str]]:
+    """Entries as they are written in JSON."""
+    return [{"value": value} for value in values]
+
+
+def new_value(size: int = 100) -> str:
+    """A value as clients store them: base64 of bytes that no other test has."""
+    return base64.b64encode(new_body(size)).decode()
+
+
+# Calls.
+
+FRAMINGS = ("content-length", "chunked")
+"""The two ways to send a body."""
+
+
+def framed(body: bytes, framing: str) -> bytes | Iterable[bytes]:
+    """`body` such that httpx sends it in that framing."""
+    if framing == "content-length":
+        return body
+    return (body[start : start + 50_000] for start in range(0, len(body), 50_000))
+
+
+def upload(
+    client: httpx.Client, cas_id: str, body: bytes, framing: str = "content-length", **how: Any
+) -> httpx.Response:
+    """Upload an artifact."""
+    return client.post(cas_path(cas_id), content=framed(body, framing), **how)
+
+
+def uploaded(client: httpx.Client, body: bytes, **how: Any) -> str:
+    """The id of a new artifact with that body."""
+    cas_id = new_cas_id()
+    response = upload(client, cas_id, body, **how)
+    assert response.status_code == httpx.codes.NO_CONTENT, response.text
+    return cas_id
+
+
+def store(client: httpx.Client, kv_id: str, *values: str, **how: Any) -> httpx.Response:
+    """Store key-value entries."""
+    content = {"cas_id": kv_id, "entries": entries_of(*values)}
+    return client.put(STORE_PATH, json=content, **how)
+
+
+def stored(client: httpx.Client, *values: str, **how: Any) -> str:
+    """The id of new entries with those values."""
+    kv_id = new_kv_id()
+    response = store(client, kv_id, *values, **how)
+    assert response.status_code == httpx.codes.NO_CONTENT, response.text
+    return kv_id
+
+
+@dataclass(frozen=True, slots=True)
+class CacheCall:
+    """A call of the cache, such as clients make."""
+
+    name: str
+    method: str
+    path: str
+    content: bytes | None = None
+    answer: int = httpx.codes.NOT_FOUND
+
+    def make(self, client: httpx.Client, **how: Any) -> httpx.Response:
+        """Make it."""
+        return client.request(self.method, self.path, content=self.content, **how)
+
+
+def cache_calls() -> list[CacheCall]:
+    """Each call of the cache once, about new ids; `answer` is what it gets with access."""
+    cas, kv = cas_path(new_cas_id()), kv_path(new_kv_id())
+    pair = f'{{"cas_id": "{new_kv_id()}", "entries": [{{"value": "a"}}]}}'.encode()
+    return [
+        CacheCall("get-artifact", "GET", cas),
+        CacheCall("head-artifact", "HEAD", cas),
+        CacheCall("upload", "POST", cas_path(new_cas_id()), b"bytes", httpx.codes.NO_CONTENT),
+        CacheCall("get-entries", "GET", kv),
+        CacheCall("put-to-retrieve", "PUT", kv),
+        CacheCall("store", "PUT", STORE_PATH, pair, httpx.codes.NO_CONTENT),
+    ]
+
+
+def all_at_once(call: Callable[[int], Result], times: int) -> list[Result]:
+    """The results of `call(0)`, `call(1)`, ..., which have all been started at one moment."""
+    start = Barrier(times)
+
+    def wait_and_call(number: int) -> Result:
+        start.wait(timeout=10)
+        return call(number)
+
+    with ThreadPoolExecutor(times) as threads:
+        return list(threads.map(wait_and_call, range(times)))
+
+
+# Expectations.
+
+
+def expect_error(
+    response: httpx.Response | RawResponse, status: int, message: str | None = None
+) -> str:
+    """Check that `response` is the error `status` as clients can read it; return its message."""
+    assert is_sane(response.headers["X-Request-ID"])
+    return expect_json_error(response, status, message)
+
+
+def expect_json_error(
+    response: httpx.Response | RawResponse, status: int, message: str | None = None
+) -> str:
+    """As `expect_error`, for what may not be known to be a request, so that it has no id."""
+    assert response.status_code == status, response.content
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.headers["Cache-Control"] == "no-store"
+    body = response.json()
+    assert list(body) == ["message"]
+    assert isinstance(body["message"], str)
+    assert body["message"]
+    if message is not None:
+        assert body["message"] == message
+    return str(body["message"])
+
+
+def expect_error_without_body(response: httpx.Response, status: int) -> None:
+    """Check that `response` is the error `status` in answer to HEAD."""
+    assert response.status_code == status
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.content == b""
+
+
+def expect_stored(client: httpx.Client, cas_id: str, body: bytes) -> None:
+    """Check that the artifact is there, whole."""
+    response = client.get(cas_path(cas_id))
+    assert response.status_code == httpx.codes.OK, response.text
+    assert response.content == body
+
+
+def expect_no_artifact(client: httpx.Client, cas_id: str) -> None:
+    """Check that nothing is stored by that id."""
+    expect_error(client.get(cas_path(cas_id)), 404, "Artifact does not exist")
+
+
+def expect_entries(client: httpx.Client, kv_id: str, *values: str) -> None:
+    """Check that just those values are stored, in that order, for both ways to retrieve them."""
+    for method in ("GET", "PUT"):
+        response = client.request(method, kv_path(kv_id))
+        assert response.status_code == httpx.codes.OK, response.text
+        assert response.json() == {"entries": entries_of(*values)}
+
+
+def expect_no_entries(client: httpx.Client, kv_id: str) -> None:
+    """Check that nothing is stored by that id."""
+    for method in ("GET", "PUT"):
+        response = client.request(method, kv_path(kv_id))
+        expect_error(response, 404, f"No entries found for CAS ID {kv_id}.")
+
+
+def is_sane(request_id: str) -> bool:
+    """Whether an `X-Request-ID` is 1 to 200 visible ASCII characters."""
+    return 1 <= len(request_id) <= 200 and all("!" <= character <= "~" for character in request_id)

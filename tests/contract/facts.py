@@ -1,0 +1,16 @@
+"""What the contract suite takes for granted about the service that it talks to."""
+
+TOKEN = "token-of-a-developer"
+OTHER_TOKEN = "token-of-another-developer"
+NO_PROJECTS = "token-without-projects"
+
+PROJECT = "Acme/App"
+OTHER_PROJECT = "Acme/Other-App"
+
+LIMITS = {
+    "MAX_UPLOAD_BYTES": "3000000",
+    "MAX_KEYVALUE_BYTES": "100000",
+    "BODY_TIMEOUT": "1.5",
+    "AUTH_FAILURE_TTL": "3",
+}
+"""Settings that the service runs with: limits small enough to go over."""

@@ -1,0 +1,274 @@
+"""Artifacts: what is uploaded comes back byte for byte, for good, or is not there at all."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+import time
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .examples import (
+    BODY_TIMEOUT,
+    FRAMINGS,
+    MAX_UPLOAD,
+    all_at_once,
+    cas_path,
+    expect_error,
+    expect_error_without_body,
+    expect_no_artifact,
+    expect_stored,
+    new_body,
+    new_cas_id,
+    upload,
+    uploaded,
+)
+from .raw import AUTHORIZATION, HANDLES, chunk, chunked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import httpx
+
+    from .raw import RawConnection
+
+IMMUTABLE = "private, max-age=31536000, immutable"
+CHUNKED = "Transfer-Encoding: chunked"
+
+framings = pytest.mark.parametrize("framing", FRAMINGS)
+
+
+def upload_head(cas_id: str) -> str:
+    """The start of a request that uploads."""
+    return f"POST {cas_path(cas_id)}?{HANDLES}"
+
+
+# Retrieving.
+
+
+@framings
+@pytest.mark.parametrize("size", [1, 10 * 1024, 256 * 1024, 256 * 1024 + 1, 2 * 1024 * 1024])
+def test_artifact_comes_back_byte_for_byte(client: httpx.Client, size: int, framing: str) -> None:
+    body = new_body(size)
+    cas_id = uploaded(client, body, framing=framing)
+    expect_stored(client, cas_id, body)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_artifact_has_these_headers(client: httpx.Client, method: str) -> None:
+    cas_id = uploaded(client, new_body(1234))
+    response = client.request(method, cas_path(cas_id))
+    assert response.status_code == 200
+    assert response.headers["Content-Type"] == "application/octet-stream"
+    assert response.headers["Content-Length"] == "1234"
+    assert response.headers["Cache-Control"] == IMMUTABLE
+    assert response.headers["Accept-Ranges"] == "bytes"
+    assert "Content-Encoding" not in response.headers
+    assert "Transfer-Encoding" not in response.headers
+
+
+def test_etag_is_mtime_and_size_in_hexadecimal(client: httpx.Client) -> None:
+    headers = client.head(cas_path(uploaded(client, new_body(1234)))).headers
+    tag = re.fullmatch(r'"([0-9a-f]+)-([0-9a-f]+)"', headers["ETag"])
+    assert tag is not None
+    assert int(tag[1], 16) == parsedate_to_datetime(headers["Last-Modified"]).timestamp()
+    assert abs(int(tag[1], 16) - time.time()) < 60
+    assert int(tag[2], 16) == 1234
+
+
+def test_head_has_no_body(raw: RawConnection, client: httpx.Client) -> None:
+    target = f"{cas_path(uploaded(client, new_body()))}?{HANDLES}"
+    head = raw.ask(f"HEAD {target}", AUTHORIZATION)
+    assert head.headers["Content-Length"] == "1000"
+    # A body would be taken for the next response on this connection.
+    assert raw.ask(f"GET {target}", AUTHORIZATION).headers["ETag"] == head.headers["ETag"]
+
+
+def test_missing_artifact(client: httpx.Client) -> None:
+    expect_error(client.get(cas_path(new_cas_id())), 404, "Artifact does not exist")
+    expect_error_without_body(client.head(cas_path(new_cas_id())), 404)
+
+
+def test_what_looks_like_a_web_page_is_served_as_bytes(client: httpx.Client) -> None:
+    body = b"<!DOCTYPE html><script>alert(1)</script>"
+    response = client.get(cas_path(uploaded(client, body)))
+    assert response.content == body
+    assert response.headers["Content-Type"] == "application/octet-stream"
+
+
+# Storing.
+
+
+@framings
+def test_answer_to_an_upload_is_empty(client: httpx.Client, framing: str) -> None:
+    response = upload(client, new_cas_id(), new_body(), framing)
+    assert response.status_code == 204
+    assert response.content == b""
+    assert "Content-Length" not in response.headers  # RFC 9110, section 8.6
+    assert "Transfer-Encoding" not in response.headers
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": "multipart/form-data; boundary=x"},
+        {"Content-Type": "application/json"},
+        {"Content-Type": "not a type"},
+        {"Content-Encoding": "gzip"},
+    ],
+    ids=lambda headers: next(iter(headers.values())),
+)
+def test_body_is_stored_as_it_comes(client: httpx.Client, headers: dict[str, str]) -> None:
+    body = b"a=1&b=2" + new_body()
+    expect_stored(client, uploaded(client, body, headers=headers), body)
+
+
+@framings
+@pytest.mark.parametrize("size", [1000, 1_000_000])
+def test_second_upload_is_accepted_and_changes_nothing(
+    client: httpx.Client, framing: str, size: int
+) -> None:
+    first = new_body()
+    cas_id = uploaded(client, first)
+    tag = client.head(cas_path(cas_id)).headers["ETag"]
+    assert upload(client, cas_id, new_body(size), framing).status_code == 204
+    expect_stored(client, cas_id, first)
+    assert client.head(cas_path(cas_id)).headers["ETag"] == tag
+
+
+@pytest.mark.parametrize("size", [10 * 1024, 300 * 1024])
+def test_one_of_many_uploads_at_once_wins_whole(client: httpx.Client, size: int) -> None:
+    cas_id = new_cas_id()
+    bodies = [new_body(size + number) for number in range(50)]
+    answers = all_at_once(
+        lambda number: upload(client, cas_id, bodies[number], FRAMINGS[number % 2]), len(bodies)
+    )
+    assert [answer.status_code for answer in answers] == [204] * len(bodies)
+    winner = client.get(cas_path(cas_id)).content
+    assert winner in bodies
+    expect_stored(client, cas_id, winner)
+
+
+def test_many_artifacts_at_once(client: httpx.Client) -> None:
+    bodies = {new_cas_id(): new_body(20_000) for _ in range(50)}
+    ids = list(bodies)
+    answers = all_at_once(lambda number: upload(client, ids[number], bodies[ids[number]]), 50)
+    assert {answer.status_code for answer in answers} == {204}
+    answers = all_at_once(lambda number: client.get(cas_path(ids[number])), 50)
+    assert [answer.content for answer in answers] == list(bodies.values())
+
+
+def test_artifact_is_not_there_until_its_upload_is_complete(
+    raw: RawConnection, client: httpx.Client
+) -> None:
+    cas_id, body = new_cas_id(), new_body(1_000_000)
+    raw.begin(upload_head(cas_id), AUTHORIZATION, f"Content-Length: {len(body)}")
+    raw.send(body[:-1])
+    time.sleep(0.2)
+    expect_no_artifact(client, cas_id)
+    raw.send(body[-1:])
+    assert raw.response().status_code == 204
+    expect_stored(client, cas_id, body)
+
+
+# Refusing.
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [(["Content-Length: 0"], b""), ([CHUNKED], chunked()), ([], b"")],
+    ids=["content-length", "chunked", "no framing"],
+)
+def test_empty_body_is_refused(
+    raw: RawConnection, client: httpx.Client, headers: list[str], body: bytes
+) -> None:
+    cas_id = new_cas_id()
+    response = raw.ask(upload_head(cas_id), AUTHORIZATION, *headers, body=body)
+    expect_error(response, 400)
+    expect_no_artifact(client, cas_id)
+
+
+@framings
+def test_body_of_just_the_limit_is_stored(client: httpx.Client, framing: str) -> None:
+    body = new_body(MAX_UPLOAD)
+    expect_stored(client, uploaded(client, body, framing=framing), body)
+
+
+@framings
+def test_body_one_byte_over_the_limit_is_refused(client: httpx.Client, framing: str) -> None:
+    cas_id = new_cas_id()
+    expect_error(upload(client, cas_id, new_body(MAX_UPLOAD + 1), framing), 413)
+    expect_no_artifact(client, cas_id)
+
+
+def test_announced_size_over_the_limit_is_refused_before_the_body(raw: RawConnection) -> None:
+    raw.begin(upload_head(new_cas_id()), AUTHORIZATION, f"Content-Length: {MAX_UPLOAD + 1}")
+    expect_error(raw.response(), 413)
+
+
+def test_body_that_stalls_is_refused(
+    connect: Callable[[], RawConnection], client: httpx.Client
+) -> None:
+    """Four at once, as each takes a while: both framings, stalled at once and in the middle."""
+    stalled = []
+    for header, first in (
+        ("Content-Length: 1000", b""),
+        ("Content-Length: 1000", b"the first bytes"),
+        (CHUNKED, b""),
+        (CHUNKED, chunk(b"the first bytes")),
+    ):
+        raw, cas_id = connect(), new_cas_id()
+        raw.begin(upload_head(cas_id), AUTHORIZATION, header)
+        raw.send(first)
+        stalled.append((raw, cas_id))
+    began = time.monotonic()
+    for raw, cas_id in stalled:
+        expect_error(raw.response(), 408)
+        assert BODY_TIMEOUT * 0.8 < time.monotonic() - began < BODY_TIMEOUT + 2
+        expect_no_artifact(client, cas_id)
+
+
+@framings
+@pytest.mark.parametrize("half", [False, True], ids=["closed", "half closed"])
+def test_upload_that_is_cut_short_stores_nothing(
+    connect: Callable[[], RawConnection], client: httpx.Client, framing: str, half: bool
+) -> None:
+    cas_id, body, raw = new_cas_id(), new_body(600_000), connect()
+    header = CHUNKED if framing == "chunked" else f"Content-Length: {len(body)}"
+    raw.begin(upload_head(cas_id), AUTHORIZATION, header)
+    raw.send(chunk(body[:-1]) if framing == "chunked" else body[:-1])
+    if half:
+        raw.socket.shutdown(socket.SHUT_WR)
+        assert raw.closes(within=BODY_TIMEOUT + 2)
+    else:
+        raw.socket.close()
+        time.sleep(0.1)
+    expect_no_artifact(client, cas_id)
+    assert upload(client, cas_id, body).status_code == 204
+    expect_stored(client, cas_id, body)
+
+
+@framings
+@pytest.mark.parametrize("case", [str.lower, str.upper])
+def test_body_other_than_its_declared_digest_is_refused(
+    client: httpx.Client, case: Callable[[str], str], framing: str
+) -> None:
+    body, cas_id = new_body(), new_cas_id()
+    wrong = {"tuist-checksum-sha256": case(hashlib.sha256(body + b"x").hexdigest())}
+    right = {"tuist-checksum-sha256": case(hashlib.sha256(body).hexdigest())}
+    expect_error(upload(client, cas_id, body, framing, headers=wrong), 422)
+    expect_no_artifact(client, cas_id)
+    assert upload(client, cas_id, body, headers=right).status_code == 204
+    expect_stored(client, cas_id, body)
+
+
+@pytest.mark.parametrize("digest", ["", "abc", "g" * 64, "0" * 63, "0" * 65])
+def test_malformed_digest_is_refused(client: httpx.Client, digest: str) -> None:
+    cas_id = new_cas_id()
+    answer = upload(client, cas_id, new_body(), headers={"tuist-checksum-sha256": digest})
+    expect_error(answer, 400)
+    expect_no_artifact(client, cas_id)

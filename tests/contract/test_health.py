@@ -1,0 +1,132 @@
+"""`/up`: whether everything runs, for anybody to ask at any time."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.service import Service, running_service
+
+from .examples import all_at_once, expect_error, stored, uploaded
+from .facts import LIMITS, OTHER_TOKEN, PROJECT, TOKEN
+from .raw import AUTHORIZATION, HANDLES, RawConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from typing import Any
+
+    import httpx
+
+    from cache_actors.dev.tuist import StandInTuist
+
+
+def parts_of(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """`part` and all below it."""
+    yield part
+    for child in part.get("children", ()):
+        yield from parts_of(child)
+
+
+def test_it_is_up(stranger: httpx.Client) -> None:
+    response = stranger.get("/up")
+    assert response.status_code == 200
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers["X-Request-ID"]
+    health = response.json()
+    assert health["version"]
+    assert health["uptime_seconds"] >= 0
+
+
+def test_uptime_grows(stranger: httpx.Client) -> None:
+    before = stranger.get("/up").json()["uptime_seconds"]
+    time.sleep(0.3)
+    assert 0.1 < stranger.get("/up").json()["uptime_seconds"] - before < 5
+
+
+def test_every_part_of_the_tree_is_told(stranger: httpx.Client) -> None:
+    root, *children = parts_of(stranger.get("/up").json()["tree"])
+    assert root["children"]
+    assert len({child["name"] for child in children}) == len(children)
+    for child in children:
+        assert child["state"] == "running"
+        assert child["restarts"] == 0
+        assert child["last_error"] is None
+    mailboxes = [child for child in children if "mailbox_depth" in child]
+    assert len(mailboxes) >= 3  # disk writers, key-value store, auth cache
+    for mailbox in mailboxes:
+        assert mailbox["mailbox_depth"] >= 0
+        assert "oldest_message_seconds" in mailbox
+
+
+def test_no_token_handle_or_path_is_told(stranger: httpx.Client, client: httpx.Client) -> None:
+    secrets = [TOKEN, OTHER_TOKEN, PROJECT, "acme", "/tmp", "/cas", uploaded(client, b"abc")]  # noqa: S108
+    secrets += [stored(client, "YQ=="), *LIMITS.values()]
+    text = stranger.get("/up").text.lower()
+    assert [secret for secret in secrets if len(secret) > 3 and secret.lower() in text] == []
+
+
+@pytest.mark.parametrize("query", ["", "?account_handle=..", "?x"])
+@pytest.mark.parametrize("token", [None, TOKEN, "unknown"])
+def test_anybody_may_ask(stranger: httpx.Client, query: str, token: str | None) -> None:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    assert stranger.get("/up" + query, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+def test_other_methods(stranger: httpx.Client, method: str) -> None:
+    response = stranger.request(method, "/up")
+    expect_error(response, 405)
+    assert "GET" in response.headers["Allow"]
+
+
+def test_it_answers_quickly_while_others_wait(
+    connect: Callable[[], RawConnection],
+    stranger: httpx.Client,
+    client: httpx.Client,
+    changeable_tuist: StandInTuist,
+    new_token: Callable[..., str],
+) -> None:
+    """Slow uploads and a slow Tuist server hinder nobody."""
+    for number in range(20):
+        connect().begin(
+            f"POST /api/cache/cas/SLOW{number}?{HANDLES}", AUTHORIZATION, "Content-Length: 1000"
+        )
+    changeable_tuist.delay = 1.0
+    token = new_token(PROJECT)
+
+    def ask(number: int) -> float:
+        if number < 10:
+            headers = {"Authorization": f"Bearer {token}"}
+            client.get("/api/cache/cas/A", headers=headers)
+            return 0.0
+        time.sleep(0.2)
+        began = time.monotonic()
+        assert stranger.get("/up").status_code == 200
+        return time.monotonic() - began
+
+    assert max(all_at_once(ask, 15)) < 0.7
+
+
+def test_draining_service_is_not_up_and_finishes_what_it_has(
+    tuist: StandInTuist, tmp_path: Path
+) -> None:
+    """A service of its own, which is told to stop in the middle of an upload."""
+    with running_service(Service(tmp_path / "cas", tuist.url, LIMITS)) as service:
+        assert service.process is not None
+        with RawConnection(service.url) as upload, RawConnection(service.url) as health:
+            upload.begin(f"POST /api/cache/cas/A?{HANDLES}", AUTHORIZATION, "Content-Length: 2")
+            upload.send(b"a")
+            assert health.ask("GET /up").status_code == 200
+            service.process.terminate()
+            time.sleep(0.3)
+            with RawConnection(service.url) as later:
+                draining = later.ask("GET /up")
+            assert draining.status_code == 503
+            assert draining.json()["tree"]
+            upload.send(b"b")
+            assert upload.response().status_code == 204
+        assert service.wait(timeout=5) == 0

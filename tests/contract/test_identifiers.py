@@ -1,0 +1,368 @@
+"""Ids and handles: what may be named, and that nothing else can be."""
+
+from __future__ import annotations
+
+import secrets
+import string
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import pytest
+
+from .examples import (
+    STORE_PATH,
+    bearer,
+    cas_path,
+    entries_of,
+    expect_entries,
+    expect_error,
+    expect_stored,
+    handles,
+    kv_path,
+    new_body,
+    new_cas_id,
+    new_kv_id,
+    store,
+    stored,
+    upload,
+    uploaded,
+)
+from .facts import PROJECT, TOKEN
+from .raw import AUTHORIZATION, HANDLES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import httpx
+
+    from .raw import RawConnection
+
+ID_CHARACTERS = string.ascii_letters + string.digits + "_~=+-"
+
+
+# Ids.
+
+
+@pytest.mark.parametrize(
+    "entry_id",
+    ["z", "zz", "zzz", "zzzz", "z" * 200, ID_CHARACTERS, "-", "+", "~", "=", "_", "0~==", "--help"],
+    ids=lambda entry_id: entry_id if len(entry_id) < 10 else f"{len(entry_id)} characters",
+)
+def test_id_may_be_this(client: httpx.Client, entry_id: str) -> None:
+    assert upload(client, entry_id, entry_id.encode()).status_code == 204
+    expect_stored(client, entry_id, entry_id.encode())
+    assert store(client, entry_id, "YQ==").status_code == 204
+    expect_entries(client, entry_id, "YQ==")
+
+
+def test_case_of_ids_matters(client: httpx.Client) -> None:
+    cas_id = uploaded(client, b"upper case")
+    assert upload(client, cas_id.lower(), b"lower case").status_code == 204
+    expect_stored(client, cas_id, b"upper case")
+    expect_stored(client, cas_id.lower(), b"lower case")
+    kv_id = new_kv_id()
+    store(client, kv_id, "mixed")
+    store(client, kv_id.swapcase(), "swapped")
+    expect_entries(client, kv_id, "mixed")
+
+
+def encoded(text: str) -> str:
+    """`text` with every character percent-encoded."""
+    return "".join(f"%{byte:02X}" for byte in text.encode())
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [
+        lambda kv_id: kv_id.replace("~", "%7E"),
+        lambda kv_id: kv_id.replace("~", "%7e"),
+        lambda kv_id: kv_id.replace("=", "%3D"),
+        lambda kv_id: kv_id.replace("~", "%7E").replace("=", "%3d"),
+        encoded,
+    ],
+    ids=["tilde", "lower-case hex", "padding", "both", "all"],
+)
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_key_value_id_may_be_percent_encoded(
+    raw: RawConnection, client: httpx.Client, method: str, encode: Callable[[str], str]
+) -> None:
+    kv_id = stored(client, "YQ==")
+    target = f"{kv_path(encode(kv_id))}?{HANDLES}"
+    assert raw.ask(f"{method} {target}", AUTHORIZATION).json() == {"entries": entries_of("YQ==")}
+
+
+def test_artifact_id_may_be_percent_encoded(raw: RawConnection, client: httpx.Client) -> None:
+    cas_id = new_cas_id()
+    target = f"{cas_path(encoded(cas_id))}?{HANDLES}"
+    answer = raw.ask(f"POST {target}", AUTHORIZATION, "Content-Length: 3", body=b"abc")
+    assert answer.status_code == 204
+    assert raw.ask(f"GET {target}", AUTHORIZATION).content == b"abc"
+    expect_stored(client, cas_id, b"abc")
+
+
+def test_plus_in_an_id_is_a_plus(raw: RawConnection, client: httpx.Client) -> None:
+    plus = f"+{new_cas_id()}"
+    assert upload(client, plus, b"abc").status_code == 204
+    for spelling in (plus, plus.replace("+", "%2B")):
+        answer = raw.ask(f"GET {cas_path(spelling)}?{HANDLES}", AUTHORIZATION)
+        assert answer.content == b"abc"
+    expect_error(raw.ask(f"GET {cas_path('%20' + plus[1:])}?{HANDLES}", AUTHORIZATION), 400)
+
+
+BAD_CHARACTERS = ["\0", "\t", "\n", "\r", " ", "\x7f", *"!\"#$%&'()*,.:;<>?@[\\]^`{|}", "é", "漢"]
+
+BAD_IDS = {
+    **{f"{character!a} inside": f"A{encoded(character)}B" for character in BAD_CHARACTERS},
+    "line feed at the end": f"{'A' * 64}%0A",
+    "line feed at the start": f"%0A{'A' * 64}",
+    "nul at the end": f"{'A' * 64}%00",
+    "not UTF-8": "A%FFB",
+    "overlong UTF-8": "A%C0%AEB",
+    "201 characters": "A" * 201,
+    "4,000 characters": "A" * 4_000,
+    "three dots": "...",
+    "hidden": ".tmp",
+    "an ending": "A.json",
+    "encoded twice": "A%252FB",
+    "dots encoded twice": "%252e%252e%252fA",
+}
+
+id_paths = pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", cas_path),
+        ("HEAD", cas_path),
+        ("POST", cas_path),
+        ("GET", kv_path),
+        ("PUT", kv_path),
+    ],
+    ids=["get artifact", "head artifact", "upload", "get entries", "put to retrieve"],
+)
+
+
+@id_paths
+@pytest.mark.parametrize("bad", BAD_IDS.values(), ids=BAD_IDS)
+def test_id_may_not_be_this(
+    raw: RawConnection, method: str, path: Callable[[str], str], bad: str
+) -> None:
+    answer = raw.ask(
+        f"{method} {path(bad)}?{HANDLES}", AUTHORIZATION, "Content-Length: 1", body=b"a"
+    )
+    if method == "HEAD":
+        assert answer.status_code == 400
+    else:
+        assert "id" in expect_error(answer, 400)
+
+
+BAD_STORED_IDS = {
+    "empty": "",
+    "a space": " ",
+    "line feed at the end": "A" * 64 + "\n",
+    "nul": "A\0B",
+    "201 characters": "A" * 201,
+    "a dot": "A.B",
+    "a slash": "A/B",
+    "a backslash": "A\\B",
+    "up": "../../../outside",
+    "absolute": "/etc/passwd",
+    "percent-encoded": "%41",
+    "not ASCII": "é",
+    "full width": "\uff21",
+    "not ASCII digits": "\u0663",
+}
+
+
+@pytest.mark.parametrize("bad", BAD_STORED_IDS.values(), ids=BAD_STORED_IDS)
+def test_id_in_a_body_may_not_be_this(client: httpx.Client, bad: str) -> None:
+    assert "cas_id" in expect_error(store(client, bad, "YQ=="), 400)
+
+
+UPS = {
+    "plain": "../{name}",
+    "plain, far": "../../../../../../../../{name}",
+    "one dot": ".",
+    "one dot, encoded": "%2e",
+    "dots": "..",
+    "dots and a slash": "../",
+    "encoded slash": "..%2F{name}",
+    "encoded dots": "%2e%2e/{name}",
+    "all encoded": "%2e%2e%2f%2e%2e%2f{name}",
+    "encoded twice": "%252e%252e%252f{name}",
+    "overlong UTF-8": "..%c0%af{name}",
+    "backslash": "..%5C{name}",
+    "inside": "AAAA%2F..%2F{name}",
+    "absolute": "%2Fetc%2Fpasswd",
+    "absolute, plain": "/etc/passwd",
+    "through the folder of another kind": "..%2F..%2Fcas%2F{shard}%2F{name}",
+    "cut with nul": "..%2F..%2Fcas%2F{shard}%2F{name}%00",
+}
+"""Ways out of a project's folder, or to a file in it by another name."""
+
+
+@id_paths
+@pytest.mark.parametrize("way", UPS.values(), ids=UPS)
+def test_no_way_out_in_an_id(
+    raw: RawConnection, client: httpx.Client, method: str, path: Callable[[str], str], way: str
+) -> None:
+    name = uploaded(client, b"not to be had this way")
+    target = path(way.format(name=name, shard=name[2:4]))
+    answer = raw.ask(f"{method} {target}?{HANDLES}", AUTHORIZATION, "Content-Length: 1", body=b"a")
+    if method == "HEAD":
+        assert answer.status_code in {400, 404}
+    else:
+        expect_error(answer, answer.status_code)
+        assert answer.status_code in {400, 404, 405}
+
+
+# Handles.
+
+A, P = (f"{name}={value}" for name, value in handles(PROJECT).items())
+
+BAD_QUERIES = {
+    "none": "",
+    "no account": P,
+    "no project": A,
+    "empty account": f"account_handle=&{P}",
+    "empty project": f"{A}&project_handle=",
+    "account without a value": f"account_handle&{P}",
+    "account twice, the same": f"{A}&{A}&{P}",
+    "account twice, another first": f"account_handle=other&{A}&{P}",
+    "account twice, another last": f"{A}&{P}&account_handle=other",
+    "project twice": f"{A}&{P}&project_handle=Other-App",
+    "account again, empty": f"{A}&{P}&account_handle=",
+    "project again without a value": f"{A}&{P}&project_handle",
+    "account again in capitals": f"{A}&{P}&ACCOUNT_HANDLE=other",
+    "project again in another case": f"Project_Handle=Other-App&{A}&{P}",
+    "account in capitals": f"ACCOUNT_HANDLE=Acme&{P}",
+    "project in another case": f"{A}&project_Handle=App",
+    "account again, name encoded": f"{A}&{P}&account%5Fhandle=other",
+    "project again, name encoded": f"%70roject_handle=Other-App&{A}&{P}",
+    "project again, name encoded, in capitals": f"{A}&{P}&%50ROJECT_HANDLE=Other-App",
+    "separated by semicolon": f"{A};{P}",
+    "brackets": f"account_handle[]=Acme&{P}",
+    "full name as account": "account_handle=Acme/App",
+}
+
+
+@pytest.mark.parametrize("query", BAD_QUERIES.values(), ids=BAD_QUERIES)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", cas_path("A")),
+        ("HEAD", cas_path("A")),
+        ("POST", cas_path("A")),
+        ("GET", kv_path("A")),
+        ("PUT", kv_path("A")),
+        ("PUT", STORE_PATH),
+    ],
+    ids=["get artifact", "head artifact", "upload", "get entries", "put to retrieve", "store"],
+)
+def test_handles_have_to_be_given_once_each(
+    raw: RawConnection, method: str, path: str, query: str
+) -> None:
+    answer = raw.ask(f"{method} {path}?{query}", AUTHORIZATION, "Content-Length: 1", body=b"a")
+    if method == "HEAD":
+        assert answer.status_code == 400
+    else:
+        assert "_handle" in expect_error(answer, 400)
+
+
+BAD_HANDLES = {
+    **{
+        f"{character!a} inside": f"A{encoded(character)}B"
+        for character in [*BAD_CHARACTERS, "~", "=", "/", "+"]
+    },
+    "plus, which is a space": "A+B",
+    "a plain slash": "A/B",
+    "a plain dot": "A.B",
+    "line feed at the end": "Acme%0A",
+    "nul at the end": "Acme%00",
+    "a space at the end": "Acme%20",
+    "101 characters": "A" * 101,
+    "not UTF-8": "A%FF",
+    "one dot": ".",
+    "two dots": "..",
+    "up": "../..",
+    "up, encoded": "%2e%2e%2f%2e%2e",
+    "up, encoded twice": "%252e%252e",
+    "absolute": "/etc",
+    "hidden": ".tmp",
+    "full width": quote("\uff21"),
+    "the Kelvin sign, a k in lower case": quote("\u212a"),
+    "a long s": quote("\u017f"),
+    "not hexadecimal": "%zz",
+}
+
+
+@pytest.mark.parametrize("bad", BAD_HANDLES.values(), ids=BAD_HANDLES)
+@pytest.mark.parametrize("which", ["account_handle", "project_handle"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", cas_path("A")), ("POST", cas_path("A")), ("PUT", kv_path("A")), ("PUT", STORE_PATH)],
+    ids=["get artifact", "upload", "put to retrieve", "store"],
+)
+def test_handle_may_not_be_this(
+    raw: RawConnection, method: str, path: str, which: str, bad: str
+) -> None:
+    query = "&".join(
+        f"{name}={bad if name == which else value}" for name, value in handles(PROJECT).items()
+    )
+    answer = raw.ask(f"{method} {path}?{query}", AUTHORIZATION, "Content-Length: 1", body=b"a")
+    assert which in expect_error(answer, 400)
+
+
+@pytest.mark.parametrize(
+    "project", ["a/b", f"{'a' * 100}/{'B' * 100}", "_/-", "--/__", "0/1", "Api/Cache", "CON/nul"]
+)
+def test_handles_may_be_this(
+    client: httpx.Client, new_token: Callable[..., str], project: str
+) -> None:
+    headers, params = bearer(new_token(project)), handles(project)
+    cas_id, body = new_cas_id(), new_body()
+    assert upload(client, cas_id, body, headers=headers, params=params).status_code == 204
+    assert client.get(cas_path(cas_id), headers=headers, params=params).content == body
+
+
+def test_case_of_handles_does_not_matter(client: httpx.Client) -> None:
+    body, kv_id = new_body(), new_kv_id()
+    cas_id = uploaded(client, body, params=handles("ACME/APP"))
+    assert store(client, kv_id, "YQ==", params=handles("ACME/APP")).status_code == 204
+    for project in ("acme/app", "Acme/App", "aCME/aPP", "ACME/APP"):
+        params = handles(project)
+        assert client.get(cas_path(cas_id), params=params).content == body
+        assert upload(client, cas_id, b"other", params=params).status_code == 204
+        for method in ("GET", "PUT"):
+            response = client.request(method, kv_path(kv_id), params=params)
+            assert response.json() == {"entries": entries_of("YQ==")}
+    assert client.get(cas_path(cas_id)).content == body
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        f"{P}&{A}",
+        f"{A}&{P}&cache_category=builds",
+        f"x=1&{A}&x=2&{P}&x",
+        f"&&{A}&&{P}&",
+        "account_handle=%41cme&project_handle=%41%70%70",
+    ],
+)
+def test_query_may_be_this(stranger: httpx.Client, client: httpx.Client, query: str) -> None:
+    path = cas_path(uploaded(client, b"abc"))
+    response = stranger.get(f"{path}?{query}", headers=bearer(TOKEN))
+    assert response.content == b"abc"
+
+
+def test_message_says_which_value_and_why(client: httpx.Client) -> None:
+    message = expect_error(client.get(cas_path("A.B")), 400)
+    assert "A.B" in message
+    assert "200" in message
+    message = expect_error(client.get(cas_path("A"), params={"project_handle": "C.D"}), 400)
+    assert "project_handle" in message
+    assert "C.D" in message
+    assert "100" in message
+
+
+def test_long_bad_value_does_not_make_a_long_message(client: httpx.Client) -> None:
+    message = expect_error(client.get(cas_path(secrets.token_hex(1000))), 400)
+    assert len(message) < 300

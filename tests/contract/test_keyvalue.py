@@ -1,0 +1,273 @@
+"""Key-value entries: kept in order, replaced as a whole, opaque."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from .examples import (
+    BODY_TIMEOUT,
+    FRAMINGS,
+    MAX_KEYVALUE,
+    STORE_PATH,
+    all_at_once,
+    entries_of,
+    expect_entries,
+    expect_error,
+    expect_no_entries,
+    framed,
+    kv_path,
+    new_kv_id,
+    new_value,
+    store,
+    stored,
+)
+from .raw import AUTHORIZATION, HANDLES, chunked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import httpx
+
+    from .raw import RawConnection
+
+framings = pytest.mark.parametrize("framing", FRAMINGS)
+retrieving = pytest.mark.parametrize("method", ["GET", "PUT"])
+
+
+# Retrieving.
+
+
+@retrieving
+def test_entries_have_these_headers(client: httpx.Client, method: str) -> None:
+    response = client.request(method, kv_path(stored(client, new_value())))
+    assert response.status_code == 200
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers["Content-Length"] == str(len(response.content))
+    assert not {"ETag", "Last-Modified", "Accept-Ranges"} & set(response.headers)
+
+
+def test_body_is_just_what_clients_decode(client: httpx.Client) -> None:
+    kv_id = stored(client, "YQ==", "Yg==")
+    assert client.get(kv_path(kv_id)).content == b'{"entries":[{"value":"YQ=="},{"value":"Yg=="}]}'
+
+
+@retrieving
+def test_missing_entries(client: httpx.Client, method: str) -> None:
+    kv_id = new_kv_id()
+    response = client.request(method, kv_path(kv_id))
+    expect_error(response, 404, f"No entries found for CAS ID {kv_id}.")
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [([], b""), (["Content-Length: 0"], b""), (["Transfer-Encoding: chunked"], chunked())],
+    ids=["no body", "empty body", "empty chunked body"],
+)
+def test_put_without_body_retrieves(
+    raw: RawConnection, client: httpx.Client, headers: list[str], body: bytes
+) -> None:
+    kv_id = stored(client, "YQ==")
+    target = f"PUT {kv_path(kv_id)}?{HANDLES}"
+    assert raw.ask(target, AUTHORIZATION, *headers, body=body).json() == {
+        "entries": entries_of("YQ==")
+    }
+    expect_entries(client, kv_id, "YQ==")  # and has changed nothing
+
+
+# Storing.
+
+
+def test_answer_to_storing_is_empty(client: httpx.Client) -> None:
+    response = store(client, new_kv_id(), new_value())
+    assert response.status_code == 204
+    assert response.content == b""
+    assert "Content-Length" not in response.headers  # RFC 9110, section 8.6
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["b", "a", "c"],
+        ["same", "same", "same"],
+        [str(number) for number in range(1000, 0, -1)],
+        [new_value(100)],
+        [new_value(50_000)],
+        ['quotes " and \\ and / and </script>'],
+        ["line\nfeed, tab\t, nul\0, delete\x7f"],
+        ["é ß 漢字 😀 \u2028"],
+        [" leading and trailing "],
+    ],
+    ids=[
+        "order",
+        "equal",
+        "many",
+        "short",
+        "long",
+        "quotes",
+        "control",
+        "unicode",
+        "spaces",
+    ],
+)
+def test_values_come_back_in_order_as_they_were(client: httpx.Client, values: list[str]) -> None:
+    expect_entries(client, stored(client, *values), *values)
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "text/plain", "application/x-www-form-urlencoded", None]
+)
+def test_content_type_does_not_matter(client: httpx.Client, content_type: str | None) -> None:
+    kv_id, headers = new_kv_id(), {"Content-Type": content_type} if content_type else {}
+    content = json.dumps({"cas_id": kv_id, "entries": entries_of("YQ==")}).encode()
+    assert client.put(STORE_PATH, content=content, headers=headers).status_code == 204
+    expect_entries(client, kv_id, "YQ==")
+
+
+def test_storing_again_replaces_all_entries(client: httpx.Client) -> None:
+    kv_id = stored(client, "first", "second", "third")
+    for number in range(20):
+        value = f"{number}-{new_value()}"
+        assert store(client, kv_id, value).status_code == 204
+        expect_entries(client, kv_id, value)  # at once, for both ways to retrieve
+
+
+def test_one_of_many_stores_at_once_wins_whole(client: httpx.Client) -> None:
+    kv_id = new_kv_id()
+    values = [[f"{number}"] * (number + 1) for number in range(50)]
+    answers = all_at_once(lambda number: store(client, kv_id, *values[number]), len(values))
+    assert {answer.status_code for answer in answers} == {204}
+    winner = [entry["value"] for entry in client.get(kv_path(kv_id)).json()["entries"]]
+    assert winner in values
+    expect_entries(client, kv_id, *winner)
+
+
+def test_readers_see_one_version_or_another(client: httpx.Client) -> None:
+    kv_id = stored(client, *["0"] * 100)
+
+    def store_or_read(number: int) -> None:
+        if number % 2:
+            assert store(client, kv_id, *[str(number)] * 100).status_code == 204
+        for _ in range(5):
+            entries = client.get(kv_path(kv_id)).json()["entries"]
+            assert len(entries) == 100
+            assert len({entry["value"] for entry in entries}) == 1
+
+    all_at_once(store_or_read, 20)
+
+
+def test_retrieving_and_artifacts_do_not_share_ids(client: httpx.Client) -> None:
+    kv_id = stored(client, "YQ==")
+    expect_error(client.get(f"/api/cache/cas/{kv_id}"), 404, "Artifact does not exist")
+
+
+# Refusing.
+
+
+def body_with(**fields: Any) -> bytes:
+    """A body that would be fine but for `fields`; None leaves one out."""
+    whole = {"cas_id": new_kv_id(), "entries": entries_of("YQ==")} | fields
+    return json.dumps(
+        {name: value for name, value in whole.items() if value != "left out"}
+    ).encode()
+
+
+DEEP = b"[" * 30_000 + b"]" * 30_000
+
+BAD_BODIES = {
+    "empty": b"",
+    "a space": b" ",
+    "cut short": body_with()[:-1],
+    "trailing bytes": body_with() + b"x",
+    "two documents": body_with() * 2,
+    "not JSON": b"cas_id=1&entries=2",
+    "NaN": b"NaN",
+    "null": b"null",
+    "a number": b"1",
+    "a string": b'"a"',
+    "a list": b"[]",
+    "an empty object": b"{}",
+    "single quotes": b"{'cas_id': 'a', 'entries': [{'value': 'a'}]}",
+    "no cas_id": body_with(cas_id="left out"),
+    "cas_id is null": body_with(cas_id=None),
+    "cas_id is a number": body_with(cas_id=1),
+    "cas_id is a list": body_with(cas_id=["a"]),
+    "no entries": body_with(entries="left out"),
+    "entries are null": body_with(entries=None),
+    "entries are an object": body_with(entries={"value": "a"}),
+    "entries are a string": body_with(entries="a"),
+    "entries are empty": body_with(entries=[]),
+    "an entry is null": body_with(entries=[None]),
+    "an entry is a string": body_with(entries=["a"]),
+    "an entry is a list": body_with(entries=[["a"]]),
+    "an entry is empty": body_with(entries=[{}]),
+    "a value is null": body_with(entries=[{"value": None}]),
+    "a value is a number": body_with(entries=[{"value": 1}]),
+    "a value is true": body_with(entries=[{"value": True}]),
+    "a value is an object": body_with(entries=[{"value": {}}]),
+    "only the last value is bad": body_with(entries=[*entries_of("a", "b"), {"value": 1}]),
+    "not UTF-8": body_with().replace(b"YQ==", b"\xff\xfe"),
+    "cut UTF-8": body_with().replace(b"YQ==", b"\xe2\x82"),
+    "UTF-16": body_with().decode().encode("utf-16"),
+    "a raw line feed in a string": body_with().replace(b"YQ==", b"Y\nQ"),
+    "a bad escape": body_with().replace(b"YQ==", rb"\x41"),
+    "nested deeply": DEEP,
+    "nested deeply, without end": b"[" * 60_000,
+    "objects nested deeply": b'{"cas_id":' * 5_000 + b"1" + b"}" * 5_000,
+    "entries nested deeply": b'{"cas_id": "a", "entries": ' + DEEP + b"}",
+}
+
+
+@framings
+@pytest.mark.parametrize("body", BAD_BODIES.values(), ids=BAD_BODIES)
+def test_body_that_is_not_what_it_should_be(
+    client: httpx.Client, body: bytes, framing: str
+) -> None:
+    expect_error(client.put(STORE_PATH, content=framed(body, framing)), 400)
+
+
+def test_refused_body_changes_nothing(client: httpx.Client) -> None:
+    kv_id = stored(client, "before")
+    for entries in ([], [{"value": "after"}, {"value": 1}]):
+        response = client.put(STORE_PATH, json={"cas_id": kv_id, "entries": entries})
+        expect_error(response, 400)
+    expect_entries(client, kv_id, "before")
+
+
+def body_of_size(kv_id: str, size: int) -> bytes:
+    """A body of so many bytes that stores one value."""
+    whole = json.dumps({"cas_id": kv_id, "entries": entries_of("")})
+    return whole.replace('""', f'"{"a" * (size - len(whole))}"').encode()
+
+
+@framings
+def test_body_of_just_the_limit_is_stored(client: httpx.Client, framing: str) -> None:
+    kv_id = new_kv_id()
+    body = body_of_size(kv_id, MAX_KEYVALUE)
+    assert client.put(STORE_PATH, content=framed(body, framing)).status_code == 204
+    assert client.get(kv_path(kv_id)).json() == {"entries": json.loads(body)["entries"]}
+
+
+@framings
+@pytest.mark.parametrize("excess", [1, 1_000_000])
+def test_body_over_the_limit_is_refused(client: httpx.Client, framing: str, excess: int) -> None:
+    kv_id = new_kv_id()
+    body = body_of_size(kv_id, MAX_KEYVALUE + excess)
+    expect_error(client.put(STORE_PATH, content=framed(body, framing)), 413)
+    expect_no_entries(client, kv_id)
+
+
+def test_body_that_stalls_is_refused(connect: Callable[[], RawConnection]) -> None:
+    began = time.monotonic()
+    stalled = [connect(), connect()]
+    for raw, header in zip(
+        stalled, ("Content-Length: 9", "Transfer-Encoding: chunked"), strict=True
+    ):
+        raw.begin(f"PUT {STORE_PATH}?{HANDLES}", AUTHORIZATION, header)
+    for raw in stalled:
+        expect_error(raw.response(), 408)
+    assert BODY_TIMEOUT * 0.9 < time.monotonic() - began < BODY_TIMEOUT + 2

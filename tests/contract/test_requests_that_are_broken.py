@@ -1,0 +1,404 @@
+"""Requests that no decent client sends: each gets an answer in JSON, and harms nobody."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .examples import (
+    MAX_UPLOAD,
+    STORE_PATH,
+    bearer,
+    cas_path,
+    expect_error,
+    expect_json_error,
+    expect_no_artifact,
+    expect_stored,
+    handles,
+    is_sane,
+    kv_path,
+    new_body,
+    new_cas_id,
+    upload,
+    uploaded,
+)
+from .facts import PROJECT, TOKEN
+from .raw import AUTHORIZATION, HANDLES, chunked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import httpx
+
+    from .raw import RawConnection
+
+CHUNKED = "Transfer-Encoding: chunked"
+
+# Paths and methods.
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/api",
+        "/api/cache",
+        "/api/cache/",
+        "/api/cache/cas",
+        "/api/cache/other/A",
+        "/API/cache/cas/A",
+        "/Up",
+        "/up/",
+        "/up/x",
+        "/_auth_cas/",
+        "/_auth_cas/x",
+        "/static/x",
+        "/favicon.ico",
+        "/robots.txt",
+        "/.env",
+        "/%00",
+        "/%0A",
+        "/%C3%A9",
+        "/%FF",
+        "/index.html?account_handle=Acme&project_handle=App",
+    ],
+)
+def test_unknown_path(client: httpx.Client, method: str, path: str) -> None:
+    response = client.request(method, path)
+    if method == "HEAD":
+        assert response.status_code == 404
+        assert response.content == b""
+    else:
+        expect_error(response, 404)
+
+
+@pytest.mark.parametrize("path", [cas_path(""), kv_path("")])
+def test_no_id_at_all(client: httpx.Client, path: str) -> None:
+    response = client.get(path)
+    expect_error(response, response.status_code)
+    assert response.status_code in {400, 404}
+
+
+ALLOWED = {
+    cas_path("A"): {"GET", "HEAD", "POST"},
+    kv_path("A"): {"GET", "HEAD", "PUT"},
+    STORE_PATH: {"PUT"},
+    "/up": {"GET", "HEAD"},
+}
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "BREW"]
+
+
+@pytest.mark.parametrize(
+    ("path", "method"),
+    [
+        (path, method)
+        for path, allowed in ALLOWED.items()
+        for method in METHODS
+        if method not in allowed
+    ],
+)
+def test_other_methods_on_a_known_path(raw: RawConnection, path: str, method: str) -> None:
+    answer = raw.ask(f"{method} {path}?{HANDLES}", AUTHORIZATION, "Content-Length: 0")
+    expect_error(answer, 405)
+    assert {name.strip() for name in answer.headers["Allow"].split(",")} == ALLOWED[path]
+
+
+def test_order_of_checks(stranger: httpx.Client) -> None:
+    """Path, method, handles and id, authorisation, operation."""
+    good, bad = handles(PROJECT), {"account_handle": "a.b", "project_handle": ""}
+    unknown = bearer("unknown")
+    expect_error(stranger.get("/api/cache", params=bad), 404)
+    expect_error(stranger.delete(cas_path("a.b"), params=bad), 405)
+    expect_error(stranger.get(cas_path("a.b"), params=good), 400)
+    expect_error(stranger.get(cas_path("A"), params=bad), 400)
+    expect_error(stranger.post(cas_path("a.b"), params=good, headers=unknown), 400)
+    expect_error(stranger.post(cas_path("A"), params=good, headers=unknown), 401)
+    expect_error(stranger.post(cas_path("A"), params=good, headers=bearer(TOKEN)), 400)
+    expect_error(stranger.put(STORE_PATH, params=bad, content=b"{"), 400)
+    expect_error(stranger.put(STORE_PATH, params=good, content=b"{"), 401)
+
+
+def test_too_large_without_access_is_refused_for_want_of_access(stranger: httpx.Client) -> None:
+    response = upload(stranger, "A", new_body(MAX_UPLOAD + 1), params=handles(PROJECT))
+    expect_error(response, 401)
+
+
+# Request ids.
+
+
+@pytest.mark.parametrize("sent", ["a", "build/4711", "~!@#$%^&*()[]{}|;:'\",.<>?`\\", "x" * 200])
+def test_sane_request_id_comes_back(stranger: httpx.Client, sent: str) -> None:
+    assert stranger.get("/up", headers={"X-Request-ID": sent}).headers["X-Request-ID"] == sent
+
+
+@pytest.mark.parametrize(
+    "sent",
+    ["", "x" * 201, "x" * 5_000, "two words", "tab\there", "é", "\x7f", "a,b c", '{"a": 1}'],
+)
+def test_odd_request_id_is_replaced(raw: RawConnection, sent: str) -> None:
+    first = raw.ask("GET /up", f"X-Request-ID: {sent}")
+    second = raw.ask("GET /up", f"X-Request-ID: {sent}")
+    if first.status_code == 400:  # refused altogether: a control character
+        assert sent == "\x7f"
+        return
+    ids = [answer.headers["X-Request-ID"] for answer in (first, second)]
+    assert all(map(is_sane, ids))
+    assert sent not in ids
+    assert ids[0] != ids[1]
+
+
+def test_every_response_carries_the_request_id(client: httpx.Client) -> None:
+    path = cas_path(uploaded(client, b"abc"))
+    responses: dict[int, httpx.Response] = {}
+    for method, url, headers in (
+        ("GET", path, {}),
+        ("POST", path, {}),
+        ("GET", path, {"Range": "bytes=0-0"}),
+        ("GET", path, {"If-None-Match": "*"}),
+        ("GET", cas_path("a.b"), {}),
+        ("GET", path, bearer("unknown")),
+        ("GET", path, {"If-Match": '"a"'}),
+        ("GET", path, {"Range": "bytes=9-"}),
+        ("GET", path + "X", {}),
+        ("DELETE", path, {}),
+        ("HEAD", path, {}),
+    ):
+        content = b"x" if method == "POST" else None
+        response = client.request(
+            method, url, headers={"X-Request-ID": "one/two"} | headers, content=content
+        )
+        assert response.headers.get_list("X-Request-ID") == ["one/two"]
+        responses[response.status_code] = response
+    assert sorted(responses) == [200, 204, 206, 304, 400, 401, 404, 405, 412, 416]
+
+
+# Not quite HTTP.
+
+HOST = "Host: localhost"
+
+MALFORMED = {
+    "garbage": "GARBAGE\r\n\r\n",
+    "only spaces": "   \r\n\r\n",
+    "binary": "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    "no version": f"GET /up\r\n{HOST}\r\n\r\n",
+    "no target": f"GET HTTP/1.1\r\n{HOST}\r\n\r\n",
+    "spaces in the target": f"GET /up /up HTTP/1.1\r\n{HOST}\r\n\r\n",
+    "bare bytes in the target": f"GET /up?\xe9 HTTP/1.1\r\n{HOST}\r\n\r\n",
+    "nul in the target": f"GET /u\0p HTTP/1.1\r\n{HOST}\r\n\r\n",
+    "target without a slash": f"GET up HTTP/1.1\r\n{HOST}\r\n\r\n",
+    "odd version": f"GET /up HTTP/one\r\n{HOST}\r\n\r\n",
+    "no host": "GET /up HTTP/1.1\r\n\r\n",
+    "two hosts": f"GET /up HTTP/1.1\r\n{HOST}\r\nHost: other\r\n\r\n",
+    "space before the colon": f"GET /up HTTP/1.1\r\n{HOST}\r\nX-A : b\r\n\r\n",
+    "space in a name": f"GET /up HTTP/1.1\r\n{HOST}\r\nX A: b\r\n\r\n",
+    "no colon": f"GET /up HTTP/1.1\r\n{HOST}\r\nnonsense\r\n\r\n",
+    "nameless header": f"GET /up HTTP/1.1\r\n{HOST}\r\n: b\r\n\r\n",
+    "nul in a value": f"GET /up HTTP/1.1\r\n{HOST}\r\nX-A: b\0c\r\n\r\n",
+    "bare CR in a value": f"GET /up HTTP/1.1\r\n{HOST}\r\nX-A: b\rX-C: d\r\n\r\n",
+    "negative length": f"POST /up HTTP/1.1\r\n{HOST}\r\nContent-Length: -1\r\n\r\n",
+    "length that is no number": f"POST /up HTTP/1.1\r\n{HOST}\r\nContent-Length: ten\r\n\r\n",
+    "length in hexadecimal": f"POST /up HTTP/1.1\r\n{HOST}\r\nContent-Length: 0x1\r\n\r\n",
+    "signed length": f"POST /up HTTP/1.1\r\n{HOST}\r\nContent-Length: +1\r\n\r\n",
+    "huge length": f"POST /up HTTP/1.1\r\n{HOST}\r\nContent-Length: {'9' * 30}\r\n\r\n",
+    "two lengths": f"POST /up HTTP/1.1\r\n{HOST}\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("request_", MALFORMED.values(), ids=MALFORMED)
+def test_malformed_request_is_refused(raw: RawConnection, request_: str) -> None:
+    raw.send(request_.encode("latin-1"))
+    expect_json_error(raw.response(), 400)
+    assert raw.closes(within=2)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        MALFORMED["garbage"],
+        f"GET /up HTTP/9.9\r\n{HOST}\r\n\r\n",
+        f"GET /up HTTP/1.1\r\n{HOST}\r\nX-A: {'a' * 20_000}\r\n\r\n",
+    ],
+    ids=["malformed", "other version", "header bomb"],
+)
+def test_refusal_of_what_is_not_a_request_carries_a_request_id(
+    raw: RawConnection, request_: str
+) -> None:
+    """The contract wants it on all responses, with a new id where the client's is unknown."""
+    raw.send(request_.encode())
+    assert is_sane(raw.response().headers.get("X-Request-ID", ""))
+
+
+def test_refusal_of_a_broken_body_carries_the_request_id(raw: RawConnection) -> None:
+    """By then the request, and so its id, is known."""
+    target = f"POST {cas_path(new_cas_id())}?{HANDLES}"
+    answer = raw.ask(target, AUTHORIZATION, CHUNKED, "X-Request-ID: one/two", body=b"zz\r\n")
+    expect_json_error(answer, 400)
+    assert answer.headers.get("X-Request-ID") == "one/two"
+
+
+@pytest.mark.parametrize("version", ["2.0", "3.0", "1.2", "0.9", "9.9"])
+def test_other_version_of_http_is_refused(raw: RawConnection, version: str) -> None:
+    raw.send(f"GET /up HTTP/{version}\r\n{HOST}\r\n\r\n".encode())
+    answer = raw.response()
+    expect_json_error(answer, answer.status_code)
+    assert answer.status_code in {400, 505}
+    assert raw.closes(within=2)
+
+
+def test_http_1_0_is_answered_and_closed(raw: RawConnection) -> None:
+    raw.send(b"GET /up HTTP/1.0\r\n\r\n")
+    assert raw.response().status_code == 200
+    assert raw.closes(within=2)
+
+
+BOMBS = {
+    "one long value": f"X-A: {'a' * 20_000}\r\n",
+    "one long name": f"{'X' * 20_000}: a\r\n",
+    "many headers": "".join(f"X-{number}: {'a' * 90}\r\n" for number in range(200)),
+    "very many empty headers": "".join(f"X{number}:\r\n" for number in range(5_000)),
+    "long authorization": f"Authorization: Bearer {'a' * 20_000}\r\n",
+    "a megabyte": f"X-A: {'a' * 1_000_000}\r\n",
+    "without end": f"X-A: {'a' * 100_000}",
+}
+
+
+@pytest.mark.parametrize("headers", BOMBS.values(), ids=BOMBS)
+def test_header_bomb_is_refused(raw: RawConnection, headers: str) -> None:
+    with suppress(ConnectionResetError, BrokenPipeError):  # refused before it was all sent
+        raw.send(f"GET /up HTTP/1.1\r\n{HOST}\r\n{headers}\r\n".encode())
+    expect_json_error(raw.response(), 431)
+    assert raw.closes(within=2)
+
+
+def test_long_target_is_refused(raw: RawConnection) -> None:
+    raw.send(f"GET /up?{'a' * 20_000} HTTP/1.1\r\n{HOST}\r\n\r\n".encode())
+    answer = raw.response()
+    expect_json_error(answer, answer.status_code)
+    assert answer.status_code in {414, 431}
+
+
+def test_headers_of_some_kilobytes_are_fine(stranger: httpx.Client) -> None:
+    headers = {f"X-{number}": "a" * 1_000 for number in range(7)}
+    assert stranger.get("/up", headers=headers).status_code == 200
+
+
+# Bodies that are not framed as they should be.
+
+BAD_FRAMING = {
+    "bad chunk size": ([CHUNKED], b"zz\r\nabc\r\n0\r\n\r\n"),
+    "negative chunk size": ([CHUNKED], b"-1\r\nabc\r\n0\r\n\r\n"),
+    "huge chunk size": ([CHUNKED], b"f" * 30 + b"\r\nabc\r\n0\r\n\r\n"),
+    "chunk longer than its size": ([CHUNKED], b"1\r\nabc\r\n0\r\n\r\n"),
+    "bad second chunk": ([CHUNKED], b"3\r\nabc\r\nzz\r\n0\r\n\r\n"),
+    "other coding": (["Transfer-Encoding: gzip"], b"abc"),
+    "other coding before": (["Transfer-Encoding: gzip, chunked"], chunked(b"abc")),
+    "chunked twice": (["Transfer-Encoding: chunked, chunked"], chunked(b"abc")),
+    "two codings": ([CHUNKED, "Transfer-Encoding: identity"], chunked(b"abc")),
+}
+
+
+@pytest.mark.parametrize(("headers", "body"), BAD_FRAMING.values(), ids=BAD_FRAMING)
+def test_badly_framed_upload_stores_nothing(
+    raw: RawConnection, client: httpx.Client, headers: list[str], body: bytes
+) -> None:
+    cas_id = new_cas_id()
+    raw.begin(f"POST {cas_path(cas_id)}?{HANDLES}", AUTHORIZATION, *headers)
+    raw.send(body)
+    answer = raw.response()
+    expect_json_error(answer, answer.status_code)
+    assert answer.status_code in {400, 501}
+    assert raw.closes(within=2)
+    expect_no_artifact(client, cas_id)
+
+
+@pytest.mark.parametrize("coding", ["chunked", "Chunked", "CHUNKED"])
+def test_coding_s_name_has_no_case(raw: RawConnection, client: httpx.Client, coding: str) -> None:
+    cas_id = new_cas_id()
+    request = f"POST {cas_path(cas_id)}?{HANDLES}"
+    answer = raw.ask(
+        request, AUTHORIZATION, f"Transfer-Encoding: {coding}", body=chunked(b"ab", b"c")
+    )
+    assert answer.status_code == 204
+    expect_stored(client, cas_id, b"abc")
+
+
+def test_chunk_extensions_and_trailers_are_dropped(
+    raw: RawConnection, client: httpx.Client
+) -> None:
+    cas_id = new_cas_id()
+    body = b"3;name=value\r\nabc\r\n0\r\nX-Trailer: a\r\n\r\n"
+    answer = raw.ask(f"POST {cas_path(cas_id)}?{HANDLES}", AUTHORIZATION, CHUNKED, body=body)
+    assert answer.status_code == 204
+    expect_stored(client, cas_id, b"abc")
+
+
+@pytest.mark.parametrize("first", ["length", "coding"])
+def test_length_and_coding_together_smuggle_nothing(
+    raw: RawConnection, client: httpx.Client, first: str
+) -> None:
+    """RFC 9112, 6.3: refuse it, or take the coding and close the connection."""
+    cas_id = new_cas_id()
+    smuggled = raw.head(f"POST {cas_path(cas_id)}?{HANDLES}", AUTHORIZATION, "Content-Length: 1")
+    body = chunked(b"abc") + smuggled + b"x"
+    headers = [f"Content-Length: {len(body)}", CHUNKED]
+    raw.begin(
+        f"POST {cas_path(new_cas_id())}?{HANDLES}",
+        AUTHORIZATION,
+        *(headers if first == "length" else reversed(headers)),
+    )
+    raw.send(body)
+    assert raw.response().status_code in {204, 400}
+    assert raw.closes(within=1)
+    expect_no_artifact(client, cas_id)
+
+
+def test_get_with_a_body_is_answered_and_kept_in_step(
+    raw: RawConnection, client: httpx.Client
+) -> None:
+    target = f"{cas_path(uploaded(client, b'stored'))}?{HANDLES}"
+    for body in (b"", b"abc", new_body(200_000)):
+        answer = raw.ask(f"GET {target}", AUTHORIZATION, f"Content-Length: {len(body)}", body=body)
+        assert answer.content == b"stored"
+
+
+def test_pipelined_requests_are_answered_in_order(raw: RawConnection, client: httpx.Client) -> None:
+    bodies = [new_body() for _ in range(5)]
+    paths = [cas_path(uploaded(client, body)) for body in bodies]
+    raw.send(b"".join(raw.head(f"GET {path}?{HANDLES}", AUTHORIZATION) for path in paths))
+    assert [raw.response().content for _ in paths] == bodies
+
+
+def test_pipelined_uploads_are_all_stored(raw: RawConnection, client: httpx.Client) -> None:
+    bodies = {new_cas_id(): new_body(100_000) for _ in range(5)}
+    for cas_id, body in bodies.items():
+        raw.begin(
+            f"POST {cas_path(cas_id)}?{HANDLES}", AUTHORIZATION, f"Content-Length: {len(body)}"
+        )
+        raw.send(body)
+    assert [raw.response().status_code for _ in bodies] == [204] * 5
+    for cas_id, body in bodies.items():
+        expect_stored(client, cas_id, body)
+
+
+@pytest.mark.parametrize("request_", ["OPTIONS *", "CONNECT localhost:80", "GET *"])
+def test_odd_targets(raw: RawConnection, request_: str) -> None:
+    answer = raw.ask(request_)
+    expect_json_error(answer, answer.status_code)
+    assert 400 <= answer.status_code < 500
+
+
+def test_request_that_comes_byte_by_byte(raw: RawConnection) -> None:
+    for byte in raw.head("GET /up"):
+        raw.send(bytes([byte]))
+    assert raw.response().status_code == 200
+
+
+def test_connections_that_say_nothing_harm_nobody(
+    connect: Callable[[], RawConnection], stranger: httpx.Client
+) -> None:
+    for number in range(60):
+        connect().send(b"GET /up HTTP/1.1\r\nHost: lo"[: number // 2])
+    assert stranger.get("/up").status_code == 200

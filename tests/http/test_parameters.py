@@ -1,0 +1,86 @@
+"""A request names its project once, in one spelling, or it is refused."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cache_actors.http.parameters import project_in
+from cache_actors.storage.layout import InvalidIdentifier, Project
+
+GOOD = b"account_handle=acme&project_handle=app"
+
+
+def refusal_of(query: bytes) -> str:
+    with pytest.raises(InvalidIdentifier) as refused:
+        project_in(query)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        GOOD,
+        b"project_handle=app&account_handle=acme",
+        b"account_handle=Acme&project_handle=APP",
+        b"x=1&account_handle=acme&x=2&project_handle=app&",
+        b"&&account_handle=acme&&project_handle=app",
+        b"account_handle=%61cme&project_handle=%41pp",
+        b"account_handle=acme&project_handle=app&x=\xff%ff",
+    ],
+)
+def test_project_is_what_the_two_handles_name(query: bytes) -> None:
+    assert project_in(query) == Project("acme", "app")
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        (b"", "account_handle is missing"),
+        (b"project_handle=app", "account_handle is missing"),
+        (b"account_handle=acme", "project_handle is missing"),
+        (b"account=acme&project_handle=app", "account_handle is missing"),
+        (b"account_handle =acme&project_handle=app", "account_handle is missing"),
+        (b"account_handle=acme;project_handle=app", "project_handle is missing"),
+        (GOOD + b"&account_handle=acme", "account_handle is given more than once"),
+        (GOOD + b"&project_handle=other", "project_handle is given more than once"),
+        (GOOD + b"&account_handle", "account_handle is given more than once"),
+        (GOOD + b"&Account_Handle=other", "account_handle is given more than once"),
+        (b"PROJECT_HANDLE=other&" + GOOD, "project_handle is given more than once"),
+        (GOOD + b"&%61ccount_handle=other", "account_handle is given more than once"),
+        (b"Account_handle=acme&project_handle=app", "account_handle is missing: .*lower case"),
+        (b"account_handle=acme&PROJECT_HANDLE=app", "project_handle is missing: .*lower case"),
+        (b"account_handle=&project_handle=app", "account_handle '' is invalid"),
+        (b"account_handle&project_handle=app", "account_handle '' is invalid"),
+        (b"account_handle=acme&project_handle=a/b", "project_handle 'a/b' is invalid"),
+        (b"account_handle=acme&project_handle=a%2fb", "project_handle 'a/b' is invalid"),
+        (b"account_handle=..&project_handle=app", r"account_handle '\.\.' is invalid"),
+        (b"account_handle=acme%0a&project_handle=app", r"account_handle 'acme\\n' is invalid"),
+        (b"account_handle=ac+me&project_handle=app", "account_handle 'ac me' is invalid"),
+        (b"account_handle=acme%00&project_handle=app", r"account_handle 'acme\\x00' is invalid"),
+        (b"account_handle=caf%C3%A9&project_handle=app", r"account_handle 'caf\\xe9' is invalid"),
+        (b"account_handle=%ff&project_handle=app", r"account_handle '\\ufffd' is invalid"),
+        (b"account_handle=\xff&project_handle=app", r"account_handle '\\ufffd' is invalid"),
+        (b"account_handle=a%&project_handle=app", "account_handle 'a%' is invalid"),
+    ],
+)
+def test_handle_that_is_missing_repeated_or_odd_is_refused(query: bytes, message: str) -> None:
+    with pytest.raises(InvalidIdentifier, match=f"^{message}"):
+        project_in(query)
+
+
+@given(st.binary(max_size=40))
+def test_no_query_string_is_more_than_refused(query: bytes) -> None:
+    message = refusal_of(query)
+    assert message.isascii()
+    assert message.isprintable()
+
+
+@given(st.binary(max_size=20))
+def test_nothing_that_follows_changes_the_project(more: bytes) -> None:
+    try:
+        project = project_in(GOOD + b"&" + more)
+    except InvalidIdentifier:
+        return
+    assert project == Project("acme", "app")

@@ -1,0 +1,822 @@
+"""Files appear whole or not at all, once or replaced, and stay when that has been said."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import shutil
+import stat
+import tempfile
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cache_actors.storage import files
+from cache_actors.storage.files import (
+    FileStore,
+    Lookup,
+    Publication,
+    Published,
+    Replacement,
+    Version,
+)
+from cache_actors.storage.layout import TEMPORARY
+from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from multiprocessing.connection import Connection
+
+SPAWN = multiprocessing.get_context("spawn")
+STORED, EXISTS = Published.STORED, Published.EXISTS
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "cas"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
+def temporary(root: Path) -> Iterator[TemporaryFolder]:
+    folder = TemporaryFolder(root / TEMPORARY)
+    yield folder
+    folder.remove()
+
+
+@pytest.fixture(params=[True, False], ids=["durable", "relaxed"])
+def store(root: Path, temporary: TemporaryFolder, request: pytest.FixtureRequest) -> FileStore:
+    """A store of either sort."""
+    return FileStore(root, temporary, durable=request.param)
+
+
+@pytest.fixture
+def durable(root: Path, temporary: TemporaryFolder) -> FileStore:
+    return FileStore(root, temporary, durable=True)
+
+
+@pytest.fixture
+def relaxed(root: Path, temporary: TemporaryFolder) -> FileStore:
+    return FileStore(root, temporary, durable=False)
+
+
+@pytest.fixture
+def path(root: Path) -> Path:
+    """Where a file may go; none of the folders above is there yet."""
+    return root / "acme" / "app" / "cas" / "AB" / "01AB"
+
+
+def publish(store: FileStore, path: Path, *pieces: bytes) -> Published | OSError:
+    (outcome,) = store.publish([Publication(path, pieces)])
+    return outcome
+
+
+def publish_file(store: FileStore, path: Path, source: TemporaryFile) -> Published | OSError:
+    (outcome,) = store.publish([Publication(path, source)])
+    return outcome
+
+
+def replace(store: FileStore, path: Path, data: bytes) -> OSError | None:
+    (outcome,) = store.replace([Replacement(path, data)])
+    return outcome
+
+
+def load(store: FileStore, path: Path, known: Version | None = None) -> Version | OSError | None:
+    (found,) = store.load([Lookup(path, known)])
+    return found
+
+
+def loaded(store: FileStore, path: Path, known: Version | None = None) -> Version:
+    version = load(store, path, known)
+    assert isinstance(version, Version)
+    return version
+
+
+def number_of(outcome: object) -> int | None:
+    """The number of the operating system error that an outcome is."""
+    assert isinstance(outcome, OSError)
+    return outcome.errno
+
+
+def leftovers(temporary: TemporaryFolder) -> list[str]:
+    """Temporary files that still have a name, or no name but a descriptor."""
+    open_files = [str(fd.readlink()) for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
+    return [str(file) for file in temporary.path.iterdir()] + [
+        file for file in open_files if file.startswith(f"{temporary.path}/")
+    ]
+
+
+def files_below(root: Path) -> list[Path]:
+    return sorted(p for p in root.rglob("*") if p.is_file() and TEMPORARY not in p.parts)
+
+
+def fail(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+class Journal:
+    """What has been asked of the kernel, in order, and from that, what survives a power cut.
+
+    Attributes:
+        data_fails: whether syncing files fails.
+        folders_that_fail: those that cannot be synced.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.events: list[tuple[str, Path | int]] = []
+        self.data_fails = False
+        self.folders_that_fail: set[Path] = set()
+        for name in ("mkdir", "link", "replace"):
+            patch.setattr(os, name, self._naming(getattr(os, name), 0 if name == "mkdir" else 1))
+        for name in ("fsync", "fdatasync"):
+            patch.setattr(os, name, self._syncing(getattr(os, name)))
+
+    def survives(self, path: Path, root: Path) -> bool:
+        """Whether the file at `path` would be there, whole, after a power cut."""
+        if not path.exists():
+            return False
+        data = ("data", path.stat().st_ino)
+        named = ("name", path)
+        written_first = data in self.events and self.events.index(data) < self.events.index(named)
+        return written_first and all(
+            self._name_survives(part) for part in (path, *path.parents) if root in part.parents
+        )
+
+    def syncs(self) -> list[tuple[str, Path | int]]:
+        """All syncs so far."""
+        return [event for event in self.events if event[0] != "name"]
+
+    def synced_folders(self) -> list[Path | int]:
+        """The folders among them."""
+        return [what for kind, what in self.events if kind == "folder"]
+
+    def _name_survives(self, path: Path) -> bool:
+        events = self.events
+        named = max((i for i, event in enumerate(events) if event == ("name", path)), default=-1)
+        return ("folder", path.parent) in events[named + 1 :]
+
+    def _naming(self, action: Callable[..., None], position: int) -> Callable[..., None]:
+        def naming(*args: Any, **options: Any) -> None:
+            action(*args, **options)
+            self.events.append(("name", Path(args[position])))
+
+        return naming
+
+    def _syncing(self, action: Callable[[int], None]) -> Callable[[int], None]:
+        def syncing(fd: int) -> None:
+            status = os.fstat(fd)
+            folder = Path(f"/proc/self/fd/{fd}").readlink()
+            is_folder = stat.S_ISDIR(status.st_mode)
+            if folder in self.folders_that_fail or (self.data_fails and not is_folder):
+                raise fail(errno.EIO)
+            action(fd)
+            self.events.append(("folder", folder) if is_folder else ("data", status.st_ino))
+
+        return syncing
+
+
+@pytest.fixture
+def journal(monkeypatch: pytest.MonkeyPatch) -> Journal:
+    return Journal(monkeypatch)
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that has room for one more byte per write."""
+    full: set[int] = set()
+
+    def writev(fd: int, buffers: Sequence[bytes]) -> int:
+        if fd in full:
+            raise fail(errno.ENOSPC)
+        full.add(fd)
+        return os.write(fd, b"".join(buffers)[:1])
+
+    monkeypatch.setattr(os, "writev", writev)
+
+
+@contextmanager
+def umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+# Publishing.
+
+
+def test_published_file_has_all_pieces(store: FileStore, path: Path) -> None:
+    assert publish(store, path, b"abc", b"", b"def") is STORED
+    assert path.read_bytes() == b"abcdef"
+
+
+def test_second_publication_gets_exists_and_changes_nothing(store: FileStore, path: Path) -> None:
+    publish(store, path, b"first")
+    before = path.stat()
+    assert publish(store, path, b"second") is EXISTS
+    assert path.read_bytes() == b"first"
+    assert path.stat().st_ino == before.st_ino
+
+
+def test_first_of_a_batch_wins_a_path(store: FileStore, path: Path) -> None:
+    batch = [Publication(path, [letter]) for letter in (b"a", b"b", b"c")]
+    assert store.publish(batch) == [STORED, EXISTS, EXISTS]
+    assert path.read_bytes() == b"a"
+
+
+def test_name_taken_at_the_last_moment_is_exists(
+    store: FileStore, path: Path, temporary: TemporaryFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_link = TemporaryFile.link
+
+    def link_too_late(file: TemporaryFile, target: Path) -> None:
+        target.write_bytes(b"another process's")
+        really_link(file, target)
+
+    monkeypatch.setattr(TemporaryFile, "link", link_too_late)
+    assert publish(store, path, b"ours") is EXISTS
+    assert path.read_bytes() == b"another process's"
+    assert leftovers(temporary) == []
+
+
+@pytest.fixture(params=["folder is a file", "name is too long"])
+def impossible(root: Path, request: pytest.FixtureRequest) -> Path:
+    """A path at which there can be no file."""
+    if request.param == "name is too long":
+        return root / "acme" / ("x" * 300)
+    (root / "file").write_bytes(b"")
+    return root / "file" / "x"
+
+
+def test_failing_publication_does_not_hurt_the_others(
+    store: FileStore, root: Path, impossible: Path, temporary: TemporaryFolder
+) -> None:
+    batch = [Publication(p, [b"x"]) for p in (root / "a" / "1", impossible, root / "a" / "2")]
+    first, failed, last = store.publish(batch)
+    assert (first, last) == (STORED, STORED)
+    assert isinstance(failed, OSError)
+    assert leftovers(temporary) == []
+
+
+def test_temporary_files_are_gone_whatever_the_outcome(
+    store: FileStore, path: Path, temporary: TemporaryFolder
+) -> None:
+    publish(store, path, b"stored")
+    publish(store, path, b"exists")
+    assert leftovers(temporary) == []
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_publication_on_a_full_disk_fails_and_leaves_nothing(
+    store: FileStore, root: Path, path: Path, temporary: TemporaryFolder
+) -> None:
+    assert number_of(publish(store, path, b"abc")) == errno.ENOSPC
+    assert files_below(root) == []
+    assert leftovers(temporary) == []
+
+
+def test_uploaded_file_is_published_as_it_is_and_left_to_its_owner(
+    store: FileStore, path: Path, temporary: TemporaryFolder
+) -> None:
+    upload = temporary.create()
+    upload.write([b"abc"])
+    assert publish_file(store, path, upload) is STORED
+    assert path.stat().st_ino == os.fstat(upload._fd).st_ino
+    upload.discard()
+    assert path.read_bytes() == b"abc"
+    assert leftovers(temporary) == []
+
+
+@pytest.mark.parametrize("how", ["publish", "replace", "publish a named file"])
+def test_files_and_folders_are_for_the_group_whatever_the_umask(
+    store: FileStore, root: Path, path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    with umask(0o077):
+        if how == "publish a named file":
+            without_anonymous_files(monkeypatch)
+        if how == "replace":
+            replace(store, path, b"x")
+        else:
+            publish(store, path, b"x")
+    modes = [stat.S_IMODE(p.stat().st_mode) for p in (path, *path.parents) if root in p.parents]
+    assert modes == [0o640, 0o2750, 0o2750, 0o2750, 0o2750]
+
+
+def without_anonymous_files(patch: pytest.MonkeyPatch) -> None:
+    really_open = os.open
+
+    def refusing_open(path: str | Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise fail(errno.EOPNOTSUPP)
+        return really_open(path, flags, mode)
+
+    patch.setattr(os, "open", refusing_open)
+
+
+def test_publishing_works_without_anonymous_files(
+    store: FileStore, path: Path, temporary: TemporaryFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_anonymous_files(monkeypatch)
+    assert publish(store, path, b"first") is STORED
+    assert publish(store, path, b"second") is EXISTS
+    assert path.read_bytes() == b"first"
+    assert leftovers(temporary) == []
+
+
+@pytest.mark.parametrize("level", [1, 2, 3, 4])
+def test_folder_removed_behind_the_stores_back_is_made_again(
+    store: FileStore, path: Path, level: int
+) -> None:
+    for store_it in (publish, replace):
+        publish(store, path.with_name("other"), b"x")
+        shutil.rmtree(path.parents[level - 1])
+        assert store_it(store, path, b"again") in {STORED, None}
+        assert path.read_bytes() == b"again"
+
+
+# Files from another device.
+
+
+@pytest.fixture
+def elsewhere(root: Path) -> Iterator[TemporaryFolder]:
+    """A temporary folder on another file system than the store's."""
+    memory = Path("/dev/shm")  # noqa: S108
+    if not memory.is_dir() or memory.stat().st_dev == root.stat().st_dev:
+        pytest.skip("there is no second file system")
+    parent = Path(tempfile.mkdtemp(dir=memory))
+    folder = TemporaryFolder(parent)
+    yield folder
+    folder.remove()
+    parent.rmdir()
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_file_on_another_device_is_copied(
+    store: FileStore,
+    path: Path,
+    temporary: TemporaryFolder,
+    elsewhere: TemporaryFolder,
+    named: bool,
+) -> None:
+    upload = elsewhere.create(named=named)
+    data = os.urandom((1 << 20) + 1)
+    upload.write([data])
+    assert publish_file(store, path, upload) is STORED
+    assert path.read_bytes() == data
+    assert leftovers(temporary) == []
+    upload.discard()
+
+
+def test_copied_file_survives_a_power_cut(
+    durable: FileStore,
+    root: Path,
+    path: Path,
+    temporary: TemporaryFolder,
+    journal: Journal,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(TemporaryFile, "device", lambda _: -1)
+    upload = temporary.create()
+    upload.write([b"abc"])
+    assert publish_file(durable, path, upload) is STORED
+    assert path.stat().st_ino != os.fstat(upload._fd).st_ino
+    assert journal.survives(path, root)
+    upload.discard()
+    assert leftovers(temporary) == []
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_copy_that_finds_no_room_leaves_nothing_but_its_source(
+    store: FileStore,
+    root: Path,
+    path: Path,
+    temporary: TemporaryFolder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(TemporaryFile, "device", lambda _: -1)
+    upload = temporary.create()
+    os.write(upload._fd, b"abc")
+    assert number_of(publish_file(store, path, upload)) == errno.ENOSPC
+    assert os.pread(upload._fd, 3, 0) == b"abc"
+    upload.discard()
+    assert files_below(root) == []
+    assert leftovers(temporary) == []
+
+
+# Replacing.
+
+
+def test_replacing_writes_and_overwrites(
+    store: FileStore, path: Path, temporary: TemporaryFolder
+) -> None:
+    for data in (b"first", b"second, longer", b"3"):
+        assert replace(store, path, data) is None
+        assert path.read_bytes() == data
+    assert leftovers(temporary) == []
+
+
+def test_last_of_a_batch_stays(store: FileStore, path: Path) -> None:
+    batch = [Replacement(path, letter) for letter in (b"a", b"b", b"c")]
+    assert store.replace(batch) == [None, None, None]
+    assert path.read_bytes() == b"c"
+
+
+def test_failing_replacement_does_not_hurt_the_others(
+    store: FileStore, root: Path, impossible: Path, temporary: TemporaryFolder
+) -> None:
+    batch = [Replacement(p, b"x") for p in (root / "a" / "1", impossible, root / "a" / "2")]
+    first, failed, last = store.replace(batch)
+    assert (first, last) == (None, None)
+    assert isinstance(failed, OSError)
+    assert (root / "a" / "2").read_bytes() == b"x"
+    assert leftovers(temporary) == []
+
+
+def test_replacement_that_finds_no_room_leaves_the_file_before_it(
+    store: FileStore, path: Path, temporary: TemporaryFolder, request: pytest.FixtureRequest
+) -> None:
+    replace(store, path, b"before")
+    request.getfixturevalue("full_disk")
+    assert number_of(replace(store, path, b"after")) == errno.ENOSPC
+    assert path.read_bytes() == b"before"
+    assert leftovers(temporary) == []
+
+
+def test_readers_see_whole_versions_only(relaxed: FileStore, path: Path) -> None:
+    versions = [letter * size for letter, size in ((b"a", 70_000), (b"b", 100_000), (b"c", 1))]
+    replace(relaxed, path, versions[0])
+    stop = threading.Event()
+    seen: set[bytes] = set()
+
+    def read() -> None:
+        known: Version | None = None
+        while not stop.is_set():
+            seen.add(path.read_bytes())
+            known = loaded(relaxed, path, known)
+            seen.add(known.data)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(600):
+        replace(relaxed, path, versions[number % 3])
+    stop.set()
+    reader.join()
+    assert seen <= set(versions)
+    assert len(seen) > 1
+
+
+# Surviving a power cut.
+
+
+@pytest.mark.parametrize("store_it", [publish, replace])
+def test_durable_file_survives_with_every_new_folder_above_it(
+    durable: FileStore,
+    root: Path,
+    path: Path,
+    journal: Journal,
+    store_it: Callable[[FileStore, Path, bytes], Published | OSError | None],
+) -> None:
+    assert store_it(durable, path, b"abc") in {STORED, None}
+    assert journal.survives(path, root)
+
+
+@pytest.mark.parametrize("store_it", [publish, replace])
+def test_file_in_a_folder_that_was_removed_meanwhile_survives_too(
+    durable: FileStore,
+    root: Path,
+    path: Path,
+    journal: Journal,
+    store_it: Callable[[FileStore, Path, bytes], Published | OSError | None],
+) -> None:
+    publish(durable, path.with_name("other"), b"x")
+    shutil.rmtree(root / "acme")
+    journal.events.clear()
+    assert store_it(durable, path, b"abc") in {STORED, None}
+    assert journal.survives(path, root)
+
+
+def test_folders_that_another_made_are_synced_at_first_use(
+    durable: FileStore, root: Path, path: Path, journal: Journal
+) -> None:
+    path.parent.mkdir(parents=True)  # somebody may not have come to syncing them
+    journal.events.clear()
+    publish(durable, path, b"x")
+    assert journal.survives(path, root)
+
+
+@pytest.mark.parametrize("ask", ["publish", "exists"])
+def test_what_another_published_is_synced_before_it_is_said_to_exist(
+    durable: FileStore, root: Path, path: Path, journal: Journal, ask: str
+) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"another process's")
+    journal.events.clear()
+    assert (publish(durable, path, b"x") is EXISTS) if ask == "publish" else durable.exists(path)
+    expected = {folder for folder in path.parents if folder == root or root in folder.parents}
+    assert set(journal.synced_folders()) == expected
+
+
+def test_files_of_a_batch_share_the_sync_of_their_folder(
+    durable: FileStore, path: Path, journal: Journal
+) -> None:
+    publish(durable, path, b"x")
+    journal.events.clear()
+    batch = [Publication(path.with_name(f"{number}"), [b"x"]) for number in range(9)]
+    assert durable.publish(batch) == [STORED] * 9
+    assert journal.synced_folders() == [path.parent]
+    assert all(journal.survives(item.path, path.parent) for item in batch)
+
+
+def test_every_folder_of_a_batch_is_synced(
+    durable: FileStore, root: Path, journal: Journal
+) -> None:
+    paths = [root / "acme" / folder / name for folder in "abc" for name in "xy"]
+    assert durable.publish([Publication(p, [b"x"]) for p in paths]) == [STORED] * 6
+    assert all(journal.survives(p, root) for p in paths)
+    paths = [p.with_name("replaced") for p in paths[::2]]
+    assert durable.replace([Replacement(p, b"x") for p in paths]) == [None] * 3
+    assert all(journal.survives(p, root) for p in paths)
+
+
+def test_files_survive_when_more_folders_are_used_than_remembered(
+    durable: FileStore, root: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_MOST_KNOWN_FOLDERS", 3)
+    paths = [root / a / b / c for c in "xy" for a in "123" for b in "456"]
+    for p in paths:
+        publish(durable, p, b"x")
+    assert all(journal.survives(p, root) for p in paths)
+
+
+def test_relaxed_store_never_syncs(
+    relaxed: FileStore, path: Path, temporary: TemporaryFolder, journal: Journal
+) -> None:
+    upload = temporary.create()
+    publish_file(relaxed, path, upload)
+    publish(relaxed, path.with_name("b"), b"x")
+    publish(relaxed, path.with_name("b"), b"x")
+    replace(relaxed, path.with_name("c"), b"x")
+    assert relaxed.exists(path)
+    upload.discard()
+    assert journal.syncs() == []
+
+
+def test_publication_that_cannot_be_synced_is_never_seen(
+    durable: FileStore, root: Path, path: Path, temporary: TemporaryFolder, journal: Journal
+) -> None:
+    journal.data_fails = True
+    assert number_of(publish(durable, path, b"x")) == errno.EIO
+    assert ("name", path) not in journal.events
+    assert files_below(root) == []
+    assert leftovers(temporary) == []
+
+
+def test_replacement_that_cannot_be_synced_leaves_the_file_before_it(
+    durable: FileStore, path: Path, temporary: TemporaryFolder, journal: Journal
+) -> None:
+    replace(durable, path, b"before")
+    journal.data_fails = True
+    assert number_of(replace(durable, path, b"after")) == errno.EIO
+    assert path.read_bytes() == b"before"
+    assert leftovers(temporary) == []
+
+
+def test_publications_in_a_folder_that_cannot_be_synced_are_taken_back(
+    durable: FileStore, root: Path, path: Path, journal: Journal
+) -> None:
+    journal.folders_that_fail = {path.parent}
+    elsewhere = root / "acme" / "x"
+    paths = (path, path, path.with_name("b"), elsewhere)
+    *failed, stored = durable.publish([Publication(p, [b"x"]) for p in paths])
+    assert [number_of(outcome) for outcome in failed] == [errno.EIO] * 3
+    assert stored is STORED
+    assert files_below(root) == [elsewhere]
+
+
+def test_what_was_there_before_stays_in_a_folder_that_cannot_be_synced(
+    durable: FileStore, path: Path, journal: Journal
+) -> None:
+    publish(durable, path, b"before")
+    journal.folders_that_fail = {path.parent}
+    assert number_of(publish(durable, path, b"x")) == errno.EIO
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        durable.exists(path)
+    assert path.read_bytes() == b"before"
+
+
+def test_replacement_in_a_folder_that_cannot_be_synced_fails_and_stays(
+    durable: FileStore, path: Path, journal: Journal
+) -> None:
+    journal.folders_that_fail = {path.parent}
+    assert number_of(replace(durable, path, b"after")) == errno.EIO
+    assert path.read_bytes() == b"after"
+
+
+def test_folder_above_that_could_not_be_synced_is_synced_at_the_next_attempt(
+    durable: FileStore, root: Path, path: Path, journal: Journal
+) -> None:
+    journal.folders_that_fail = {root / "acme"}
+    assert number_of(publish(durable, path, b"x")) == errno.EIO
+    assert files_below(root) == []
+    journal.folders_that_fail = set()
+    assert publish(durable, path, b"x") is STORED
+    assert journal.survives(path, root)
+
+
+# Whether a file exists.
+
+
+def test_exists_says_what_is_published(store: FileStore, path: Path) -> None:
+    assert not store.exists(path)
+    publish(store, path, b"x")
+    assert store.exists(path)
+    assert not store.exists(path.parent)
+    path.unlink()
+    assert not store.exists(path)
+
+
+# Loading.
+
+
+def test_file_that_is_not_there_loads_as_none(store: FileStore, path: Path, root: Path) -> None:
+    (root / "file").write_bytes(b"")
+    assert load(store, path) is None
+    assert load(store, root / "file" / "x") is None
+
+
+def test_known_version_is_returned_while_it_is_the_latest(store: FileStore, path: Path) -> None:
+    replace(store, path, b"a")
+    version = loaded(store, path)
+    assert version.data == b"a"
+    assert loaded(store, path, version) is version
+
+
+def test_replaced_version_is_read_again_even_if_its_size_is_the_same(
+    store: FileStore, path: Path
+) -> None:
+    replace(store, path, b"a")
+    version = loaded(store, path)
+    replace(store, path, b"b")
+    assert loaded(store, path, version).data == b"b"
+
+
+def touch_later(path: Path) -> None:
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+
+
+def grow_at_the_same_time(path: Path) -> None:
+    status = path.stat()
+    path.write_bytes(b"bb")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", [touch_later, grow_at_the_same_time])
+def test_version_is_told_by_its_fingerprint(
+    store: FileStore, path: Path, change: Callable[[Path], None]
+) -> None:
+    replace(store, path, b"a")
+    version = loaded(store, path)
+    change(path)
+    assert loaded(store, path, version) is not version
+
+
+def test_version_that_was_removed_loads_as_none(store: FileStore, path: Path) -> None:
+    replace(store, path, b"a")
+    version = loaded(store, path)
+    path.unlink()
+    assert load(store, path, version) is None
+
+
+def test_batch_is_loaded_in_order_and_failures_hurt_nobody_else(
+    store: FileStore, path: Path
+) -> None:
+    replace(store, path, b"a")
+    replace(store, path.with_name("b"), b"b")
+    paths = [path, path.parent, path.with_name("c"), path.with_name("b")]
+    first, failed, missing, last = store.load([Lookup(p, None) for p in paths])
+    assert isinstance(first, Version)
+    assert isinstance(last, Version)
+    assert (first.data, last.data) == (b"a", b"b")
+    assert number_of(failed) == errno.EISDIR
+    assert missing is None
+
+
+# Reading.
+
+
+def test_open_file_reads_any_part(store: FileStore, path: Path) -> None:
+    publish(store, path, b"0123456789")
+    file = store.open(path)
+    assert file is not None
+    assert file.size == 10
+    assert file.mtime == int(path.stat().st_mtime)
+    assert file.read(3, 4) == b"3456"
+    assert file.read(0, 3) == b"012"
+    assert file.read(8, 100) == b"89"
+    assert file.read(10, 1) == b""
+    path.unlink()
+    assert file.read(0, 1) == b"0"
+    file.close()
+
+
+def test_modification_time_is_cut_to_whole_seconds(store: FileStore, path: Path) -> None:
+    publish(store, path, b"x")
+    os.utime(path, ns=(0, 1_700_000_000_999_999_000))
+    file = store.open(path)
+    assert file is not None
+    assert file.mtime == 1_700_000_000
+    file.close()
+
+
+def test_closing_again_closes_nobody_elses_file(store: FileStore, path: Path) -> None:
+    publish(store, path, b"x")
+    file = store.open(path)
+    assert file is not None
+    file.close()
+    another = os.open(path, os.O_RDONLY)  # gets the number that was just freed
+    file.close()
+    assert os.read(another, 1) == b"x"
+    os.close(another)
+
+
+def test_nothing_is_opened_where_there_is_no_file(store: FileStore, path: Path, root: Path) -> None:
+    (root / "file").write_bytes(b"")
+    assert store.open(path) is None
+    assert store.open(root / "file" / "x") is None
+
+
+def test_folder_is_no_file_and_is_not_left_open(store: FileStore, path: Path) -> None:
+    path.mkdir(parents=True)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert store.open(path) is None
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_symbolic_link_is_not_followed(store: FileStore, path: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    path.parent.mkdir(parents=True)
+    path.symlink_to(tmp_path / "secret")
+    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
+        store.open(path)
+
+
+# Several processes.
+
+PATHS = 60
+
+
+def shared_path(root: Path, number: int) -> Path:
+    return root / "acme" / str(number // 5) / str(number)
+
+
+def publish_everything(root: Path, data: bytes, pipe: Connection) -> None:
+    """What each of two processes does at once: publish its own `data` at the same paths."""
+    temporary = TemporaryFolder(root / TEMPORARY)
+    store = FileStore(root, temporary, durable=True)
+    pipe.send("ready")
+    pipe.recv()
+    pipe.send([publish(store, shared_path(root, number), data) for number in range(PATHS)])
+    temporary.remove()
+
+
+class Publisher:
+    """A process that publishes its own `data` at the paths that others publish at, too."""
+
+    def __init__(self, root: Path, data: bytes) -> None:
+        self.data = data
+        self._pipe, theirs = SPAWN.Pipe()
+        self._process = SPAWN.Process(target=publish_everything, args=(root, data, theirs))
+        self._process.start()
+        theirs.close()  # so that receiving fails when the process is gone
+
+    def receive(self) -> Any:
+        return self._pipe.recv()
+
+    def go(self) -> None:
+        self._pipe.send("go")
+
+    def end(self) -> None:
+        self._pipe.close()
+        self._process.join()
+
+
+def test_of_two_processes_that_publish_at_once_one_stores_a_whole_file(root: Path) -> None:
+    publishers = [Publisher(root, data) for data in (b"a" * 50_000, b"b" * 60_000)]
+    assert [publisher.receive() for publisher in publishers] == ["ready", "ready"]
+    for publisher in publishers:
+        publisher.go()
+    outcomes = [publisher.receive() for publisher in publishers]
+    for publisher in publishers:
+        publisher.end()
+    for number, outcome in enumerate(zip(*outcomes, strict=True)):
+        assert set(outcome) == {STORED, EXISTS}
+        winner = publishers[outcome.index(STORED)]
+        assert shared_path(root, number).read_bytes() == winner.data
+    assert list((root / TEMPORARY).iterdir()) == []

@@ -1,0 +1,236 @@
+"""Where entries live, and what may name them."""
+
+from __future__ import annotations
+
+import os.path
+import string
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cache_actors.storage.layout import (
+    TEMPORARY,
+    Entry,
+    InvalidIdentifier,
+    Kind,
+    Project,
+    parse_id,
+    parse_project,
+    shard,
+)
+
+STORAGE = Path("/cas")
+HANDLE_CHARACTERS = string.ascii_letters + string.digits + "_-"
+ID_CHARACTERS = HANDLE_CHARACTERS + "~=+"
+
+anything = st.text(st.characters(exclude_categories=()), max_size=300)
+nasty = st.text("./\\%\0\n~=+-_ aA0", max_size=8) | st.sampled_from(["..", ".", "../..", TEMPORARY])
+# Few characters and short, so that two of a kind are often nearly the same.
+similar_handles = st.text("aAb-_", min_size=1, max_size=3)
+similar_ids = st.text("aA_~j", min_size=1, max_size=6) | st.sampled_from(["cas", "json", "a-json"])
+handles = st.text(HANDLE_CHARACTERS, min_size=1, max_size=100)
+ids = st.text(ID_CHARACTERS, min_size=1, max_size=200)
+kinds = st.sampled_from(Kind)
+
+
+def entry_of(account: str, project: str, kind: Kind, entry_id: str) -> Entry:
+    return Entry(parse_project(account, project), kind, parse_id("id", entry_id))
+
+
+def is_made_of(value: str, characters: str, most: int) -> bool:
+    return 1 <= len(value) <= most and set(value) <= set(characters)
+
+
+def swap_case_of_some(value: str) -> str:
+    return "".join(c.swapcase() if i % 2 else c for i, c in enumerate(value))
+
+
+# Paths.
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry_id", "path"),
+    [
+        (Kind.CAS, "0123ABCD", "/cas/acme/app/cas/23/0123ABCD"),
+        (Kind.KEYVALUE, "0~Yj-w==", "/cas/acme/app/keyvalue/Yj/0~Yj-w==.json"),
+        (Kind.CAS, "ABC", "/cas/acme/app/cas/_/ABC"),
+        (Kind.CAS, "ABCD", "/cas/acme/app/cas/CD/ABCD"),
+        (Kind.KEYVALUE, "a", "/cas/acme/app/keyvalue/_/a.json"),
+    ],
+)
+def test_entry_lives_in_the_shard_of_its_kind_in_its_project(
+    kind: Kind, entry_id: str, path: str
+) -> None:
+    assert entry_of("Acme", "APP", kind, entry_id).path(STORAGE) == Path(path)
+
+
+@pytest.mark.parametrize(
+    ("entry_id", "expected"), [("a", "_"), ("abc", "_"), ("abcd", "cd"), ("abcdef", "cd")]
+)
+def test_shard_is_the_third_and_fourth_character(entry_id: str, expected: str) -> None:
+    assert shard(entry_id) == expected
+
+
+@given(handles | nasty | anything, handles | nasty | anything, kinds, ids | nasty | anything)
+def test_no_input_leads_outside_its_projects_folder(
+    account: str, project: str, kind: Kind, entry_id: str
+) -> None:
+    try:
+        path = entry_of(account, project, kind, entry_id).path(STORAGE)
+    except InvalidIdentifier:
+        return
+    folder = STORAGE / account.lower() / project.lower()
+    assert os.path.normpath(path) == str(path)
+    assert path.is_relative_to(folder)
+    assert len(path.relative_to(folder).parts) == 3
+    assert len(folder.relative_to(STORAGE).parts) == 2
+
+
+@given(handles, handles, kinds, ids)
+def test_every_part_of_a_path_is_a_name_that_file_systems_take(
+    account: str, project: str, kind: Kind, entry_id: str
+) -> None:
+    path = entry_of(account, project, kind, entry_id).path(STORAGE)
+    assert all(len(part) <= 255 for part in path.parts)
+
+
+@given(*[st.tuples(similar_handles, similar_handles, kinds, similar_ids)] * 2)
+def test_different_entries_never_share_a_file(
+    one: tuple[str, str, Kind, str], other: tuple[str, str, Kind, str]
+) -> None:
+    paths = [entry_of(*names).path(STORAGE) for names in (one, other)]
+    keys = [(a.lower(), p.lower(), kind, entry_id) for a, p, kind, entry_id in (one, other)]
+    assert (paths[0] == paths[1]) == (keys[0] == keys[1])
+    assert paths[0] not in paths[1].parents
+    assert paths[1] not in paths[0].parents
+
+
+@given(handles, handles)
+def test_handles_are_compared_without_case(account: str, project: str) -> None:
+    other = parse_project(swap_case_of_some(account), swap_case_of_some(project))
+    assert parse_project(account, project) == other
+    assert str(other) == f"{account}/{project}".lower()
+
+
+@given(handles | nasty, handles, kinds, ids)
+def test_nothing_lies_among_the_temporary_files(
+    account: str, project: str, kind: Kind, entry_id: str
+) -> None:
+    try:
+        path = entry_of(account, project, kind, entry_id).path(STORAGE)
+    except InvalidIdentifier:
+        return
+    assert path.relative_to(STORAGE).parts[0] != TEMPORARY
+
+
+def test_temporary_folder_is_no_account() -> None:
+    with pytest.raises(InvalidIdentifier):
+        parse_project(TEMPORARY, "app")
+
+
+# What may be named.
+
+NOT_ALLOWED_ANYWHERE = [
+    "",
+    "a\n",
+    "\na",
+    "a b",
+    " a",
+    ".",
+    "..",
+    "a.b",
+    "a/b",
+    "/a",
+    "a\\b",
+    "a%2Fb",
+    "a\0",
+    "caf\u00e9",  # a letter beyond ASCII
+    "\u0661",  # a digit beyond ASCII
+    "\uff21",  # a full-width A
+    "\u0131",  # a dotless i
+    "\u212a",  # the Kelvin sign, whose lower case is k
+    "\udcff",  # a lone surrogate
+    "a\u200b",
+]
+
+
+@pytest.mark.parametrize("value", ["a", "Z", "0", "_", "-", "aZ09_-", "~", "=", "+", "a" * 200])
+def test_id_is_accepted(value: str) -> None:
+    assert parse_id("id", value) == value
+
+
+@pytest.mark.parametrize("value", [*NOT_ALLOWED_ANYWHERE, "a" * 201, "a" * 200 + "\n"], ids=ascii)
+def test_id_is_refused(value: str) -> None:
+    with pytest.raises(InvalidIdentifier):
+        parse_id("id", value)
+
+
+@pytest.mark.parametrize("value", ["a", "Z", "0", "_", "-", "aZ09_-", "a" * 100])
+def test_handle_is_accepted(value: str) -> None:
+    assert parse_project(value, "app") == Project(value.lower(), "app")
+    assert parse_project("acme", value) == Project("acme", value.lower())
+
+
+@pytest.mark.parametrize(
+    "value", [*NOT_ALLOWED_ANYWHERE, "a~", "a=", "a+", "a" * 101, "a" * 100 + "\n"], ids=ascii
+)
+def test_handle_is_refused(value: str) -> None:
+    with pytest.raises(InvalidIdentifier, match=r"^account_handle "):
+        parse_project(value, "app")
+    with pytest.raises(InvalidIdentifier, match=r"^project_handle "):
+        parse_project("acme", value)
+
+
+@given(ids | nasty | anything)
+def test_ids_are_exactly_what_the_contract_says(value: str) -> None:
+    try:
+        accepted = parse_id("id", value) == value
+    except InvalidIdentifier:
+        accepted = False
+    assert accepted == is_made_of(value, ID_CHARACTERS, 200)
+
+
+@given(handles | nasty | anything)
+def test_handles_are_exactly_what_the_contract_says(value: str) -> None:
+    try:
+        accepted = parse_project("acme", value).name == value.lower()
+    except InvalidIdentifier:
+        accepted = False
+    assert accepted == is_made_of(value, HANDLE_CHARACTERS, 100)
+
+
+# What an error says.
+
+
+def refusal_of(value: str) -> str:
+    with pytest.raises(InvalidIdentifier) as refused:
+        parse_id("cas_id", value)
+    return str(refused.value)
+
+
+def test_error_names_the_value_and_what_is_allowed() -> None:
+    message = refusal_of("a/b")
+    assert message.startswith("cas_id 'a/b' ")
+    assert "1 to 200 characters" in message
+    assert "A-Z a-z 0-9 _ ~ = + -" in message
+    of_a_handle = r"^project_handle 'a/b' .*1 to 100 characters of A-Z a-z 0-9 _ -$"
+    with pytest.raises(InvalidIdentifier, match=of_a_handle):
+        parse_project("acme", "a/b")
+
+
+def test_error_cuts_a_long_value() -> None:
+    message = refusal_of("x" * 100_000)
+    assert "'" + "x" * 20 in message
+    assert "..." in message
+    assert len(message) < 300
+
+
+@given(nasty | anything)
+def test_error_is_printable_ascii_whatever_was_given(value: str) -> None:
+    value += "/"
+    message = refusal_of(value)
+    assert message.isascii()
+    assert message.isprintable()
+    assert len(value) > 60 or ascii(value) in message

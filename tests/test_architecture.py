@@ -1,0 +1,224 @@
+"""The rules of docs and design that code can break without any other test failing."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import cache_actors
+from cache_actors.http.app import Services
+from cache_actors.supervision import Actor, Address, Mailbox, Message, Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import ModuleType
+
+PACKAGE = Path(cache_actors.__file__).parent
+PROJECT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """One import: `target` is a module, `name` what is taken from it, if anything."""
+
+    module: str
+    target: str
+    name: str | None
+    for_types_only: bool
+
+    def __str__(self) -> str:
+        return f"{self.module} imports {self.target}" + (f".{self.name}" if self.name else "")
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_name(file): file for file in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports_of(module: str) -> Iterator[Import]:
+    """All imports in a module, at any depth."""
+    file = FILES[module]
+    tree = ast.parse(file.read_text())
+    for_types = {
+        id(inner)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test).endswith("TYPE_CHECKING")
+        for statement in block.body
+        for inner in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(module, alias.name, None, id(node) in for_types)
+        elif isinstance(node, ast.ImportFrom):
+            base = absolute(node, module, is_package=file.name == "__init__.py")
+            for alias in node.names:
+                inner_module = f"{base}.{alias.name}"
+                target, name = (inner_module, None) if inner_module in FILES else (base, alias.name)
+                yield Import(module, target, name, id(node) in for_types)
+
+
+def absolute(node: ast.ImportFrom, module: str, *, is_package: bool) -> str:
+    """The absolute name of the module that `node` imports from."""
+    if not node.level:
+        return node.module or ""
+    parts = module.split(".")
+    parts = parts[: len(parts) - node.level + is_package]
+    return ".".join([*parts, node.module] if node.module else parts)
+
+
+def part_of(module: str) -> str:
+    """The part of this package that a module belongs to, empty if it is not ours."""
+    package, _, rest = module.partition(".")
+    return (rest.partition(".")[0] or "package") if package == "cache_actors" else ""
+
+
+ALL = [imported for module in FILES for imported in imports_of(module)]
+
+
+def imports_from(part: str) -> list[Import]:
+    """The imports in the modules of one part of the package."""
+    found = [imported for imported in ALL if part_of(imported.module) == part]
+    assert found, f"there is no {part}"
+    return found
+
+
+# Which part knows which. The second set is for type annotations only.
+ARROWS: dict[str, tuple[set[str], set[str]]] = {
+    "supervision": ({"supervision"}, set()),
+    "storage": ({"storage"}, set()),
+    "actors": ({"actors", "supervision", "storage"}, set()),
+    "http": ({"http", "actors", "supervision", "storage"}, {"settings"}),
+    "settings": (set(), set()),
+    "log": (set(), {"settings"}),
+}
+
+
+@pytest.mark.parametrize("part", ARROWS)
+def test_dependencies_point_one_way(part: str) -> None:
+    allowed, for_types = ARROWS[part]
+    wrong = [
+        str(imported)
+        for imported in imports_from(part)
+        if (target := part_of(imported.target))
+        and target not in allowed
+        and not (imported.for_types_only and target in for_types)
+    ]
+    assert wrong == []
+
+
+def test_storage_needs_nothing_but_the_standard_library() -> None:
+    used = {imported.target.partition(".")[0] for imported in imports_from("storage")}
+    assert used - sys.stdlib_module_names == {"cache_actors"} & used
+
+
+def test_imports_are_understood() -> None:
+    """The tests here are worth nothing if this is not so."""
+    from_app = {str(imported): imported for imported in ALL if imported.module.endswith("http.app")}
+    prefix = "cache_actors.http.app imports "
+    assert not from_app[prefix + "cache_actors.http.artifacts"].for_types_only
+    assert not from_app[prefix + "cache_actors.http.errors.HttpError"].for_types_only
+    assert from_app[prefix + "cache_actors.settings.Settings"].for_types_only
+    assert all(imported.target for imported in ALL)
+
+
+def test_platform_does_not_hide_the_standard_librarys_module() -> None:
+    assert not (PROJECT / "platform" / "__init__.py").exists()
+
+
+# Handlers hold clients only.
+
+
+def class_named(imported: Import) -> object:
+    """What an import of a name brings in."""
+    return getattr(importlib.import_module(imported.target), imported.name or "", None)
+
+
+def is_behind_a_client(thing: object) -> bool:
+    """Whether only clients, and the tree that starts them, may hold this class's objects."""
+    hidden = (Actor, Address, Mailbox, Supervisor)
+    return inspect.isclass(thing) and issubclass(thing, hidden)
+
+
+def test_handlers_import_neither_actors_nor_their_mailboxes() -> None:
+    ours = [imported for imported in imports_from("http") if part_of(imported.target)]
+    whole_modules = [
+        imported for imported in ours if not imported.name and part_of(imported.target) != "http"
+    ]
+    assert [str(imported) for imported in whole_modules] == []
+    assert [str(imported) for imported in ours if is_behind_a_client(class_named(imported))] == []
+
+
+def test_services_are_clients() -> None:
+    bounds_and_readers = {"ArtifactReader", "Budget"}
+    imported = {i.name: i for i in imports_of("cache_actors.http.app")}
+    for field in dataclasses.fields(Services):
+        annotation = str(field.type)
+        if field.name == "status":
+            assert annotation.startswith("Callable[")
+            continue
+        assert annotation.endswith("Client") or annotation in bounds_and_readers
+        assert not is_behind_a_client(class_named(imported[annotation]))
+
+
+def test_services_cannot_be_changed() -> None:
+    assert is_frozen(Services)
+
+
+# Modules of actors.
+
+ACTOR_MODULES = [module for module in FILES if module.startswith("cache_actors.actors.")]
+
+
+def classes_of(module: ModuleType) -> list[type]:
+    """The classes that a module defines, in order."""
+    tree = ast.parse(inspect.getsource(module))
+    names = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+    return [getattr(module, name) for name in names]
+
+
+def is_frozen(thing: type) -> bool:
+    parameters = getattr(thing, "__dataclass_params__", None)
+    # A subclass inherits the attribute, but not what the decorator does.
+    return "__dataclass_params__" in vars(thing) and bool(parameters and parameters.frozen)
+
+
+def modules_with_actors() -> list[str]:
+    return [
+        name
+        for name in ACTOR_MODULES
+        if any(issubclass(c, Actor) for c in classes_of(importlib.import_module(name)))
+    ]
+
+
+def test_there_are_actors() -> None:
+    assert len(modules_with_actors()) >= 3
+
+
+@pytest.mark.parametrize("name", modules_with_actors())
+def test_actors_module_has_its_client_first_then_messages_then_the_actor(name: str) -> None:
+    classes = classes_of(importlib.import_module(name))
+    clients = [i for i, c in enumerate(classes) if c.__name__.endswith("Client")]
+    messages = [i for i, c in enumerate(classes) if issubclass(c, Message)]
+    actors = [i for i, c in enumerate(classes) if issubclass(c, Actor)]
+    assert clients
+    assert messages
+    assert clients + messages + actors == sorted(clients + messages + actors)
+
+
+@pytest.mark.parametrize("name", ACTOR_MODULES)
+def test_messages_cannot_be_changed(name: str) -> None:
+    classes = classes_of(importlib.import_module(name))
+    changeable = [c.__name__ for c in classes if issubclass(c, Message) and not is_frozen(c)]
+    assert changeable == []
