@@ -122,7 +122,7 @@ class Application:
     def _services(self) -> Services:
         """What handlers may use: clients, no actors."""
         memory = Budget(BODIES_BYTES)
-        secret = self._settings.secret_key_base.get_secret_value().encode()
+        secret = self._settings.secret_key_base.get_secret_value().encode(errors="surrogateescape")
         return Services(
             auth=AuthCacheClient(self._decisions.address, secret),
             keyvalue=KeyValueStoreClient(self._entries.address, self._store.root),

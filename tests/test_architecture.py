@@ -100,6 +100,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "storage": ({"storage"}, set()),
     "actors": ({"actors", "supervision", "storage"}, set()),
     "http": ({"http", "actors", "supervision", "storage"}, {"settings"}),
+    "nginx": ({"nginx"}, set()),
     "settings": (set(), set()),
     "log": (set(), {"settings"}),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 import trio
@@ -50,7 +51,7 @@ class Artifact:
             except OSError as error:
                 raise storage_error(error) from error
             if not piece:
-                raise storage_error(OSError("an artifact is shorter than it was"))
+                raise storage_error(OSError(errno.EIO, "an artifact is shorter than it was"))
             start += len(piece)
             yield piece
 

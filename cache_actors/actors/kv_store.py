@@ -7,6 +7,7 @@ counts only while its file's fingerprint is the same.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 
 ENTRY_OVERHEAD = 600
 """Bytes that an entry costs in memory beside its body: path, fingerprint, places in tables."""
+
+
+SETTLED_NS = 100_000_000
+"""Age of a version, in nanoseconds, from which its fingerprint is certain to be its own; kernels'
+clocks for files tick every 10 ms at the slowest."""
 
 
 class KeyValueStoreClient:
@@ -134,9 +140,13 @@ class _Recent:
         return self._versions.get(path)
 
     def keep(self, path: Path, version: Version | None) -> None:
-        """Take in what the disk says of `path` now."""
+        """Take in what the disk says of `path` now.
+
+        A version that is only just there is not kept: with a coarse clock, the next one could have
+        the same time, and its file the same number and size.
+        """
         self._forget(path)
-        if version is None:
+        if version is None or time.time_ns() - version.fingerprint.mtime_ns < SETTLED_NS:
             return
         self._versions[path] = version
         self._size += len(version.data) + ENTRY_OVERHEAD

@@ -10,6 +10,7 @@ Both take batches, and report on each item: what one of them meets does not hurt
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+_NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}  # the last: a link, which is not ours
 _MOST_KNOWN_FOLDERS = 100_000
 
 Argument = TypeVar("Argument")
@@ -151,8 +153,10 @@ class FileStore:
         """The file at `path`, or None if there is none."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                return None
+            raise
         status = os.fstat(fd)
         if stat.S_ISREG(status.st_mode):
             return OpenFile(fd, status)
@@ -270,7 +274,9 @@ class _Folders:
         self.ensure(folder.parent)
         with suppress(FileExistsError):
             folder.mkdir()
-            folder.chmod(FOLDER_MODE)
+        if folder.stat().st_mode & FOLDER_MODE != FOLDER_MODE:  # new, or its maker has died since
+            with suppress(PermissionError):
+                folder.chmod(FOLDER_MODE)
         self._sync(folder.parent)
         if len(self._known) >= _MOST_KNOWN_FOLDERS:
             self._known = {self._root}

@@ -26,7 +26,7 @@ FILE_MODE = 0o640
 FOLDER_MODE = 0o2750
 """nginx reads as another user of the same group; the set-group-id bit hands the group down."""
 
-_NO_ANONYMOUS_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
+_NO_ANONYMOUS_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}
 PREFIX = "cache-actors-"
 """How the folders' names begin. Whatever else lies beside them, as in /tmp, is not touched."""
 
@@ -117,20 +117,32 @@ class TemporaryFolder:
     """
 
     def __init__(self, parent: Path) -> None:
-        parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        self._parent = parent
+        self._anonymous = True
+        self._numbers = itertools.count()
+        self._make()
         sweep(parent)
+
+    def _make(self) -> None:
+        self._parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         while True:
-            self.path = parent / (PREFIX + uuid4().hex)
+            self.path = self._parent / (PREFIX + uuid4().hex)
             self.path.mkdir(mode=0o750)
             lock = _lock(self.path)
             if lock is not None:
                 break
         self._lock = lock
-        self._anonymous = True
-        self._numbers = itertools.count()
 
     def create(self, *, named: bool = False) -> TemporaryFile:
         """A new, empty file; `named` if it is going to be renamed."""
+        try:
+            return self._create(named=named)
+        except FileNotFoundError:  # somebody has removed the folder
+            os.close(self._lock)
+            self._make()
+            return self._create(named=named)
+
+    def _create(self, *, named: bool) -> TemporaryFile:
         if self._anonymous and not named:
             try:
                 fd = os.open(self.path, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, FILE_MODE)
@@ -153,7 +165,7 @@ class TemporaryFolder:
 def sweep(parent: Path) -> None:
     """Remove the temporary folders below `parent` whose owners are gone."""
     for folder in parent.glob(PREFIX + "*"):
-        with suppress(FileNotFoundError, NotADirectoryError):
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             lock = _lock(folder)
             if lock is not None:
                 shutil.rmtree(folder, ignore_errors=True)

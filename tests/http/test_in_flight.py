@@ -103,6 +103,13 @@ async def test_each_waiter_waits_for_what_it_found(nursery: trio.Nursery) -> Non
         assert await second.is_done()
 
 
+async def test_all_who_wait_for_a_request_hear_of_its_end(nursery: trio.Nursery) -> None:
+    requests = InFlight()
+    with requests.one():
+        waiting = [await waiter(requests, nursery) for _ in range(3)]
+    assert [await each.is_done() for each in waiting] == [True] * 3
+
+
 async def test_waiting_can_be_given_up(nursery: trio.Nursery) -> None:
     requests = InFlight()
     with requests.one():

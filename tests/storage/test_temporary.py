@@ -6,6 +6,7 @@ import errno
 import fcntl
 import multiprocessing
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,11 +117,12 @@ def test_new_owner_sweeps_first(parent: Path) -> None:
     folder.remove()
 
 
-def test_files_beside_the_folders_are_left_alone(parent: Path) -> None:
+@pytest.mark.parametrize("name", ["file", "cache-actors-file"])
+def test_files_beside_the_folders_are_left_alone(parent: Path, name: str) -> None:
     parent.mkdir(parents=True)
-    (parent / "file").write_bytes(b"not ours")
+    (parent / name).write_bytes(b"not ours")
     sweep(parent)
-    assert (parent / "file").read_bytes() == b"not ours"
+    assert (parent / name).read_bytes() == b"not ours"
 
 
 def test_folder_that_is_no_temporary_folder_is_left_alone(parent: Path) -> None:
@@ -133,7 +135,7 @@ def test_folder_behind_a_link_is_left_alone(parent: Path, tmp_path: Path) -> Non
     parent.mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "file").write_bytes(b"not ours")
-    (parent / "link").symlink_to(tmp_path / "elsewhere")
+    (parent / "cache-actors-link").symlink_to(tmp_path / "elsewhere")
     sweep(parent)
     assert (tmp_path / "elsewhere" / "file").read_bytes() == b"not ours"
 
@@ -156,7 +158,7 @@ def own_a_folder(parent: str, pipe: Connection) -> None:
 
 def test_folder_is_swept_once_its_owner_was_killed(parent: Path) -> None:
     ours, theirs = SPAWN.Pipe()
-    owner = SPAWN.Process(target=own_a_folder, args=(str(parent), theirs))
+    owner = SPAWN.Process(target=own_a_folder, args=(str(parent), theirs), daemon=True)
     owner.start()
     theirs.close()  # so that receiving fails when the process is gone
     try:
@@ -351,3 +353,12 @@ def test_copy_has_all_of_its_source(file: TemporaryFile, size: int) -> None:
     assert content_of(file) == content_of(source)
     assert file.size == size
     source.discard()
+
+
+def test_folder_that_somebody_has_removed_is_made_again(parent: Path) -> None:
+    folder = TemporaryFolder(parent)
+    shutil.rmtree(parent)
+    for named in False, True:
+        folder.create(named=named).discard()
+    assert list(parent.iterdir()) == [folder.path]
+    folder.remove()
