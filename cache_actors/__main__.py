@@ -1,19 +1,27 @@
-"""The command line: `cache-actors serve` and `cache-actors dev`."""
+"""The command line: `cache-actors serve`, `dev` and `nginx-config`."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .dev.embedded import run_dev
 from .http.listener import CannotListen
+from .nginx.binary import NoNginx, find_nginx, nginx_version
+from .nginx.config import BadNginxOption, NginxOptions
+from .nginx.config import nginx_config as render
+from .nginx.process import NginxFailed
 from .process import CannotStart, run_process
 from .settings import BadSettings, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_FOLDER = click.Path(file_okay=False, resolve_path=True, path_type=Path)
+_FILE = click.Path(dir_okay=False, exists=True, resolve_path=True, path_type=Path)
 
 EXIT_BAD_START = 2
 """Exit status: the settings are bad, or what they name is not to be had."""
@@ -33,15 +41,55 @@ def serve() -> None:
 
 @main.command()
 def dev() -> None:
-    """Run the service with a stand-in Tuist server, on loopback, to try it out."""
+    """Run nginx, the service and a stand-in Tuist server, on loopback, to try it out."""
     _exit_with(run_dev)
+
+
+@main.command()
+@click.option("--listen", default="127.0.0.1:8080", show_default=True, help="Address and port.")
+@click.option(
+    "--upstream",
+    default="127.0.0.1:4000",
+    show_default=True,
+    help="The service: unix:/path/to/socket, or address:port.",
+)
+@click.option("--storage", type=_FOLDER, required=True, help="The storage folder.")
+@click.option(
+    "--runtime",
+    type=_FOLDER,
+    required=True,
+    help="Folder for pid, logs, temporary files and decisions. These hold tokens: put it on tmpfs.",
+)
+@click.option("--server-name", default="_", help="The host name that clients use.")
+@click.option(
+    "--max-upload-bytes",
+    default=26_214_400,
+    show_default=True,
+    envvar="MAX_UPLOAD_BYTES",
+    help="The largest upload; the service's MAX_UPLOAD_BYTES.",
+)
+@click.option("--worker-processes", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--tls-cert", type=_FILE, help="Certificate chain (PEM), for TLS and HTTP/2.")
+@click.option("--tls-key", type=_FILE, help="Its key (PEM).")
+@click.option("--user", help="What workers run as if root starts nginx: USER or 'USER GROUP'.")
+@click.option(
+    "--nginx", type=_FILE, help="The nginx that it is for, if not the one that would be found."
+)
+def nginx_config(nginx: Path | None, **options: Any) -> None:
+    """Print a complete configuration for nginx in front of the service."""
+    try:
+        version = nginx_version(nginx or find_nginx())
+        click.echo(render(NginxOptions(**options, nginx_version=version)), nl=False)
+    except (BadNginxOption, NoNginx) as error:
+        click.echo(str(error), err=True)
+        sys.exit(EXIT_BAD_START)
 
 
 def _exit_with(action: Callable[[], int]) -> None:
     """Run `action` and exit with the status that it returns; say clearly if it cannot start."""
     try:
         status = action()
-    except (BadSettings, CannotListen, CannotStart) as error:
+    except (BadNginxOption, BadSettings, CannotListen, CannotStart, NginxFailed) as error:
         click.echo(str(error), err=True)
         status = EXIT_BAD_START
     sys.exit(status)

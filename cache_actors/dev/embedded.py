@@ -1,4 +1,4 @@
-"""`cache-actors dev`: the service beside a stand-in Tuist server, with storage in this folder."""
+"""`cache-actors dev`: nginx, the service and a stand-in Tuist server, storing in this folder."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import ipaddress
 import json
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
 
+from cache_actors.nginx.binary import NoNginx, find_nginx, nginx_version
+from cache_actors.nginx.config import NginxOptions
+from cache_actors.nginx.process import running_nginx
 from cache_actors.process import run_process
 from cache_actors.settings import BadSettings, load_settings
 
@@ -28,16 +32,27 @@ STORAGE = Path(".dev/cas")
 def run_dev() -> int:
     """Run it until a signal stops it, and return the exit status.
 
-    `BIND`, `PORT`, the limits and the log settings are those in the environment.
+    nginx, if there is one, listens on `BIND` and `PORT`, and the service on a Unix socket behind
+    it; otherwise the service itself. The limits and the log settings are those in the environment.
 
     Raises:
         BadSettings: the environment is bad, or `BIND` is not loopback.
-        CannotListen: the port is taken.
+        CannotListen, NginxFailed: the port is taken.
         CannotStart: the storage folder cannot be made.
     """
-    with StandInTuist({TOKEN: [f"{ACCOUNT}/{PROJECT}"]}) as tuist:
+    with (
+        StandInTuist({TOKEN: [f"{ACCOUNT}/{PROJECT}"]}) as tuist,
+        TemporaryDirectory(prefix="cache-actors-", dir=_tmpfs()) as runtime,
+    ):
         settings = _settings(tuist.url)
-        return run_process(settings, announce=lambda: click.echo(_introduction(settings)))
+        try:
+            nginx = find_nginx()
+        except NoNginx as problem:
+            click.echo(f"{problem}. Going on without.", err=True)
+            return run_process(settings, announce=lambda: _introduce(settings))
+        behind = settings.model_copy(update={"socket_path": Path(runtime) / "cache.sock"})
+        with running_nginx(nginx, _nginx_options(nginx, behind)):
+            return run_process(behind, announce=lambda: _introduce(behind))
 
 
 def _settings(server_url: str) -> Settings:
@@ -52,6 +67,30 @@ def _settings(server_url: str) -> Settings:
     return settings
 
 
+def _nginx_options(nginx: Path, settings: Settings) -> NginxOptions:
+    assert settings.socket_path is not None, "nginx needs the service behind it"  # noqa: S101
+    return NginxOptions(
+        listen=_address(settings),
+        upstream=f"unix:{settings.socket_path}",
+        storage=settings.cas_storage_dir,
+        runtime=settings.socket_path.parent,
+        max_upload_bytes=settings.max_upload_bytes,
+        # Workers have to be able to read what this process writes.
+        user="root root" if os.geteuid() == 0 else None,
+        nginx_version=nginx_version(nginx),
+    )
+
+
+def _address(settings: Settings) -> str:
+    host = f"[{settings.bind}]" if ":" in settings.bind else settings.bind
+    return f"{host}:{settings.port}"
+
+
+def _tmpfs() -> str | None:
+    """Where nginx may keep decisions, which hold tokens; None for the usual temporary folder."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+
+
 def _is_loopback(address: str) -> bool:
     try:
         return ipaddress.ip_address(address).is_loopback
@@ -59,10 +98,10 @@ def _is_loopback(address: str) -> bool:
         return False
 
 
-def _introduction(settings: Settings) -> str:
-    """What to try, as lines that can be pasted into a shell."""
-    host = f"[{settings.bind}]" if ":" in settings.bind else settings.bind
-    url = f"http://{host}:{settings.port}"
+def _introduce(settings: Settings) -> None:
+    """Print what to try, as lines that can be pasted into a shell."""
+    url = f"http://{_address(settings)}"
+    who = "nginx listens" if settings.socket_path else "The service listens"
     query = f"account_handle={ACCOUNT}&project_handle={PROJECT}"
     artifact = "the bytes of an artifact"
     artifact_id = hashlib.sha256(artifact.encode()).hexdigest().upper()
@@ -73,8 +112,8 @@ def _introduction(settings: Settings) -> str:
     )
     entry = json.dumps({"cas_id": cas_id, "entries": [{"value": "dGhlIHJlc3VsdA=="}]})
     curl = f"curl -i -w '\\n' -H 'Authorization: Bearer {TOKEN}'"
-    return f"""
-The service listens on {url} and stores in {settings.cas_storage_dir}; Ctrl-C stops it.
+    click.echo(f"""
+{who} on {url}; artifacts go to {settings.cas_storage_dir}. Ctrl-C stops it.
 The token {TOKEN!r} may see the project {ACCOUNT}/{PROJECT}. Paste these lines, in this order:
 
 Store an artifact, and read it back:
@@ -87,4 +126,4 @@ Store a key-value entry, and retrieve it:
 
 Look at the supervision tree:
 curl -s -w '\\n' '{url}/up'
-"""
+""")

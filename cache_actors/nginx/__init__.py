@@ -1,0 +1,1 @@
+"""nginx in front of the service: the configuration, from the snippets that production uses."""

@@ -1,0 +1,151 @@
+"""A complete nginx configuration around the snippets in `platform/nginx`.
+
+The snippets say how requests are answered, and are used unchanged everywhere. What is added here is
+what differs from place to place: addresses, folders, limits.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HTTP2_DIRECTIVE_SINCE = (1, 25, 1)
+"""nginx before this takes `http2` as a parameter of `listen`, and warns of it from then on."""
+
+# What may stand between quotes in a configuration; anything else could end the value.
+_PLAIN = re.compile(r"[A-Za-z0-9_./:@%+~,=*\[\]-]+")
+
+
+class BadNginxOption(ValueError):
+    """A value that cannot be written into a configuration; the message says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class NginxOptions:
+    """What an nginx configuration depends on.
+
+    Attributes:
+        listen: `address:port` to listen on.
+        upstream: the service: `unix:/path` or `address:port`.
+        storage: the storage folder.
+        runtime: for the pid, logs, temporary files and decisions; decisions hold tokens in their
+            keys, so it should be on tmpfs.
+        server_name: the host name that clients use.
+        max_upload_bytes: the largest upload; the service has to have the same limit.
+        worker_processes: number of them.
+        tls_cert, tls_key: PEM files; with them it speaks TLS and HTTP/2.
+        user: what workers run as, `user` or `user group`, when nginx is started by root.
+        nginx_version: for which nginx it is.
+    """
+
+    listen: str
+    upstream: str
+    storage: Path
+    runtime: Path
+    server_name: str = "_"
+    max_upload_bytes: int = 26_214_400
+    worker_processes: int = 1
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    user: str | None = None
+    nginx_version: tuple[int, ...] = (1, 30, 0)
+
+
+def nginx_config(options: NginxOptions) -> str:
+    """The configuration, as text.
+
+    Raises:
+        BadNginxOption: a value has characters that it cannot have, or half of the TLS is missing.
+    """
+    if (options.tls_cert is None) != (options.tls_key is None):
+        raise BadNginxOption("--tls-cert and --tls-key go together")
+    runtime = _plain("--runtime", options.runtime)
+    return f"""\
+# Made by `cache-actors nginx-config`: what differs from place to place, around the snippets.
+{_user(options)}worker_processes {options.worker_processes};
+pid {runtime}/nginx.pid;
+error_log {runtime}/error.log warn;
+
+events {{
+    worker_connections 4096;
+}}
+
+http {{
+    client_body_temp_path {runtime}/client_body;
+    proxy_temp_path       {runtime}/proxy;
+    fastcgi_temp_path     {runtime}/fastcgi;
+    uwsgi_temp_path       {runtime}/uwsgi;
+    scgi_temp_path        {runtime}/scgi;
+
+    proxy_cache_path {runtime}/decisions levels=1:2 keys_zone=cache_decisions:16m
+                     max_size=128m inactive=30m use_temp_path=off;
+
+    upstream cache_actors {{
+        server {_plain("--upstream", options.upstream)} max_fails=0;
+        keepalive 64;
+        keepalive_timeout 60s;
+    }}
+
+    map "" $cache_storage {{
+        default "{_plain("--storage", options.storage)}";
+    }}
+
+{_indented("http.conf", 4)}
+
+    access_log {runtime}/access.log cache_actors buffer=64k flush=1s;
+
+    server {{
+{_listen(options)}
+        server_name {_plain("--server-name", options.server_name)};
+        client_max_body_size {options.max_upload_bytes};
+
+{_indented("server.conf", 8)}
+    }}
+}}
+"""
+
+
+def _user(options: NginxOptions) -> str:
+    if options.user is None:
+        return ""
+    words = " ".join(_plain("--user", word) for word in options.user.split())
+    return f"user {words};\n"
+
+
+def _listen(options: NginxOptions) -> str:
+    address = _plain("--listen", options.listen)
+    if options.tls_cert is None or options.tls_key is None:
+        lines = [f"listen {address} backlog=4096;"]
+    else:
+        if options.nginx_version < HTTP2_DIRECTIVE_SINCE:
+            lines = [f"listen {address} ssl http2 backlog=4096;"]
+        else:
+            lines = [f"listen {address} ssl backlog=4096;", "http2 on;"]
+        lines += [
+            f"ssl_certificate {_plain('--tls-cert', options.tls_cert)};",
+            f"ssl_certificate_key {_plain('--tls-key', options.tls_key)};",
+            "ssl_protocols TLSv1.2 TLSv1.3;",
+            "ssl_session_cache shared:cache_tls:10m;",
+            "ssl_conf_command Options KTLS;",
+            "http2_max_concurrent_streams 512;",
+        ]
+    return "\n".join(" " * 8 + line for line in lines)
+
+
+def _plain(option: str, value: object) -> str:
+    text = str(value)
+    if _PLAIN.fullmatch(text) is None:
+        raise BadNginxOption(
+            f"{option} is {text!r}; allowed: letters, digits and _ . / : @ % + ~ , = * [ ] -"
+        )
+    return text
+
+
+def _indented(snippet: str, spaces: int) -> str:
+    text = (files(__package__) / "snippets" / snippet).read_text()
+    return "\n".join(" " * spaces + line if line else "" for line in text.rstrip().split("\n"))
