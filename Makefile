@@ -11,13 +11,25 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: run test check format lock clean
+.PHONY: run test check format lock clean system-packages
 
 run: $(READY)
 	@exec $(BIN)/cache-actors dev
 
-test: $(READY)
+test: $(READY) system-packages
 	$(BIN)/pytest
+
+# Debian's nginx, which is older than the one from PyPI, and curl. Installed where that is allowed.
+system-packages:
+	@if [ -x /usr/sbin/nginx ] && command -v curl >/dev/null && command -v openssl >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing nginx, curl and openssl for the tests ..."; \
+		apt-get update -qq >/dev/null && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+			apt-get install -y -qq --no-install-recommends nginx-light curl openssl >/dev/null; \
+	else \
+		echo "WARNING: Debian's nginx, curl or openssl is missing and cannot be installed from here:" >&2; \
+		echo "WARNING: the tests that need them will be SKIPPED (and fail where CI is set)." >&2; \
+	fi
 
 check: $(READY)
 	$(BIN)/ruff format --check
