@@ -1,0 +1,80 @@
+"""The configuration around the snippets, and what a checker of configurations says of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cache_actors.nginx.config import BadNginxOption, NginxOptions, nginx_config
+
+OPTIONS = NginxOptions(
+    listen="127.0.0.1:8080",
+    upstream="unix:/run/cache-actors/cache.sock",
+    storage=Path("/cas"),
+    runtime=Path("/dev/shm/cache-nginx"),
+)
+TLS = {"tls_cert": Path("/tls/cert.pem"), "tls_key": Path("/tls/key.pem")}
+SNIPPETS = Path(__file__).parents[2] / "platform" / "nginx"
+
+EXPLAINED = {
+    "add_header_redefinition": "each location names all of its headers; the proxied ones bring some",
+    "worker_rlimit_nofile_vs_connections": "the limit is the host's to set, as we need not be root",
+    "try_files_is_evil_too": "uploads and entries must see the disk as it is, not as it was",
+}
+"""What gixy finds, and why it stays."""
+
+
+def test_snippets_are_in_it_unchanged() -> None:
+    config = [line.strip() for line in nginx_config(OPTIONS).splitlines()]
+    for snippet in "http.conf", "server.conf":
+        lines = [line.strip() for line in (SNIPPETS / snippet).read_text().splitlines()]
+        start = config.index(lines[0])
+        assert config[start : start + len(lines)] == lines
+
+
+def test_old_nginx_takes_http2_with_listen_and_new_nginx_by_itself() -> None:
+    old = nginx_config(replace(OPTIONS, **TLS, nginx_version=(1, 22, 1)))
+    new = nginx_config(replace(OPTIONS, **TLS, nginx_version=(1, 25, 1)))
+    assert "listen 127.0.0.1:8080 ssl http2 " in old
+    assert "http2 on;" not in old
+    assert "listen 127.0.0.1:8080 ssl backlog" in new
+    assert "http2 on;" in new
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"listen": "127.0.0.1:80; include /etc/passwd"},
+        {"upstream": "unix:/a b"},
+        {"storage": Path('/cas"; alias "/')},
+        {"storage": Path("/cas\n")},
+        {"runtime": Path("/run/$uid")},
+        {"runtime": Path("/run/{}")},
+        {"server_name": "a;b"},
+        {"server_name": ""},
+        {"user": "nobody; daemon off"},
+        {"tls_cert": Path("/a")},
+        {"tls_key": Path("/a")},
+    ],
+    ids=str,
+)
+def test_value_that_could_end_its_directive_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(BadNginxOption, match="allowed|go together"):
+        nginx_config(replace(OPTIONS, **options))
+
+
+def test_checker_finds_nothing_that_is_not_explained(tmp_path: Path) -> None:
+    config = tmp_path / "nginx.conf"
+    config.write_text(nginx_config(OPTIONS))
+    gixy = Path(sys.executable).with_name("gixy")
+    run = subprocess.run(
+        [gixy, "-f", "json", config], capture_output=True, text=True, check=False, timeout=60
+    )
+    found = {issue["plugin"] for issue in json.loads(run.stdout)}
+    assert found == EXPLAINED.keys()
