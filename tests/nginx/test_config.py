@@ -17,13 +17,13 @@ OPTIONS = NginxOptions(
     listen="127.0.0.1:8080",
     upstream="unix:/run/cache-actors/cache.sock",
     storage=Path("/cas"),
-    runtime=Path("/dev/shm/cache-nginx"),
+    runtime=Path("/run/cache-nginx"),
 )
-TLS = {"tls_cert": Path("/tls/cert.pem"), "tls_key": Path("/tls/key.pem")}
+TLS: dict[str, Any] = {"tls_cert": Path("/tls/cert.pem"), "tls_key": Path("/tls/key.pem")}
 SNIPPETS = Path(__file__).parents[2] / "platform" / "nginx"
 
 EXPLAINED = {
-    "add_header_redefinition": "each location names all of its headers; the proxied ones bring some",
+    "add_header_redefinition": "each location names all of its headers; what is proxied brings some",
     "worker_rlimit_nofile_vs_connections": "the limit is the host's to set, as we need not be root",
     "try_files_is_evil_too": "uploads and entries must see the disk as it is, not as it was",
 }
@@ -65,7 +65,7 @@ def test_old_nginx_takes_http2_with_listen_and_new_nginx_by_itself() -> None:
     ids=str,
 )
 def test_value_that_could_end_its_directive_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(BadNginxOption, match="allowed|go together"):
+    with pytest.raises(BadNginxOption, match=r"allowed|go together"):
         nginx_config(replace(OPTIONS, **options))
 
 
