@@ -23,7 +23,7 @@ TLS: dict[str, Any] = {"tls_cert": Path("/tls/cert.pem"), "tls_key": Path("/tls/
 SNIPPETS = Path(__file__).parents[2] / "platform" / "nginx"
 
 EXPLAINED = {
-    "add_header_redefinition": "each location names all of its headers; what is proxied brings some",
+    "add_header_redefinition": "each location names all its headers; what is proxied brings some",
     "worker_rlimit_nofile_vs_connections": "the limit is the host's to set, as we need not be root",
     "try_files_is_evil_too": "uploads and entries must see the disk as it is, not as it was",
 }
