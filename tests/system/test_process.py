@@ -196,6 +196,17 @@ def test_log_has_one_line_for_each_request_and_never_a_token(service: Service) -
     assert first["milliseconds"] > 0
 
 
+def test_tree_that_cannot_be_mended_ends_the_process(tmp_path: Path, tuist: StandInTuist) -> None:
+    command = (sys.executable, "-m", "tests.support.failing_service")
+    service = Service(tmp_path / "cas", tuist.url, command=command)
+    service.storage.mkdir()
+    service.start(wait=False)
+    assert service.wait(20) == 1
+    events = [json.loads(line)["event"] for line in service.log.read_text().splitlines()]
+    assert events.count("child_crashed") == 21
+    assert "gave_up" in events
+
+
 def test_stop_that_hangs_is_ended_from_outside(tmp_path: Path, tuist: StandInTuist) -> None:
     service = Service(
         tmp_path / "cas",
