@@ -6,16 +6,20 @@ Run as `python -m tests.support.failing_service`.
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from cache_actors.actors.kv_store import KeyValueStore
 from cache_actors.process import run_process
 from cache_actors.settings import load_settings
 
+if TYPE_CHECKING:
+    from cache_actors.supervision import Actor
 
-async def failing_init(_: KeyValueStore) -> None:
+
+async def failing_init(_: Actor) -> None:
     raise RuntimeError("no start")
 
 
 if __name__ == "__main__":
-    KeyValueStore.init = failing_init  # type: ignore[method-assign]
+    KeyValueStore.init = failing_init  # type: ignore[assignment, method-assign]
     sys.exit(run_process(load_settings()))
