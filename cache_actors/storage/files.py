@@ -274,7 +274,7 @@ class _Folders:
         self.ensure(folder.parent)
         with suppress(FileExistsError):
             folder.mkdir()
-        if folder.stat().st_mode & FOLDER_MODE != FOLDER_MODE:  # new, or its maker has died since
+        if stat.S_IMODE(folder.stat().st_mode) != FOLDER_MODE:  # new, or its maker died too soon
             with suppress(PermissionError):
                 folder.chmod(FOLDER_MODE)
         self._sync(folder.parent)

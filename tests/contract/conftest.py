@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from cache_actors.dev.tuist import StandInTuist
+from tests.support.nginx import nginx_before, shared_storage
 from tests.support.service import Service, running_service
 
 from .examples import bearer, handles
@@ -34,17 +35,31 @@ def tuist() -> Iterator[StandInTuist]:
 
 
 @pytest.fixture(scope="session")
-def service(tuist: StandInTuist, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(tuist: StandInTuist) -> Iterator[Service]:
     """The service itself."""
-    storage = tmp_path_factory.mktemp("contract") / "cas"
-    with running_service(Service(storage, tuist.url, dict(LIMITS))) as service:
+    with (
+        shared_storage() as storage,
+        running_service(Service(storage, tuist.url, dict(LIMITS))) as service,
+    ):
         yield service
 
 
-@pytest.fixture(scope="session", params=["direct"])
-def base_url(service: Service) -> str:
+@pytest.fixture(scope="session", params=["direct", "wheel", "debian"])
+def front(request: pytest.FixtureRequest) -> str:
+    """Who the clients of the suite talk to: the service itself, or one of two kinds of nginx."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def base_url(front: str, service: Service) -> Iterator[str]:
     """Where the clients of the suite connect to."""
-    return service.url
+    if front == "direct":
+        yield service.url
+        return
+    upstream = f"127.0.0.1:{service.port}"
+    limit = int(LIMITS["MAX_UPLOAD_BYTES"])
+    with nginx_before(upstream, service.storage, front, max_upload_bytes=limit) as nginx:
+        yield nginx.url
 
 
 @pytest.fixture(scope="session")

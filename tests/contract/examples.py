@@ -11,6 +11,7 @@ from threading import Barrier
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
+import pytest
 
 from .facts import LIMITS
 
@@ -73,6 +74,17 @@ def entries_of(*values: str) -> list[dict[str, str]]:
 def new_value(size: int = 100) -> str:
     """A value as clients store them: base64 of bytes that no other test has."""
     return base64.b64encode(new_body(size)).decode()
+
+
+# Fronts.
+
+direct_only = pytest.mark.parametrize("front", ["direct"], indirect=True)
+"""For what only holds, or can only be seen, without nginx in between."""
+
+
+def behind_nginx(front: str) -> bool:
+    """Whether clients talk to nginx; what it answers by its own nature may differ."""
+    return front != "direct"
 
 
 # Calls.

@@ -14,6 +14,7 @@ from .examples import (
     bearer,
     cache_calls,
     cas_path,
+    direct_only,
     entries_of,
     expect_error,
     expect_no_artifact,
@@ -372,10 +373,14 @@ def test_outage_is_503_for_every_call(
     assert response.headers["Cache-Control"] == "no-store"
 
 
+@direct_only
 def test_a_401_from_tuist_ends_a_yes_at_once(
     client: httpx.Client, changeable_tuist: StandInTuist, new_token: Callable[..., str]
 ) -> None:
-    """Tuist is asked again by way of another project, for which the no has run out."""
+    """Tuist is asked again by way of another project, for which the no has run out.
+
+    nginx remembers the yes itself, for as long as it was told.
+    """
     token = new_token(PROJECT)
     assert client.get(cas_path("A"), headers=bearer(token)).status_code == 404
     time.sleep(FAILURE_TTL + 0.1)

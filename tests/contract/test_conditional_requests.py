@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from .examples import (
+    behind_nginx,
     cas_path,
     expect_error,
     expect_error_without_body,
@@ -112,9 +113,18 @@ def test_range_gets_its_part(
     ],
 )
 def test_range_that_cannot_be_met_is_refused(
-    client: httpx.Client, artifact: Artifact, wanted: str
+    client: httpx.Client, artifact: Artifact, front: str, wanted: str
 ) -> None:
     response = client.get(artifact.path, headers={"Range": wanted})
+    if behind_nginx(front):
+        if wanted == "bytes=":  # no range at all to nginx: it wants at least 7 characters
+            assert (response.status_code, response.content) == (200, artifact.body)
+            return
+        # It has added the artifact's own line before it finds out, and cannot take it back.
+        own, stronger = response.headers.get_list("Cache-Control")
+        assert own == client.head(artifact.path).headers["Cache-Control"]
+        assert own.startswith("private")
+        response.headers["Cache-Control"] = stronger
     expect_error(response, 416)
     assert response.headers["Content-Range"] == f"bytes */{SIZE}"
 
@@ -190,8 +200,15 @@ def in_a_line(headers: dict[str, str]) -> str:
     ],
 )
 def test_condition(
-    client: httpx.Client, artifact: Artifact, method: str, templates: dict[str, str], status: int
+    client: httpx.Client,
+    artifact: Artifact,
+    front: str,
+    method: str,
+    templates: dict[str, str],
+    status: int,
 ) -> None:
+    if behind_nginx(front) and templates == {"If-Unmodified-Since": "nonsense"}:
+        status = 412  # a date that nginx cannot read is never late enough
     headers = {name: artifact.fill_in(template) for name, template in templates.items()}
     response = client.request(method, artifact.path, headers=headers)
     assert response.status_code == status

@@ -12,6 +12,7 @@ import pytest
 from .examples import (
     STORE_PATH,
     bearer,
+    behind_nginx,
     cas_path,
     entries_of,
     expect_entries,
@@ -143,13 +144,15 @@ id_paths = pytest.mark.parametrize(
 @id_paths
 @pytest.mark.parametrize("bad", BAD_IDS.values(), ids=BAD_IDS)
 def test_id_may_not_be_this(
-    raw: RawConnection, method: str, path: Callable[[str], str], bad: str
+    raw: RawConnection, front: str, method: str, path: Callable[[str], str], bad: str
 ) -> None:
     answer = raw.ask(
         f"{method} {path(bad)}?{HANDLES}", AUTHORIZATION, "Content-Length: 1", body=b"a"
     )
     if method == "HEAD":
         assert answer.status_code == 400
+    elif behind_nginx(front) and "%00" in bad:  # nginx refuses it before it looks for a location
+        expect_error(answer, 400, "Bad request")
     else:
         assert "id" in expect_error(answer, 400)
 

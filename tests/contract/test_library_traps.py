@@ -10,6 +10,7 @@ or does not apply, and fails when an upgrade or a change brings it back. Not her
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import time
@@ -23,6 +24,7 @@ from .examples import (
     MAX_UPLOAD,
     STORE_PATH,
     all_at_once,
+    behind_nginx,
     cas_path,
     expect_error,
     expect_no_artifact,
@@ -134,7 +136,7 @@ def test_http_2_without_asking_is_turned_away(raw: RawConnection, stranger: http
         (f"GET {cas_path('A')}?{HANDLES}", b"", 404),
         (f"HEAD {cas_path('A')}?{HANDLES}", b"", 404),
         (f"POST {cas_path('TRAP2')}?{HANDLES}", b"abc", 204),
-        (f"POST {cas_path('TRAP2')}?{HANDLES}", b"", 400),
+        (f"POST {cas_path('TRAP2-EMPTY')}?{HANDLES}", b"", 400),
         (f"PUT {STORE_PATH}?{HANDLES}", b"{", 400),
         ("PUT /up", b"x" * 100_000, 405),
     ],
@@ -222,15 +224,30 @@ def test_chunked_body_over_the_limit_is_refused(
     expect_no_artifact(client, cas_id)
 
 
-def test_endless_body_is_cut_off(raw: RawConnection, client: httpx.Client) -> None:
-    """Trap 4. Cured: a client that goes on after the answer is not listened to for ever."""
+def test_endless_body_is_cut_off(raw: RawConnection, client: httpx.Client, front: str) -> None:
+    """Trap 4. Cured: a client that goes on after the answer is not listened to for ever.
+
+    nginx answers as early, then drops what comes for 30 s (`lingering_time`), however much it is,
+    before it closes the connection: not waited for here.
+    """
     cas_id, piece = new_cas_id(), chunk(new_body(1_000_000))
     raw.begin(f"POST {cas_path(cas_id)}?{HANDLES}", AUTHORIZATION, CHUNKED)
     with suppress(ConnectionResetError, BrokenPipeError):
         for _ in range(200):
             raw.send(piece)
-        raise AssertionError("200 MB have been taken")
+            if behind_nginx(front) and has_been_answered(raw):
+                answer = raw.response()
+                expect_error(answer, 413)
+                assert answer.headers["Connection"] == "close"
+                break
+        else:
+            raise AssertionError("200 MB have been taken")
     expect_no_artifact(client, cas_id)
+
+
+def has_been_answered(raw: RawConnection) -> bool:
+    """Whether there is something to read."""
+    return bool(select.select([raw.socket], [], [], 0)[0])
 
 
 def test_stalled_body_is_timed_out(raw: RawConnection, client: httpx.Client) -> None:
@@ -386,14 +403,16 @@ early_answers = pytest.mark.parametrize(("path", "headers", "status"), EARLY.val
 @early_answers
 @pytest.mark.parametrize("framing", ["content-length", "chunked"])
 def test_early_answer_reaches_a_client_that_is_still_sending(
-    raw: RawConnection, path: str, headers: list[str], status: int, framing: str
+    raw: RawConnection, front: str, path: str, headers: list[str], status: int, framing: str
 ) -> None:
     """Trap 11: with unread chunks `send` never returned. Cured: what is left is dropped.
 
-    This client reads nothing before it has sent all, as many do.
+    This client reads nothing before it has sent all, as many do. Behind nginx, what is refused for
+    another reason is of a size that nginx lets through; see the next test for the rest.
     """
     method = "PUT" if path == STORE_PATH else "POST"
-    body = new_body(MAX_UPLOAD + 1)
+    fits = behind_nginx(front) and status != 413
+    body = new_body(MAX_UPLOAD if fits else MAX_UPLOAD + 1)
     length = CHUNKED if framing == "chunked" else f"Content-Length: {len(body)}"
     raw.begin(f"{method} {path}?{HANDLES}", *headers, length)
     for piece in pieces_of(body):
@@ -402,17 +421,58 @@ def test_early_answer_reaches_a_client_that_is_still_sending(
         raw.send(chunk(b""))
     answer = raw.response()
     expect_error(answer, status)
-    if answer.headers.get("Connection") != "close":
+    if behind_nginx(front):
+        # It may say keep-alive and close nevertheless, if the answer came before the whole body.
+        with suppress(ConnectionError):
+            assert raw.ask("GET /up").status_code == 200
+    elif answer.headers.get("Connection") != "close":
         assert raw.ask("GET /up").status_code == 200
 
 
 @early_answers
+def test_chunked_body_over_the_limit_is_refused_for_one_reason_or_the_other(
+    connect: Callable[[], RawConnection],
+    client: httpx.Client,
+    front: str,
+    path: str,
+    headers: list[str],
+    status: int,
+) -> None:
+    """nginx may see the limit before the service's refusal, or after it, and then only hang up."""
+    method = "PUT" if path == STORE_PATH else "POST"
+    body = new_body(MAX_UPLOAD + 1)
+    for _ in range(5):
+        raw = connect()
+        raw.begin(f"{method} {path}?{HANDLES}", *headers, CHUNKED)
+        try:
+            for piece in pieces_of(body):
+                raw.send(chunk(piece))
+            raw.send(chunk(b""))
+            answer = raw.response()
+        except ConnectionError:
+            assert behind_nginx(front)
+            continue
+        assert answer.status_code in ({status, 413} if behind_nginx(front) else {status})
+        expect_error(answer, answer.status_code)
+    assert client.get("/up").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status", "size"),
+    [
+        pytest.param(*case, size, id=f"{name}, {size} bytes")
+        for name, case in EARLY.items()
+        for size in ([MAX_UPLOAD + 1] if name == "too large" else [MAX_UPLOAD, MAX_UPLOAD + 1])
+    ],
+)
 def test_early_answer_comes_before_the_body(
-    raw: RawConnection, path: str, headers: list[str], status: int
+    raw: RawConnection, front: str, path: str, headers: list[str], status: int, size: int
 ) -> None:
     """Trap 11. Cured: a client that looks for an answer as it sends sees it at once."""
     method = "PUT" if path == STORE_PATH else "POST"
-    raw.begin(f"{method} {path}?{HANDLES}", *headers, f"Content-Length: {MAX_UPLOAD + 1}")
+    if size > MAX_UPLOAD and behind_nginx(front):
+        status = 413  # announced as too large: nginx looks at nothing else
+    raw.begin(f"{method} {path}?{HANDLES}", *headers, f"Content-Length: {size}")
     raw.send(b"the first bytes")
     began = time.monotonic()
     expect_error(raw.response(), status)

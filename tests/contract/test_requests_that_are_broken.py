@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from .examples import (
     MAX_UPLOAD,
     STORE_PATH,
     bearer,
+    behind_nginx,
     cas_path,
     expect_error,
     expect_json_error,
@@ -66,13 +68,14 @@ CHUNKED = "Transfer-Encoding: chunked"
         "/index.html?account_handle=Acme&project_handle=App",
     ],
 )
-def test_unknown_path(client: httpx.Client, method: str, path: str) -> None:
+def test_unknown_path(client: httpx.Client, front: str, method: str, path: str) -> None:
+    status = 400 if path == "/%00" and behind_nginx(front) else 404  # nginx takes no NUL anywhere
     response = client.request(method, path)
     if method == "HEAD":
-        assert response.status_code == 404
+        assert response.status_code == status
         assert response.content == b""
     else:
-        expect_error(response, 404)
+        expect_error(response, status)
 
 
 @pytest.mark.parametrize("path", [cas_path(""), kv_path("")])
@@ -100,9 +103,13 @@ METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIN
         if method not in allowed
     ],
 )
-def test_other_methods_on_a_known_path(raw: RawConnection, path: str, method: str) -> None:
+def test_other_methods_on_a_known_path(
+    raw: RawConnection, front: str, path: str, method: str
+) -> None:
     answer = raw.ask(f"{method} {path}?{HANDLES}", AUTHORIZATION, "Content-Length: 0")
     expect_error(answer, 405)
+    if method == "TRACE" and behind_nginx(front):
+        return  # nginx refuses it everywhere, before it knows what the path allows
     assert {name.strip() for name in answer.headers["Allow"].split(",")} == ALLOWED[path]
 
 
@@ -121,8 +128,13 @@ def test_order_of_checks(stranger: httpx.Client) -> None:
     expect_error(stranger.put(STORE_PATH, params=good, content=b"{"), 401)
 
 
-def test_too_large_without_access_is_refused_for_want_of_access(stranger: httpx.Client) -> None:
+def test_too_large_without_access_is_refused_for_want_of_access(
+    stranger: httpx.Client, front: str
+) -> None:
+    """nginx refuses what is announced as too large before it asks for a decision."""
     response = upload(stranger, "A", new_body(MAX_UPLOAD + 1), params=handles(PROJECT))
+    expect_error(response, 413 if behind_nginx(front) else 401)
+    response = upload(stranger, "A", new_body(MAX_UPLOAD + 1), "chunked", params=handles(PROJECT))
     expect_error(response, 401)
 
 
@@ -207,11 +219,44 @@ MALFORMED = {
 }
 
 
-@pytest.mark.parametrize("request_", MALFORMED.values(), ids=MALFORMED)
-def test_malformed_request_is_refused(raw: RawConnection, request_: str) -> None:
-    raw.send(request_.encode("latin-1"))
+NGINX_TAKES = {"no version", "bare bytes in the target", "no colon"}
+"""Of those, what nginx makes a request of."""
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_request_is_refused(raw: RawConnection, front: str, name: str) -> None:
+    if name in NGINX_TAKES and behind_nginx(front):
+        expect_what_nginx_makes_of(raw, name)
+        return
+    raw.send(MALFORMED[name].encode("latin-1"))
     expect_json_error(raw.response(), 400)
     assert raw.closes(within=2)
+
+
+def expect_what_nginx_makes_of(raw: RawConnection, name: str) -> None:
+    """Check what becomes of a request that nginx is less strict about than the service."""
+    raw.send(MALFORMED[name].encode("latin-1"))
+    if name == "no version":  # HTTP/0.9: the answer is its body, and then the end
+        assert json.loads(raw.rest())["status"] == "up"
+    elif name == "no colon":  # the line is skipped
+        assert raw.response().json()["status"] == "up"
+    else:  # well formed to nginx, so refused by the service, while nginx's connection goes on
+        expect_error(raw.response(), 400)
+        assert raw.ask("GET /up").status_code == 200
+
+
+def test_http_0_9_opens_nothing(
+    connect: Callable[[], RawConnection], client: httpx.Client, front: str
+) -> None:
+    """A request without a version has no headers, so no token, whatever follows."""
+    path = cas_path(uploaded(client, b"stored"))
+    for lines in ("", f"\r\n{AUTHORIZATION}\r\n"):
+        raw = connect()
+        raw.send(f"GET {path}?{HANDLES}\r\n{lines}\r\n".encode())
+        if behind_nginx(front):
+            assert json.loads(raw.rest()) == {"message": "Missing Authorization header"}
+        else:
+            expect_json_error(raw.response(), 400)
 
 
 @pytest.mark.parametrize(
@@ -240,9 +285,13 @@ def test_refusal_of_a_broken_body_carries_the_request_id(raw: RawConnection) -> 
 
 
 @pytest.mark.parametrize("version", ["2.0", "3.0", "1.2", "0.9", "9.9"])
-def test_other_version_of_http_is_refused(raw: RawConnection, version: str) -> None:
+def test_other_version_of_http_is_refused(raw: RawConnection, front: str, version: str) -> None:
     raw.send(f"GET /up HTTP/{version}\r\n{HOST}\r\n\r\n".encode())
     answer = raw.response()
+    if version == "1.2" and behind_nginx(front):  # by its major version, as 1.1
+        assert answer.json()["status"] == "up"
+        assert raw.ask("GET /up").status_code == 200
+        return
     expect_json_error(answer, answer.status_code)
     assert answer.status_code in {400, 505}
     assert raw.closes(within=2)
@@ -265,12 +314,16 @@ BOMBS = {
 }
 
 
-@pytest.mark.parametrize("headers", BOMBS.values(), ids=BOMBS)
-def test_header_bomb_is_refused(raw: RawConnection, headers: str) -> None:
+@pytest.mark.parametrize("name", BOMBS)
+def test_header_bomb_is_refused(raw: RawConnection, front: str, name: str) -> None:
     with suppress(ConnectionResetError, BrokenPipeError):  # refused before it was all sent
-        raw.send(f"GET /up HTTP/1.1\r\n{HOST}\r\n{headers}\r\n".encode())
+        raw.send(f"GET /up HTTP/1.1\r\n{HOST}\r\n{BOMBS[name]}\r\n".encode())
     expect_json_error(raw.response(), 431)
-    assert raw.closes(within=2)
+    if name == "many headers" and behind_nginx(front):
+        # Below nginx's own limit (4 times 8 KiB): the service refuses, nginx's connection goes on.
+        assert raw.ask("GET /up").status_code == 200
+    else:
+        assert raw.closes(within=2)
 
 
 def test_long_target_is_refused(raw: RawConnection) -> None:
