@@ -283,6 +283,10 @@ class _Connection(TCPServer):
             await self.protocol.handle(RawData(b""))
         await self.protocol.handle(Closed())
 
+    async def _close(self) -> None:
+        """Close the connection. Closing it half first would be in the way of who is sending."""
+        await self.stream.aclose()
+
     def _share(self) -> int:
         return min(MOST_READ, max(LEAST_READ, READS_TOGETHER // max(1, len(self._in_flight))))
 
