@@ -60,9 +60,15 @@ def dev() -> None:
     required=True,
     help="Folder for pid, logs, temporary files and decisions. These hold tokens: put it on tmpfs.",
 )
-@click.option("--server-name", default="_", help="The host name that clients use.")
+@click.option(
+    "--server-name",
+    default="_",
+    envvar=["PUBLIC_HOST", "PHX_HOST"],
+    help="The host name that clients use, from PUBLIC_HOST if that is set.",
+)
 @click.option(
     "--max-upload-bytes",
+    type=click.IntRange(1, 2**40),
     default=26_214_400,
     show_default=True,
     envvar="MAX_UPLOAD_BYTES",

@@ -38,15 +38,19 @@ WRITERS = 8
 STREAM_THREADS = 16
 MEBIBYTE = 1024 * 1024
 
-BODIES_BYTES = 16 * MEBIBYTE
-"""What the bodies of all requests together may take in memory."""
+UPLOADS_BYTES = 16 * MEBIBYTE
+"""What all small uploads together may take in memory."""
+
+ENTRIES_BYTES = 8 * MEBIBYTE
+"""What all key-value entries on their way in may take, apart so that slow uploads don't hurt."""
 
 RECENT_ENTRIES_BYTES = 64 * MEBIBYTE
 """What the key-value entries used last may take in memory."""
 
 ACTOR_SHUTDOWN = 10.0
 LISTENER_SHUTDOWN = 32.0
-"""Seconds. Requests in flight have 30, which is the listener's own limit."""
+"""Seconds. Requests in flight have 30, which is the listener's own limit. The process has a limit
+of its own for all of these together."""
 
 
 class Application:
@@ -75,7 +79,7 @@ class Application:
             Mailbox(f"disk_writer_{number}", capacity=256, max_weight=4 * MEBIBYTE)
             for number in range(WRITERS)
         ]
-        self._entries = Mailbox("kv_store", capacity=4096, max_weight=BODIES_BYTES)
+        self._entries = Mailbox("kv_store", capacity=4096, max_weight=ENTRIES_BYTES)
         self._decisions = Mailbox("auth_cache", capacity=4096)
         self._app = CacheApp(self._services(), settings, log)
         self._listener = Listener(self._app, sock)
@@ -121,7 +125,6 @@ class Application:
 
     def _services(self) -> Services:
         """What handlers may use: clients, no actors."""
-        memory = Budget(BODIES_BYTES)
         secret = self._settings.secret_key_base.get_secret_value().encode(errors="surrogateescape")
         return Services(
             auth=AuthCacheClient(self._decisions.address, secret),
@@ -130,11 +133,11 @@ class Application:
                 Partitions([mailbox.address for mailbox in self._writers]),
                 self._store,
                 self._uploads,
-                memory,
+                Budget(UPLOADS_BYTES),
                 self._stream_threads,
             ),
             reader=ArtifactReader(self._store, self._stream_threads),
-            memory=memory,
+            memory=Budget(ENTRIES_BYTES),
             status=lambda: self.supervisor.status(),
         )
 

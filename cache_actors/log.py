@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -26,7 +27,7 @@ def new_log(settings: Settings) -> FilteringBoundLogger:
     else:
         rendering = [structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())]
     log: FilteringBoundLogger = structlog.wrap_logger(
-        structlog.WriteLogger(sys.stdout),
+        _Lines(sys.stdout),
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
@@ -37,6 +38,17 @@ def new_log(settings: Settings) -> FilteringBoundLogger:
         ),
     )
     return log
+
+
+class _Lines(structlog.WriteLogger):
+    """Writes what can be written: a full disk behind the log must not stop the service."""
+
+    def msg(self, message: str) -> None:
+        """Write one line."""
+        with suppress(OSError):
+            super().msg(message)
+
+    debug = info = warning = error = critical = msg
 
 
 def _to_json(event: object, **_: object) -> str:

@@ -66,7 +66,8 @@ async def _run(
     try:
         application = Application(settings, sock, log)
     except OSError as error:
-        raise CannotStart(f"Cannot use {error.filename}: {error.strerror}") from error
+        where = error.filename or settings.cas_storage_dir
+        raise CannotStart(f"Cannot use {where}: {error.strerror}") from error
     stop = trio.Event()
 
     def started() -> None:
@@ -93,10 +94,11 @@ async def _stop_on_signal(
 ) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for number in signals:
-            log.info("stopping", signal=signal.Signals(number).name, again=stop.is_set())
-            if stop.is_set():
-                everything.cancel()
+            again = stop.is_set()
             stop.set()
+            log.info("stopping", signal=signal.Signals(number).name, again=again)
+            if again:
+                everything.cancel()
 
 
 async def _limit_the_end(application: Application, log: FilteringBoundLogger) -> None:

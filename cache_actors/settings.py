@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import secrets
 from pathlib import Path
 from typing import Annotated, Literal
@@ -108,4 +109,5 @@ def _sentence(name: str, problem: str, given: object) -> str:
     allowed = field.description or "an absolute path"
     if problem == "missing":
         return f"{name.upper()} is not set; allowed: {allowed}"
-    return f"{name.upper()} is {given!r}; allowed: {allowed}"
+    shown = re.sub("//[^/@]*@", "//...@", str(given))  # a password in a URL is nobody's business
+    return f"{name.upper()} is {shown!r}; allowed: {allowed}"

@@ -75,7 +75,10 @@ in
       enable = true;
       recommendedTlsSettings = true;
       eventsConfig = "worker_connections 8192;";
-      appendConfig = "worker_processes auto;";
+      appendConfig = ''
+        worker_processes auto;
+        pcre_jit on;
+      '';
 
       commonHttpConfig = ''
         proxy_cache_path /run/nginx-decisions levels=1:2 keys_zone=cache_decisions:16m

@@ -5,13 +5,14 @@ The life of an answer, per token (the times are settings; the contract's are giv
 * A project that is in Tuist's list is a yes for 600 s; anything else is a no for 3 s.
 * Questions about one token that come while Tuist is being asked about it wait for that answer.
 * If Tuist cannot answer, a yes goes on being one until 1,500 s after it was given: stale, so that
-  others may remember it for 2 s only. Otherwise the trouble is reported. Either way the next
+  it holds for 3 s at a time. Otherwise the trouble is reported. Either way the next
   attempt comes 3 s later at the earliest. While Tuist is known to be down, a stale yes is given at
   once, and Tuist asked behind it, so that a slow outage does not slow every build.
 * A 401 replaces the answer before, so that it ends a yes at once.
 
 Tokens are kept as keyed hashes. What Tuist says of those with access is kept apart from what it
-says of others, so that a flood of bad tokens does not push out the good ones.
+says of others, and they are asked about in a queue of their own, so that a flood of bad tokens
+neither pushes out the good ones nor keeps them waiting.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from cache_actors.supervision import (
     Call,
     Cast,
     Envelope,
-    MailboxFull,
 )
 
 from .tuist_api import CONNECTIONS, Access, Answer
@@ -58,7 +58,7 @@ MOST_NAMES = 500_000
 """Project names remembered, over all tokens."""
 
 MOST_QUESTIONS = 1_000
-"""Tokens that Tuist is being asked about at once, or about to be."""
+"""Tokens that Tuist is being asked about at once, or about to be; of known ones, and of others."""
 
 
 class AccessUnknown(Exception):
@@ -107,13 +107,22 @@ class Decide(Call[Decision]):
 
 @dataclass(frozen=True, slots=True)
 class Answered(Cast):
-    """Tuist has answered about `token`, or has failed to: then `answer` says how.
+    """Tuist has answered about `token`, or has failed to: then `answer` says how. None: nobody
+    waited for the answer any more, so it was not asked.
 
     The cache sends this to itself.
     """
 
     token: bytes
-    answer: Answer | str
+    answer: Answer | str | None
+
+
+@dataclass(slots=True)
+class _Queue:
+    """Questions that wait for their turn; some are asked at once."""
+
+    at_once: trio.CapacityLimiter
+    length: int = 0
 
 
 NOTHING_KNOWN = Answer(Access.UNAUTHORIZED)
@@ -158,7 +167,10 @@ class AuthCache(Actor):
         self._stale_ttl = stale_ttl
         self._tokens = _Tokens()
         self._waiting: dict[bytes, list[Envelope]] = {}
-        self._at_once = trio.CapacityLimiter(CONNECTIONS)
+        # Those who had access before do not queue behind those who may never have any.
+        self._queues = {
+            known: _Queue(trio.CapacityLimiter(CONNECTIONS // 2)) for known in (True, False)
+        }
 
     async def run(self, mailbox: Mailbox, started: Started) -> None:
         """Live one life, with a nursery for the questions that are under way."""
@@ -184,7 +196,7 @@ class AuthCache(Actor):
         if decision.lifetime > 0:
             envelope.reply(decision)
         elif not token.is_in_outage():
-            self._ask(question, envelope)
+            self._ask(question, token, envelope, now)
         else:
             stale = self._stale(token, question.project, now)
             next_attempt = token.failed_at + ATTEMPT_INTERVAL
@@ -193,7 +205,7 @@ class AuthCache(Actor):
             elif now < next_attempt:
                 envelope.fail(AccessUnknown(token.failure, ceil(next_attempt - now)))
             if now >= next_attempt:
-                self._ask(question, envelope if stale is None else None)
+                self._ask(question, token, envelope, now)
 
     def _by_answer(self, token: _Token, project: str, now: float) -> Decision:
         """What Tuist's last answer means for `project`; its lifetime may be over."""
@@ -211,28 +223,39 @@ class AuthCache(Actor):
             return None
         return Decision(Access.GRANTED, min(left, STALE_LIFETIME))
 
-    def _ask(self, question: Decide, envelope: Envelope | None) -> None:
-        """Have Tuist asked about a token, if that is not under way; `envelope` waits for it."""
+    def _ask(self, question: Decide, token: _Token, envelope: Envelope, now: float) -> None:
+        """Have Tuist asked about a token, if that is not under way, and `envelope` wait for it."""
         waiting = self._waiting.get(question.token)
         if waiting is None:
-            if len(self._waiting) >= MOST_QUESTIONS:
-                if envelope is not None:
-                    envelope.fail(MailboxFull("Too many tokens wait for the Tuist server"))
+            queue = self._queues[bool(token.answer.projects)]
+            if queue.length >= MOST_QUESTIONS:
+                if (stale := self._stale(token, question.project, now)) is not None:
+                    envelope.reply(stale)
+                else:
+                    envelope.fail(AccessUnknown("Too many tokens are being asked about", 1))
                 return
             waiting = self._waiting[question.token] = []
-            self._questions.start_soon(self._question, question)
-        if envelope is not None:
-            waiting.append(envelope)
+            queue.length += 1
+            self._questions.start_soon(self._question, question, waiting, queue)
+        waiting.append(envelope)
 
-    async def _question(self, question: Decide) -> None:
+    async def _question(self, question: Decide, waiting: list[Envelope], queue: _Queue) -> None:
         """One question to Tuist; the answer comes back as a message."""
-        async with self._at_once:
-            answer = await self._api.ask(question.authorization, question.request_id)
+        async with queue.at_once:
+            queue.length -= 1
+            answer: Answer | str | None = None
+            if not all(envelope.abandoned for envelope in waiting):
+                answer = await self._api.ask(question.authorization, question.request_id)
         with suppress(ActorStopped):
             await self._self.cast(Answered(question.token, answer))
 
-    def _learn(self, key: bytes, answer: Answer | str) -> None:
+    def _learn(self, key: bytes, answer: Answer | str | None) -> None:
         """Take in Tuist's answer about a token, or its failure, and tell those who wait for it."""
+        if answer is None:  # somebody may have come after all
+            for envelope in self._waiting.pop(key, ()):
+                if not envelope.abandoned and isinstance(envelope.message, Decide):
+                    self._decide(envelope, envelope.message)
+            return
         now = trio.current_time()
         token = self._tokens.get(key)
         if isinstance(answer, Answer):

@@ -120,7 +120,8 @@ class KeyValueStore(Actor):
         outcomes = await trio.to_thread.run_sync(
             self._store.replace, replacements, limiter=self._threads
         )
-        for (envelope, _), outcome in zip(puts, outcomes, strict=True):
+        for (envelope, put), outcome in zip(puts, outcomes, strict=True):
+            self._recent.keep(put.path, None)
             if isinstance(outcome, OSError):
                 envelope.fail(storage_error(outcome))
             else:

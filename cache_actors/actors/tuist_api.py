@@ -22,6 +22,10 @@ CONNECTIONS = 16
 """How many questions may be under way at once."""
 
 
+MOST_BYTES = 8 * 1024 * 1024
+"""The longest answer that is read."""
+
+
 class Access(Enum):
     """What Tuist says of a token. FORBIDDEN is also what a project outside its list means."""
 
@@ -76,15 +80,24 @@ class TuistApi:
         Both arguments are forwarded as headers. Any trouble is a sentence, without the token in it:
         unreachable, too slow (`TIMEOUT`), an unexpected status or an unreadable body.
         """
-        headers = {"Authorization": authorization.encode("latin-1"), "X-Request-ID": request_id}
+        headers = {
+            "Authorization": authorization.encode("latin-1"),
+            "X-Request-ID": request_id,
+            "Accept-Encoding": "identity",  # what is not compressed cannot explode
+        }
         try:
             with trio.fail_after(TIMEOUT):
-                response = await self._client.get(self._url, headers=headers)  # type: ignore[arg-type]
+                async with self._client.stream("GET", self._url, headers=headers) as response:  # type: ignore[arg-type]
+                    body = bytearray()
+                    async for piece in response.aiter_raw():
+                        body += piece
+                        if len(body) > MOST_BYTES:
+                            return "The Tuist server's answer is too long"
         except (httpx.HTTPError, trio.TooSlowError) as error:
             return f"The Tuist server cannot be reached: {type(error).__name__}"
-        return self._read(response)
+        return self._read(response, body)
 
-    def _read(self, response: httpx.Response) -> Answer | str:
+    def _read(self, response: httpx.Response, body: bytearray) -> Answer | str:
         if response.status_code == HTTPStatus.UNAUTHORIZED:
             return Answer(Access.UNAUTHORIZED)
         if response.status_code == HTTPStatus.FORBIDDEN:
@@ -92,8 +105,8 @@ class TuistApi:
         if response.status_code != HTTPStatus.OK:
             return f"The Tuist server answered {response.status_code}"
         try:
-            items = self._decode(response.content).projects
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            items = self._decode(body).projects
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return "The Tuist server's answer cannot be read"
         names = (item if isinstance(item, str) else item.full_name for item in items)
         return Answer(Access.GRANTED, frozenset(name.lower() for name in names))

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 from quart_trio import QuartTrio
 from werkzeug.routing import BaseConverter
 
+from cache_actors.storage.errors import StorageError
+
 from . import artifacts, authorization, health, keyvalue
 from .body import Request
 from .connection import Connection
+from .context import request
 from .errors import HttpError, error_response, translate
 from .in_flight import InFlight
 
@@ -39,7 +42,7 @@ class Services:
     """All that handlers may use: clients of actors, and bounds.
 
     Attributes:
-        memory: what the bodies of requests may take together, in bytes.
+        memory: what key-value entries on their way in may take together, in bytes.
         status: the supervision tree's own records.
     """
 
@@ -67,12 +70,21 @@ class CacheApp(QuartTrio):
         self.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
         self.url_map.merge_slashes = False
         self.url_map.converters["anything"] = _Anything
+        self.before_request(self._refuse_double_slash)
         self.register_error_handler(Exception, self._answer_error)
         for path, method_names, handler in _ROUTES:
             self.add_url_rule(path, methods=method_names.split(), view_func=handler)
 
+    async def _refuse_double_slash(self) -> Response | None:
+        """Routing would take `//up` for `/up`; nginx, which goes by the path, would not."""
+        if request().path.startswith("//"):
+            return error_response(HttpError(HTTPStatus.NOT_FOUND, "Not Found"))
+        return None
+
     async def _answer_error(self, error: Exception) -> Response:
         answer = translate(error)
+        if isinstance(error, StorageError):
+            self.log.error("storage_failed", request_id=request().id, cause=repr(error.__cause__))
         if answer is None:
             self.log_exception((type(error), error, error.__traceback__))
             answer = HttpError(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error")

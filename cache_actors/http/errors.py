@@ -1,7 +1,7 @@
 """Errors on their way to a client: every exception is translated here, once.
 
-They sort into the caller's fault (4xx), the service being unable at the moment (503, 507), and
-bugs (500), which alone are logged with a traceback.
+They sort into the caller's fault (4xx), the service being unable at the moment (503, 507), and a
+failing disk or a bug (500), which are logged.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from cache_actors.actors.auth_cache import AccessUnknown
 from cache_actors.actors.upload import EmptyUpload, WrongDigest
-from cache_actors.storage.errors import StorageError, StorageFull
+from cache_actors.storage.errors import StorageBusy, StorageError, StorageFull
 from cache_actors.storage.layout import InvalidIdentifier
 from cache_actors.supervision import ActorError
 
@@ -60,6 +60,8 @@ def translate(error: Exception) -> HttpError | None:
             return unavailable(str(error), error.retry_after)
         case ActorError():
             return unavailable("The service cannot answer at the moment", RETRY_AFTER)
+        case StorageBusy():
+            return unavailable(str(error), RETRY_AFTER)
         case StorageFull():
             return HttpError(HTTPStatus.INSUFFICIENT_STORAGE, str(error))
         case StorageError():

@@ -55,7 +55,7 @@ async def store_values() -> Response:
     async with body.collected(services.memory) as text:
         try:
             wanted = _decode(text)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise HttpError(HTTPStatus.BAD_REQUEST, f"The body is invalid: {error}") from error
         entry = Entry(project, Kind.KEYVALUE, parse_id("cas_id", wanted.cas_id))
         await services.keyvalue.put(entry, _encode(Values(wanted.entries)))

@@ -27,6 +27,7 @@ from http import HTTPStatus
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import h11
 import trio
@@ -353,9 +354,17 @@ def _refusal(request: h11.Request, headers: dict[bytes, bytes]) -> HTTPStatus | 
         return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
     if len(request.target) > MOST_HEADER_BYTES:
         return HTTPStatus.REQUEST_URI_TOO_LONG
-    if not request.target.startswith((b"/", b"http://", b"https://")):
+    if not _is_target(request.target.decode("ascii")):
         return HTTPStatus.BAD_REQUEST
     if b"content-length" in headers and b"transfer-encoding" in headers:
         # Who of those before us believed which of the two (RFC 9112, section 6.3)?
         return HTTPStatus.BAD_REQUEST
     return None
+
+
+def _is_target(target: str) -> bool:
+    """Whether `target` is a path, or a URL that has one."""
+    try:
+        return target.startswith("/") or urlsplit(target).scheme in ("http", "https")
+    except ValueError:
+        return False

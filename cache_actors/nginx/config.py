@@ -68,6 +68,7 @@ def nginx_config(options: NginxOptions) -> str:
     return f"""\
 # Made by `cache-actors nginx-config`: what differs from place to place, around the snippets.
 {_user(options)}worker_processes {options.worker_processes};
+pcre_jit on;
 pid {runtime}/nginx.pid;
 error_log {runtime}/error.log warn;
 
@@ -113,8 +114,10 @@ http {{
 def _user(options: NginxOptions) -> str:
     if options.user is None:
         return ""
-    words = " ".join(_plain("--user", word) for word in options.user.split())
-    return f"user {words};\n"
+    words = [_plain("--user", word) for word in options.user.split(" ")]
+    if len(words) > 2:
+        raise BadNginxOption(f"--user is {options.user!r}; allowed: USER or 'USER GROUP'")
+    return f"user {' '.join(words)};\n"
 
 
 def _listen(options: NginxOptions) -> str:

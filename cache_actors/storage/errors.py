@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_BUSY = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 class StorageError(Exception):
@@ -15,9 +16,18 @@ class StorageFull(StorageError):
     """There is no room: no bytes, no inodes, or no quota left."""
 
 
+class StorageBusy(StorageError):
+    """The process has too many files open at the moment, or no memory."""
+
+
 def storage_error(error: OSError) -> StorageError:
     """What an operating system error means to a caller. It names no path: clients may see it."""
     reason = error.strerror or type(error).__name__
+    kind, what = StorageError, "failed"
     if error.errno in _FULL:
-        return StorageFull(f"The storage is full: {reason}")
-    return StorageError(f"The storage failed: {reason}")
+        kind, what = StorageFull, "is full"
+    elif error.errno in _BUSY:
+        kind, what = StorageBusy, "is busy"
+    meaning = kind(f"The storage {what}: {reason}")
+    meaning.__cause__ = error
+    return meaning

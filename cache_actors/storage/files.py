@@ -136,7 +136,7 @@ class FileStore:
 
     def exists(self, path: Path) -> bool:
         """Whether `path` has been published, for good: its folders are synced before a yes."""
-        if not path.is_file():
+        if not _is_published(path):
             return False
         self._folders.ensure(path.parent)
         self._sync_folder(path.parent)
@@ -165,13 +165,15 @@ class FileStore:
 
     def _publish(self, item: Publication) -> Published:
         self._folders.ensure(item.path.parent)
-        if item.path.exists():
+        if _is_published(item.path):
             return Published.EXISTS
         file, ours = self._on_this_device(item.source)
         try:
             self._sync_file(file)
             self._folders.call_in(item.path.parent, file.link, item.path)
         except FileExistsError:
+            if not _is_published(item.path):
+                raise  # something else is in its place
             return Published.EXISTS
         finally:
             if ours:
@@ -269,9 +271,16 @@ class _Folders:
 
     def ensure(self, folder: Path) -> None:
         """Make `folder` if need be, and see to it that it will survive."""
+        try:
+            self._ensure(folder)
+        except FileNotFoundError:  # somebody removed folders: look at all of them again
+            self._known = {self._root}
+            self._ensure(folder)
+
+    def _ensure(self, folder: Path) -> None:
         if folder in self._known:
             return
-        self.ensure(folder.parent)
+        self._ensure(folder.parent)
         with suppress(FileExistsError):
             folder.mkdir()
         if stat.S_IMODE(folder.stat().st_mode) != FOLDER_MODE:  # new, or its maker died too soon
@@ -281,6 +290,17 @@ class _Folders:
         if len(self._known) >= _MOST_KNOWN_FOLDERS:
             self._known = {self._root}
         self._known.add(folder)
+
+
+def _is_published(path: Path) -> bool:
+    """Whether there is an artifact at `path`: a file, with bytes, and no link to one."""
+    try:
+        status = path.lstat()
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return False
+        raise
+    return stat.S_ISREG(status.st_mode) and status.st_size > 0
 
 
 def _load(lookup: Lookup) -> Version | None:

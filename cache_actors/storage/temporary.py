@@ -164,7 +164,7 @@ class TemporaryFolder:
 
 def sweep(parent: Path) -> None:
     """Remove the temporary folders below `parent` whose owners are gone."""
-    for folder in parent.glob(PREFIX + "*"):
+    for folder in parent.glob(PREFIX + "[0-9a-f]" * 32):
         with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             lock = _lock(folder)
             if lock is not None:

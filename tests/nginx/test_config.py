@@ -26,7 +26,6 @@ EXPLAINED = {
     "add_header_redefinition": "each location names all its headers; what is proxied brings some",
     "if_is_evil": "it holds nothing but what is safe there: a return, and its headers",
     "worker_rlimit_nofile_vs_connections": "the limit is the host's to set, as we need not be root",
-    "try_files_is_evil_too": "uploads and entries must see the disk as it is, not as it was",
 }
 """What gixy finds, and why it stays."""
 

@@ -111,7 +111,7 @@ def test_folder_without_an_owner_is_removed_with_all_in_it(parent: Path) -> None
 
 
 def test_new_owner_sweeps_first(parent: Path) -> None:
-    (parent / "cache-actors-left").mkdir(parents=True)
+    (parent / ("cache-actors-" + "0" * 32)).mkdir(parents=True)
     folder = TemporaryFolder(parent)
     assert list(parent.iterdir()) == [folder.path]
     folder.remove()

@@ -1,0 +1,995 @@
+"""nginx in front of the service: what it decides itself, and what happens when things go wrong.
+
+The contract suite has what one request is answered with. Here is what depends on time, on load, on
+who may see what, and on whether the service and the Tuist server run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import ssl
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from click.testing import CliRunner
+from h2.connection import H2Connection
+from h2.events import DataReceived, RemoteSettingsChanged, ResponseReceived, StreamEnded
+
+from cache_actors.__main__ import main
+from cache_actors.dev.tuist import StandInTuist
+from tests.contract.examples import (
+    all_at_once,
+    bearer,
+    cas_path,
+    expect_error,
+    expect_error_without_body,
+    handles,
+    kv_path,
+    new_body,
+    new_cas_id,
+    new_kv_id,
+)
+from tests.contract.raw import RawConnection, RawResponse, chunked, pieces_of
+from tests.support.nginx import NOBODY, Nginx, find_binary, nginx_before, shared_storage
+from tests.support.programs import find_program
+from tests.support.service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+TOKEN = "token"
+PROJECT, OTHER_PROJECT = "acme/app", "acme/other"
+QUERY = "account_handle=acme&project_handle=app"
+
+
+@dataclass(frozen=True)
+class Site:
+    """nginx, the service behind it on a Unix socket, and the Tuist server behind that.
+
+    `token` sees `PROJECT`, and is what requests show unless they are told otherwise.
+    """
+
+    tuist: StandInTuist
+    service: Service
+    nginx: Nginx
+    client: httpx.Client
+    token: str = TOKEN
+
+    @property
+    def authorization(self) -> str:
+        """The header that shows the token."""
+        return f"Authorization: Bearer {self.token}"
+
+    def new_token(self, *projects: str) -> str:
+        """A token that nobody has shown before, which sees `projects`."""
+        token = f"new-{secrets.token_hex(8)}"
+        self.tuist.tokens[token] = list(projects)
+        return token
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        token: str | None = None,
+        project: str = PROJECT,
+        headers: dict[str, str] | None = None,
+        **how: Any,
+    ) -> httpx.Response:
+        """Send a request through nginx."""
+        headers = bearer(token or self.token) | (headers or {})
+        return self.client.request(method, path, params=handles(project), headers=headers, **how)
+
+    def upload(self, cas_id: str, body: bytes, **how: Any) -> None:
+        """Store an artifact."""
+        response = self.ask("POST", cas_path(cas_id), content=body, **how)
+        assert response.status_code == 204, response.text
+
+    def put(self, kv_id: str, value: str, **how: Any) -> httpx.Response:
+        """Store an entry of one value."""
+        content = {"cas_id": kv_id, "entries": [{"value": value}]}
+        return self.ask("PUT", "/api/cache/keyvalue", json=content, **how)
+
+    def stored(self, body: bytes = b"bytes", **how: Any) -> str:
+        """The id of a new artifact."""
+        cas_id = new_cas_id()
+        self.upload(cas_id, body, **how)
+        return cas_id
+
+    def file(self, cas_id: str) -> Path:
+        """Where an artifact lies on disk."""
+        return self.service.storage / PROJECT / "cas" / cas_id[2:4] / cas_id
+
+    def requests(self, path: str, method: str | None = None) -> list[dict[str, Any]]:
+        """What the service has logged so far of the requests for `path` that have been answered."""
+        marker = new_cas_id()
+        self.ask("GET", "/up", headers={"X-Request-ID": marker})
+        wait_for_log(self.service, marker)
+        lines = map(json.loads, self.service.log.read_text().splitlines())
+        return [
+            line
+            for line in lines
+            if line["event"] == "request"
+            and line["path"] == path
+            and (method is None or line["method"] == method)
+        ]
+
+    def questions(self, token: str) -> int:
+        """How often the Tuist server has been asked about `token`."""
+        header = f"Bearer {token}"
+        return sum(question.authorization == header for question in self.tuist.questions)
+
+
+@pytest.fixture(scope="module", params=["wheel", "debian"])
+def which(request: pytest.FixtureRequest) -> str:
+    """The kind of nginx."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def shared(which: str) -> Iterator[Site]:
+    """The site that most tests share."""
+    with StandInTuist() as tuist, running_site(which, tuist, {}) as site:
+        yield site
+
+
+@pytest.fixture
+def site(shared: Site) -> Iterator[Site]:
+    """The shared site, with a token that no other test has shown."""
+    yield replace(shared, token=shared.new_token(PROJECT))
+    shared.tuist.delay = 0.0
+    shared.tuist.tokens.clear()
+
+
+@pytest.fixture
+def start(which: str, tuist: StandInTuist) -> Iterator[Callable[..., Site]]:
+    """Starts a site of a test's own, with settings of the service and options of nginx."""
+    with ExitStack() as stack:
+
+        def start(settings: dict[str, str] | None = None, **options: Any) -> Site:
+            return stack.enter_context(running_site(which, tuist, settings or {}, **options))
+
+        yield start
+
+
+@pytest.fixture
+def own_site(start: Callable[..., Site]) -> Site:
+    """A site whose service, or Tuist server, may be stopped."""
+    return start()
+
+
+@contextmanager
+def running_site(
+    which: str, tuist: StandInTuist, settings: dict[str, str], **options: Any
+) -> Iterator[Site]:
+    """A running site, whose service and nginx have hit no bug in the end."""
+    with shared_storage() as storage, socket_folder() as folder:
+        socket_path = folder / "cache.sock"
+        service = Service(storage, tuist.url, {"SOCKET_PATH": str(socket_path), **settings})
+        service.start(wait=False)
+        try:
+            wait_for_log(service, '"started"')
+            with (
+                nginx_before(f"unix:{socket_path}", storage, which, **options) as nginx,
+                client_of(nginx) as client,
+            ):
+                yield Site(tuist, service, nginx, client)
+                assert "Traceback" not in service.log.read_text()
+                complaints = nginx.error_log()
+                assert not any(level in complaints for level in ("[crit]", "[alert]", "[emerg]"))
+        finally:
+            assert service.process is not None
+            if service.process.poll() is None:
+                service.stop(signal.SIGKILL)
+
+
+@contextmanager
+def socket_folder() -> Iterator[Path]:
+    """A folder for a socket that nginx's user may connect to: the socket inherits the group."""
+    with tempfile.TemporaryDirectory(prefix="cache-actors-socket-", dir="/dev/shm") as name:
+        folder = Path(name)
+        if os.geteuid() == 0:
+            os.chown(folder, 0, NOBODY)
+        folder.chmod(0o2750)
+        yield folder
+
+
+def client_of(nginx: Nginx, **how: Any) -> httpx.Client:
+    """A client of `nginx`."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    return httpx.Client(
+        base_url=nginx.url,
+        trust_env=False,
+        timeout=30,
+        verify=False,  # noqa: S501
+        limits=limits,
+        **how,
+    )
+
+
+# --- Who may see what ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", [(PROJECT, OTHER_PROJECT), (OTHER_PROJECT, PROJECT)])
+def test_yes_for_one_project_never_opens_another(site: Site, order: tuple[str, ...]) -> None:
+    owner = site.new_token(PROJECT, OTHER_PROJECT)
+    cas_id, kv_id = new_cas_id(), new_kv_id()
+    for project in order:
+        site.upload(cas_id, project.encode(), token=owner, project=project)
+        site.put(kv_id, project, token=owner, project=project)
+    for project in order * 3:
+        calls: list[tuple[str, str]] = [
+            ("GET", cas_path(cas_id)),
+            ("POST", cas_path(cas_id)),
+            ("GET", kv_path(kv_id)),
+            ("PUT", kv_path(kv_id)),
+        ]
+        for method, path in calls:
+            response = site.ask(method, path, project=project)
+            if project == OTHER_PROJECT:
+                expect_error(response, 403, "You don't have access to this project")
+            else:
+                assert response.is_success
+                assert response.content in (b"", b"acme/app", b'{"entries":[{"value":"acme/app"}]}')
+        new_upload = site.ask("POST", cas_path(new_cas_id()), project=project, content=b"a")
+        assert new_upload.status_code == (403 if project == OTHER_PROJECT else 204)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_yes_for_one_token_never_lets_in_another(site: Site, order: int) -> None:
+    allowed = {site.token: PROJECT, site.new_token(OTHER_PROJECT): OTHER_PROJECT}
+    cas_id = new_cas_id()
+    for token, project in allowed.items():
+        site.upload(cas_id, project.encode(), token=token, project=project)
+    for project in (PROJECT, OTHER_PROJECT) * 2:
+        for token in list(allowed)[::order]:
+            response = site.ask("GET", cas_path(cas_id), token=token, project=project)
+            if allowed[token] == project:
+                assert response.content == project.encode()
+            else:
+                expect_error(response, 403, "You don't have access to this project")
+        expect_error(site.ask("GET", cas_path(cas_id), token="x", project=project), 401)
+
+
+def test_project_in_another_case_is_the_same_project(site: Site) -> None:
+    cas_id, kv_id = new_cas_id(), new_kv_id()
+    site.upload(cas_id, b"bytes", project="Acme/APP")
+    assert site.put(kv_id, "value", project="ACME/App").status_code == 204
+    for project in ("acme/app", "ACME/APP", "aCME/aPP"):
+        assert site.ask("GET", cas_path(cas_id), project=project).content == b"bytes"
+        entries = site.ask("PUT", kv_path(kv_id), project=project)
+        assert entries.json() == {"entries": [{"value": "value"}]}
+        site.upload(cas_id, b"others", project=project)
+    assert site.file(cas_id).read_bytes() == b"bytes"
+    accounts = [path.name for path in site.service.storage.iterdir() if path.name[0] != "."]
+    assert accounts == ["acme"]
+    assert len(site.requests(cas_path(cas_id), "POST")) == 1
+
+
+# --- Decisions ----------------------------------------------------------------------------------
+
+
+def test_ten_thousand_reads_ask_nobody(site: Site) -> None:
+    cas_id, kv_id = site.stored(new_body(500)), new_kv_id()
+    site.put(kv_id, "value")
+    assert site.ask("GET", cas_path(cas_id)).status_code == 200
+    before = len(site.requests("/_auth_cas"))
+
+    def read(_: int) -> int:
+        with RawConnection(site.nginx.url) as connection:
+            batch = b"".join(
+                connection.head(f"GET {path}?{QUERY}", site.authorization)
+                for path in (cas_path(cas_id), kv_path(kv_id)) * 25
+            )
+            good = 0
+            for _ in range(50):
+                connection.send(batch)
+                good += sum(connection.response().status_code == 200 for _ in range(50))
+            return good
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(read, range(4))) == [2500] * 4
+    assert len(site.requests("/_auth_cas")) == before
+    assert site.questions(site.token) == 1
+    assert site.requests(cas_path(cas_id), "GET") == []
+
+
+def test_burst_with_a_new_token_asks_tuist_once_and_waits_for_nothing_else(site: Site) -> None:
+    cas_id = site.stored()
+    token = site.new_token(PROJECT)
+    site.tuist.delay = 0.3
+    with ExitStack() as stack:
+        connections = [stack.enter_context(RawConnection(site.nginx.url)) for _ in range(100)]
+
+        def read(number: int) -> tuple[int, float]:
+            began = time.monotonic()
+            response = connections[number].ask(
+                f"GET {cas_path(cas_id)}?{QUERY}", f"Authorization: Bearer {token}"
+            )
+            return response.status_code, time.monotonic() - began
+
+        answers = all_at_once(read, 100)
+    assert {status for status, _ in answers} == {200}
+    assert max(seconds for _, seconds in answers) < 1.3
+    assert site.questions(token) == 1
+
+
+def test_token_that_loses_access_is_refused_after_its_decisions_life(
+    start: Callable[..., Site],
+) -> None:
+    site = start({"AUTH_SUCCESS_TTL": "3"})
+    cas_id = site.stored()
+    outcomes = {site.new_token(PROJECT): 403, site.new_token(PROJECT): 401}
+    asked = time.monotonic()  # no decision is older than this
+    for token, status in outcomes.items():
+        assert site.ask("GET", cas_path(cas_id), token=token).status_code == 200
+        if status == 403:
+            site.tuist.tokens[token] = [OTHER_PROJECT]
+        else:
+            del site.tuist.tokens[token]
+        assert site.ask("GET", cas_path(cas_id), token=token).status_code == 200
+    for token, status in outcomes.items():
+        while (response := site.ask("GET", cas_path(cas_id), token=token)).status_code == 200:
+            assert time.monotonic() - asked < 3.5
+            time.sleep(0.02)
+        expect_error(response, status)
+
+
+def test_refused_token_that_gains_access_is_let_in_within_five_seconds(site: Site) -> None:
+    cas_id = site.stored()
+    tokens = site.new_token(), f"unknown-{new_cas_id()}"
+    for token in tokens:
+        assert site.ask("GET", cas_path(cas_id), token=token).status_code in {401, 403}
+    began = time.monotonic()
+    for token in tokens:
+        site.tuist.tokens[token] = [PROJECT]
+    for token in tokens:
+        while site.ask("GET", cas_path(cas_id), token=token).status_code != 200:
+            assert time.monotonic() - began < 5
+            time.sleep(0.02)
+
+
+# --- While Tuist is down ------------------------------------------------------------------------
+
+
+def test_stale_yes_goes_on_while_tuist_is_down(start: Callable[..., Site]) -> None:
+    site = start({"AUTH_SUCCESS_TTL": "1"})  # so short that nginx remembers none
+    cas_id = site.stored()
+    take_down(site.tuist)
+    time.sleep(1)
+    asked = len(site.requests("/_auth_cas"))
+    assert site.ask("GET", cas_path(cas_id)).content == b"bytes"
+    site.upload(cas_id, b"bytes")
+    site.upload(new_cas_id(), b"bytes")
+    assert site.put(new_kv_id(), "value").status_code == 204
+    assert len(site.requests("/_auth_cas")) > asked
+
+
+def test_unknown_token_is_let_in_as_soon_as_tuist_is_back(own_site: Site) -> None:
+    site = own_site
+    cas_id = site.stored()
+    site.tuist.tokens["new-token"] = [PROJECT]
+    take_down(site.tuist)
+    for method in ("GET", "POST"):
+        response = site.ask(method, cas_path(cas_id), token="new-token")
+        expect_error(response, 503)
+        retry_after = int(response.headers["Retry-After"])
+        assert 1 <= retry_after <= 3
+    retry_at = time.monotonic() + retry_after
+    site.tuist.status = None
+    site.tuist.start()
+    time.sleep(max(0, retry_at - time.monotonic()))
+    assert site.ask("GET", cas_path(cas_id), token="new-token").status_code == 200
+
+
+# --- Nothing stale ------------------------------------------------------------------------------
+
+
+def test_replaced_entry_is_never_served_stale(start: Callable[..., Site]) -> None:
+    site = start({"DURABILITY": "relaxed"})
+    kv_id = new_kv_id()
+    site.put(kv_id, "0")
+    over = threading.Event()
+
+    def watch() -> list[int]:
+        answers = read_until(over, site, kv_path(kv_id))
+        return [int(answer.json()["entries"][0]["value"]) for answer in answers]
+
+    with ThreadPoolExecutor(1) as threads:
+        watcher = threads.submit(watch)
+        try:
+            for number in range(300):
+                assert site.put(kv_id, str(number)).status_code == 204
+                response = site.ask(("GET", "PUT")[number % 2], kv_path(kv_id))
+                assert response.json() == {"entries": [{"value": str(number)}]}
+        finally:
+            over.set()
+        seen = watcher.result()
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 10
+
+
+def test_artifact_that_was_removed_can_come_back(site: Site) -> None:
+    cas_id = site.stored(b"old bytes")
+    assert site.ask("GET", cas_path(cas_id)).content == b"old bytes"
+    site.file(cas_id).unlink()
+    site.upload(cas_id, b"new")
+    uploaded = time.monotonic()
+    assert site.file(cas_id).read_bytes() == b"new"
+    while (content := site.ask("GET", cas_path(cas_id)).content) != b"new":
+        assert content == b"old bytes"
+        assert time.monotonic() - uploaded < 4
+        time.sleep(0.02)
+
+
+# --- Uploads ------------------------------------------------------------------------------------
+
+
+def test_upload_of_what_exists_does_not_reach_the_service(site: Site) -> None:
+    cas_id = site.stored(b"bytes")
+    call = f"POST {cas_path(cas_id)}?{QUERY}"
+    large = new_body(1_000_000)
+    with RawConnection(site.nginx.url) as connection:
+        for _ in range(3):
+            for headers, body in (
+                (["Content-Length: 5"], b"bytes"),
+                (["Content-Length: 0"], b""),
+                ([], b""),
+                ([f"Content-Length: {len(large)}"], large),
+                (["Transfer-Encoding: chunked"], chunked(b"by", b"tes")),
+                (["Transfer-Encoding: chunked"], chunked(*pieces_of(large))),
+                (["Transfer-Encoding: chunked"], chunked()),
+            ):
+                assert (
+                    connection.ask(call, site.authorization, *headers, body=body).status_code == 204
+                )
+                read = connection.ask(f"GET {cas_path(cas_id)}?{QUERY}", site.authorization)
+                assert read.content == b"bytes"
+    assert len(site.requests(cas_path(cas_id))) == 1
+
+
+@pytest.mark.parametrize("body", [None, b"bytes"], ids=["without-body", "with-body"])
+def test_other_methods_change_nothing(site: Site, body: bytes | None) -> None:
+    cas_id = site.stored(b"as it was")
+    for method in ("DELETE", "PATCH", "PUT", "TRACE", "OPTIONS"):
+        expect_error(site.ask(method, cas_path(cas_id), content=body), 405)
+        assert site.file(cas_id).read_bytes() == b"as it was"
+        assert site.ask("GET", cas_path(cas_id)).content == b"as it was"
+
+
+def test_upload_that_waits_for_100_is_answered_before_its_body_if_it_is_not_wanted(
+    site: Site,
+) -> None:
+    old, new, refused = site.stored(b"old"), new_cas_id(), new_cas_id()
+    expect = ("Content-Length: 5", "Expect: 100-continue")
+    with RawConnection(site.nginx.url) as connection:
+        connection.begin(f"POST {cas_path(new)}?{QUERY}", site.authorization, *expect)
+        assert connection.response().status_code == 100
+        connection.send(b"bytes")
+        assert connection.response().status_code == 204
+        connection.begin(f"POST {cas_path(old)}?{QUERY}", site.authorization, *expect)
+        assert final_response(connection).status_code == 204  # though it may send its body
+        connection.send(b"bytes")
+        read = connection.ask(f"GET {cas_path(old)}?{QUERY}", site.authorization)
+        assert read.content == b"old"
+    with RawConnection(site.nginx.url) as connection:
+        connection.begin(f"POST {cas_path(refused)}?{QUERY}", "Authorization: Bearer x", *expect)
+        expect_error(final_response(connection), 401, "Unauthorized")
+    assert site.file(new).read_bytes() == b"bytes"
+    assert not site.file(refused).exists()
+
+
+def test_chunked_upload_is_stored(site: Site) -> None:
+    cas_id, body = new_cas_id(), new_body(3_000_000)
+    response = site.ask("POST", cas_path(cas_id), content=pieces_of(body))
+    assert response.status_code == 204
+    assert site.file(cas_id).read_bytes() == body
+    assert site.ask("GET", cas_path(cas_id)).content == body
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 4000000", "Transfer-Encoding: chunked"])
+def test_client_that_goes_away_stores_nothing_and_harms_nobody(site: Site, framing: str) -> None:
+    cas_ids = [new_cas_id() for _ in range(10)]
+    piece = new_body(100_000)
+    for cas_id in cas_ids:
+        with RawConnection(site.nginx.url) as connection:
+            connection.begin(
+                f"POST {cas_path(cas_id)}?{QUERY}",
+                site.authorization,
+                framing,
+                "Expect: 100-continue",
+            )
+            assert connection.response().status_code == 100
+            connection.send(piece if "Length" in framing else chunked(piece)[:-5])
+    eventually(lambda: all(site.requests(cas_path(cas_id), "POST") for cas_id in cas_ids))
+    for cas_id in cas_ids:
+        (line,) = site.requests(cas_path(cas_id), "POST")
+        assert line["status"] >= 400
+        assert not site.file(cas_id).exists()
+        site.upload(cas_id, b"whole")
+        assert site.ask("GET", cas_path(cas_id)).content == b"whole"
+    temporary = site.service.storage / ".tmp"
+    eventually(lambda: not [path for path in temporary.rglob("*") if path.is_file()])
+
+
+def test_upload_over_the_limit_is_refused_and_one_of_just_the_limit_stored(
+    start: Callable[..., Site],
+) -> None:
+    limit = 300_000
+    site = start({"MAX_UPLOAD_BYTES": str(limit)}, max_upload_bytes=limit)
+    body = new_body(limit + 1)
+    for cas_id, content in (
+        (new_cas_id(), body[:limit]),
+        (new_cas_id(), pieces_of(body[:limit])),
+    ):
+        assert site.ask("POST", cas_path(cas_id), content=content).status_code == 204
+        assert site.file(cas_id).read_bytes() == body[:limit]
+    announced = new_cas_id()
+    with RawConnection(site.nginx.url) as connection:
+        connection.begin(
+            f"POST {cas_path(announced)}?{QUERY}",
+            site.authorization,
+            f"Content-Length: {limit + 1}",
+        )
+        expect_error(connection.response(), 413)  # before a byte of it has been sent
+    assert site.requests(cas_path(announced)) == []
+    for _ in range(5):
+        cas_id = new_cas_id()
+        with RawConnection(site.nginx.url) as connection:
+            headers = (site.authorization, "Transfer-Encoding: chunked")
+            connection.begin(f"POST {cas_path(cas_id)}?{QUERY}", *headers)
+            connection.send(chunked(*pieces_of(body)))
+            expect_error(connection.response(), 413)
+        assert not site.file(cas_id).exists()
+
+
+@pytest.mark.parametrize("which", ["debian"], indirect=True)
+def test_upload_into_an_idle_connection_never_fails(which: str, site: Site) -> None:
+    body = new_body(200_000)  # too large to be sent again
+    upstream = f"unix:{site.service.environment['SOCKET_PATH']}"
+
+    def pause_between_uploads(seconds: float) -> tuple[int, int, str]:
+        with (
+            nginx_before(upstream, site.service.storage, which) as nginx,
+            client_of(nginx, headers=bearer(site.token), params=handles(PROJECT)) as client,
+        ):
+            first = client.post(cas_path(new_cas_id()), content=body)
+            time.sleep(seconds)
+            second = client.post(cas_path(new_cas_id()), content=body)
+            return first.status_code, second.status_code, nginx.error_log()
+
+    with ThreadPoolExecutor(5) as threads:
+        assert list(threads.map(pause_between_uploads, (1, 4, 9, 16, 62))) == [(204, 204, "")] * 5
+
+
+# --- While the service is down ------------------------------------------------------------------
+
+
+def test_what_nginx_can_do_alone_goes_on_when_the_service_is_killed(own_site: Site) -> None:
+    site = own_site
+    cas_id, kv_id = site.stored(), new_kv_id()
+    site.put(kv_id, "value")
+    assert site.ask("GET", cas_path(cas_id)).status_code == 200
+    site.tuist.tokens["new-token"] = [PROJECT]
+    site.service.stop(signal.SIGKILL)
+
+    for _ in range(3):
+        assert site.ask("GET", cas_path(cas_id)).content == b"bytes"
+        assert site.ask("HEAD", cas_path(cas_id)).status_code == 200
+        site.upload(cas_id, b"bytes")
+        for method in ("GET", "PUT"):
+            entries = site.ask(method, kv_path(kv_id))
+            assert entries.json() == {"entries": [{"value": "value"}]}
+        expect_error(site.ask("GET", cas_path(new_cas_id())), 404, "Artifact does not exist")
+        for response in (
+            site.put(kv_id, "another"),
+            site.ask("POST", cas_path(new_cas_id()), content=b"a"),
+            site.ask("POST", cas_path(new_cas_id()), content=new_body(2_000_000)),
+            site.ask("POST", cas_path(new_cas_id()), content=pieces_of(new_body(2_000_000))),
+            site.ask("GET", cas_path(cas_id), token="new-token"),
+            site.ask("POST", cas_path(cas_id), token="new-token", content=b"a"),
+            site.ask("PUT", kv_path(kv_id), token="new-token"),
+            site.ask("GET", "/up"),
+            site.ask("DELETE", cas_path(cas_id)),
+        ):
+            expect_error(response, 503)
+            assert int(response.headers["Retry-After"]) >= 1
+
+    site.service.start(wait=False)
+    wait_for_log(site.service, '"started"', times=2)
+    assert site.put(kv_id, "another").status_code == 204
+    assert site.ask("GET", cas_path(cas_id), token="new-token").status_code == 200
+    site.upload(new_cas_id(), b"bytes")
+
+
+def test_restart_of_the_service_loses_no_read(own_site: Site) -> None:
+    site = own_site
+    cas_id, kv_id = site.stored(new_body(100_000)), new_kv_id()
+    site.put(kv_id, "value")
+    over = threading.Event()
+    answers: list[int] = []
+
+    def read(path: str) -> None:
+        answers.extend(answer.status_code for answer in read_until(over, site, path))
+
+    def let_them_read() -> None:
+        so_far = len(answers)
+        eventually(lambda: len(answers) > so_far + 500)
+
+    with ThreadPoolExecutor(4) as threads:
+        readers = [threads.submit(read, path) for path in (cas_path(cas_id), kv_path(kv_id)) * 2]
+        try:
+            let_them_read()
+            assert site.service.stop() == 0
+            let_them_read()
+            site.service.start(wait=False)
+            wait_for_log(site.service, '"started"', times=2)
+            let_them_read()
+        finally:
+            over.set()
+        for reader in readers:
+            reader.result()
+    assert set(answers) == {200}
+    assert site.questions(site.token) == 1
+
+
+# --- What stays inside --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["_auth_cas", "_cache_decision", "_cache_entry"])
+def test_inner_locations_cannot_be_reached(site: Site, name: str) -> None:
+    first, rest = name[0], name[1:]
+    last = f"%{ord(name[-1]):02x}"
+    spellings = [
+        f"/{name}",
+        f"/{name}/",
+        f"/{name}/.",
+        f"/{name};a",
+        f"/{name}#a",
+        f"/{name}%3F{QUERY}",
+        f"/{name[:-1]}{last}",
+        f"/%{ord(first):02X}{rest}",
+        f"/%25{ord(first):02X}{rest}",
+        "/" + "".join(f"%{ord(letter):02X}" for letter in name),
+        f"//{name}",
+        f"///{name}",
+        f"/./{name}",
+        f"/%2e/{name}",
+        f"/%2F{name}",
+        f"/up/../{name}",
+        f"/up/%2e%2e/{name}",
+        f"/up/..%2f{name}",
+        f"/api/cache/cas/../../../{name}",
+        f"/a//../{name}",
+        f"/{name}/../{name}",
+        f"/{name.upper()}",
+        f"/#/../{name}",
+        f"/up%23/../{name}",
+        f"/up\\..\\{name}",
+        f"http://cache/{name}",
+        f"http://cache//{name}",
+    ]
+    reached = []
+    for spelling in spellings:
+        for method in ("GET", "HEAD", "POST"):
+            target = spelling if "%3F" in spelling else f"{spelling}?{QUERY}"
+            with RawConnection(site.nginx.url) as connection:
+                call = f"{method} {target}"
+                response = connection.ask(call, site.authorization, "Content-Length: 0")
+            if response.status_code != 404 or "X-Cache-Project" in response.headers:
+                reached.append((call, response.status_code))
+            elif method != "HEAD":
+                expect_error(response, 404)
+    assert reached == []
+    assert site.questions(site.token) == 0
+
+
+def test_internal_pages_cannot_be_reached(site: Site) -> None:
+    for page in "bad_request", "timed_out", "too_large", "uri_too_long", "not_implemented":
+        for method in ("GET", "POST"):
+            expect_error(site.ask(method, f"/_cache_{page}"), 404)
+        expect_error_without_body(site.ask("HEAD", f"/_cache_{page}"), 404)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="nginx's workers are another user only for root")
+def test_workers_may_read_the_storage_and_write_nowhere_in_it(site: Site) -> None:
+    cas_id, kv_id = site.stored(), new_kv_id()
+    site.put(kv_id, "value")
+    storage = site.service.storage
+    readable = set(found_by_nobody(storage, "-type", "f", "-readable"))
+    entry = f"{storage}/{PROJECT}/keyvalue/{kv_id[2:4]}/{kv_id}.json"
+    assert {str(site.file(cas_id)), entry} <= readable
+    assert found_by_nobody(storage, "-writable") == []
+    decisions = site.nginx.options.runtime / "decisions"
+    assert stat.S_IMODE(decisions.stat().st_mode) == 0o700
+    assert found_by_nobody(decisions, "-type", "f") != [], "decisions have been remembered"
+
+
+def test_logs_have_request_ids_and_never_a_token(own_site: Site) -> None:
+    site = own_site
+    secret = "a-token-that-nobody-may-read"
+    site.tuist.tokens[secret] = [PROJECT]
+    cas_id = new_cas_id()
+    own = {"X-Request-ID": "my-own-id"}
+    site.upload(cas_id, b"bytes", token=secret, headers=own)
+    site.ask("GET", cas_path(cas_id), token=secret, headers={"X-Request-ID": "my-read"})
+    site.ask("POST", cas_path(cas_id), token=secret, headers={"X-Request-ID": "not sane"})
+    site.ask("GET", "/nowhere", token=secret)
+    site.client.get(cas_path(cas_id), params={"access_token": secret}, headers=bearer(secret))
+    with RawConnection(site.nginx.url) as connection:
+        connection.ask(f"GET /up?{secret}", f"Authorization : Bearer {secret}")
+    with RawConnection(site.nginx.url) as connection:
+        connection.ask("GET /up", f"Authorization: Bearer {secret * 2000}")
+    uploads = site.requests(cas_path(cas_id), "POST")
+    assert [line["request_id"] for line in uploads] == ["my-own-id"]
+    assert "my-own-id" in [line["request_id"] for line in site.requests("/_auth_cas")]
+    assert "my-own-id" in [question.request_id for question in site.tuist.questions]
+    site.service.stop(signal.SIGKILL)
+    failed = site.ask("POST", cas_path(new_cas_id()), token=secret, content=b"a")
+    expect_error(failed, 503)
+    expect_error(site.ask("GET", cas_path(cas_id), token=f"{secret}-2"), 503)
+
+    access_log = site.nginx.options.runtime / "access.log"
+    last = failed.headers["X-Request-ID"]
+    eventually(lambda: last in access_log.read_text())
+    lines = [json.loads(line) for line in access_log.read_text().splitlines()]
+    by_id = {line["request_id"]: line for line in lines}
+    assert by_id["my-own-id"]["status"] == 204
+    assert by_id["my-read"]["project"] == PROJECT
+    assert "not sane" not in by_id
+    assert "connect() to unix:" in site.nginx.error_log()
+    for log in site.nginx.options.runtime.glob("*.log"):
+        assert secret not in log.read_text(), log
+    assert secret not in site.service.log.read_text()
+
+
+# --- TLS and HTTP/2 -----------------------------------------------------------------------------
+
+
+def test_http2_works_with_hundreds_of_requests_at_once(
+    start: Callable[..., Site], tmp_path: Path
+) -> None:
+    certificate, key = new_certificate(tmp_path)
+    site = start(tls_cert=certificate, tls_key=key)
+    kv_id, body = new_kv_id(), new_body(10_000)
+    with client_of(
+        site.nginx, http2=True, headers=bearer(TOKEN), params=handles(PROJECT)
+    ) as client:
+        cas_id = new_cas_id()
+        stored = client.post(cas_path(cas_id), content=body)
+        assert (stored.http_version, stored.status_code) == ("HTTP/2", 204)
+        assert client.post(cas_path(cas_id), content=body).status_code == 204
+        read = client.get(cas_path(cas_id))
+        assert (read.http_version, read.content) == ("HTTP/2", body)
+        pair = {"cas_id": kv_id, "entries": [{"value": "value"}]}
+        assert client.put("/api/cache/keyvalue", json=pair).status_code == 204
+        for method in ("GET", "PUT"):
+            assert client.request(method, kv_path(kv_id)).json() == {"entries": pair["entries"]}
+        expect_error(client.get(cas_path(cas_id), headers=bearer("unknown")), 401)
+    paths = [f"{path}?{QUERY}" for path in (cas_path(cas_id), kv_path(kv_id))] * 150
+    assert ask_over_one_http2_connection(site.nginx, paths) == [b"200"] * 300
+
+
+# --- The configuration --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("upstream", "tls", "user"),
+    [
+        ("127.0.0.1:4000", False, None),
+        ("127.0.0.1:4000", True, "nobody nogroup"),
+        ("unix:/run/cache-actors/cache.sock", False, "nobody nogroup"),
+        ("unix:/run/cache-actors/cache.sock", True, None),
+    ],
+    ids=["tcp", "tcp-tls", "unix", "unix-tls"],
+)
+def test_printed_configuration_is_accepted(
+    which: str, tmp_path: Path, upstream: str, tls: bool, user: str | None
+) -> None:
+    nginx = find_binary(which)
+    command = ["--runtime", str(tmp_path), "--storage", "/cas", "--upstream", upstream]
+    if tls:
+        certificate, key = new_certificate(tmp_path)
+        command += ["--tls-cert", str(certificate), "--tls-key", str(key)]
+    if user is not None:
+        command += ["--user", user]
+    printed = subprocess.run(
+        [sys.executable, "-m", "cache_actors", "nginx-config", "--nginx", nginx, *command],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+    )
+    assert printed.stderr == ""
+    config = tmp_path / "nginx.conf"
+    config.write_text(printed.stdout)
+    tested = subprocess.run(
+        [nginx, "-t", "-e", tmp_path / "error.log", "-c", config],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert tested.returncode == 0, tested.stderr
+    assert "[warn]" not in tested.stderr
+
+
+@pytest.mark.parametrize("bad", ['a"b', "a'b", "a;b", "a{b", "a}b", "a\nb", "a b", "a\\b", "$a"])
+@pytest.mark.parametrize(
+    "option",
+    ["--listen", "--upstream", "--storage", "--runtime", "--server-name", "--tls-cert", "--user"],
+)
+def test_value_that_could_end_its_directive_is_refused(
+    which: str, tmp_path: Path, option: str, bad: str
+) -> None:
+    if option == "--user" and bad == "a b":
+        bad = "a b;"  # two words are a user and a group
+    (tmp_path / "key.pem").touch()
+    value = str(tmp_path / bad) if option in {"--storage", "--runtime", "--tls-cert"} else bad
+    options = {"--storage": "/cas", "--runtime": "/run", "--nginx": str(find_binary(which))}
+    if option == "--tls-cert":
+        (tmp_path / bad).touch()
+        options["--tls-key"] = str(tmp_path / "key.pem")
+    options[option] = value
+    run = CliRunner().invoke(main, ["nginx-config", *(x for pair in options.items() for x in pair)])
+    assert run.exit_code == 2
+    assert run.stdout == ""
+    assert run.stderr.count("\n") == 1
+    assert run.stderr.startswith(f"{option} is ")
+
+
+@pytest.mark.parametrize(
+    ("option", "bad"),
+    [
+        ("--listen", ""),
+        ("--upstream", ""),
+        ("--server-name", ""),
+        ("--user", ""),
+        ("--user", "nobody nogroup third"),
+        ("--max-upload-bytes", "-1"),
+        ("--max-upload-bytes", "0"),
+        ("--worker-processes", "0"),
+    ],
+)
+def test_value_that_nginx_would_refuse_or_misread_is_refused(option: str, bad: str) -> None:
+    options = ["--storage", "/cas", "--runtime", "/run", option, bad]
+    run = CliRunner().invoke(main, ["nginx-config", *options])
+    assert run.exit_code == 2
+    assert run.stdout == ""
+    assert option in run.stderr
+
+
+def read_until(over: threading.Event, site: Site, path: str) -> Iterator[RawResponse]:
+    """Read `path` again and again, on one connection for as long as nginx keeps it open."""
+    while not over.is_set():
+        with RawConnection(site.nginx.url) as connection:
+            while not over.is_set():
+                answer = connection.ask(f"GET {path}?{QUERY}", site.authorization)
+                yield answer
+                if answer.headers["Connection"] == "close":
+                    break
+
+
+def take_down(tuist: StandInTuist) -> None:
+    """Stop the stand-in Tuist server; connections that are open get errors."""
+    tuist.status = 500
+    tuist.stop()
+
+
+def wait_for_log(service: Service, text: str, times: int = 1) -> None:
+    """Return once the service has logged `text` so many times."""
+    eventually(lambda: service.log.exists() and service.log.read_text().count(text) >= times)
+
+
+def eventually(is_so: Callable[[], bool], within: float = 20) -> None:
+    """Return once something is so."""
+    deadline = time.monotonic() + within
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def final_response(connection: RawConnection) -> RawResponse:
+    """The next response that is not an interim one: nginx says 100 before it drops a body, too."""
+    while (response := connection.response()).status_code == 100:
+        pass
+    return response
+
+
+def found_by_nobody(folder: Path, *conditions: str) -> list[str]:
+    """What nginx's user finds in `folder`, as far as it may look into it."""
+    run = subprocess.run(
+        [find_program("find"), folder, *conditions],
+        user=NOBODY,
+        group=NOBODY,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    return run.stdout.splitlines()
+
+
+def new_certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate that nobody has signed, and its key."""
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    command = [
+        find_program("openssl"),
+        "req",
+        "-x509",
+        "-nodes",
+        "-days",
+        "1",
+        "-subj",
+        "/CN=cache",
+    ]
+    command += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    subprocess.run(
+        [*command, "-keyout", key, "-out", certificate], capture_output=True, check=True, timeout=20
+    )
+    return certificate, key
+
+
+def ask_over_one_http2_connection(nginx: Nginx, paths: Iterable[str]) -> list[bytes | None]:
+    """The statuses of GET requests that are all sent before an answer to any is read."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    statuses: dict[int, bytes | None] = {}
+    with (
+        socket.create_connection(("127.0.0.1", nginx.port), timeout=20) as plain,
+        context.wrap_socket(plain) as secured,
+    ):
+        assert secured.selected_alpn_protocol() == "h2"
+        http = H2Connection()
+        http.initiate_connection()
+        http.increment_flow_control_window(2**30)
+        secured.sendall(http.data_to_send())
+        while not any(
+            isinstance(event, RemoteSettingsChanged)
+            for event in http.receive_data(secured.recv(65536))
+        ):
+            pass
+        assert http.remote_settings.max_concurrent_streams == 512
+        for path in paths:
+            stream = http.get_next_available_stream_id()
+            statuses[stream] = None
+            head = [
+                (":method", "GET"),
+                (":scheme", "https"),
+                (":authority", "cache"),
+                (":path", path),
+                ("authorization", f"Bearer {TOKEN}"),
+            ]
+            http.send_headers(stream, head, end_stream=True)
+        secured.sendall(http.data_to_send())
+        ended = 0
+        while ended < len(statuses):
+            received = secured.recv(65536)
+            assert received, "the connection was closed"
+            for event in http.receive_data(received):
+                if isinstance(event, ResponseReceived):
+                    statuses[event.stream_id] = dict(event.headers)[b":status"]
+                elif isinstance(event, DataReceived):
+                    assert event.flow_controlled_length is not None
+                    http.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                elif isinstance(event, StreamEnded):
+                    ended += 1
+            secured.sendall(http.data_to_send())
+    return list(statuses.values())
