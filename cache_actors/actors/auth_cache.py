@@ -119,7 +119,7 @@ class Answered(Cast):
 
 @dataclass(slots=True)
 class _Queue:
-    """Questions that wait for their turn; some are asked at once."""
+    """Questions that are being asked, a few at once, or wait for their turn."""
 
     at_once: trio.CapacityLimiter
     length: int = 0
@@ -242,10 +242,10 @@ class AuthCache(Actor):
     async def _question(self, question: Decide, waiting: list[Envelope], queue: _Queue) -> None:
         """One question to Tuist; the answer comes back as a message."""
         async with queue.at_once:
-            queue.length -= 1
             answer: Answer | str | None = None
             if not all(envelope.abandoned for envelope in waiting):
                 answer = await self._api.ask(question.authorization, question.request_id)
+        queue.length -= 1
         with suppress(ActorStopped):
             await self._self.cast(Answered(question.token, answer))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING
 
 import httpx
@@ -59,6 +60,8 @@ class TuistApi:
             timeout=TIMEOUT,
             limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
             trust_env=False,
+            # A session that Tuist opens for one token must never speak for another.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         )
         self._decode = msgspec.json.Decoder(_Projects).decode
 
@@ -83,13 +86,13 @@ class TuistApi:
         headers = {
             "Authorization": authorization.encode("latin-1"),
             "X-Request-ID": request_id,
-            "Accept-Encoding": "identity",  # what is not compressed cannot explode
+            "Accept-Encoding": "identity",
         }
         try:
             with trio.fail_after(TIMEOUT):
                 async with self._client.stream("GET", self._url, headers=headers) as response:  # type: ignore[arg-type]
                     body = bytearray()
-                    async for piece in response.aiter_raw():
+                    async for piece in response.aiter_bytes():
                         body += piece
                         if len(body) > MOST_BYTES:
                             return "The Tuist server's answer is too long"

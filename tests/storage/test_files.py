@@ -558,6 +558,7 @@ def test_relaxed_store_never_syncs(
     relaxed: FileStore, path: Path, temporary: TemporaryFolder, journal: Journal
 ) -> None:
     upload = temporary.create()
+    upload.write([b"x"])
     publish_file(relaxed, path, upload)
     publish(relaxed, path.with_name("b"), b"x")
     publish(relaxed, path.with_name("b"), b"x")

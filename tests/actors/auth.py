@@ -1,0 +1,138 @@
+"""A Tuist server that does what the test says, and a running auth cache that asks it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+import trio
+import trio.testing
+
+from cache_actors.actors.auth_cache import AuthCache, AuthCacheClient, Decision
+from cache_actors.actors.tuist_api import Access, Answer, TuistApi
+from cache_actors.supervision import Mailbox, actor_child
+
+from .helpers import PROJECT, Task, begin
+
+if TYPE_CHECKING:
+    from cache_actors.storage.layout import Project
+
+    from .helpers import Run
+
+SECRET = b"secret key base"
+SUCCESS_TTL, FAILURE_TTL, STALE_TTL = 600.0, 3.0, 1500.0
+DOWN = "The Tuist server cannot be reached: ConnectError"
+UNAUTHORIZED = Answer(Access.UNAUTHORIZED)
+FORBIDDEN = Answer(Access.FORBIDDEN)
+
+
+def granting(*names: str) -> Answer:
+    """Tuist's answer about a token that sees these projects."""
+    return Answer(Access.GRANTED, frozenset(names))
+
+
+class FakeTuist:
+    """What the fake connections have in common, through all incarnations of the cache.
+
+    Attributes:
+        answers: by the `Authorization` header; without one, a token is unknown.
+        trouble: if set, the answer to everything; an exception is a bug of the API's.
+        gate: questions are answered once it is set.
+        delay: seconds that an answer takes.
+        questions: the headers `Authorization` and `X-Request-ID` of all questions so far.
+    """
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Answer] = {}
+        self.trouble: str | Exception | None = None
+        self.gate = trio.Event()
+        self.gate.set()
+        self.delay = 0.0
+        self.questions: list[tuple[str, str]] = []
+        self.under_way = 0
+        self.most_under_way = 0
+        self.open_connections = 0
+
+    def asked(self, authorization: str) -> int:
+        """How often it has been asked about a token."""
+        return sum(1 for asked, _ in self.questions if asked == authorization)
+
+    async def answer(self, authorization: str, request_id: str) -> Answer | str:
+        self.questions.append((authorization, request_id))
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            await trio.sleep(self.delay)
+            await self.gate.wait()
+            if isinstance(self.trouble, Exception):
+                raise self.trouble
+            return self.trouble or self.answers.get(authorization, UNAUTHORIZED)
+        finally:
+            self.under_way -= 1
+
+
+class FakeApi(TuistApi):
+    """A connection to the fake Tuist server."""
+
+    def __init__(self, tuist: FakeTuist) -> None:
+        self._tuist = tuist
+
+    async def __aenter__(self) -> Self:
+        self._tuist.open_connections += 1
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._tuist.open_connections -= 1
+
+    async def ask(self, authorization: str, request_id: str) -> Answer | str:
+        assert self._tuist.open_connections == 1
+        return await self._tuist.answer(authorization, request_id)
+
+
+class Auth:
+    """A running auth cache, and what it is asked with."""
+
+    def __init__(self, nursery: trio.Nursery, tuist: FakeTuist) -> None:
+        self.tuist = tuist
+        self.mailbox = Mailbox("auth_cache", capacity=20_000)
+        self.client = AuthCacheClient(self.mailbox.address, SECRET)
+        self.incarnations: list[AuthCache] = []
+        self.child = actor_child(self.mailbox, self._new, shutdown=1)
+        self._nursery = nursery
+
+    def _new(self) -> AuthCache:
+        cache = AuthCache(
+            lambda: FakeApi(self.tuist),
+            success_ttl=SUCCESS_TTL,
+            failure_ttl=FAILURE_TTL,
+            stale_ttl=STALE_TTL,
+        )
+        self.incarnations.append(cache)
+        return cache
+
+    @property
+    def cache(self) -> AuthCache:
+        """The current incarnation."""
+        return self.incarnations[-1]
+
+    async def decide(
+        self, authorization: str, project: Project = PROJECT, request_id: str = "r"
+    ) -> Decision:
+        return await self.client.decide(authorization, project, request_id)
+
+    async def access(self, authorization: str, project: Project = PROJECT) -> Access:
+        return (await self.decide(authorization, project)).access
+
+    async def begin(self, authorization: str, project: Project = PROJECT) -> Task[Decision]:
+        """Ask in a task of its own, and return when everything is at rest."""
+        return await begin(self._nursery, lambda: self.decide(authorization, project))
+
+    def remembered(self) -> int:
+        """How many tokens the cache remembers."""
+        tokens = self.cache._tokens
+        return len(tokens._with_access) + len(tokens._without)
+
+
+async def new_auth(run_tree: Run, nursery: trio.Nursery) -> Auth:
+    auth = Auth(nursery, FakeTuist())
+    await run_tree(auth.child)
+    return auth

@@ -1,0 +1,518 @@
+"""Of many who store one artifact the first one wins, and all of them can count on it."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import random
+from collections import Counter
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+import trio
+import trio.testing
+
+from cache_actors.actors.disk_writer import DiskWriter, DiskWriterClient, Publish
+from cache_actors.actors.partitions import Partitions
+from cache_actors.actors.upload import SMALL_BYTES, EmptyUpload, WrongDigest
+from cache_actors.storage.errors import StorageError, StorageFull
+from cache_actors.storage.files import Published
+from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
+from cache_actors.supervision import ActorCrashed, ActorStopped, Mailbox, actor_child
+
+from .helpers import (
+    OTHER_PROJECT,
+    Body,
+    CountingThreads,
+    Task,
+    WatchedBudget,
+    artifact,
+    begin,
+    fail_writes,
+    in_chunks,
+    leftovers,
+)
+from .stores import Gate, GatedStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Iterator
+
+    from cache_actors.storage.layout import Entry
+    from tests.supervision.small_actors import Root
+
+    from .helpers import Run
+
+A = artifact("A")
+SMALL = b"small"
+LARGE = random.randbytes(SMALL_BYTES + 100)
+CONTENTS = pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+MAX_WEIGHT = 2 * SMALL_BYTES
+
+
+class Writers:
+    """Two running disk writers, and their client."""
+
+    def __init__(self, store: GatedStore, uploads: TemporaryFolder) -> None:
+        self.store = store
+        self.uploads = uploads
+        self.memory = WatchedBudget(4 * SMALL_BYTES)
+        self.disk_threads, self.stream_threads = CountingThreads(2), CountingThreads()
+        self.mailboxes = [
+            Mailbox(f"disk_writer_{number}", capacity=300, max_weight=MAX_WEIGHT)
+            for number in range(2)
+        ]
+        self.partitions = Partitions([mailbox.address for mailbox in self.mailboxes])
+        threads = self.stream_threads.as_limiter()
+        self.client = DiskWriterClient(self.partitions, store, uploads, self.memory, threads)
+        self.children = [actor_child(mailbox, self._new, shutdown=1) for mailbox in self.mailboxes]
+        self.root: Root
+
+    def _new(self) -> DiskWriter:
+        return DiskWriter(self.store, self.disk_threads.as_limiter())
+
+    async def put(self, entry: Entry, content: bytes) -> Published:
+        return await self.client.store(entry, in_chunks(content), len(content))
+
+    async def put_body(
+        self, entry: Entry, body: AsyncIterable[bytes], digest: bytes | None = None
+    ) -> Published:
+        return await self.client.store(entry, body, expected_digest=digest)
+
+    def path(self, entry: Entry) -> Path:
+        return entry.path(self.store.root)
+
+    def content(self, entry: Entry) -> bytes | None:
+        """What is stored."""
+        path = self.path(entry)
+        return path.read_bytes() if path.exists() else None
+
+    def in_other_partition(self, entry: Entry) -> Entry:
+        """An artifact that another writer is responsible for."""
+        mine = self.partitions.address(str(self.path(entry)))
+        others = (artifact(f"OTHER{number}") for number in range(100))
+        return next(o for o in others if self.partitions.address(str(self.path(o))) is not mine)
+
+    def restarts(self) -> int:
+        return sum(self.root.child(mailbox.name).restarts for mailbox in self.mailboxes)
+
+    @contextmanager
+    def held_up(self, entry: Entry) -> Iterator[Gate]:
+        """Hold up publications of `entry` while the context lasts."""
+        gate = self.store.publish_gates[self.path(entry)] = Gate()
+        gate.close()
+        try:
+            yield gate
+        finally:
+            gate.open()
+
+    def assert_nothing_is_held(self) -> None:
+        assert self.memory.taken == 0
+        assert self.memory.most <= self.memory.limit
+        assert leftovers(self.uploads) == []
+        for mailbox in self.mailboxes:
+            assert mailbox._weight.taken == 0
+
+
+@pytest.fixture
+async def writers(run_tree: Run, storage: Path, temporary: TemporaryFolder) -> Writers:
+    writers = Writers(GatedStore(storage, temporary, durable=True), temporary)
+    writers.root = await run_tree(*writers.children)
+    return writers
+
+
+# Storing.
+
+
+@pytest.mark.parametrize("size", [1, SMALL_BYTES, SMALL_BYTES + 1, 5 * SMALL_BYTES + 3])
+@pytest.mark.parametrize("is_known", [True, False], ids=["size known", "size unknown"])
+async def test_artifact_is_stored_whole(writers: Writers, size: int, is_known: bool) -> None:
+    content = random.randbytes(size)
+    stored = writers.put(A, content) if is_known else writers.put_body(A, in_chunks(content))
+    assert await stored is Published.STORED
+    assert writers.content(A) == content
+    writers.assert_nothing_is_held()
+
+
+@CONTENTS
+async def test_artifact_that_exists_stays_as_it_is(writers: Writers, content: bytes) -> None:
+    await writers.put(A, b"first")
+    before = os.stat(writers.path(A))  # noqa: PTH116
+    assert await writers.put(A, content) is Published.EXISTS
+    assert await writers.put_body(A, in_chunks(content)) is Published.EXISTS
+    after = os.stat(writers.path(A))  # noqa: PTH116
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert writers.content(A) == b"first"
+    writers.assert_nothing_is_held()
+
+
+async def test_large_artifact_that_exists_is_not_read_nor_sent_to_the_writer(
+    writers: Writers,
+) -> None:
+    await writers.put(A, SMALL)
+    body = Body(LARGE)
+    assert await writers.client.store(A, body, len(LARGE)) is Published.EXISTS
+    assert not body.is_read
+    assert len(writers.store.publications) == 1
+    assert writers.disk_threads.trips == 1
+
+
+async def test_one_id_in_two_projects_is_two_artifacts(writers: Writers) -> None:
+    other = artifact("A", OTHER_PROJECT)
+    await writers.put(A, SMALL)
+    assert await writers.put(other, LARGE) is Published.STORED
+    assert (writers.content(A), writers.content(other)) == (SMALL, LARGE)
+
+
+async def test_small_artifact_costs_one_trip_to_a_thread(writers: Writers) -> None:
+    await writers.put(A, bytes(SMALL_BYTES))
+    assert (writers.disk_threads.trips, writers.stream_threads.trips) == (1, 0)
+
+
+async def test_all_that_waits_is_published_in_one_trip(
+    writers: Writers, nursery: trio.Nursery
+) -> None:
+    mine = [e for e in map(artifact, map(str, range(60))) if not is_elsewhere(writers, e)]
+    with writers.held_up(A) as gate:
+        tasks = [await begin(nursery, lambda: writers.put(A, SMALL))]
+        await gate.reached()
+        tasks += [await begin(nursery, partial(writers.put, entry, SMALL)) for entry in mine]
+    for task in tasks:
+        assert await task.result() is Published.STORED
+    assert [len(batch) for batch in writers.store.publications] == [1, len(mine)]
+    assert len(mine) > 20
+
+
+def is_elsewhere(writers: Writers, entry: Entry) -> bool:
+    address = writers.partitions.address
+    return address(str(writers.path(entry))) is not address(str(writers.path(A)))
+
+
+async def test_artifact_is_not_acknowledged_before_it_is_published(
+    writers: Writers, nursery: trio.Nursery
+) -> None:
+    for content in (SMALL, LARGE):
+        entry = artifact(f"SIZE{len(content)}")
+        with writers.held_up(entry) as gate:
+            task = await begin(nursery, partial(writers.put, entry, content))
+            await gate.reached()
+            await trio.testing.wait_all_tasks_blocked()
+            assert not task.is_done()
+        assert await task.result() is Published.STORED
+
+
+@CONTENTS
+async def test_artifact_is_on_disk_before_it_is_acknowledged(
+    writers: Writers, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal: list[str] = []
+    real_fdatasync, real_fsync, real_link = os.fdatasync, os.fsync, os.link
+
+    def fdatasync(fd: int) -> None:
+        real_fdatasync(fd)
+        assert os.fstat(fd).st_size == len(content)
+        journal.append("synced the file")
+
+    def fsync(fd: int) -> None:
+        real_fsync(fd)
+        if os.readlink(f"/proc/self/fd/{fd}") == str(writers.path(A).parent):  # noqa: PTH115
+            journal.append("synced its folder")
+
+    def link(source: str, target: Path, **how: object) -> None:
+        real_link(source, target, **how)  # type: ignore[arg-type]
+        journal.append("linked")
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "link", link)
+    await writers.put(A, content)
+    journal.append("acknowledged")
+    assert journal == ["synced the file", "linked", "synced its folder", "acknowledged"]
+
+
+@CONTENTS
+async def test_uploads_may_wait_on_another_device(
+    run_tree: Run, storage: Path, temporary: TemporaryFolder, content: bytes
+) -> None:
+    elsewhere = Path("/dev/shm")  # noqa: S108
+    if not elsewhere.is_dir() or elsewhere.stat().st_dev == storage.stat().st_dev:
+        pytest.skip("there is no other device")
+    uploads = TemporaryFolder(elsewhere / f"cache-actors-test-{os.getpid()}")
+    try:
+        writers = Writers(GatedStore(storage, temporary, durable=True), uploads)
+        writers.root = await run_tree(*writers.children)
+        assert await writers.put(A, content) is Published.STORED
+        assert writers.content(A) == content
+        writers.assert_nothing_is_held()
+        assert leftovers(temporary) == []
+    finally:
+        uploads.remove()
+        uploads.path.parent.rmdir()
+
+
+# Many at once.
+
+
+async def test_of_200_uploads_of_one_id_one_is_stored_whole_and_all_succeed(
+    writers: Writers, nursery: trio.Nursery
+) -> None:
+    sizes = [10, 10_000, SMALL_BYTES, SMALL_BYTES + 1]
+    contents = [random.randbytes(sizes[number % 4]) for number in range(200)]
+    tasks = [Task[Published]() for _ in contents]
+    for task, content in zip(tasks, contents, strict=True):
+        known = len(content) if content[0] % 2 else None
+        nursery.start_soon(
+            task.run, partial(writers.client.store, A, in_chunks(content, 50_000), known)
+        )
+    outcomes = [await task.result() for task in tasks]
+    assert Counter(outcomes) == {Published.STORED: 1, Published.EXISTS: 199}
+    assert writers.content(A) == contents[outcomes.index(Published.STORED)]
+    writers.assert_nothing_is_held()
+
+
+async def test_commits_of_one_id_never_overlap_and_hold_up_no_other_partition(
+    writers: Writers, nursery: trio.Nursery
+) -> None:
+    other = writers.in_other_partition(A)
+    with writers.held_up(A) as gate:
+        first = await begin(nursery, lambda: writers.put(A, SMALL))
+        await gate.reached()
+        waiting = [await begin(nursery, partial(writers.put, A, c)) for c in (b"second", LARGE)]
+        for content in (SMALL, LARGE):
+            await writers.put(other, content)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not any(task.is_done() for task in (first, *waiting))
+        assert writers.content(A) is None
+    assert await first.result() is Published.STORED
+    assert [await task.result() for task in waiting] == [Published.EXISTS] * 2
+    assert writers.content(A) == SMALL
+    assert writers.store.most_at_once[writers.path(A)] == 1
+    assert writers.content(other) == SMALL
+
+
+async def test_artifacts_that_wait_for_the_disk_are_bounded_in_bytes_and_none_is_refused(
+    writers: Writers, nursery: trio.Nursery
+) -> None:
+    entries = [e for e in map(artifact, map(str, range(40))) if not is_elsewhere(writers, e)][:12]
+    with writers.held_up(A) as gate:
+        first = await begin(nursery, lambda: writers.put(A, SMALL))
+        await gate.reached()
+        size = MAX_WEIGHT // 4
+        writers.memory.limit = 20 * size
+        tasks = [await begin(nursery, partial(writers.put, e, bytes(size))) for e in entries]
+        assert max(mailbox._weight.taken for mailbox in writers.mailboxes) <= MAX_WEIGHT
+        assert not any(task.is_done() for task in tasks)
+    for task in (first, *tasks):
+        assert await task.result() is Published.STORED
+    writers.assert_nothing_is_held()
+
+
+# Ends.
+
+
+@pytest.mark.parametrize("size", [0, None])
+async def test_empty_upload_stores_nothing(writers: Writers, size: int | None) -> None:
+    with pytest.raises(EmptyUpload):
+        await writers.client.store(A, in_chunks(b""), size)
+    assert writers.content(A) is None
+    assert writers.store.publications == []
+
+
+@CONTENTS
+async def test_body_other_than_declared_stores_nothing(writers: Writers, content: bytes) -> None:
+    digest = hashlib.sha256(content).digest()
+    with pytest.raises(WrongDigest):
+        await writers.put_body(A, in_chunks(content + b"?"), digest)
+    assert writers.content(A) is None
+    writers.assert_nothing_is_held()
+    assert await writers.put_body(A, in_chunks(content), digest) is Published.STORED
+
+
+@CONTENTS
+async def test_upload_cut_short_stores_nothing(
+    writers: Writers, nursery: trio.Nursery, content: bytes
+) -> None:
+    body = Body(content, error=ConnectionResetError())
+    task = await begin(nursery, lambda: writers.put_body(A, body))
+    body.come.set()
+    assert isinstance(await task.error(), ConnectionResetError)
+    assert writers.content(A) is None
+    assert writers.store.publications == []
+    writers.assert_nothing_is_held()
+
+
+@CONTENTS
+async def test_full_disk_stores_nothing_and_is_no_crash(writers: Writers, content: bytes) -> None:
+    with pytest.MonkeyPatch.context() as full:
+        fail_writes(full)
+        with pytest.raises(StorageFull):
+            await writers.put(A, content)
+        assert writers.content(A) is None
+        writers.assert_nothing_is_held()
+    assert await writers.put(A, content) is Published.STORED
+    assert writers.content(A) == content
+    assert writers.restarts() == 0
+
+
+@CONTENTS
+@pytest.mark.parametrize(
+    ("call", "number", "kind"),
+    [
+        ("fdatasync", errno.EIO, StorageError),
+        ("fdatasync", errno.ENOSPC, StorageFull),
+        ("fsync", errno.EIO, StorageError),
+        ("link", errno.ENOSPC, StorageFull),
+        ("link", errno.EDQUOT, StorageFull),
+    ],
+)
+async def test_whatever_the_disk_fails_at_stores_nothing_and_is_no_crash(
+    writers: Writers, content: bytes, call: str, number: int, kind: type[StorageError]
+) -> None:
+    def failing(*_: object, **__: object) -> NoReturn:
+        raise OSError(number, os.strerror(number), "/secret/path")
+
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(os, call, failing)
+        with pytest.raises(StorageError) as caught:
+            await writers.put(A, content)
+    assert type(caught.value) is kind
+    assert "/secret/path" not in str(caught.value)
+    assert writers.content(A) is None
+    writers.assert_nothing_is_held()
+    assert await writers.put(A, content) is Published.STORED
+    assert writers.restarts() == 0
+
+
+async def test_one_that_fails_hurts_no_other_of_its_batch(
+    writers: Writers, nursery: trio.Nursery
+) -> None:
+    good = [e for e in map(artifact, map(str, range(20))) if not is_elsewhere(writers, e)]
+    bad = artifact("x" * 300)  # a name that is too long for a file
+    while is_elsewhere(writers, bad):
+        bad = artifact(bad.id + "x")
+    with writers.held_up(A) as gate:
+        first = await begin(nursery, lambda: writers.put(A, SMALL))
+        await gate.reached()
+        tasks = [await begin(nursery, partial(writers.put, e, SMALL)) for e in (*good, bad)]
+    await first.result()
+    assert isinstance(await tasks.pop().error(), StorageError)
+    for task in tasks:
+        assert await task.result() is Published.STORED
+    assert [len(batch) for batch in writers.store.publications] == [1, len(good) + 1]
+    assert writers.restarts() == 0
+
+
+@CONTENTS
+async def test_crash_of_the_writer_is_heard_and_leaves_nothing_behind(
+    writers: Writers, content: bytes
+) -> None:
+    with pytest.MonkeyPatch.context() as bug:
+        bug.setattr(writers.store, "publish", lambda _batch: 1 / 0)
+        with pytest.raises(ActorCrashed):
+            await writers.put(A, content)
+    writers.assert_nothing_is_held()
+    assert await writers.put(A, content) is Published.STORED
+    assert writers.restarts() == 1
+
+
+@CONTENTS
+async def test_stopped_writer_is_heard_and_leaves_nothing_behind(
+    writers: Writers, content: bytes
+) -> None:
+    await writers.root.stop()
+    with pytest.raises(ActorStopped):
+        await writers.put(A, content)
+    writers.assert_nothing_is_held()
+
+
+# Cancellation.
+
+
+async def test_commit_of_a_large_artifact_goes_on_though_its_client_left(
+    writers: Writers, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    discarded_during_commit: list[bool] = []
+    real_discard = TemporaryFile.discard
+
+    def discard(file: TemporaryFile) -> None:
+        discarded_during_commit.append(writers.content(A) is None)
+        real_discard(file)
+
+    monkeypatch.setattr(TemporaryFile, "discard", discard)
+    with writers.held_up(A) as gate:
+        task = await begin(nursery, lambda: writers.put(A, LARGE))
+        await gate.reached()
+        task.scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not task.is_done()
+        assert discarded_during_commit == []
+    await task.result()  # what is shielded is not cancelled any more
+    assert discarded_during_commit == [False]
+    assert writers.content(A) == LARGE
+    writers.assert_nothing_is_held()
+
+
+async def test_commit_of_a_large_artifact_that_waits_its_turn_goes_on_though_its_client_left(
+    writers: Writers, nursery: trio.Nursery
+) -> None:
+    late = next(e for e in map(artifact, map(str, range(20))) if not is_elsewhere(writers, e))
+    with writers.held_up(A) as gate:
+        first = await begin(nursery, lambda: writers.put(A, SMALL))
+        await gate.reached()
+        task = await begin(nursery, lambda: writers.put(late, LARGE))
+        with trio.fail_after(5):
+            while not sum(mailbox.depth() for mailbox in writers.mailboxes):
+                await trio.lowlevel.checkpoint()
+        task.scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not task.is_done()
+    await first.result()
+    await task.result()
+    assert writers.content(late) == LARGE
+    writers.assert_nothing_is_held()
+
+
+async def test_commit_of_a_small_artifact_is_finished_behind_a_client_that_left(
+    writers: Writers, nursery: trio.Nursery
+) -> None:
+    with writers.held_up(A) as gate:
+        task = await begin(nursery, lambda: writers.put(A, SMALL))
+        await gate.reached()
+        task.scope.cancel()
+        await task.cancelled()
+    assert await writers.put(A, b"second") is Published.EXISTS
+    assert writers.content(A) == SMALL
+    writers.assert_nothing_is_held()
+
+
+async def test_small_artifact_whose_client_left_before_its_turn_is_not_written(
+    writers: Writers, nursery: trio.Nursery
+) -> None:
+    with writers.held_up(A) as gate:
+        first = await begin(nursery, lambda: writers.put(A, SMALL))
+        await gate.reached()
+        second = await begin(nursery, lambda: writers.put(A, b"second"))
+        second.scope.cancel()
+        await second.cancelled()
+    await first.result()
+    assert await writers.put(A, b"third") is Published.EXISTS
+    assert [len(batch) for batch in writers.store.publications] == [1, 1]
+    writers.assert_nothing_is_held()
+
+
+# Messages.
+
+
+def test_message_weighs_what_it_holds_in_memory(temporary: TemporaryFolder) -> None:
+    assert Publish(Path("a"), (b"12", b"345")).weight == 5
+    file = temporary.create()
+    file.write([LARGE])
+    assert Publish(Path("a"), file).weight == 0
+    file.discard()
+
+
+def test_content_does_not_show_in_what_is_printed() -> None:
+    assert "secret" not in repr(Publish(Path("a"), (b"secret",)))

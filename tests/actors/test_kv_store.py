@@ -1,0 +1,514 @@
+"""Entries are what their files say, whoever wrote those; memory only saves reading them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+import trio
+import trio.testing
+
+from cache_actors.actors.kv_store import ENTRY_OVERHEAD, KeyValueStore, KeyValueStoreClient, Put
+from cache_actors.storage.errors import StorageError, StorageFull
+from cache_actors.storage.files import FileStore, Replacement
+from cache_actors.storage.layout import Entry, Kind, Project
+from cache_actors.supervision import ActorCrashed, Mailbox, MailboxFull, actor_child
+
+from .helpers import OTHER_PROJECT, PROJECT, CountingThreads, begin, fail_writes, leftovers, remove
+from .stores import GatedStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cache_actors.storage.temporary import TemporaryFolder
+    from tests.supervision.small_actors import Root
+
+    from .helpers import Run, Task
+
+
+def pair(name: str, project: Project = PROJECT) -> Entry:
+    return Entry(project, Kind.KEYVALUE, f"0~{name}")
+
+
+A, B, C, D = map(pair, "ABCD")
+BODY_BYTES = 100
+
+
+def body(text: str) -> bytes:
+    """A body of that many bytes."""
+    return text.encode().ljust(BODY_BYTES, b".")
+
+
+ROOM_FOR_TWO = 2 * (BODY_BYTES + ENTRY_OVERHEAD)
+
+
+class KeyValue:
+    """A running store, with memory for two entries, and its client."""
+
+    def __init__(self, store: GatedStore) -> None:
+        self.store = store
+        self.threads = CountingThreads()
+        self.mailbox = Mailbox("kv_store", capacity=100, max_weight=100_000)
+        self.client = KeyValueStoreClient(self.mailbox.address, store.root)
+        self.incarnations: list[KeyValueStore] = []
+        self.child = actor_child(self.mailbox, self._new, shutdown=1)
+        self.root: Root
+
+    def _new(self) -> KeyValueStore:
+        actor = KeyValueStore(self.store, ROOM_FOR_TWO, self.threads.as_limiter())
+        self.incarnations.append(actor)
+        return actor
+
+    async def get(self, entry: Entry) -> bytes | None:
+        return await self.client.get(entry)
+
+    async def put(self, entry: Entry, content: bytes) -> None:
+        await self.client.put(entry, content)
+
+    async def put_long_ago(self, entry: Entry, content: bytes) -> None:
+        """Store an entry that then looks an hour old: one that is brand new is not remembered."""
+        await self.put(entry, content)
+        set_time(self.path(entry), time.time_ns() - 3600 * 10**9)
+
+    def path(self, entry: Entry) -> Path:
+        return entry.path(self.store.root)
+
+    def remembered(self) -> int:
+        """Bytes that the recent entries really take."""
+        versions = self.incarnations[-1]._recent._versions.values()
+        return sum(len(version.data) + ENTRY_OVERHEAD for version in versions)
+
+    async def is_in_memory(self, entry: Entry) -> bool:
+        """Whether a read finds the entry in memory; it is then the one used last."""
+        self.store.loads.clear()
+        await self.get(entry)
+        [[lookup]] = self.store.loads
+        return lookup.known is not None
+
+
+@pytest.fixture
+async def kv(run_tree: Run, storage: Path, temporary: TemporaryFolder) -> KeyValue:
+    kv = KeyValue(GatedStore(storage, temporary, durable=True))
+    kv.root = await run_tree(kv.child)
+    return kv
+
+
+@pytest.fixture
+def other_process(storage: Path, temporary: TemporaryFolder) -> FileStore:
+    """Another process's view of the same storage."""
+    return FileStore(storage, temporary, durable=False)
+
+
+def set_time(path: Path, nanoseconds: int) -> None:
+    os.utime(path, ns=(nanoseconds, nanoseconds))
+
+
+def time_of(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def content_of(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def overwrite(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+# Entries.
+
+
+async def test_entry_is_retrieved_as_it_was_stored(kv: KeyValue) -> None:
+    content = bytes(range(256))
+    await kv.put(A, content)
+    for _ in range(3):
+        assert await kv.get(A) == content
+
+
+async def test_what_was_never_stored_is_a_miss(kv: KeyValue) -> None:
+    assert await kv.get(A) is None
+    await kv.put(B, body("b"))
+    assert await kv.get(A) is None
+    assert await kv.get(pair("B", OTHER_PROJECT)) is None
+
+
+async def test_miss_is_not_remembered(kv: KeyValue) -> None:
+    assert await kv.get(A) is None
+    await kv.put(A, body("a"))
+    assert await kv.get(A) == body("a")
+
+
+async def test_storing_again_replaces(kv: KeyValue) -> None:
+    for text in ("first", "second", "third"):
+        await kv.put(A, body(text))
+        assert await kv.get(A) == body(text)
+
+
+async def test_last_of_several_writes_at_once_stays(kv: KeyValue, nursery: trio.Nursery) -> None:
+    await kv.get(A)
+    kv.store.replace_gate.close()
+    first = await begin(nursery, lambda: kv.put(A, body("0")))
+    await kv.store.replace_gate.reached()
+    writes = [await begin(nursery, partial(kv.put, A, body(str(n)))) for n in range(1, 10)]
+    kv.store.replace_gate.open()
+    for write in [first, *writes]:
+        await write.result()
+    assert len(kv.store.replacements) == 2
+    assert await kv.get(A) == body("9")
+
+
+async def test_file_holds_the_entry_and_nothing_else(kv: KeyValue, storage: Path) -> None:
+    await kv.put(A, body("a"))
+    expected = storage / "acme" / "app" / "keyvalue" / "_" / "0~A.json"
+    assert kv.path(A) == expected
+    assert content_of(expected) == body("a")
+
+
+# Memory.
+
+
+async def test_entries_in_memory_are_not_read_again(kv: KeyValue) -> None:
+    await kv.put_long_ago(A, body("a"))
+    assert not await kv.is_in_memory(A)
+    assert await kv.is_in_memory(A)
+
+
+async def test_entry_that_is_brand_new_is_read_again(kv: KeyValue) -> None:
+    """Where the clock for files is coarse, the next version may differ in nothing but content."""
+    await kv.put(A, body("ours"))
+    assert await kv.get(A) == body("ours")
+    written = time_of(kv.path(A))
+    overwrite(kv.path(A), body("theirs"))
+    set_time(kv.path(A), written)
+    assert await kv.get(A) == body("theirs")
+
+
+async def test_memory_is_bounded_by_what_the_entries_used_last_take(kv: KeyValue) -> None:
+    for entry in (A, B, C, D):
+        await kv.put_long_ago(entry, body("x"))
+    for entry in (A, B, A, C):
+        assert await kv.get(entry) == body("x")
+        assert kv.remembered() <= ROOM_FOR_TWO
+    assert kv.remembered() == ROOM_FOR_TWO
+    assert await kv.is_in_memory(C)
+    assert await kv.is_in_memory(A)
+    assert not await kv.is_in_memory(B)
+
+
+async def test_entries_that_grow_and_shrink_are_counted_right(kv: KeyValue) -> None:
+    for number in range(50):
+        for entry in (A, B):
+            await kv.put_long_ago(entry, bytes(number * 7 % 100))
+            await kv.get(entry)
+            assert kv.remembered() <= ROOM_FOR_TWO
+    for entry in (A, B):
+        remove(kv.path(entry))
+        await kv.get(entry)
+    assert kv.remembered() == 0
+    for entry in (A, B):
+        await kv.put_long_ago(entry, body("x"))
+        await kv.get(entry)
+    assert await kv.is_in_memory(A)
+    assert await kv.is_in_memory(B)
+
+
+async def test_entry_too_large_for_the_memory_is_retrieved_all_the_same(kv: KeyValue) -> None:
+    await kv.put_long_ago(A, bytes(ROOM_FOR_TWO))
+    assert await kv.get(A) == await kv.get(A) == bytes(ROOM_FOR_TWO)
+    assert kv.remembered() == 0
+    await kv.put_long_ago(B, body("b"))
+    await kv.get(B)
+    assert await kv.is_in_memory(B)
+
+
+async def test_read_that_pushes_out_another_of_its_batch_hurts_neither(
+    kv: KeyValue, nursery: trio.Nursery
+) -> None:
+    entries = (A, B, C, D)
+    for entry in entries:
+        await kv.put_long_ago(entry, body(entry.id))
+    for entry in (B, A):  # B is the one that goes first
+        await kv.get(entry)
+    reads = await all_in_one_batch(kv, nursery, [C, B, A, D, B])
+    assert [await read.result() for read in reads] == [body(e.id) for e in (C, B, A, D, B)]
+    for entry in entries:
+        assert await kv.get(entry) == body(entry.id)
+    assert kv.remembered() <= ROOM_FOR_TWO
+
+
+async def all_in_one_batch(
+    kv: KeyValue, nursery: trio.Nursery, entries: list[Entry]
+) -> list[Task[bytes | None]]:
+    """Begin reads that the store takes as one batch."""
+    kv.store.load_gate.close()
+    await begin(nursery, lambda: kv.get(A))
+    await kv.store.load_gate.reached()
+    reads = [await begin(nursery, partial(kv.get, entry)) for entry in entries]
+    kv.store.loads.clear()
+    kv.store.load_gate.open()
+    for read in reads:
+        await read.result()
+    assert [len(batch) for batch in kv.store.loads] == [len(entries)]
+    return reads
+
+
+# Behind its back.
+
+
+async def test_entry_replaced_by_another_process_is_noticed(
+    kv: KeyValue, other_process: FileStore
+) -> None:
+    await kv.put_long_ago(A, body("ours"))
+    for text in ("theirs", "their2", "their3"):
+        assert await kv.get(A) is not None
+        other_process.replace([Replacement(kv.path(A), body(text))])
+        assert await kv.get(A) == body(text)
+
+
+async def test_entry_that_differs_in_nothing_but_its_content_and_inode_is_noticed(
+    kv: KeyValue, other_process: FileStore
+) -> None:
+    await kv.put_long_ago(A, body("ours"))
+    await kv.get(A)
+    before = time_of(kv.path(A))
+    other_process.replace([Replacement(kv.path(A), body("theirs"))])
+    set_time(kv.path(A), before)
+    assert await kv.get(A) == body("theirs")
+
+
+@pytest.mark.parametrize("content", [body("theirs"), b"shorter"])
+async def test_file_written_over_in_place_is_noticed(kv: KeyValue, content: bytes) -> None:
+    await kv.put_long_ago(A, body("ours"))
+    await kv.get(A)
+    overwrite(kv.path(A), content)
+    assert await kv.get(A) == content
+
+
+async def test_entry_removed_by_another_process_is_a_miss(kv: KeyValue) -> None:
+    await kv.put_long_ago(A, body("a"))
+    await kv.get(A)
+    remove(kv.path(A))
+    assert await kv.get(A) is None
+    assert kv.remembered() == 0
+    await kv.put_long_ago(A, body("again"))
+    assert await kv.get(A) == body("again")
+
+
+async def test_removed_folders_are_made_again(kv: KeyValue, storage: Path) -> None:
+    await kv.put_long_ago(A, body("a"))
+    remove(kv.path(A))
+    for folder in list(kv.path(A).parents)[:4]:
+        folder.rmdir()
+    assert await kv.get(A) is None
+    assert sorted(os.listdir(storage)) == [".tmp"]  # noqa: PTH208
+    await kv.put_long_ago(A, body("again"))
+    assert await kv.get(A) == body("again")
+
+
+# Batches.
+
+
+async def test_all_that_waits_is_read_in_one_trip_and_written_in_another(
+    kv: KeyValue, nursery: trio.Nursery
+) -> None:
+    kv.store.load_gate.close()
+    tasks: list[Task[bytes | None] | Task[None]] = [await begin(nursery, lambda: kv.get(A))]
+    await kv.store.load_gate.reached()
+    trips = kv.threads.trips
+    for number in range(40):
+        tasks.append(await begin(nursery, partial(kv.get, pair(f"{number}"))))
+        tasks.append(await begin(nursery, partial(kv.put, pair(f"{number}"), body("x"))))
+    kv.store.load_gate.open()
+    for task in tasks:
+        await task.result()
+    assert kv.threads.trips == trips + 2
+
+
+async def test_reads_do_not_wait_behind_writes_of_their_batch(
+    kv: KeyValue, nursery: trio.Nursery
+) -> None:
+    await kv.put(A, body("a"))
+    kv.store.load_gate.close()
+    kv.store.replace_gate.close()
+    first = await begin(nursery, lambda: kv.get(B))
+    await kv.store.load_gate.reached()
+    write = await begin(nursery, lambda: kv.put(B, body("b")))
+    read = await begin(nursery, lambda: kv.get(A))
+    kv.store.load_gate.open()
+    await kv.store.replace_gate.reached()
+    assert await first.result() is None
+    assert await read.result() == body("a")
+    assert not write.is_done()
+    kv.store.replace_gate.open()
+    await write.result()
+
+
+# Durability.
+
+
+async def test_write_is_on_disk_before_it_is_acknowledged(
+    kv: KeyValue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal: list[str] = []
+    real_fdatasync, real_fsync, real_replace = os.fdatasync, os.fsync, os.replace
+
+    def target(fd: int) -> str:
+        return os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115
+
+    def fdatasync(fd: int) -> None:
+        assert target(fd).startswith(str(kv.store.root / ".tmp"))
+        real_fdatasync(fd)
+        journal.append("synced the file")
+
+    def fsync(fd: int) -> None:
+        real_fsync(fd)
+        if target(fd) == str(kv.path(A).parent):
+            journal.append("synced its folder")
+
+    def replace(source: Path, to: Path) -> None:
+        real_replace(source, to)
+        journal.append("renamed")
+
+    await kv.put(A, body("first"))
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    await kv.put(A, body("second"))
+    journal.append("acknowledged")
+    assert journal == ["synced the file", "renamed", "synced its folder", "acknowledged"]
+
+
+async def test_write_is_not_acknowledged_while_it_is_under_way(
+    kv: KeyValue, nursery: trio.Nursery
+) -> None:
+    kv.store.replace_gate.close()
+    write = await begin(nursery, lambda: kv.put(A, body("a")))
+    await kv.store.replace_gate.reached()
+    await trio.testing.wait_all_tasks_blocked()
+    assert not write.is_done()
+    kv.store.replace_gate.open()
+    await write.result()
+
+
+async def test_write_under_way_is_finished_though_its_caller_left(
+    kv: KeyValue, nursery: trio.Nursery
+) -> None:
+    kv.store.replace_gate.close()
+    write = await begin(nursery, lambda: kv.put(A, body("a")))
+    await kv.store.replace_gate.reached()
+    write.scope.cancel()
+    await write.cancelled()
+    kv.store.replace_gate.open()
+    assert await kv.get(A) == body("a")
+
+
+# Disks that fail.
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+async def test_full_disk_is_the_writer_s_to_hear_about(
+    kv: KeyValue, temporary: TemporaryFolder, number: int
+) -> None:
+    await kv.put(A, body("before"))
+    with pytest.MonkeyPatch.context() as full:
+        fail_writes(full, number)
+        with pytest.raises(StorageFull):
+            await kv.put(A, body("after"))
+        assert await kv.get(A) == body("before")
+        assert leftovers(temporary) == []
+    await kv.put(A, body("after"))
+    assert await kv.get(A) == body("after")
+    assert kv.root.child("kv_store").restarts == 0
+
+
+async def test_broken_disk_is_an_error_and_no_crash(
+    kv: KeyValue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_writes(monkeypatch, errno.EIO)
+    with pytest.raises(StorageError, match="Input/output error") as caught:
+        await kv.put(A, body("a"))
+    assert not isinstance(caught.value, StorageFull)
+    assert await kv.get(A) is None
+    assert kv.root.child("kv_store").restarts == 0
+
+
+async def test_file_that_cannot_be_read_is_an_error_and_hurts_no_other_of_its_batch(
+    kv: KeyValue, nursery: trio.Nursery
+) -> None:
+    await kv.put(A, body("a"))
+    kv.path(B).mkdir(parents=True)
+    kv.store.load_gate.close()
+    await begin(nursery, lambda: kv.get(C))
+    await kv.store.load_gate.reached()
+    tasks = [await begin(nursery, partial(kv.get, entry)) for entry in (A, B, C)]
+    kv.store.load_gate.open()
+    assert await tasks[0].result() == body("a")
+    assert isinstance(trouble := await tasks[1].error(), StorageError)
+    assert await tasks[2].result() is None
+    assert str(kv.store.root) not in str(trouble)
+    assert kv.root.child("kv_store").restarts == 0
+
+
+async def test_write_that_cannot_be_done_hurts_no_other_of_its_batch(
+    kv: KeyValue, nursery: trio.Nursery, temporary: TemporaryFolder
+) -> None:
+    kv.path(B).mkdir(parents=True)
+    kv.store.replace_gate.close()
+    first = await begin(nursery, lambda: kv.put(D, body("d")))
+    await kv.store.replace_gate.reached()
+    tasks = [await begin(nursery, partial(kv.put, entry, body("x"))) for entry in (A, B, C)]
+    kv.store.replace_gate.open()
+    for task in (first, tasks[0], tasks[2]):
+        await task.result()
+    assert isinstance(await tasks[1].error(), StorageError)
+    assert await kv.get(A) == await kv.get(C) == body("x")
+    assert leftovers(temporary) == []
+
+
+async def test_write_whose_folder_cannot_be_synced_is_not_acknowledged(
+    kv: KeyValue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fsync(_fd: int) -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    await kv.put(A, body("before"))
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(StorageError):
+        await kv.put(A, body("after"))
+
+
+# Crashes and overload.
+
+
+async def test_crash_loses_nothing(kv: KeyValue, monkeypatch: pytest.MonkeyPatch) -> None:
+    await kv.put(A, body("a"))
+    await kv.get(A)
+    with monkeypatch.context() as bug:
+        bug.setattr(kv.store, "load", lambda _batch: 1 / 0)
+        with pytest.raises(ActorCrashed):
+            await kv.get(A)
+    assert await kv.get(A) == body("a")
+    assert len(kv.incarnations) == 2
+
+
+async def test_bodies_that_wait_are_bounded_in_bytes(kv: KeyValue, nursery: trio.Nursery) -> None:
+    kv.store.replace_gate.close()
+    first = await begin(nursery, lambda: kv.put(A, bytes(60_000)))
+    await kv.store.replace_gate.reached()
+    with pytest.raises(MailboxFull):
+        await kv.put(B, bytes(60_000))
+    second = await begin(nursery, lambda: kv.put(B, bytes(40_000)))
+    with pytest.raises(MailboxFull):
+        await kv.put(C, b"1")
+    kv.store.replace_gate.open()
+    await first.result()
+    await second.result()
+    await kv.put(C, bytes(100_000))
+
+
+def test_body_does_not_show_in_what_is_printed(storage: Path) -> None:
+    assert "secret" not in repr(Put(A.path(storage), b"secret"))

@@ -1,0 +1,439 @@
+"""Uploads stay within their memory, and leave nothing behind however they end."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import random
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from cache_actors.actors.upload import PATIENCE, SMALL_BYTES, EmptyUpload, Upload, WrongDigest
+from cache_actors.storage.errors import StorageError, StorageFull
+from cache_actors.storage.temporary import TemporaryFile
+
+from .helpers import (
+    Body,
+    CountingThreads,
+    WatchedBudget,
+    artifact,
+    begin,
+    fail_writes,
+    in_chunks,
+    leftovers,
+)
+from .stores import Gate
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Sequence
+    from pathlib import Path
+
+    from trio.testing import MockClock
+
+    from cache_actors.storage.files import FileStore
+    from cache_actors.storage.temporary import TemporaryFolder
+
+CHUNK = 64 * 1024
+LARGE = random.randbytes(SMALL_BYTES + 1)
+
+
+class ClientGone(Exception):
+    """What reading a body raises when its client has left."""
+
+
+class Uploads:
+    """Receives uploads within one budget, and keeps what has come of them.
+
+    Attributes:
+        received: the bytes of those that were received whole.
+    """
+
+    def __init__(self, store: FileStore, temporary: TemporaryFolder, limit: int) -> None:
+        self.memory = WatchedBudget(limit)
+        self.threads = CountingThreads()
+        self.temporary = temporary
+        self.received: list[bytes] = []
+        self.path = artifact("A").path(store.root)
+        self._store = store
+
+    async def receive(
+        self,
+        chunks: AsyncIterable[bytes],
+        size: int | None = None,
+        digest: bytes | None = None,
+    ) -> type[tuple[bytes, ...] | TemporaryFile] | None:
+        """Receive an upload, and return the type of what has come of it; None if it exists."""
+        threads = self.threads.as_limiter()
+        async with Upload(self._store, self.temporary, self.memory, threads) as upload:
+            if not await upload.receive(self.path, chunks, size, digest):
+                return None
+            source = upload.source()
+            self.received.append(content_of(source))
+            return type(source)
+
+    def assert_nothing_is_held(self) -> None:
+        assert self.memory.taken == 0
+        assert self.memory.most <= self.memory.limit
+        assert leftovers(self.temporary) == []
+
+
+@pytest.fixture
+def uploads(store: FileStore, temporary: TemporaryFolder) -> Uploads:
+    return Uploads(store, temporary, limit=2 * SMALL_BYTES)
+
+
+def content_of(source: Sequence[bytes] | TemporaryFile) -> bytes:
+    if not isinstance(source, TemporaryFile):
+        return b"".join(source)
+    content = os.pread(source._fd, 1 << 30, 0)
+    assert len(content) == source.size
+    return content
+
+
+def publish(path: Path) -> None:
+    """Have an artifact there."""
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"exists")
+
+
+# Where the bytes go.
+
+SIZES = [1, CHUNK, SMALL_BYTES - 1, SMALL_BYTES, SMALL_BYTES + 1, 4 * SMALL_BYTES + 7]
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["size known", "size unknown"])
+@pytest.mark.parametrize("chunk", [1000, CHUNK, 10 * SMALL_BYTES])
+@pytest.mark.parametrize("size", SIZES)
+async def test_small_ones_stay_in_memory_and_large_ones_go_to_a_file(
+    uploads: Uploads, size: int, chunk: int, is_known: bool
+) -> None:
+    content = random.randbytes(size)
+    where = await uploads.receive(in_chunks(content, chunk), size if is_known else None)
+    assert where is (tuple if size <= SMALL_BYTES else TemporaryFile)
+    assert uploads.received == [content]
+    uploads.assert_nothing_is_held()
+
+
+async def test_small_one_takes_no_trip_to_a_thread(uploads: Uploads) -> None:
+    for size in (SMALL_BYTES, None):
+        await uploads.receive(in_chunks(bytes(SMALL_BYTES)), size)
+    assert uploads.threads.trips == 0
+
+
+async def test_large_one_is_written_in_pieces_larger_than_its_chunks(uploads: Uploads) -> None:
+    pieces = 8
+    size = pieces * SMALL_BYTES
+    await uploads.receive(in_chunks(bytes(size), chunk := 4096), size)
+    writes = size // (SMALL_BYTES + chunk) + 1
+    assert uploads.threads.trips == 1 + writes + 1  # it is opened first, and discarded in the end
+
+
+async def test_empty_body_is_refused(uploads: Uploads) -> None:
+    for size in (None, 0):
+        with pytest.raises(EmptyUpload):
+            await uploads.receive(in_chunks(b""), size)
+    assert uploads.threads.trips == 0
+    uploads.assert_nothing_is_held()
+
+
+async def test_announced_size_is_not_believed(uploads: Uploads) -> None:
+    for announced in (1, 1000, len(LARGE) + 5, 100 * SMALL_BYTES):
+        await uploads.receive(in_chunks(LARGE), announced)
+    assert uploads.received == [LARGE] * 4
+    uploads.assert_nothing_is_held()
+
+
+# Those that exist.
+
+
+async def test_large_one_that_exists_is_not_read(uploads: Uploads) -> None:
+    publish(uploads.path)
+    body = in_chunks(LARGE)
+    assert await uploads.receive(body, len(LARGE)) is None
+    assert not body.is_read
+    uploads.assert_nothing_is_held()
+
+
+async def test_one_of_unknown_size_that_exists_is_read_until_it_is_large(uploads: Uploads) -> None:
+    publish(uploads.path)
+    body = Body(LARGE)  # the rest does not come
+    assert await uploads.receive(body) is None
+    uploads.assert_nothing_is_held()
+
+
+async def test_small_one_that_exists_is_received_as_the_writer_will_see(uploads: Uploads) -> None:
+    publish(uploads.path)
+    assert await uploads.receive(in_chunks(b"small"), 5) is tuple
+    assert uploads.threads.trips == 0
+
+
+# Digests.
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["size known", "size unknown"])
+@pytest.mark.parametrize("content", [b"small", LARGE], ids=["small", "large"])
+async def test_digest_is_checked(uploads: Uploads, content: bytes, is_known: bool) -> None:
+    size = len(content) if is_known else None
+    right = hashlib.sha256(content).digest()
+    assert await uploads.receive(in_chunks(content, 1000), size, right) is not None
+    for changed in (content[:-1] + b"?", content[:-1], content + b"?"):
+        with pytest.raises(WrongDigest):
+            await uploads.receive(in_chunks(changed, 1000), None, right)
+    assert uploads.received == [content]
+    uploads.assert_nothing_is_held()
+
+
+# Memory.
+
+
+async def test_memory_is_taken_before_the_body_is_read_and_held_to_the_end(
+    uploads: Uploads, nursery: trio.Nursery
+) -> None:
+    body = Body(b"1234", rest=b"5678")
+    task = await begin(nursery, lambda: uploads.receive(body, 8))
+    assert uploads.memory.taken == 8
+    body.come.set()
+    await task.result()
+    assert uploads.memory.most == 8
+    uploads.assert_nothing_is_held()
+
+
+async def test_memory_of_one_of_unknown_size_is_taken_as_it_comes(
+    uploads: Uploads, nursery: trio.Nursery
+) -> None:
+    body = Body(b"1234", rest=b"5678")
+    task = await begin(nursery, lambda: uploads.receive(body))
+    assert uploads.memory.taken == 4
+    body.come.set()
+    await task.result()
+    assert uploads.memory.most == 8
+    uploads.assert_nothing_is_held()
+
+
+async def test_large_one_holds_no_memory_while_it_waits_for_its_client(
+    uploads: Uploads, nursery: trio.Nursery
+) -> None:
+    body = Body(LARGE, rest=b"rest")
+    task = await begin(nursery, lambda: uploads.receive(body, len(LARGE) + 4))
+    with trio.fail_after(5):
+        while uploads.threads.trips < 2 or uploads.memory.taken:
+            await trio.lowlevel.checkpoint()
+    body.come.set()
+    assert await task.result() is TemporaryFile
+    uploads.assert_nothing_is_held()
+
+
+async def test_small_one_waits_unread_for_memory(uploads: Uploads, nursery: trio.Nursery) -> None:
+    holder = Body(b"1", rest=b"2")
+    holds = await begin(nursery, lambda: uploads.receive(holder, SMALL_BYTES))
+    second = await begin(nursery, lambda: uploads.receive(Body(b"1"), SMALL_BYTES))
+    body = Body(b"1", rest=b"2")
+    waits = await begin(nursery, lambda: uploads.receive(body, 2))
+    assert not body.is_read
+    holder.come.set()
+    await holds.result()
+    body.come.set()
+    assert await waits.result() is tuple
+    second.scope.cancel()
+    await second.cancelled()
+    uploads.assert_nothing_is_held()
+
+
+async def test_small_one_that_waits_too_long_for_memory_goes_to_a_file(
+    uploads: Uploads, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    holders = [Body(b"1", rest=b"2") for _ in range(2)]
+    for holder in holders:
+        nursery.start_soon(uploads.receive, holder, SMALL_BYTES)
+    await trio.testing.wait_all_tasks_blocked()
+    began = trio.current_time()
+    assert await uploads.receive(in_chunks(b"small"), 5) is TemporaryFile
+    assert trio.current_time() - began == PATIENCE
+    assert uploads.received == [b"small"]
+    for holder in holders:
+        holder.come.set()
+
+
+async def test_small_one_that_gets_memory_in_time_needs_no_file(
+    uploads: Uploads, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    holders = [Body(b"1", rest=b"2") for _ in range(2)]
+    for holder in holders:
+        nursery.start_soon(uploads.receive, holder, SMALL_BYTES)
+    task = await begin(nursery, lambda: uploads.receive(in_chunks(b"small"), 5))
+    await trio.sleep(PATIENCE - 0.1)
+    holders[0].come.set()
+    assert await task.result() is tuple
+    assert uploads.threads.trips == 0
+    holders[1].come.set()
+
+
+async def test_one_of_unknown_size_waits_for_no_memory(
+    uploads: Uploads, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    holders = [Body(b"1", rest=b"2") for _ in range(2)]
+    for holder in holders:
+        nursery.start_soon(uploads.receive, holder, SMALL_BYTES)
+    await trio.testing.wait_all_tasks_blocked()
+    assert await uploads.receive(in_chunks(LARGE)) is TemporaryFile
+    assert await uploads.receive(in_chunks(b"small")) is TemporaryFile
+    assert trio.current_time() == 0
+    assert uploads.received == [LARGE, b"small"]
+    for holder in holders:
+        holder.come.set()
+
+
+async def test_slow_client_holds_up_no_other(
+    uploads: Uploads, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    nursery.start_soon(uploads.receive, Body(b"1"), SMALL_BYTES)
+    nursery.start_soon(uploads.receive, Body(LARGE), None)
+    await trio.testing.wait_all_tasks_blocked()
+    for _ in range(20):
+        assert await uploads.receive(in_chunks(b"small"), 5) is tuple
+    assert trio.current_time() == 0
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_many_at_once_stay_within_the_budget(
+    store: FileStore, temporary: TemporaryFolder, seed: int
+) -> None:
+    chances = random.Random(seed)
+    uploads = Uploads(store, temporary, limit=SMALL_BYTES)
+    wanted: list[bytes] = []
+    async with trio.open_nursery() as nursery:
+        for _ in range(60):
+            content = chances.randbytes(chances.choice([1, 1000, CHUNK, SMALL_BYTES, len(LARGE)]))
+            wanted.append(content)
+            size = chances.choice([len(content), None])
+            chunk = chances.choice([1000, CHUNK, SMALL_BYTES])
+            nursery.start_soon(uploads.receive, in_chunks(content, chunk), size)
+    assert sorted(uploads.received) == sorted(wanted)
+    assert uploads.memory.most > 0
+    uploads.assert_nothing_is_held()
+
+
+# Ends.
+
+BODIES = {"small": (b"small", 8), "small of unknown size": (b"small", None), "large": (LARGE, None)}
+
+
+@pytest.mark.parametrize("how", BODIES)
+async def test_client_that_leaves_leaves_nothing_behind(
+    uploads: Uploads, nursery: trio.Nursery, how: str
+) -> None:
+    first, size = BODIES[how]
+    body = Body(first, error=ClientGone())
+    task = await begin(nursery, lambda: uploads.receive(body, size))
+    body.come.set()
+    assert isinstance(await task.error(), ClientGone)
+    uploads.assert_nothing_is_held()
+
+
+@pytest.mark.parametrize("how", BODIES)
+async def test_cancelled_upload_leaves_nothing_behind(
+    uploads: Uploads, nursery: trio.Nursery, how: str
+) -> None:
+    first, size = BODIES[how]
+    task = await begin(nursery, lambda: uploads.receive(Body(first), size))
+    task.scope.cancel()
+    await task.cancelled()
+    uploads.assert_nothing_is_held()
+
+
+async def test_upload_cancelled_while_it_waits_for_memory_takes_none(
+    uploads: Uploads, nursery: trio.Nursery
+) -> None:
+    holder = await begin(nursery, lambda: uploads.receive(Body(b"1"), SMALL_BYTES))
+    large = await begin(nursery, lambda: uploads.receive(Body(b"1"), SMALL_BYTES))
+    body = Body(b"small")
+    waits = await begin(nursery, lambda: uploads.receive(body, 5))
+    for task in (waits, holder, large):
+        task.scope.cancel()
+        await task.cancelled()
+    uploads.assert_nothing_is_held()
+
+
+async def test_file_is_not_closed_while_a_thread_writes_to_it(
+    uploads: Uploads, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, written = Gate(), list[int]()
+    real_writev = os.writev
+
+    def writev(fd: int, buffers: Sequence[memoryview]) -> int:
+        gate.go_through()
+        written.append(real_writev(fd, buffers))
+        return written[-1]
+
+    monkeypatch.setattr(os, "writev", writev)
+    gate.close()
+    task = await begin(nursery, lambda: uploads.receive(Body(LARGE), len(LARGE) + 1))
+    await gate.reached()
+    task.scope.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    assert not task.is_done()
+    gate.open()
+    await task.cancelled()
+    assert sum(written) == len(LARGE)
+    uploads.assert_nothing_is_held()
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.ENOSPC, StorageFull), (errno.EDQUOT, StorageFull)]
+)
+@pytest.mark.parametrize("size", [None, len(LARGE)])
+async def test_full_disk_is_said_to_be_full(
+    uploads: Uploads, number: int, kind: type[StorageError], size: int | None
+) -> None:
+    with pytest.MonkeyPatch.context() as full:
+        fail_writes(full, number)
+        with pytest.raises(kind):
+            await uploads.receive(in_chunks(LARGE), size)
+        uploads.assert_nothing_is_held()
+    assert await uploads.receive(in_chunks(LARGE), size) is TemporaryFile
+    uploads.assert_nothing_is_held()
+
+
+async def test_broken_disk_is_a_storage_error(
+    uploads: Uploads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_writes(monkeypatch, errno.EIO)
+    with pytest.raises(StorageError) as caught:
+        await uploads.receive(in_chunks(LARGE))
+    assert not isinstance(caught.value, StorageFull)
+    uploads.assert_nothing_is_held()
+
+
+async def test_no_more_threads_at_once_than_allowed(
+    store: FileStore, temporary: TemporaryFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    entered = list[int]()
+
+    def writev(_fd: int, buffers: Sequence[memoryview]) -> int:
+        entered.append(1)
+        gate.go_through()
+        return sum(map(len, buffers))
+
+    monkeypatch.setattr(os, "writev", writev)
+    uploads = Uploads(store, temporary, limit=100 * SMALL_BYTES)
+    uploads.threads = CountingThreads(2)
+    gate.close()
+    async with trio.open_nursery() as nursery:
+        tasks = [
+            await begin(nursery, partial(uploads.receive, Body(LARGE), len(LARGE)))
+            for _ in range(6)
+        ]
+        await gate.reached()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(entered) <= 2
+        for task in tasks:
+            task.scope.cancel()
+        gate.open()
+    uploads.assert_nothing_is_held()
