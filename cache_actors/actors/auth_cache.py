@@ -253,7 +253,9 @@ class AuthCache(Actor):
         """Take in Tuist's answer about a token, or its failure, and tell those who wait for it."""
         if answer is None:  # somebody may have come after all
             for envelope in self._waiting.pop(key, ()):
-                if not envelope.abandoned and isinstance(envelope.message, Decide):
+                if envelope.abandoned:
+                    envelope.reply()  # to nobody: it lets go of the message, and of the token in it
+                elif isinstance(envelope.message, Decide):
                     self._decide(envelope, envelope.message)
             return
         now = trio.current_time()

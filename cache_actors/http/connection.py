@@ -67,8 +67,8 @@ class Connection(TrioASGIHTTPConnection):
         }
         sent = 0
         try:
-            await send(cast("ASGISendEvent", start))
             async with response.response as pieces:
+                await send(cast("ASGISendEvent", start))
                 async for piece in pieces:
                     await send(_body(piece, more=True))
                     sent += len(piece)

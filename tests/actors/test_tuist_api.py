@@ -19,6 +19,9 @@ from tests.support.service import free_port
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
+# httpx leaves its generators to the garbage collector when a body is not read to its end.
+pytestmark = pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
+
 TOKEN = "token-of-a-developer"
 AUTHORIZATION = f"Bearer {TOKEN}"
 UNREADABLE = "The Tuist server's answer cannot be read"
@@ -100,6 +103,13 @@ def trouble(answer: Answer | str) -> str:
     return answer
 
 
+@pytest.fixture(autouse=True)
+def _collect() -> Iterator[None]:
+    """Have it collect them while that is not taken for an error."""
+    yield
+    gc.collect()
+
+
 # Answers.
 
 
@@ -118,6 +128,13 @@ async def test_items_are_objects_with_anything_beside_the_name_or_bare_names(
     items = [{"id": 1, "full_name": "A/B", "visibility": None, "x": [{}]}, "C/d", {"full_name": ""}]
     answer = await canned.ask(ok(json.dumps({"page": 1, "projects": items}).encode()))
     assert answer == Answer(Access.GRANTED, frozenset({"a/b", "c/d", ""}))
+
+
+async def test_answer_may_be_compressed_though_that_is_not_asked_for(canned: CannedServer) -> None:
+    body = gzip.compress(b'{"projects":["a/b"]}')
+    answer = await canned.ask(ok(body, b"Content-Encoding: gzip"))
+    assert answer == Answer(Access.GRANTED, frozenset({"a/b"}))
+    assert b"accept-encoding: identity\r\n" in canned.requests[0].lower()
 
 
 @pytest.mark.parametrize(
@@ -182,11 +199,15 @@ async def test_unreadable_body_is_trouble(canned: CannedServer, body: bytes) -> 
     assert trouble(await canned.ask(ok(body))) == UNREADABLE
 
 
-async def test_compressed_body_is_neither_asked_for_nor_read(canned: CannedServer) -> None:
-    """What is not decompressed cannot explode."""
-    body = gzip.compress(b'{"projects":["a/b"]}')
-    assert trouble(await canned.ask(ok(body, b"Content-Encoding: gzip"))) == UNREADABLE
-    assert b"accept-encoding: identity\r\n" in canned.requests[0].lower()
+async def test_body_that_cannot_be_decompressed_is_trouble(canned: CannedServer) -> None:
+    assert "DecodingError" in trouble(await canned.ask(ok(b"no gzip", b"Content-Encoding: gzip")))
+
+
+async def test_bomb_is_trouble(canned: CannedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuist_api, "MOST_BYTES", 10_000)
+    bomb = gzip.compress(b'{"projects":[]}'.ljust(10_001))
+    answer = trouble(await canned.ask(ok(bomb, b"Content-Encoding: gzip")))
+    assert answer == "The Tuist server's answer is too long"
 
 
 @pytest.mark.parametrize("framing", ["content-length", "until the end"])
@@ -199,15 +220,12 @@ async def test_endless_body_is_trouble(
     head = b"HTTP/1.1 200 OK\r\n\r\n" if framing == "until the end" else ok(b" " * 1001)[:-1001]
     answer = trouble(await canned.ask(head + fits + b" "))
     assert answer == "The Tuist server's answer is too long"
-    gc.collect()
 
 
 async def test_deeply_nested_body_is_trouble(canned: CannedServer) -> None:
     assert trouble(await canned.ask(ok(b'{"x":' + b"[" * 100_000))) == UNREADABLE
 
 
-# httpx leaves its generators to the garbage collector when a body cannot be decompressed.
-@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
 @pytest.mark.parametrize(
     "response",
     [
@@ -221,7 +239,6 @@ async def test_deeply_nested_body_is_trouble(canned: CannedServer) -> None:
 )
 async def test_what_is_no_response_is_trouble(canned: CannedServer, response: bytes) -> None:
     trouble(await canned.ask(response))
-    gc.collect()  # while the filter is in place
 
 
 async def test_refused_connection_is_trouble() -> None:
