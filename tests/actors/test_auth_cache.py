@@ -595,6 +595,26 @@ async def test_token_that_nobody_waits_for_any_more_is_not_asked_about(
     assert await auth.access(TOKEN) is Access.GRANTED
 
 
+@pytest.mark.parametrize("steps", range(16))
+async def test_caller_who_comes_as_a_question_is_dropped_is_answered(
+    auth: Auth, nursery: trio.Nursery, steps: int, autojump_clock: MockClock
+) -> None:
+    """At whichever step of the scheduler it comes."""
+    auth.tuist.gate = trio.Event()
+    for number in range(CONNECTIONS // 2):
+        await auth.begin(f"Bearer {number}")
+    late = await auth.begin(TOKEN)
+    late.scope.cancel()
+    await late.cancelled()
+    auth.tuist.gate.set()
+    for _ in range(steps):
+        await trio.lowlevel.checkpoint()
+    comes = Task[Decision]()
+    nursery.start_soon(comes.run, partial(auth.decide, TOKEN))
+    assert (await comes.result()).access is Access.GRANTED
+    assert auth.tuist.asked(TOKEN) == 1
+
+
 async def test_nothing_is_kept_of_callers_who_left_before_their_turn(
     auth: Auth, autojump_clock: MockClock
 ) -> None:

@@ -187,6 +187,21 @@ async def test_entry_that_is_brand_new_is_read_again(kv: KeyValue) -> None:
     assert await kv.get(A) == body("theirs")
 
 
+async def test_entry_that_was_replaced_is_not_remembered(kv: KeyValue) -> None:
+    """Its file's number may be used again, for a version with the same time and size."""
+    await kv.put_long_ago(A, body("first"))
+    await kv.get(A)
+    path = kv.path(A)
+    other_name = path.with_name("the same file")
+    os.link(path, other_name)
+    written = time_of(path)
+    await kv.put(A, body("second"))
+    overwrite(other_name, body("third"))
+    os.replace(other_name, path)  # noqa: PTH105
+    set_time(path, written)
+    assert await kv.get(A) == body("third")
+
+
 async def test_memory_is_bounded_by_what_the_entries_used_last_take(kv: KeyValue) -> None:
     for entry in (A, B, C, D):
         await kv.put_long_ago(entry, body("x"))
