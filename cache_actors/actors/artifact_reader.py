@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-import trio
-
 from cache_actors.storage.errors import storage_error
+
+from .threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    import trio
 
     from cache_actors.storage.files import FileStore, OpenFile
     from cache_actors.storage.layout import Entry
@@ -44,12 +46,7 @@ class Artifact:
         """
         while start < end:
             wanted = min(READ_BYTES, end - start)
-            try:
-                piece = await trio.to_thread.run_sync(
-                    self._file.read, start, wanted, limiter=self._threads
-                )
-            except OSError as error:
-                raise storage_error(error) from error
+            piece = await in_thread(self._file.read, start, wanted, threads=self._threads)
             if not piece:
                 raise storage_error(OSError(errno.EIO, "an artifact is shorter than it was"))
             start += len(piece)
@@ -73,10 +70,6 @@ class ArtifactReader:
         Raises:
             StorageError: the disk failed.
         """
-        try:
-            file = await trio.to_thread.run_sync(
-                self._store.open, entry.path(self._store.root), limiter=self._threads
-            )
-        except OSError as error:
-            raise storage_error(error) from error
+        path = entry.path(self._store.root)
+        file = await in_thread(self._store.open, path, threads=self._threads)
         return None if file is None else Artifact(file, self._threads)

@@ -10,22 +10,19 @@ read only as fast as they are written.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 import trio
 
-from cache_actors.storage.errors import storage_error
+from .threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable
+    from collections.abc import AsyncIterable
     from pathlib import Path
 
     from cache_actors.storage.files import FileStore
     from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
     from cache_actors.supervision import Budget
-
-Argument = TypeVar("Argument")
-Result = TypeVar("Result")
 
 SMALL_BYTES = 256 * 1024
 """Up to this size an artifact stays in memory; larger ones are written in pieces of this size."""
@@ -136,7 +133,7 @@ class Upload:
 
     async def _spill(self, path: Path) -> bool:
         """Go on in a temporary file, unless `path` exists: then say no."""
-        self._file = await self._in_thread(self._open, path)
+        self._file = await in_thread(self._open, path, threads=self._threads)
         return self._file is not None
 
     def _open(self, path: Path) -> TemporaryFile | None:
@@ -145,15 +142,9 @@ class Upload:
     async def _write(self) -> None:
         assert self._file is not None, "only an upload that has been spilled is written"  # noqa: S101
         if self._pieces:
-            await self._in_thread(self._file.write, self._pieces)
+            await in_thread(self._file.write, self._pieces, threads=self._threads)
             self._drop_pieces()
 
     def _drop_pieces(self) -> None:
         self._memory.give_back(self._reserved)
         self._pieces, self._buffered, self._reserved = [], 0, 0
-
-    async def _in_thread(self, action: Callable[[Argument], Result], argument: Argument) -> Result:
-        try:
-            return await trio.to_thread.run_sync(action, argument, limiter=self._threads)
-        except OSError as error:
-            raise storage_error(error) from error
