@@ -10,7 +10,7 @@ from cache_actors.storage.errors import storage_error
 from .threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     import trio
 
@@ -38,7 +38,7 @@ class Artifact:
         """When it was stored, in whole seconds since the epoch."""
         return self._file.mtime
 
-    async def read(self, start: int, end: int) -> AsyncIterator[bytes]:
+    async def read(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
         """Yield the bytes from `start` up to, but not including, `end`.
 
         Raises:

@@ -117,6 +117,7 @@ class _Pieces(ResponseBody):
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._pieces.aclose()
         self._artifact.close()
 
     def __aiter__(self) -> AsyncIterator[bytes]:

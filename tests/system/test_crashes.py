@@ -153,7 +153,7 @@ def crash_listener(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return crash_listener
 
 
-# Requests that are cut leave generators to the garbage collector: httpx's, and that of a download.
+# Requests that are cut leave generators of httpx to the garbage collector.
 @pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
 async def test_crash_of_the_listener_breaks_its_connections_and_nothing_else(
     crash_listener: Callable[[], None], running: Running
