@@ -1,5 +1,6 @@
 # make run     set up, then run the service on an embedded default (Ctrl-C stops it)
 # make test    set up, then run every test
+# make soak    set up, then break things at random under load; SOAK="--seconds 60 --seed 1" has options
 # make check   set up, then format check, lint and types
 # make format  rewrite the code the way `make check` wants it
 # make lock    pin the newest versions that pyproject.toml allows
@@ -11,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: run test check format lock clean system-packages
+.PHONY: run test soak check format lock clean system-packages
 
 run: $(READY)
 	@exec $(BIN)/cache-actors dev
@@ -19,15 +20,20 @@ run: $(READY)
 test: $(READY) system-packages
 	$(BIN)/pytest
 
-# Debian's nginx, which is older than the one from PyPI, and curl. Installed where that is allowed.
+soak: $(READY) system-packages
+	@exec $(BIN)/python -m tests.soak $(SOAK)
+
+# Debian's nginx, which is older than the one from PyPI, curl, and strace. Installed where that is
+# allowed.
 system-packages:
-	@if [ -x /usr/sbin/nginx ] && command -v curl >/dev/null && command -v openssl >/dev/null; then :; \
+	@if [ -x /usr/sbin/nginx ] && command -v curl >/dev/null && command -v openssl >/dev/null \
+			&& command -v strace >/dev/null; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "Installing nginx, curl and openssl for the tests ..."; \
+		echo "Installing nginx, curl, openssl and strace for the tests ..."; \
 		apt-get update -qq >/dev/null && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-			apt-get install -y -qq --no-install-recommends nginx-light curl openssl >/dev/null; \
+			apt-get install -y -qq --no-install-recommends nginx-light curl openssl strace >/dev/null; \
 	else \
-		echo "WARNING: Debian's nginx, curl or openssl is missing and cannot be installed from here:" >&2; \
+		echo "WARNING: Debian's nginx, curl, openssl or strace is missing and cannot be installed from here:" >&2; \
 		echo "WARNING: the tests that need them will be SKIPPED (and fail where CI is set)." >&2; \
 	fi
 

@@ -1,4 +1,4 @@
-"""The command line: `cache-actors serve`, `dev` and `nginx-config`."""
+"""The command line: `cache-actors serve`, `dev`, `nginx-config` and `scrub`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .nginx.config import BadNginxOption, NginxOptions
 from .nginx.config import nginx_config as render
 from .nginx.process import NginxFailed
 from .process import CannotStart, run_process
+from .scrub import CannotScrub, run_scrub
 from .settings import BadSettings, load_settings
 
 if TYPE_CHECKING:
@@ -91,11 +92,44 @@ def nginx_config(nginx: Path | None, **options: Any) -> None:
         sys.exit(EXIT_BAD_START)
 
 
+@main.command()
+@click.option(
+    "--storage",
+    type=_FOLDER,
+    default="/cas",
+    show_default=True,
+    envvar="CAS_STORAGE_DIR",
+    help="The storage folder.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    default=100.0,
+    show_default=True,
+    help="MiB to read in a second at most.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def scrub(storage: Path, rate: float, as_json: bool) -> None:
+    """Read everything that is stored, and move what is broken to <storage>/.quarantine.
+
+    Run it as the service's user. Exit status: 0, all is well; 1, something was found; 2, it cannot
+    run; 130, it was interrupted.
+    """
+    _exit_with(lambda: run_scrub(storage, rate, as_json=as_json))
+
+
 def _exit_with(action: Callable[[], int]) -> None:
     """Run `action` and exit with the status that it returns; say clearly if it cannot start."""
     try:
         status = action()
-    except (BadNginxOption, BadSettings, CannotListen, CannotStart, NginxFailed) as error:
+    except (
+        BadNginxOption,
+        BadSettings,
+        CannotListen,
+        CannotScrub,
+        CannotStart,
+        NginxFailed,
+    ) as error:
         click.echo(str(error), err=True)
         status = EXIT_BAD_START
     sys.exit(status)

@@ -9,8 +9,10 @@ import trio
 from .actors.artifact_reader import ArtifactReader
 from .actors.auth_cache import AuthCache, AuthCacheClient
 from .actors.disk_writer import DiskWriter, DiskWriterClient
+from .actors.housekeeper import Housekeeper
 from .actors.kv_store import KeyValueStore, KeyValueStoreClient
 from .actors.partitions import Partitions
+from .actors.scrubber import Scrubber
 from .actors.tuist_api import TuistApi
 from .http.app import CacheApp, Services
 from .http.listener import Listener
@@ -74,6 +76,7 @@ class Application:
         self._uploads = TemporaryFolder(settings.tmp_dir) if settings.tmp_dir else self._temporary
         self._store = FileStore(storage, self._temporary, durable=settings.durability == "fsync")
         self._disk_threads = trio.CapacityLimiter(WRITERS + 1)  # one for each actor that needs one
+        self._background_threads = trio.CapacityLimiter(2)  # the housekeeper's, the scrubber's
         self._stream_threads = trio.CapacityLimiter(STREAM_THREADS)
         self._writers = [
             Mailbox(f"disk_writer_{number}", capacity=256, max_weight=4 * MEBIBYTE)
@@ -91,6 +94,19 @@ class Application:
             actor_child(mailbox, self._disk_writer, shutdown=ACTOR_SHUTDOWN)
             for mailbox in self._writers
         ]
+        housekeeper = Housekeeper(
+            self._store,
+            [self._temporary, self._uploads],
+            self._background_threads,
+            self._log.warning,
+        )
+        scrubber = Scrubber(
+            self._store.root,
+            self._settings.scrub_interval,
+            self._settings.scrub_rate,
+            self._background_threads,
+            self._log.warning,
+        )
         listener = ChildSpec("listener", self._listener.run, shutdown=LISTENER_SHUTDOWN)
         return self._supervisor(
             "cache_actors",
@@ -99,6 +115,8 @@ class Application:
             ),
             actor_child(self._entries, self._key_value_store, shutdown=ACTOR_SHUTDOWN),
             actor_child(self._decisions, self._auth_cache, shutdown=ACTOR_SHUTDOWN),
+            ChildSpec("housekeeper", housekeeper.run, shutdown=ACTOR_SHUTDOWN),
+            ChildSpec("scrubber", scrubber.run, shutdown=ACTOR_SHUTDOWN),
             supervisor_child(
                 self._supervisor("http", listener, max_restarts=100), shutdown=LISTENER_SHUTDOWN
             ),
@@ -139,6 +157,7 @@ class Application:
             reader=ArtifactReader(self._store, self._stream_threads),
             memory=Budget(ENTRIES_BYTES),
             status=lambda: self.supervisor.status(),
+            storage=self._store.health.status,
         )
 
     async def run(self, stop: trio.Event, started: Started) -> None:

@@ -78,6 +78,8 @@ class Settings(BaseSettings):
     auth_failure_ttl: Seconds = 3.0
     auth_stale_ttl: Seconds = 1500.0
     durability: Literal["fsync", "relaxed"] = Field("fsync", description="fsync or relaxed")
+    scrub_interval: Seconds = 0.0
+    scrub_rate: Bytes = 20_971_520
     workers: int = Field(1, ge=1, le=1, description="1, the only number of workers so far")
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = (
         Field("info", description="debug, info, warning or error")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 from typing import TYPE_CHECKING
-
-from cache_actors.storage.errors import storage_error
 
 from .threads import in_thread
 
@@ -14,8 +11,9 @@ if TYPE_CHECKING:
 
     import trio
 
-    from cache_actors.storage.files import FileStore, OpenFile
+    from cache_actors.storage.files import FileStore
     from cache_actors.storage.layout import Entry
+    from cache_actors.storage.open_file import OpenFile
 
 READ_BYTES = 1 << 20
 """How much is read in one trip to a thread."""
@@ -38,6 +36,11 @@ class Artifact:
         """When it was stored, in whole seconds since the epoch."""
         return self._file.mtime
 
+    @property
+    def digest(self) -> bytes | None:
+        """Its SHA-256, if that has been recorded."""
+        return self._file.digest
+
     async def read(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
         """Yield the bytes from `start` up to, but not including, `end`.
 
@@ -47,8 +50,6 @@ class Artifact:
         while start < end:
             wanted = min(READ_BYTES, end - start)
             piece = await in_thread(self._file.read, start, wanted, threads=self._threads)
-            if not piece:
-                raise storage_error(OSError(errno.EIO, "an artifact is shorter than it was"))
             start += len(piece)
             yield piece
 

@@ -81,16 +81,14 @@ class Upload:
         Raises:
             EmptyUpload: there was not one byte.
             WrongDigest: the SHA-256 of the bytes is not the one expected.
-            StorageError: the temporary file could not be written.
+            StorageError: the temporary file could not be written; if `expected_size` is known and
+                there is no room for it, before any chunk is asked for.
         """
         if expected_size is not None and not (
-            await self._reserve(expected_size) or await self._spill(path)
+            await self._reserve(expected_size) or await self._spill(path, expected_size)
         ):
             return False
-        digest = hashlib.sha256()
         async for chunk in chunks:
-            if expected_digest is not None:
-                digest.update(chunk)
             if self._keep(chunk):
                 continue
             if self._file is None and not await self._spill(path):
@@ -100,7 +98,7 @@ class Upload:
             await self._write()
         elif not self._buffered:
             raise EmptyUpload("The body is empty")
-        if expected_digest not in (None, digest.digest()):
+        if expected_digest is not None and expected_digest != self._digest():
             raise WrongDigest("The body does not match the digest that was declared")
         return True
 
@@ -131,13 +129,32 @@ class Upload:
             self._reserved += missing
         return self._buffered <= SMALL_BYTES
 
-    async def _spill(self, path: Path) -> bool:
-        """Go on in a temporary file, unless `path` exists: then say no."""
-        self._file = await in_thread(self._open, path, threads=self._threads)
+    def _digest(self) -> bytes:
+        if self._file is not None:
+            return self._file.digest()
+        digest = hashlib.sha256()
+        for piece in self._pieces:
+            digest.update(piece)
+        return digest.digest()
+
+    async def _spill(self, path: Path, size: int = 0) -> bool:
+        """Go on in a temporary file with room for `size` bytes, unless `path` exists: say no."""
+        self._file = await in_thread(self._open, path, size, threads=self._threads)
         return self._file is not None
 
-    def _open(self, path: Path) -> TemporaryFile | None:
-        return None if self._store.exists(path) else self._temporary.create()
+    def _open(self, path: Path, size: int) -> TemporaryFile | None:
+        if self._store.exists(path):
+            return None
+        file = self._temporary.create()
+        try:
+            if size > 0:
+                file.reserve(size)
+            if not self._store.holds(file):
+                self._store.require_room(size)
+        except OSError:
+            file.discard()
+            raise
+        return file
 
     async def _write(self) -> None:
         assert self._file is not None, "only an upload that has been spilled is written"  # noqa: S101

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from cache_actors.actors.disk_writer import DiskWriterClient
     from cache_actors.actors.kv_store import KeyValueStoreClient
     from cache_actors.settings import Settings
+    from cache_actors.storage.health import StorageStatus
     from cache_actors.supervision import Budget, Status
 
 
@@ -44,6 +45,7 @@ class Services:
     Attributes:
         memory: what key-value entries on their way in may take together, in bytes.
         status: the supervision tree's own records.
+        storage: how writing to the disk has gone lately.
     """
 
     auth: AuthCacheClient
@@ -52,6 +54,7 @@ class Services:
     reader: ArtifactReader
     memory: Budget
     status: Callable[[], Status]
+    storage: Callable[[], StorageStatus]
 
 
 class CacheApp(QuartTrio):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cache_actors.actors.artifact_reader import Artifact
 
 DIGEST_HEADER = "tuist-checksum-sha256"
-"""In which a client may declare the digest of its body."""
+"""In which a client may declare the digest of its body, and the service that of an artifact."""
 
 _DIGEST = re.compile("[0-9A-Fa-f]{64}")
 
@@ -93,6 +93,8 @@ def _response(artifact: Artifact) -> Response:
             )
         case HTTPStatus.PARTIAL_CONTENT:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{artifact.size}"
+        case HTTPStatus.OK if artifact.digest is not None:
+            headers[DIGEST_HEADER] = artifact.digest.hex()
     response = Response(
         _Pieces(artifact, start, start if request().method == "HEAD" else end),
         status=selection.status,

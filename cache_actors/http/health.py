@@ -1,6 +1,7 @@
-"""`GET /up`: is everything running, and if not, what isn't.
+"""`GET /up`: is everything running, and if not, what isn't; and can the disk be written to.
 
-It reads the supervisor's records and asks no actor, so a stuck one can't hang it.
+It reads records and asks neither an actor nor the disk, so that none that is stuck can hang it.
+Trouble with writing is told, but leaves the status as it is: reads go on.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from .context import app
 from .responses import Response, json_response
 
 if TYPE_CHECKING:
+    from cache_actors.storage.health import StorageStatus
     from cache_actors.supervision import Status
 
 _VERSION = version("cache-actors")
@@ -31,10 +33,21 @@ async def up() -> Response:
         "status": "draining" if draining else "up" if healthy else "degraded",
         "version": _VERSION,
         "uptime_seconds": round(time.monotonic() - _STARTED, 1),
+        "storage": _storage(app().services.storage()),
         "tree": _node(tree),
     }
     status = HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE
     return json_response(msgspec.json.encode(body), status)
+
+
+def _storage(status: StorageStatus) -> dict[str, Any]:
+    return {
+        "state": status.state.value,
+        "reason": status.reason,
+        "seconds": round(time.monotonic() - status.since, 1),
+        "free_bytes": status.free_bytes,
+        "free_inodes": status.free_inodes,
+    }
 
 
 def _node(status: Status) -> dict[str, Any]:

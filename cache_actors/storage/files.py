@@ -11,21 +11,33 @@ Both take batches, and report on each item: what one of them meets does not hurt
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from .temporary import FOLDER_MODE, TemporaryFile, TemporaryFolder
+from .folders import Folders
+from .health import StorageHealth
+from .open_file import OpenFile
+from .quarantine import DAMAGE, Quarantine
+from .record import read_record
+from .temporary import TemporaryFile, TemporaryFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-_NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}  # the last: a link, which is not ours
-_MOST_KNOWN_FOLDERS = 100_000
+_NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
+"""Nothing that is ours: the last two are what a link and a socket answer."""
+
+_OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+PROBE_BYTES = 1 << 20
+"""With less room than this the storage counts as full."""
 
 Argument = TypeVar("Argument")
 Outcome = TypeVar("Outcome")
@@ -87,27 +99,6 @@ class Lookup:
 Item = TypeVar("Item", Publication, Replacement)
 
 
-class OpenFile:
-    """A published file, open for reading."""
-
-    __slots__ = ("_fd", "mtime", "size")
-
-    def __init__(self, fd: int, status: os.stat_result) -> None:
-        self._fd = fd
-        self.size = status.st_size
-        self.mtime = int(status.st_mtime)
-
-    def read(self, start: int, size: int) -> bytes:
-        """Up to `size` bytes from the offset `start`."""
-        return os.pread(self._fd, size, start)
-
-    def close(self) -> None:
-        """Close the file. May be called again."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-
 class FileStore:
     """The files below one folder.
 
@@ -115,28 +106,35 @@ class FileStore:
         root: the storage folder, which exists.
         temporary: a folder on the same file system.
         durable: whether to sync before anything is reported done.
+
+    Attributes:
+        root: the storage folder.
+        health: how writing has gone.
+        quarantine: where files go that turn out to be broken.
     """
 
     def __init__(self, root: Path, temporary: TemporaryFolder, *, durable: bool) -> None:
         self.root = root
         self._temporary = temporary
         self._durable = durable
-        self._folders = _Folders(root, self._sync_folder)
+        self._folders = Folders(root, self._sync_folder)
         self._device = root.stat().st_dev
+        self.health = StorageHealth()
+        self.quarantine = Quarantine(root)
 
     def publish(self, batch: Sequence[Publication]) -> list[Published | OSError]:
         """Publish each item of `batch` in order; of those that share a path the first one wins."""
         outcomes = [_attempt(self._publish, item) for item in batch]
-        return self._settle(batch, outcomes, undo=_unlink_if_stored)
+        return self._noted(self._settle(batch, outcomes, undo=_unlink_if_stored))
 
     def replace(self, batch: Sequence[Replacement]) -> list[OSError | None]:
         """Write each item of `batch` in order; of those that share a path the last one stays."""
         outcomes = [_attempt(self._replace, item) for item in batch]
-        return self._settle(batch, outcomes, undo=_leave)
+        return self._noted(self._settle(batch, outcomes, undo=_leave))
 
     def exists(self, path: Path) -> bool:
         """Whether `path` has been published, for good: its folders are synced before a yes."""
-        if not _is_published(path):
+        if not self._is_published(path):
             return False
         self._folders.ensure(path.parent)
         self._sync_folder(path.parent)
@@ -145,34 +143,124 @@ class FileStore:
     def load(self, batch: Sequence[Lookup]) -> list[Version | OSError | None]:
         """What each path of `batch` holds, None where there is no file.
 
-        It is the version known itself, if it still is that one.
+        It is the version known itself, if it still is that one. A broken one is put in quarantine.
         """
-        return [_attempt(_load, lookup) for lookup in batch]
+        return [_attempt(self._load, lookup) for lookup in batch]
 
     def open(self, path: Path) -> OpenFile | None:
-        """The file at `path`, or None if there is none."""
+        """The file at `path`, or None if there is none, or a broken one."""
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(path, _OPEN_FLAGS)
         except OSError as error:
             if error.errno in _NO_FILE:
                 return None
             raise
-        status = os.fstat(fd)
-        if stat.S_ISREG(status.st_mode):
-            return OpenFile(fd, status)
+        try:
+            status = os.fstat(fd)
+            record = read_record(fd)
+            if stat.S_ISREG(status.st_mode) and status.st_size > 0:
+                if record is None or record.size == status.st_size:
+                    condemn = partial(self._condemn, path, status)
+                    return OpenFile(fd, status, record.digest if record else None, condemn)
+                self._condemn(path, status)
+        except OSError:
+            os.close(fd)
+            raise
         os.close(fd)
         return None
 
+    def require_room(self, size: int) -> None:
+        """Make sure that there is room for `size` bytes at the moment.
+
+        Raises:
+            OSError: there isn't.
+        """
+        room = os.statvfs(self.root)
+        if room.f_bavail * room.f_frsize < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def holds(self, file: TemporaryFile) -> bool:
+        """Whether `file` lies on the same file system as what is stored."""
+        return file.device() == self._device
+
+    def probe(self) -> None:
+        """Find out whether a file can be written now, and note it in `health`, with the room."""
+        self.health.note([_attempt(self._probe, PROBE_BYTES)])
+        with suppress(OSError):
+            room = os.statvfs(self.root)
+            self.health.note_room(room.f_bavail * room.f_frsize, room.f_favail)
+
+    def _probe(self, size: int) -> None:
+        file = self._temporary.create()
+        try:
+            file.reserve(size)
+            file.write([b"probe"])
+            file.seal()
+            self._sync_file(file)
+        finally:
+            file.discard()
+
+    def _condemn(self, path: Path, status: os.stat_result) -> None:
+        """Put a broken file in quarantine; one that cannot be moved is left to the next reader."""
+        with suppress(OSError):
+            self.quarantine.take(path, status.st_ino)
+
+    def _is_published(self, path: Path) -> bool:
+        """Whether there is an artifact at `path`: a file, with bytes, all of them.
+
+        A broken one is put in quarantine, to make place for another.
+        """
+        try:
+            status = path.lstat()
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                return False
+            raise
+        if not stat.S_ISREG(status.st_mode):
+            return False
+        record = read_record(path)
+        if status.st_size > 0 and (record is None or record.size == status.st_size):
+            return True
+        self._condemn(path, status)
+        return False
+
+    def _load(self, lookup: Lookup) -> Version | None:
+        known = lookup.known
+        try:
+            if known is not None and Fingerprint.of(lookup.path.stat()) == known.fingerprint:
+                return known
+            with lookup.path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                try:
+                    data = file.read()
+                    record = read_record(file.fileno())
+                except OSError as error:
+                    if error.errno not in DAMAGE:
+                        raise
+                    self._condemn(lookup.path, status)
+                    return None
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if not data or (record is not None and hashlib.sha256(data).digest() != record.digest):
+            self._condemn(lookup.path, status)
+            return None
+        return Version(Fingerprint.of(status), data)
+
+    def _noted(self, outcomes: list[Outcome | OSError]) -> list[Outcome | OSError]:
+        self.health.note([each for each in outcomes if each is not Published.EXISTS])
+        return outcomes
+
     def _publish(self, item: Publication) -> Published:
         self._folders.ensure(item.path.parent)
-        if _is_published(item.path):
+        if self._is_published(item.path):
             return Published.EXISTS
         file, ours = self._on_this_device(item.source)
         try:
+            file.seal()
             self._sync_file(file)
             self._folders.call_in(item.path.parent, file.link, item.path)
         except FileExistsError:
-            if not _is_published(item.path):
+            if not self._is_published(item.path):
                 raise  # something else is in its place
             return Published.EXISTS
         finally:
@@ -184,7 +272,7 @@ class FileStore:
         self, source: Sequence[bytes] | TemporaryFile
     ) -> tuple[TemporaryFile, bool]:
         """A file from which `source` can be linked, and whether it was made for that."""
-        if isinstance(source, TemporaryFile) and source.device() == self._device:
+        if isinstance(source, TemporaryFile) and self.holds(source):
             return source, False
         file = self._temporary.create()
         try:
@@ -201,6 +289,7 @@ class FileStore:
         file = self._temporary.create(named=True)
         try:
             file.write([item.data])
+            file.seal()
             self._sync_file(file)
             self._folders.call_in(item.path.parent, file.rename, item.path)
         finally:
@@ -244,74 +333,6 @@ class FileStore:
             os.fsync(fd)
         finally:
             os.close(fd)
-
-
-class _Folders:
-    """Makes the folders that files go to, and sees to it that those survive a power cut too.
-
-    A folder that is there may have been made a moment ago by someone who has not synced its parent
-    yet. So the first time that this process puts something into a folder, it syncs all the folders
-    above; after that it remembers.
-    """
-
-    def __init__(self, root: Path, sync: Callable[[Path], None]) -> None:
-        self._sync = sync
-        self._known = {root}
-        self._root = root
-
-    def call_in(self, folder: Path, action: Callable[[Path], None], target: Path) -> None:
-        """Call `action(target)`, which puts something into `folder`, making that if need be."""
-        self.ensure(folder)
-        try:
-            action(target)
-        except FileNotFoundError:
-            self._known = {self._root}  # somebody removed folders: look at all of them again
-            self.ensure(folder)
-            action(target)
-
-    def ensure(self, folder: Path) -> None:
-        """Make `folder` if need be, and see to it that it will survive."""
-        try:
-            self._ensure(folder)
-        except FileNotFoundError:  # somebody removed folders: look at all of them again
-            self._known = {self._root}
-            self._ensure(folder)
-
-    def _ensure(self, folder: Path) -> None:
-        if folder in self._known:
-            return
-        self._ensure(folder.parent)
-        with suppress(FileExistsError):
-            folder.mkdir()
-        if stat.S_IMODE(folder.stat().st_mode) != FOLDER_MODE:  # new, or its maker died too soon
-            with suppress(PermissionError):
-                folder.chmod(FOLDER_MODE)
-        self._sync(folder.parent)
-        if len(self._known) >= _MOST_KNOWN_FOLDERS:
-            self._known = {self._root}
-        self._known.add(folder)
-
-
-def _is_published(path: Path) -> bool:
-    """Whether there is an artifact at `path`: a file, with bytes, and no link to one."""
-    try:
-        status = path.lstat()
-    except OSError as error:
-        if error.errno in _NO_FILE:
-            return False
-        raise
-    return stat.S_ISREG(status.st_mode) and status.st_size > 0
-
-
-def _load(lookup: Lookup) -> Version | None:
-    known = lookup.known
-    try:
-        if known is not None and Fingerprint.of(lookup.path.stat()) == known.fingerprint:
-            return known
-        with lookup.path.open("rb") as file:
-            return Version(Fingerprint.of(os.fstat(file.fileno())), file.read())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
 
 
 def _attempt(action: Callable[[Argument], Outcome], argument: Argument) -> Outcome | OSError:

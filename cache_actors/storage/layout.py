@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 TEMPORARY = ".tmp"
 """The folder under the storage folder in which files lie until they are published."""
 
+QUARANTINE = ".quarantine"
+"""The folder under the storage folder to which broken files are moved."""
+
+SCRUB_LOCK = ".scrub.lock"
+"""The file under the storage folder that a scrub holds; its time is when the last one ended."""
+
 _HANDLE = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _ID = re.compile(r"[A-Za-z0-9_~=+-]{1,200}")
 
@@ -92,6 +98,24 @@ def parse_id(name: str, value: str) -> str:
             "A-Z a-z 0-9 _ ~ = + -"
         )
     return value
+
+
+def entry_at(parts: tuple[str, ...]) -> Entry | None:
+    """The entry whose file lies at these parts of a path below the storage folder, if any does."""
+    if len(parts) != 5:
+        return None
+    account, name, folder, folder_of_id, file_name = parts
+    for kind in Kind:
+        entry_id = file_name.removesuffix(kind.ending)
+        if (
+            folder == kind.folder
+            and file_name == entry_id + kind.ending
+            and _ID.fullmatch(entry_id)
+            and shard(entry_id) == folder_of_id
+            and all(_HANDLE.fullmatch(h) and h == h.lower() for h in (account, name))
+        ):
+            return Entry(Project(account, name), kind, entry_id)
+    return None
 
 
 def shard(entry_id: str) -> str:

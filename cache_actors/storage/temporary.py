@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import itertools
 import os
 import shutil
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 from uuid import uuid4
+
+from .record import Record, write_record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,8 +34,12 @@ _NO_ANONYMOUS_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}
 PREFIX = "cache-actors-"
 """How the folders' names begin. Whatever else lies beside them, as in /tmp, is not touched."""
 
+LONGEST_LIFE = 86_400.0
+"""Seconds after which a file that nobody has written to any more is taken for a leftover."""
+
 _MOST_BUFFERS = 1024  # IOV_MAX on Linux
 _COPY_BYTES = 1 << 20
+_NO_RESERVATIONS = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
 class TemporaryFile:
@@ -40,15 +48,33 @@ class TemporaryFile:
     Whoever creates one discards it in the end, published or not.
     """
 
-    __slots__ = ("_fd", "path", "size")
+    __slots__ = ("_fd", "_hash", "_reserved", "path", "size")
 
     def __init__(self, fd: int, path: Path | None) -> None:
         self._fd = fd
+        self._hash = hashlib.sha256()
+        self._reserved = 0
         self.path = path
         self.size = 0
 
+    def reserve(self, size: int) -> None:
+        """Have the disk set aside room for `size` bytes, where it can do that.
+
+        Raises:
+            OSError: it has not so much room.
+        """
+        try:
+            os.posix_fallocate(self._fd, 0, size)
+        except OSError as error:
+            if error.errno not in _NO_RESERVATIONS:
+                raise
+        else:
+            self._reserved = size
+
     def write(self, chunks: Sequence[bytes]) -> None:
         """Append `chunks`."""
+        for chunk in chunks:
+            self._hash.update(chunk)
         for start in range(0, len(chunks), _MOST_BUFFERS):
             views = [memoryview(chunk) for chunk in chunks[start : start + _MOST_BUFFERS] if chunk]
             while views:
@@ -60,14 +86,32 @@ class TemporaryFile:
                     views[0] = views[0][written:]
 
     def copy_from(self, source: TemporaryFile) -> None:
-        """Append all of `source`, which may lie on another file system."""
-        offset = 0
-        while chunk := os.pread(source._fd, _COPY_BYTES, offset):
+        """Append all of `source`, which may lie on another file system, to this empty file.
+
+        Raises:
+            OSError: what has been read is not what was written to `source`, among others.
+        """
+        while chunk := os.pread(source._fd, min(_COPY_BYTES, source.size - self.size), self.size):
             self.write([chunk])
-            offset += len(chunk)
+        if self.digest() != source.digest():
+            raise OSError(errno.EIO, "a temporary file is not as it was written")
+
+    def digest(self) -> bytes:
+        """The SHA-256 of what has been written."""
+        return self._hash.digest()
+
+    def seal(self) -> None:
+        """End the file where its bytes end, and record what they are."""
+        if self._reserved > self.size:
+            os.ftruncate(self._fd, self.size)
+        write_record(self._fd, Record(self.digest(), self.size))
 
     def sync(self) -> None:
-        """Return once the bytes will survive a power cut."""
+        """Return once the file will survive a power cut.
+
+        A file that this fails for must be discarded: the kernel may have dropped what it could not
+        write, and would say nothing of it a second time.
+        """
         os.fdatasync(self._fd)
 
     def device(self) -> int:
@@ -98,13 +142,18 @@ class TemporaryFile:
         self.path = None
 
     def discard(self) -> None:
-        """Close the file and remove its temporary name. May be called again."""
+        """Close the file and remove its temporary name. May be called again.
+
+        A name that cannot be removed is left to the next sweep.
+        """
         fd, self._fd = self._fd, -1
         path, self.path = self.path, None
         if fd >= 0:
-            os.close(fd)
+            with suppress(OSError):
+                os.close(fd)
         if path is not None:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
 
 
 class TemporaryFolder:
@@ -155,6 +204,15 @@ class TemporaryFolder:
         path = self.path / str(next(self._numbers))
         fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, FILE_MODE)
         return _with_mode(TemporaryFile(fd, path), fd)
+
+    def sweep(self) -> None:
+        """Remove what others have left behind, and what has been forgotten in this folder."""
+        sweep(self._parent)
+        now = time.time()
+        for file in self.path.glob("*"):
+            with suppress(OSError):
+                if now - file.lstat().st_mtime > LONGEST_LIFE:
+                    file.unlink()
 
     def remove(self) -> None:
         """Remove the folder and all in it, and release the lock."""

@@ -16,6 +16,7 @@ from cache_actors.actors.kv_store import ENTRY_OVERHEAD, KeyValueStore, KeyValue
 from cache_actors.storage.errors import StorageError, StorageFull
 from cache_actors.storage.files import FileStore, Replacement
 from cache_actors.storage.layout import Entry, Kind, Project
+from cache_actors.storage.record import ATTRIBUTE
 from cache_actors.supervision import ActorCrashed, Mailbox, MailboxFull, actor_child
 
 from .helpers import OTHER_PROJECT, PROJECT, CountingThreads, begin, fail_writes, leftovers, remove
@@ -117,6 +118,7 @@ def content_of(path: Path) -> bytes:
 
 def overwrite(path: Path, content: bytes) -> None:
     path.write_bytes(content)
+    os.removexattr(path, ATTRIBUTE)
 
 
 # Entries.
@@ -295,12 +297,15 @@ async def test_entry_that_differs_in_nothing_but_its_content_and_inode_is_notice
     assert await kv.get(A) == body("theirs")
 
 
-@pytest.mark.parametrize("content", [body("theirs"), b"shorter"])
-async def test_file_written_over_in_place_is_noticed(kv: KeyValue, content: bytes) -> None:
+@pytest.mark.parametrize("content", [body("theirs"), b"shorter", b""])
+async def test_entry_whose_bytes_have_changed_is_a_miss(kv: KeyValue, content: bytes) -> None:
     await kv.put_long_ago(A, body("ours"))
     await kv.get(A)
-    overwrite(kv.path(A), content)
-    assert await kv.get(A) == content
+    kv.path(A).write_bytes(content)
+    assert await kv.get(A) is None
+    assert not kv.path(A).exists()
+    await kv.put(A, body("again"))
+    assert await kv.get(A) == body("again")
 
 
 async def test_entry_removed_by_another_process_is_a_miss(kv: KeyValue) -> None:

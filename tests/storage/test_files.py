@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cache_actors.storage import files
+from cache_actors.storage import folders
 from cache_actors.storage.files import (
     FileStore,
     Lookup,
@@ -25,6 +25,7 @@ from cache_actors.storage.files import (
     Version,
 )
 from cache_actors.storage.layout import TEMPORARY
+from cache_actors.storage.record import ATTRIBUTE
 from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
 
 if TYPE_CHECKING:
@@ -402,6 +403,7 @@ def test_copy_that_finds_no_room_leaves_nothing_but_its_source(
     monkeypatch.setattr(TemporaryFile, "device", lambda _: -1)
     upload = temporary.create()
     os.write(upload._fd, b"abc")
+    upload.size = 3
     assert number_of(publish_file(store, path, upload)) == errno.ENOSPC
     assert os.pread(upload._fd, 3, 0) == b"abc"
     upload.discard()
@@ -547,7 +549,7 @@ def test_every_folder_of_a_batch_is_synced(
 def test_files_survive_when_more_folders_are_used_than_remembered(
     durable: FileStore, root: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_MOST_KNOWN_FOLDERS", 3)
+    monkeypatch.setattr(folders, "_MOST_KNOWN_FOLDERS", 3)
     paths = [root / a / b / c for c in "xy" for a in "123" for b in "456"]
     for p in paths:
         publish(durable, p, b"x")
@@ -675,6 +677,7 @@ def touch_later(path: Path) -> None:
 def grow_at_the_same_time(path: Path) -> None:
     status = path.stat()
     path.write_bytes(b"bb")
+    os.removexattr(path, ATTRIBUTE)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 

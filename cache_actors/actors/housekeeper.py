@@ -1,0 +1,73 @@
+"""The housekeeper: looks whether the disk can be written to, and removes what others left behind.
+
+Writers see for themselves how writing goes. The housekeeper also looks when nobody writes, so that
+trouble is known before the next build, and is known to be over without one.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import trio
+
+from .threads import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from cache_actors.storage.files import FileStore
+    from cache_actors.storage.health import StorageState
+    from cache_actors.storage.temporary import TemporaryFolder
+    from cache_actors.supervision import Started
+
+PROBE_SECONDS = 5.0
+"""Between two looks at the disk."""
+
+SWEEP_EVERY = 120
+"""After so many looks, what killed processes have left in the temporary folders is removed."""
+
+
+class Housekeeper:
+    """Looks after a store and its temporary folders.
+
+    Args:
+        store: whose health is kept up to date.
+        temporaries: the folders that are swept.
+        threads: for its trips to the disk.
+        log: told when the state of the storage has changed.
+    """
+
+    def __init__(
+        self,
+        store: FileStore,
+        temporaries: Sequence[TemporaryFolder],
+        threads: trio.CapacityLimiter,
+        log: Callable[..., object],
+    ) -> None:
+        self._store = store
+        self._temporaries = temporaries
+        self._threads = threads
+        self._log = log
+
+    async def run(self, stop: trio.Event, started: Started) -> None:
+        """Keep looking until `stop` is set."""
+        started()
+        known: StorageState | None = None
+        looks = 0
+        while not stop.is_set():
+            await in_thread(self._look, looks % SWEEP_EVERY == 0, threads=self._threads)
+            looks += 1
+            status = self._store.health.status()
+            if status.state is not (known or status.state):
+                self._log("storage_state", state=status.state.value, reason=status.reason)
+            known = status.state
+            with trio.move_on_after(PROBE_SECONDS):
+                await stop.wait()
+
+    def _look(self, sweep: bool) -> None:
+        self._store.probe()
+        if sweep:
+            for folder in self._temporaries:
+                with suppress(OSError):  # there is nothing to do about it but to try again
+                    folder.sweep()

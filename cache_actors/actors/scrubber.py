@@ -1,0 +1,107 @@
+"""The scrubber: a background task that reads the whole store, slowly, and again after a while."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import TYPE_CHECKING
+
+import trio
+
+from cache_actors.storage.errors import StorageError
+from cache_actors.storage.scrub import Scrub, ScrubLock, ScrubRunning, last_scrub
+
+from .threads import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from cache_actors.supervision import Started
+
+STEPS = 64
+"""How many steps of a scrub are taken in one trip to a thread, of at most 1 MiB each."""
+
+RETRY_SECONDS = 60.0
+"""Between looks at a storage that is being scrubbed by another, or that has failed."""
+
+
+class Scrubber:
+    """Scrubs a storage folder, `interval` seconds after the last scrub of any process has ended.
+
+    Args:
+        root: the storage folder.
+        interval: in seconds; 0 for never.
+        rate: bytes to read in a second.
+        threads: for its trips to the disk.
+        log: told of what is found, with the event's name and fields.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        interval: float,
+        rate: float,
+        threads: trio.CapacityLimiter,
+        log: Callable[..., object],
+    ) -> None:
+        self._root = root
+        self._interval = interval
+        self._rate = rate
+        self._threads = threads
+        self._log = log
+
+    async def run(self, stop: trio.Event, started: Started) -> None:
+        """Scrub again and again, until `stop` is set."""
+        started()
+        if self._interval == 0:
+            await stop.wait()
+        while not stop.is_set():
+            pause = RETRY_SECONDS
+            try:
+                pause = await self._seconds_left()
+                if pause <= 0:
+                    await self._scrub(stop)
+                    pause = 0
+            except ScrubRunning:
+                pause = RETRY_SECONDS
+            except StorageError as error:
+                self._log("scrub_failed", reason=str(error))
+            with trio.move_on_after(pause):
+                await stop.wait()
+
+    async def _seconds_left(self) -> float:
+        last = await in_thread(last_scrub, self._root, threads=self._threads)
+        return 0.0 if last is None else min(last + self._interval - time.time(), self._interval)
+
+    async def _scrub(self, stop: trio.Event) -> None:
+        scrub = Scrub(self._root)
+        report, steps = scrub.report, scrub.run()
+        reported = 0
+        with await in_thread(ScrubLock, self._root, threads=self._threads) as lock:
+            while not report.complete and not stop.is_set():
+                begun = trio.current_time()
+                cost = await in_thread(_advance, steps, threads=self._threads)
+                for finding in report.findings[reported:]:
+                    self._log(
+                        "scrub_found",
+                        path=finding.path,
+                        fault=finding.fault.value,
+                        quarantined=finding.quarantined,
+                    )
+                reported = len(report.findings)
+                with trio.move_on_at(begun + cost / self._rate):
+                    await stop.wait()
+            if report.complete:
+                await in_thread(lock.completed, threads=self._threads)
+                self._log(
+                    "scrub_finished",
+                    files=report.files,
+                    bytes=report.bytes,
+                    found=len(report.findings),
+                )
+
+
+def _advance(steps: Iterator[int]) -> int:
+    """Take a few steps, and return what they have cost, in bytes."""
+    return sum(itertools.islice(steps, STEPS))

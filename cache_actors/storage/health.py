@@ -1,0 +1,74 @@
+"""Whether the storage can be written to at the moment, as everyone sees who writes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from .errors import StorageBusy, StorageFull, storage_error
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class StorageState(Enum):
+    """What writing comes to. Reading goes on in any state."""
+
+    OK = "ok"
+    FULL = "full"
+    FAILING = "failing"
+
+
+@dataclass(frozen=True, slots=True)
+class StorageStatus:
+    """A state, why, and since when (`time.monotonic()`); and the room there was at the last look.
+
+    `free_bytes` and `free_inodes` are None before the first look.
+    """
+
+    state: StorageState
+    reason: str | None
+    since: float
+    free_bytes: int | None = None
+    free_inodes: int | None = None
+
+
+class StorageHealth:
+    """The latest outcome of writing. Threads note it and anyone reads it, as one value."""
+
+    def __init__(self) -> None:
+        self._state: tuple[StorageState, str | None, float] = (
+            StorageState.OK,
+            None,
+            time.monotonic(),
+        )
+        self._room: tuple[int | None, int | None] = (None, None)
+
+    def note(self, outcomes: Sequence[object]) -> None:
+        """Take in how writes went: those that failed are `OSError`s.
+
+        A lack of open files or of memory is not the storage's fault, and says nothing of it.
+        """
+        failures = [storage_error(each) for each in outcomes if isinstance(each, OSError)]
+        succeeded = len(failures) < len(outcomes)
+        failures = [failure for failure in failures if not isinstance(failure, StorageBusy)]
+        if failures:
+            full = all(isinstance(failure, StorageFull) for failure in failures)
+            state = StorageState.FULL if full else StorageState.FAILING
+            self._enter(state, str(failures[-1]))
+        elif succeeded:
+            self._enter(StorageState.OK, None)
+
+    def note_room(self, free_bytes: int, free_inodes: int) -> None:
+        """Take in how much room there is."""
+        self._room = (free_bytes, free_inodes)
+
+    def _enter(self, state: StorageState, reason: str | None) -> None:
+        now, _, since = self._state
+        self._state = (state, reason, since if state is now else time.monotonic())
+
+    def status(self) -> StorageStatus:
+        """What is known."""
+        return StorageStatus(*self._state, *self._room)
