@@ -1,4 +1,4 @@
-"""The command line: `cache-actors serve`, `dev`, `nginx-config` and `scrub`."""
+"""The command line: `cache-actors serve`, `dev`, `nginx-config`, `scrub`, `check` and more."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .check import run_check
 from .dev.embedded import run_dev
-from .http.listener import CannotListen
+from .healthcheck import Unhealthy, check_health
+from .http.endpoint import CannotListen
 from .nginx.binary import NoNginx, find_nginx, nginx_version
 from .nginx.config import BadNginxOption, NginxOptions
 from .nginx.config import nginx_config as render
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 _FOLDER = click.Path(file_okay=False, resolve_path=True, path_type=Path)
 _FILE = click.Path(dir_okay=False, exists=True, resolve_path=True, path_type=Path)
+
+EXIT_UNHEALTHY = 1
+"""Exit status: the service is not up."""
 
 EXIT_BAD_START = 2
 """Exit status: the settings are bad, or what they name is not to be had."""
@@ -118,6 +123,28 @@ def scrub(storage: Path, rate: float, as_json: bool) -> None:
     _exit_with(lambda: run_scrub(storage, rate, as_json=as_json))
 
 
+@main.command()
+def healthcheck() -> None:
+    """Exit 0 if the service with the same environment is up, 1 if not: for containers."""
+    _exit_with(lambda: _print(check_health(load_settings())))
+
+
+@main.command()
+@click.option("--nginx-config", type=_FILE, help="nginx's configuration, to compare with.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(nginx_config: Path | None, as_json: bool) -> None:
+    """Look at everything that the service needs, in the same environment as the service.
+
+    Exit status: 0, nothing is broken; 1, something is.
+    """
+    sys.exit(run_check(nginx_config, as_json=as_json))
+
+
+def _print(text: str) -> int:
+    click.echo(text)
+    return 0
+
+
 def _exit_with(action: Callable[[], int]) -> None:
     """Run `action` and exit with the status that it returns; say clearly if it cannot start."""
     try:
@@ -132,6 +159,9 @@ def _exit_with(action: Callable[[], int]) -> None:
     ) as error:
         click.echo(str(error), err=True)
         status = EXIT_BAD_START
+    except Unhealthy as error:
+        click.echo(str(error), err=True)
+        status = EXIT_UNHEALTHY
     sys.exit(status)
 
 

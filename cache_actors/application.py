@@ -29,10 +29,9 @@ from .supervision import (
 )
 
 if TYPE_CHECKING:
-    import socket
-
     from structlog.typing import FilteringBoundLogger
 
+    from .http.endpoint import Endpoint
     from .settings import Settings
     from .supervision import Started
 
@@ -56,18 +55,18 @@ of its own for all of these together."""
 
 
 class Application:
-    """The service below one socket.
+    """The service at one endpoint.
 
     Args:
         settings: what it runs with.
-        sock: bound, for the listener.
+        endpoint: where it listens.
         log: where it logs.
 
     Raises:
         OSError: the storage folder or the temporary one cannot be used.
     """
 
-    def __init__(self, settings: Settings, sock: socket.socket, log: FilteringBoundLogger) -> None:
+    def __init__(self, settings: Settings, endpoint: Endpoint, log: FilteringBoundLogger) -> None:
         self._settings = settings
         self._log = log
         storage = settings.cas_storage_dir
@@ -85,7 +84,7 @@ class Application:
         self._entries = Mailbox("kv_store", capacity=4096, max_weight=ENTRIES_BYTES)
         self._decisions = Mailbox("auth_cache", capacity=4096)
         self._app = CacheApp(self._services(), settings, log)
-        self._listener = Listener(self._app, sock)
+        self._listener = Listener(self._app, endpoint)
         self.supervisor = self._tree()
 
     def _tree(self) -> Supervisor:

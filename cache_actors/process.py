@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 import trio
 
 from .application import Application
-from .http.listener import bind
+from .http.endpoint import bind
 from .log import new_log
 from .supervision import RestartIntensityError
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from structlog.typing import FilteringBoundLogger
 
+    from .http.endpoint import Endpoint
     from .settings import Settings
 
 EXIT_GAVE_UP = 1
@@ -53,24 +53,25 @@ def run_process(settings: Settings, announce: Callable[[], None] = lambda: None)
     """
     _raise_file_limit()
     log = new_log(settings)
-    with bind(settings) as sock:
-        return trio.run(_run, settings, sock, log, announce)
+    with bind(settings) as endpoint:
+        return trio.run(_run, settings, endpoint, log, announce)
 
 
 async def _run(
     settings: Settings,
-    sock: socket.socket,
+    endpoint: Endpoint,
     log: FilteringBoundLogger,
     announce: Callable[[], None],
 ) -> int:
     try:
-        application = Application(settings, sock, log)
+        application = Application(settings, endpoint, log)
     except OSError as error:
         where = error.filename or settings.cas_storage_dir
         raise CannotStart(f"Cannot use {where}: {error.strerror}") from error
     stop = trio.Event()
 
     def started() -> None:
+        endpoint.announce()
         log.info("started", storage=str(settings.cas_storage_dir))
         announce()
 

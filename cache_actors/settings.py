@@ -60,6 +60,7 @@ class Settings(BaseSettings):
     port: int = Field(4000, ge=1, le=65_535, description="a whole number from 1 to 65535")
     bind: Annotated[str, AfterValidator(_address)] = Field("127.0.0.1", description="an IP address")
     socket_path: Folder | None = None
+    socket_dir: Folder | None = None
     cas_storage_dir: Folder = Path("/cas")
     tmp_dir: Folder | None = None
     secret_key_base: SecretStr = Field(default_factory=_random_secret, description="a text")
@@ -95,13 +96,16 @@ def load_settings() -> Settings:
             secret) and what is allowed.
     """
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as errors:
         lines = [
             _sentence(str(error["loc"][0]).lower(), error["type"], error["input"])
             for error in errors.errors(include_url=False)
         ]
         raise BadSettings("\n".join(dict.fromkeys(lines))) from None
+    if settings.socket_path and settings.socket_dir:
+        raise BadSettings("SOCKET_PATH and SOCKET_DIR are both set; allowed: one of them")
+    return settings
 
 
 def _sentence(name: str, problem: str, given: object) -> str:

@@ -87,7 +87,7 @@ in
         upstream cache_actors {
             server ${cfg.upstream} max_fails=0;
             keepalive 64;
-            keepalive_timeout 60s;
+            keepalive_timeout 15s;
         }
 
         map "" $cache_storage {

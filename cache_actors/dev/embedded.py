@@ -58,7 +58,7 @@ def run_dev() -> int:
 def _settings(server_url: str) -> Settings:
     os.environ.setdefault("LOG_FORMAT", "text")
     os.environ |= {"SERVER_URL": server_url, "CAS_STORAGE_DIR": str(STORAGE.absolute())}
-    os.environ |= {"SOCKET_PATH": "", "TMP_DIR": ""}
+    os.environ |= {"SOCKET_PATH": "", "SOCKET_DIR": "", "TMP_DIR": ""}
     settings = load_settings()
     if not _is_loopback(settings.bind):
         raise BadSettings(

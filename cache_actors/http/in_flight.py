@@ -1,4 +1,4 @@
-"""The requests that are being answered, so that a stop can wait for them."""
+"""What is going on, requests or connections, so that a stop can wait for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class InFlight:
-    """Knows which requests are being answered.
+    """Knows which requests are being answered, or which connections are open.
 
     Attributes:
         draining: set once the service is about to stop; connections then end with their response.
@@ -30,7 +30,7 @@ class InFlight:
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """Count one request for as long as the context lasts."""
+        """Count one for as long as the context lasts."""
         number = next(self._numbers)
         self._requests.add(number)
         try:
@@ -43,4 +43,9 @@ class InFlight:
         """Return once all requests that are in flight now have ended, whatever came after them."""
         current = frozenset(self._requests)
         while current & self._requests:
+            await self._waiting.park()
+
+    async def wait_for_none(self) -> None:
+        """Return once there is none."""
+        while self._requests:
             await self._waiting.park()

@@ -17,15 +17,10 @@ The socket is bound once and outlives the listener's crashes: clients wait in it
 
 from __future__ import annotations
 
-import errno
-import os
-import socket
-import stat
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -41,7 +36,9 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState, LifespanState
 from hypercorn.utils import parse_socket_addr
 
+from .endpoint import BACKLOG
 from .errors import error_body
+from .in_flight import InFlight
 from .request_id import request_id
 
 if TYPE_CHECKING:
@@ -49,13 +46,13 @@ if TYPE_CHECKING:
 
     from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, Scope
 
-    from cache_actors.settings import Settings
     from cache_actors.supervision import Started
 
     from .app import CacheApp
+    from .endpoint import Endpoint
 
 IDLE_SECONDS = 75.0
-"""How long a connection may be idle; longer than nginx keeps its own (60 s), so that nginx never
+"""How long a connection may be idle; longer than nginx keeps its own (15 s), so that nginx never
 sends a request into a connection that is being closed."""
 
 SEND_SECONDS = 60.0
@@ -64,10 +61,13 @@ SEND_SECONDS = 60.0
 DRAIN_SECONDS = 30.0
 """How long requests in flight may take to end when the service stops."""
 
+HAND_OVER_SECONDS = 20.0
+"""How long idle connections are kept for nginx when another instance has taken over. It ends them
+itself after 15 s, and so never uses one that is just being closed."""
+
 LATE_SECONDS = 1.0
 """How long a connection that is opened while the service drains may take to send a request."""
 
-BACKLOG = 4096
 MOST_HEADER_BYTES = 16 * 1024
 
 LEAST_READ, MOST_READ = 2 * 1024, 64 * 1024
@@ -77,71 +77,13 @@ what has come of its body with it; then more and more, up to its share of what a
 flight may read together. Each byte is in memory several times on its way through the protocol."""
 
 
-class CannotListen(Exception):
-    """The address or socket to listen on is not to be had; the message says which and why."""
-
-
-def bind(settings: Settings) -> socket.socket:
-    """A socket bound to what the settings name, a Unix socket for its group to connect to.
-
-    Raises:
-        CannotListen: it is taken, or not allowed.
-    """
-    path = settings.socket_path
-    where = str(path) if path else f"{settings.bind}:{settings.port}"
-    try:
-        return _bind_unix(path) if path else _bind_tcp(settings.bind, settings.port)
-    except OSError as error:
-        raise CannotListen(f"Cannot listen on {where}: {error.strerror or error}") from error
-
-
-def _bind_tcp(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.bind((host, port))
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _bind_unix(path: Path) -> socket.socket:
-    with suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(path.stat().st_mode):
-            raise FileExistsError(errno.EEXIST, "there is a file that is not a socket")
-        _remove_stale(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    umask = os.umask(0o007)
-    try:
-        sock.bind(str(path))
-    except OSError:
-        sock.close()
-        raise
-    finally:
-        os.umask(umask)
-    return sock
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove the socket at `path` if nobody listens there any more."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
-    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-
-
 class Listener:
-    """Accepts connections on `sock`, which it listens on from its first incarnation on."""
+    """Accepts connections at `endpoint`, which it listens on from its first incarnation on."""
 
-    def __init__(self, app: CacheApp, sock: socket.socket) -> None:
+    def __init__(self, app: CacheApp, endpoint: Endpoint) -> None:
         self._app = app
-        self._socket = sock
+        self._endpoint = endpoint
+        self._connections = InFlight()
         self._config = Config()
         self._config.accesslog = self._config.errorlog = None
         self._config.include_server_header = False
@@ -153,11 +95,14 @@ class Listener:
 
         Until the requests that were in flight then have ended, new ones are still taken: somebody
         may ask `/up` what is going on. Then the socket is closed, and the last ones end.
+
+        When another instance has taken over, nginx may still use the connections that it keeps to
+        this one. They are left to it until it closes them, or has been told to with an answer.
         """
         context = WorkerContext(None)
-        self._socket.listen(BACKLOG)
+        self._endpoint.sock.listen(BACKLOG)
         # trio closes what it listens on when this incarnation ends; the next one needs it too.
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._socket.dup()))
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._endpoint.sock.dup()))
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
                 accepting.start_soon(
@@ -171,24 +116,22 @@ class Listener:
                 started()
                 await stop.wait()
                 self._app.in_flight.draining = True
-                await context.terminated.set()
                 with trio.move_on_after(DRAIN_SECONDS) as drain:
+                    if self._endpoint.is_replaced():
+                        with trio.move_on_after(HAND_OVER_SECONDS):
+                            await self._connections.wait_for_none()
+                    await context.terminated.set()
                     await self._app.in_flight.wait_for_current()
                 accepting.cancel_scope.cancel()
-            self._close()
+            self._endpoint.close()
             with trio.CancelScope(deadline=drain.deadline):
                 await self._app.in_flight.wait_for_current()
                 await trio.lowlevel.checkpoint()  # let the last connections close by themselves
             connections.cancel_scope.cancel()
 
     async def _serve(self, context: WorkerContext, stream: trio.SocketStream) -> None:
-        await _Connection(self._app, self._config, context, stream).run()
-
-    def _close(self) -> None:
-        if self._socket.family == socket.AF_UNIX:
-            with suppress(OSError):
-                Path(self._socket.getsockname()).unlink()
-        self._socket.close()
+        with self._connections.one():
+            await _Connection(self._app, self._config, context, stream).run()
 
 
 class _TaskGroup(TaskGroup):

@@ -89,7 +89,7 @@ http {{
     upstream cache_actors {{
         server {_plain("--upstream", options.upstream)} max_fails=0;
         keepalive 64;
-        keepalive_timeout 60s;
+        keepalive_timeout 15s;
     }}
 
     map "" $cache_storage {{

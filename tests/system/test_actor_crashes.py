@@ -15,7 +15,7 @@ from cache_actors.actors.auth_cache import AuthCache
 from cache_actors.actors.disk_writer import DiskWriter
 from cache_actors.actors.kv_store import KeyValueStore
 from cache_actors.application import WRITERS, Application
-from cache_actors.http.listener import bind
+from cache_actors.http.endpoint import bind
 from cache_actors.settings import Settings
 from tests.support.service import free_port
 

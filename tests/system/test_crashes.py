@@ -19,7 +19,8 @@ from cache_actors.actors.auth_cache import AuthCache
 from cache_actors.actors.disk_writer import DiskWriter
 from cache_actors.actors.kv_store import KeyValueStore
 from cache_actors.application import Application
-from cache_actors.http.listener import Listener, bind
+from cache_actors.http.endpoint import bind
+from cache_actors.http.listener import Listener
 from cache_actors.settings import Settings
 from cache_actors.storage.files import FileStore
 from cache_actors.supervision import RestartIntensityError, supervisor
