@@ -1,0 +1,260 @@
+"""strace on a running process: to see its system calls, or to have some of them fail.
+
+And a check of what has been seen: is everything on disk, in order, before a reply says so.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .programs import find_program
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from .service import Service
+
+ATTACH_SECONDS = 10
+
+_WRITES = {"write", "writev", "pwrite64", "pwritev", "pwritev2", "copy_file_range", "sendfile"}
+_CHANGES = _WRITES | {"fsetxattr", "ftruncate", "fallocate"}
+_SYNCS = {"fsync", "fdatasync"}
+_LINKS = {"link", "linkat"}
+_RENAMES = {"rename", "renameat", "renameat2"}
+_MKDIRS = {"mkdir", "mkdirat"}
+_SENDS = {"sendto", "sendmsg", "write", "writev"}
+_ALL = _CHANGES | _SYNCS | _LINKS | _RENAMES | _MKDIRS | _SENDS | {"openat", "close"}
+SYSCALLS = ",".join(f"?{name}" for name in sorted(_ALL))
+"""What is traced. `?`: some of these do not exist on every architecture."""
+
+_LINE = re.compile(r"(?P<thread>\d+) +\d+\.\d+ (?P<rest>.*)")
+_WHOLE = re.compile(r"(?P<name>\w+)\((?P<arguments>.*)\) += (?P<result>.*)")
+_UNFINISHED = re.compile(r"(?P<name>\w+)\((?P<arguments>.*) <unfinished \.\.\.>")
+_RESUMED = re.compile(r"<\.\.\. (?P<name>\w+) resumed>(?P<rest>.*)")
+_DESCRIPTOR = re.compile(r"(?P<fd>\d+)<(?P<path>[^>]*)>")
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+
+
+@dataclass(frozen=True, slots=True)
+class SystemCall:
+    """A system call; `began` and `ended` are places in the order of all that was seen."""
+
+    name: str
+    arguments: str
+    result: str
+    began: int
+    ended: int
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it returned without an error."""
+        return not self.result.startswith(("-1", "?"))
+
+    @property
+    def descriptor(self) -> tuple[int, str] | None:
+        """The descriptor that is its first argument, and the path that this belongs to."""
+        match = _DESCRIPTOR.match(self.arguments)
+        return (int(match["fd"]), match["path"]) if match else None
+
+    @property
+    def strings(self) -> list[str]:
+        """Its arguments in quotes."""
+        return _QUOTED.findall(self.arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A request with this X-Request-ID has been answered 204: then `path` is there to stay."""
+
+    request_id: str
+    path: str
+
+
+def parse(lines: Iterable[str]) -> list[SystemCall]:
+    """The system calls in the output of `strace -f -y -ttt -o`, in the order of their ends."""
+    calls: list[SystemCall] = []
+    unfinished: dict[str, tuple[str, int]] = {}
+    for number, line in enumerate(lines):
+        match = _LINE.match(line)
+        if match is None:
+            continue
+        thread, rest, began = match["thread"], match["rest"], number
+        if begun := _UNFINISHED.fullmatch(rest):
+            unfinished[thread] = (f"{begun['name']}({begun['arguments']}", number)
+            continue
+        if resumed := _RESUMED.fullmatch(rest):
+            head, began = unfinished.pop(thread, (f"{resumed['name']}(", number))
+            rest = head + resumed["rest"]
+        if whole := _WHOLE.fullmatch(rest):
+            calls.append(
+                SystemCall(whole["name"], whole["arguments"], whole["result"], began, number)
+            )
+    return calls
+
+
+def violations(calls: Sequence[SystemCall], expected: Iterable[Expected]) -> list[str]:
+    """What was not yet sure to survive a power cut when it was given its name or acknowledged.
+
+    A sync counts for what had returned when it began, and from when it has returned itself. Of
+    a link, a rename and a reply it is the beginning that must not come too early.
+    """
+    return [
+        f"{each.request_id}: {problem}" for each in expected for problem in _problems(calls, each)
+    ]
+
+
+def _problems(calls: Sequence[SystemCall], expected: Expected) -> Iterator[str]:
+    reply = _reply(calls, expected.request_id)
+    if reply is None:
+        yield "no reply of 204 was seen"
+        return
+    namings = [
+        call
+        for call in calls
+        if call.name in _LINKS | _RENAMES
+        and call.succeeded
+        and call.strings[-1] == expected.path
+        and call.began < reply.began
+    ]
+    if not namings:
+        yield f"{expected.path} was not given its name before the reply"
+        return
+    naming = namings[-1]
+    yield from _file_problems(calls, naming)
+    folder = str(Path(expected.path).parent)
+    if not _synced(calls, folder, naming.ended, reply.began):
+        yield f"{folder} was not synced between the {naming.name} and the reply"
+    above = {str(parent) for parent in Path(expected.path).parents}
+    for made in calls:
+        if made.name in _MKDIRS and made.succeeded and made.strings[-1] in above:
+            parent = str(Path(made.strings[-1]).parent)
+            if not _synced(calls, parent, made.ended, reply.began):
+                yield f"{parent} was not synced between the {made.name} in it and the reply"
+
+
+def _reply(calls: Sequence[SystemCall], request_id: str) -> SystemCall | None:
+    for call in calls:
+        text = "".join(call.strings) if call.name in _SENDS else ""
+        if text.startswith("HTTP/1.1 204") and f"x-request-id: {request_id}\\r\\n" in text:
+            return call
+    return None
+
+
+def _file_problems(calls: Sequence[SystemCall], naming: SystemCall) -> Iterator[str]:
+    """What is wrong with the file that `naming` gives its name."""
+    opened = _opening(calls, naming)
+    if opened is None:
+        yield f"the file of the {naming.name} was not seen to be opened"
+        return
+    fd = int(opened.result.partition("<")[0])
+    closed = min(
+        (
+            call.began
+            for call in calls
+            if call.name == "close" and _is_of(call, fd) and call.began > opened.ended
+        ),
+        default=float("inf"),
+    )
+    own = [call for call in calls if _is_of(call, fd) and opened.ended < call.began <= closed]
+    changes = [call for call in own if call.name in _CHANGES]
+    if not any(call.name in _WRITES for call in changes):
+        yield "the file was not seen to be written"
+        return
+    last = max(changes, key=lambda call: call.ended)
+    if last.ended > naming.began:
+        yield f"{last.name} after the {naming.name} began"
+    elif not any(
+        call.name in _SYNCS
+        and call.result == "0"
+        and last.ended < call.began
+        and call.ended < naming.began
+        for call in own
+    ):
+        yield f"the file was not synced between its last {last.name} and the {naming.name}"
+
+
+def _opening(calls: Sequence[SystemCall], naming: SystemCall) -> SystemCall | None:
+    """How the file was opened: the source of a link is a number in /proc/self/fd, or a path."""
+    source = naming.strings[-2]
+    found = None
+    for call in calls:
+        if call.name != "openat" or not call.succeeded or call.ended > naming.began:
+            continue
+        by_number = source.isdigit() and call.result.startswith(f"{source}<")
+        if by_number or call.strings[0] == source:
+            found = call
+    return found
+
+
+def _is_of(call: SystemCall, fd: int) -> bool:
+    return call.descriptor is not None and call.descriptor[0] == fd
+
+
+def _synced(calls: Sequence[SystemCall], folder: str, after: int, before: int) -> bool:
+    return any(
+        call.name in _SYNCS
+        and call.result == "0"
+        and call.descriptor is not None
+        and call.descriptor[1] == folder
+        and after < call.began
+        and call.ended < before
+        for call in calls
+    )
+
+
+@contextmanager
+def attached(service: Service, output: Path, *options: str) -> Iterator[None]:
+    """strace is attached to all threads of `service`, and to those it will start; then detached."""
+    program = find_program("strace")
+    assert service.process is not None
+    pid = service.process.pid
+    errors = output.with_name(output.name + ".errors")
+    with errors.open("wb") as file:
+        strace = subprocess.Popen(
+            [program, "-f", "-p", str(pid), "-o", str(output), *options],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+        )
+    try:
+        deadline = time.monotonic() + ATTACH_SECONDS
+        while " attached" not in errors.read_text() or not _is_traced(pid):
+            assert strace.poll() is None, errors.read_text()
+            assert time.monotonic() < deadline, "strace does not attach"
+            time.sleep(0.01)
+        yield
+    finally:
+        strace.send_signal(signal.SIGINT)
+        try:
+            strace.wait(ATTACH_SECONDS)
+        finally:
+            strace.kill()
+            strace.wait()
+
+
+@contextmanager
+def traced(service: Service, output: Path) -> Iterator[None]:
+    """The system calls of `service` go to `output`, to be read by `parse` afterwards."""
+    with attached(service, output, "-y", "-ttt", "-s", "256", "-e", f"trace={SYSCALLS}"):
+        yield
+
+
+@contextmanager
+def injected(service: Service, output: Path, names: Sequence[str], error: str) -> Iterator[None]:
+    """The system calls `names` of `service` fail with `error`, such as EIO; some must have done."""
+    calls = ",".join(f"?{name}" for name in names)
+    with attached(service, output, "-e", f"trace={calls}", "-e", f"inject={calls}:error={error}"):
+        yield
+    assert "(INJECTED)" in output.read_text(), f"none of {calls} was called"
+
+
+def _is_traced(pid: int) -> bool:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return all("TracerPid:\t0\n" not in (task / "status").read_text() for task in tasks)

@@ -1,0 +1,636 @@
+"""A storage that is full, broken or forbidden, below the real process.
+
+Whatever the fault: writes are refused with the right status and leave nothing behind, reads go on,
+no actor crashes, and once the fault is gone the same writes work without a restart.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import tempfile
+import threading
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from tests.support.mounts import remount, require_root, tmpfs
+from tests.support.programs import find_program
+from tests.support.service import COMMAND, Service, running_service
+from tests.support.strace import injected
+from tests.support.wire import connect, read_response, status_of, upload_head
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from cache_actors.dev.tuist import StandInTuist
+
+    Step = Callable[[], None]
+
+MEBIBYTE = 1 << 20
+SMALL = 3000
+LARGE = 2 * MEBIBYTE
+BALLAST = ".ballast"
+NOBODY = 65534
+OLD_SHARD = "00"
+
+
+@dataclass(frozen=True)
+class Write:
+    """Something that can be stored again and again, with another content each time."""
+
+    kind: str
+    name: str
+    size: int = SMALL
+
+    @property
+    def file(self) -> str:
+        """Where it lies below the storage folder."""
+        ending = ".json" if self.kind == "entry" else ""
+        folder = "keyvalue" if self.kind == "entry" else "cas"
+        return f"acme/app/{folder}/{self.name[2:4]}/{self.name}{ending}"
+
+    @property
+    def url(self) -> str:
+        """Where it is read."""
+        folder = "keyvalue" if self.kind == "entry" else "cas"
+        return f"/api/cache/{folder}/{self.name}"
+
+    def content(self, version: str) -> bytes:
+        """What is read if this version has been stored."""
+        if self.kind == "entry":
+            return b'{"entries":[{"value":"%b"}]}' % (version.encode() * (self.size // 32))
+        return f"{self.name} {version} ".encode().ljust(self.size, version[0].encode())
+
+    def send(self, client: httpx.Client, version: str) -> httpx.Response:
+        """Store a version."""
+        content = self.content(version)
+        if self.kind == "entry":
+            body = b'{"cas_id":"%b",%b' % (self.name.encode(), content[1:])
+            return client.put("/api/cache/keyvalue", content=body)
+        if self.kind == "unannounced":
+            pieces = (content[start : start + 65536] for start in range(0, len(content), 65536))
+            return client.post(self.url, content=pieces)
+        return client.post(self.url, content=content)
+
+
+def writes_of(*kinds: str) -> list[Write]:
+    """One of each kind into a folder that is there, and one into a new folder."""
+    sizes = {"small": SMALL, "large": LARGE, "unannounced": LARGE, "entry": SMALL}
+    return [
+        Write(kind, f"0~{shard}-{kind}-{uuid4().hex}", sizes[kind])
+        for kind in kinds
+        for shard in (OLD_SHARD, uuid4().hex[:2])
+    ]
+
+
+KINDS = ("small", "large", "unannounced", "entry")
+ARTIFACTS = ("small", "large", "unannounced")
+
+
+@dataclass
+class Cache:
+    """A service, and what has been stored in it."""
+
+    service: Service
+    client: httpx.Client
+    stored: dict[Write, bytes] = field(default_factory=dict)
+
+    def store(self, write: Write) -> None:
+        """Store a new version, which must work."""
+        version = uuid4().hex
+        answer = write.send(self.client, version)
+        assert answer.status_code == 204, (write, answer.text)
+        self.stored[write] = write.content(version)
+
+    def fill(self) -> None:
+        """Store what has to survive."""
+        for kind in ("small", "large", "entry"):
+            self.store(writes_of(kind)[0])
+
+    def refuses(self, write: Write, status: int) -> None:
+        """A new version is refused with `status`, and is not there afterwards."""
+        version = uuid4().hex
+        answer = write.send(self.client, version)
+        assert answer.status_code == status, (write, answer.text)
+        assert list(answer.json()) == ["message"]
+        assert isinstance(answer.json()["message"], str)
+        if write in self.stored:  # a replaced entry: the one before, or all of the new one
+            new = write.content(version)
+            assert self.client.get(write.url).content in {self.stored[write], new}
+            self.stored[write] = self.client.get(write.url).content
+        elif write.kind != "entry":
+            assert self.client.get(write.url).status_code == 404
+        else:  # one that could not be synced is complete at least
+            read = self.client.get(write.url)
+            assert read.status_code == 404 or read.content == write.content(version)
+
+    def reads_go_on(self) -> None:
+        """All that has been stored is read as it was."""
+        for write, content in self.stored.items():
+            answer = self.client.get(write.url)
+            assert answer.status_code == 200, (write, answer.text)
+            assert answer.content == content, write
+
+    def is_up(self) -> None:
+        """`/up` is 200, and no actor has crashed."""
+        answer = self.client.get("/up")
+        assert answer.status_code == 200
+        for node in nodes_of(answer.json()["tree"]):
+            assert node["restarts"] == 0, node
+
+    def nothing_partial(self, *refused: Write) -> None:
+        """There are complete files under their names, and no temporary ones."""
+        whole = {write.file: content for write, content in self.stored.items()}
+        for path in files_below(self.service.storage):
+            name = str(path.relative_to(self.service.storage))
+            if name.startswith((BALLAST, ".tmp/", ".scrub.lock")):
+                continue
+            entries = [write.file for write in refused if write.kind == "entry"]
+            assert name in whole or name in entries, f"{name} was never acknowledged"
+            if name in whole:
+                assert path.read_bytes() == whole[name], name
+        no_files_below(self.service.storage / ".tmp")
+        wait_until(lambda: not self.nameless_files())
+
+    def nameless_files(self) -> list[str]:
+        """The files without a name that the service holds open, and with them their room."""
+        assert self.service.process is not None
+        found = []
+        for link in Path(f"/proc/{self.service.process.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                found.append(str(link.readlink()))
+        return [target for target in found if target.endswith(" (deleted)")]
+
+    def storage(self) -> dict[str, Any]:
+        """What `/up` says of the storage."""
+        answer = self.client.get("/up")
+        assert answer.status_code == 200
+        storage: dict[str, Any] = answer.json()["storage"]
+        return storage
+
+    def becomes(self, state: str, seconds: float) -> None:
+        """`/up` says that the storage is in this state, soon, and why."""
+        deadline = time.monotonic() + seconds
+        while (storage := self.storage())["state"] != state:
+            assert time.monotonic() < deadline, storage
+            time.sleep(0.05)
+        assert (storage["reason"] is None) == (state == "ok")
+
+    def survives(
+        self,
+        begin: Step,
+        end: Step,
+        status: int,
+        kinds: tuple[str, ...] = KINDS,
+        during: Step = lambda: None,
+    ) -> None:
+        """The whole course of a fault: before, during, after."""
+        assert self.service.process is not None
+        process = self.service.process.pid
+        self.fill()
+        writes = writes_of(*kinds)
+        if "entry" in kinds:
+            writes += [write for write in self.stored if write.kind == "entry"]
+        begin()
+        try:
+            for write in writes:
+                self.refuses(write, status)
+            self.reads_go_on()
+            self.is_up()
+            self.nothing_partial(*writes)
+            during()
+        finally:
+            end()
+        for write in writes:
+            self.store(write)
+        self.reads_go_on()
+        self.is_up()
+        self.nothing_partial()
+        assert self.service.process.pid == process
+        assert self.service.process.poll() is None
+
+
+@contextmanager
+def cache_on(
+    storage: Path,
+    tuist: StandInTuist,
+    environment: dict[str, str] | None = None,
+    command: tuple[str, ...] = COMMAND,
+) -> Iterator[Cache]:
+    """A service with its storage there."""
+    service = Service(storage, tuist.url, environment or {}, command)
+    with running_service(service), client_of(service) as client:
+        yield Cache(service, client)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, tuist: StandInTuist) -> Iterator[Cache]:
+    """A service on an ordinary file system."""
+    with cache_on(tmp_path / "cas", tuist) as cache:
+        yield cache
+
+
+@pytest.fixture
+def small_cache(tmp_path: Path, tuist: StandInTuist) -> Iterator[Cache]:
+    """A service on a small file system."""
+    with (
+        tmpfs(tmp_path / "cas", "size=48m,mode=0755") as storage,
+        cache_on(storage, tuist) as cache,
+    ):
+        yield cache
+
+
+# Full.
+
+
+def test_full_disk_is_507_until_there_is_room_again(small_cache: Cache) -> None:
+    storage = small_cache.service.storage
+    small_cache.survives(lambda: take_all_room(storage), lambda: give_room_back(storage), 507)
+
+
+def test_lack_of_inodes_is_507_until_there_are_some_again(
+    tmp_path: Path, tuist: StandInTuist
+) -> None:
+    with (
+        tmpfs(tmp_path / "cas", "size=48m,nr_inodes=200,mode=0755") as storage,
+        cache_on(storage, tuist) as cache,
+    ):
+        cache.survives(lambda: take_all_inodes(storage), lambda: give_room_back(storage), 507)
+
+
+def test_large_upload_is_refused_before_its_body_is_sent(small_cache: Cache) -> None:
+    storage = small_cache.service.storage
+    take_all_room(storage)
+    with connect(small_cache.service) as connection:
+        connection.settimeout(5)
+        connection.sendall(upload_head(20_000_000))
+        assert status_of(read_response(connection)) == 507
+    give_room_back(storage)
+    small_cache.nothing_partial()
+
+
+def test_up_says_that_the_disk_is_full_and_when_it_is_not_any_more(small_cache: Cache) -> None:
+    storage = small_cache.service.storage
+    small_cache.becomes("ok", 0)
+    small_cache.survives(
+        lambda: take_all_room(storage),
+        lambda: in_turn(lambda: give_room_back(storage), lambda: small_cache.becomes("ok", 12)),
+        507,
+        during=lambda: small_cache.becomes("full", 5),
+    )
+
+
+# Forbidden.
+
+
+def test_read_only_file_system_is_500_until_it_is_writable_again(small_cache: Cache) -> None:
+    storage = small_cache.service.storage
+    small_cache.survives(lambda: remount(storage, "ro"), lambda: remount(storage, "rw"), 500)
+
+
+def test_up_says_that_the_disk_fails_and_when_it_does_not_any_more(small_cache: Cache) -> None:
+    storage = small_cache.service.storage
+    small_cache.becomes("ok", 0)
+    small_cache.survives(
+        lambda: remount(storage, "ro"),
+        lambda: in_turn(lambda: remount(storage, "rw"), lambda: small_cache.becomes("ok", 12)),
+        500,
+        during=lambda: small_cache.becomes("failing", 5),
+    )
+
+
+def test_folders_that_may_not_be_written_to_are_500_until_they_may(tuist: StandInTuist) -> None:
+    require_root()
+    user = [find_program("setpriv"), f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    with tempfile.TemporaryDirectory(prefix="cache-actors-storage-") as folder:
+        Path(folder).chmod(0o755)
+        storage = Path(folder) / "cas"
+        storage.mkdir()
+        os.chown(storage, NOBODY, NOBODY)
+        with cache_on(storage, tuist, command=(*user, *COMMAND)) as cache:
+            assert cache.service.process is not None
+            status = Path(f"/proc/{cache.service.process.pid}/status").read_text()
+            assert f"Uid:\t{NOBODY}\t{NOBODY}" in status
+            project = storage / "acme" / "app"
+            cache.survives(lambda: lock_up(project, 0, 0o555), lambda: lock_up(project), 500)
+
+
+# Failing system calls.
+
+INJECTIONS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
+    (("fsync",), KINDS),
+    (("fdatasync",), KINDS),
+    (("link", "linkat"), ARTIFACTS),
+    (("rename", "renameat", "renameat2"), ("entry",)),
+    (("writev", "pwritev", "pwrite64", "pwritev2"), KINDS),
+    (("fallocate",), ("large",)),
+    (("setxattr", "fsetxattr"), KINDS),
+]
+
+
+@pytest.mark.parametrize(("error", "status"), [("EIO", 500), ("ENOSPC", 507)])
+@pytest.mark.parametrize(("names", "kinds"), INJECTIONS, ids=[names[0] for names, _ in INJECTIONS])
+def test_system_call_that_fails_refuses_the_write_and_nothing_else(
+    cache: Cache,
+    tmp_path: Path,
+    names: tuple[str, ...],
+    kinds: tuple[str, ...],
+    error: str,
+    status: int,
+) -> None:
+    fault = ExitStack()
+    injection = injected(cache.service, tmp_path / "trace", names, error)
+    cache.survives(lambda: fault.enter_context(injection), fault.close, status, kinds)
+
+
+@pytest.mark.parametrize("name", ["fallocate", "fsetxattr"])
+def test_file_system_that_lacks_a_call_is_used_without(
+    cache: Cache, tmp_path: Path, name: str
+) -> None:
+    with injected(cache.service, tmp_path / "trace", [name], "EOPNOTSUPP"):
+        for write in writes_of(*KINDS):
+            cache.store(write)
+        cache.reads_go_on()
+    cache.reads_go_on()
+    cache.nothing_partial()
+
+
+# Two devices.
+
+
+def test_uploads_that_wait_on_another_device_are_stored_byte_for_byte(
+    tmp_path: Path, tuist: StandInTuist
+) -> None:
+    with (
+        tmpfs(tmp_path / "cas", "size=48m,mode=0755") as storage,
+        tmpfs(tmp_path / "tmp", "size=48m,mode=0755") as waiting,
+        cache_on(storage, tuist, {"TMP_DIR": str(waiting)}) as cache,
+    ):
+        cache.survives(
+            lambda: take_all_room(storage),
+            lambda: give_room_back(storage),
+            507,
+            during=lambda: no_files_below(waiting),
+        )
+        no_files_below(waiting)
+
+
+def test_device_where_uploads_wait_may_be_full_without_hurting_small_ones(
+    tmp_path: Path, tuist: StandInTuist
+) -> None:
+    with (
+        tmpfs(tmp_path / "tmp", "size=16m,mode=0755") as waiting,
+        cache_on(tmp_path / "cas", tuist, {"TMP_DIR": str(waiting)}) as cache,
+    ):
+
+        def small_ones_are_stored() -> None:
+            for write in writes_of("small", "entry"):
+                cache.store(write)
+
+        cache.survives(
+            lambda: take_all_room(waiting),
+            lambda: give_room_back(waiting),
+            507,
+            ("large", "unannounced"),
+            during=small_ones_are_stored,
+        )
+        no_files_below(waiting)
+
+
+# Several processes.
+
+
+class Crowd:
+    """Many clients of several services with one storage, who check all that they read."""
+
+    def __init__(self, services: list[Service]) -> None:
+        self.services = services
+        self.over = threading.Event()
+        self.problems: list[str] = []
+        self.reads = 0
+        self._writes = [
+            Write(("small", "large", "entry")[number % 3], f"0~{number % 5:02}-{number}", size)
+            for number, size in enumerate([SMALL, 300_000, SMALL] * 10)
+        ]
+        self._lock = threading.Lock()
+        self._sent: dict[Write, set[bytes]] = {write: set() for write in self._writes}
+        self._acknowledged: set[Write] = set()
+        self._seen: dict[Write, bytes] = {}
+
+    def work(self) -> None:
+        """Write and read at random until it is over."""
+        try:
+            with ExitStack() as stack:
+                clients = [stack.enter_context(client_of(each)) for each in self.services]
+                while not self.over.is_set():
+                    write, client = random.choice(self._writes), random.choice(clients)
+                    with suppress(httpx.TransportError):  # the one that was killed
+                        if random.random() < 0.5:
+                            self._write(write, client)
+                        else:
+                            self.read(write, client)
+        except Exception as error:
+            self.problems.append(repr(error))
+
+    def _write(self, write: Write, client: httpx.Client) -> None:
+        version = uuid4().hex
+        with self._lock:
+            self._sent[write].add(write.content(version))
+        answer = write.send(client, version)
+        if answer.status_code == 204:
+            self._acknowledged.add(write)
+        else:
+            self.problems.append(f"{write.name}: {answer.status_code} {answer.text}")
+
+    def read(self, write: Write, client: httpx.Client) -> None:
+        """Read one of them, and complain if that is not what it must be."""
+        must_be_there = write in self._acknowledged
+        answer = client.get(write.url)
+        self.reads += 1
+        if answer.status_code == 404 and not must_be_there:
+            return
+        if answer.status_code != 200:
+            self.problems.append(f"{write.name}: {answer.status_code} {answer.text}")
+            return
+        with self._lock:
+            if answer.content not in self._sent[write]:
+                self.problems.append(f"{write.name} is nothing that somebody sent")
+            first = (
+                answer.content
+                if write.kind == "entry"
+                else self._seen.setdefault(write, answer.content)
+            )
+            if first != answer.content:
+                self.problems.append(f"{write.name} has changed")
+
+    def read_some_more(self, count: int) -> None:
+        """Return once `count` more have been read, or there is a problem."""
+        wanted = self.reads + count
+        wait_until(lambda: self.reads >= wanted or self.problems)
+
+    def read_all(self) -> None:
+        """Read everything that was acknowledged from every service."""
+        for service in self.services:
+            with client_of(service) as client:
+                for write in self._acknowledged:
+                    self.read(write, client)
+
+    @property
+    def acknowledged(self) -> int:
+        """How many different things have been stored."""
+        return len(self._acknowledged)
+
+    @property
+    def files(self) -> set[str]:
+        """Where all that has been sent may lie below the storage folder."""
+        return {write.file for write in self._writes}
+
+
+def test_processes_share_a_storage_while_one_of_them_is_killed(
+    tmp_path: Path, tuist: StandInTuist
+) -> None:
+    storage = tmp_path / "cas"
+    with ExitStack() as stack:
+        services = [
+            stack.enter_context(running_service(Service(storage, tuist.url))) for _ in range(3)
+        ]
+        crowd = Crowd(services)
+        workers = [threading.Thread(target=crowd.work) for _ in range(8)]
+        for worker in workers:
+            worker.start()
+        try:
+            for _ in range(5):
+                crowd.read_some_more(50)
+                services[1].stop(signal.SIGKILL)
+                services[1].start()
+        finally:
+            crowd.over.set()
+            for worker in workers:
+                worker.join()
+        assert crowd.problems == []
+        assert crowd.acknowledged > 20
+        crowd.read_all()
+        assert crowd.problems == []
+        for service in services:
+            assert service.stop() == 0
+    assert list((storage / ".tmp").iterdir()) == []
+    assert {str(path.relative_to(storage)) for path in files_below(storage)} - {
+        ".scrub.lock"
+    } <= crowd.files
+
+
+def test_new_process_leaves_the_temporary_files_of_the_others_alone(
+    tmp_path: Path, tuist: StandInTuist
+) -> None:
+    writes = [Write("large", f"AA{number:02}-{uuid4().hex}", LARGE) for number in range(4)]
+    with cache_on(tmp_path / "cas", tuist) as cache, ExitStack() as stack:
+        cache.fill()
+        own = set((cache.service.storage / ".tmp").iterdir())
+        assert len(own) == 1
+        connections = [stack.enter_context(connect(cache.service)) for _ in writes]
+        contents = [write.content(uuid4().hex) for write in writes]
+        for write, connection, content in zip(writes, connections, contents, strict=True):
+            connection.sendall(upload_head(LARGE, write.name) + content[:MEBIBYTE])
+        for how in (signal.SIGTERM, signal.SIGKILL, signal.SIGTERM):
+            with cache_on(cache.service.storage, tuist) as other:
+                other.fill()
+                assert own < set((cache.service.storage / ".tmp").iterdir())
+                assert other.service.stop(how) == (0 if how is signal.SIGTERM else -how)
+        for write, connection, content in zip(writes, connections, contents, strict=True):
+            connection.sendall(content[MEBIBYTE:])
+            assert status_of(read_response(connection)) == 204
+            cache.stored[write] = content
+        cache.reads_go_on()
+        cache.is_up()
+        assert set((cache.service.storage / ".tmp").iterdir()) == own
+        assert cache.service.stop() == 0
+        assert list((cache.service.storage / ".tmp").iterdir()) == []
+
+
+# What they share.
+
+
+def in_turn(*steps: Step) -> None:
+    """Take one step after the other."""
+    for step in steps:
+        step()
+
+
+def client_of(service: Service) -> httpx.Client:
+    """A client with `token`, for the project `acme/app`."""
+    return httpx.Client(
+        base_url=service.url,
+        headers={"Authorization": "Bearer token"},
+        params={"account_handle": "acme", "project_handle": "app"},
+        timeout=30,
+        trust_env=False,
+    )
+
+
+def nodes_of(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """All nodes of the tree in `/up`."""
+    yield tree
+    for child in tree.get("children", ()):
+        yield from nodes_of(child)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All that is not a folder."""
+    return [path for path in folder.rglob("*") if not path.is_dir()]
+
+
+def no_files_below(folder: Path) -> None:
+    """There is no file below `folder`, or not for long: the service tries whether it can write."""
+    wait_until(lambda: not [path for path in files_below(folder) if path.name != BALLAST])
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Return once `condition` holds."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def take_all_room(folder: Path) -> None:
+    """Leave not one byte of the file system at `folder`."""
+    ballast = os.open(folder / BALLAST, os.O_CREAT | os.O_WRONLY)
+    try:
+        with suppress(OSError):
+            while True:
+                os.write(ballast, bytes(65536))
+        with suppress(OSError):
+            while True:
+                os.write(ballast, bytes(1))
+    finally:
+        os.close(ballast)
+    assert os.statvfs(folder).f_bavail == 0
+
+
+def take_all_inodes(folder: Path) -> None:
+    """Leave not one inode of the file system at `folder`."""
+    with suppress(OSError):
+        for number in range(100_000):
+            (folder / f"{BALLAST}{number}").touch()
+    assert os.statvfs(folder).f_favail == 0
+
+
+def give_room_back(folder: Path) -> None:
+    """Undo either."""
+    for path in folder.glob(f"{BALLAST}*"):
+        path.unlink()
+
+
+def lock_up(folder: Path, owner: int = NOBODY, mode: int = 0o2750) -> None:
+    """Hand `folder` and the folders below to `owner`."""
+    for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        os.chown(path, owner, owner)
+        path.chmod(mode)
