@@ -23,18 +23,19 @@ test: $(READY) system-packages
 soak: $(READY) system-packages
 	@exec $(BIN)/python -m tests.soak $(SOAK)
 
-# Debian's nginx, which is older than the one from PyPI, curl, and strace. Installed where that is
-# allowed.
+# Debian's nginx, which is older than the one from PyPI, and what else tests run. Installed where that
+# is allowed.
 system-packages:
-	@if [ -x /usr/sbin/nginx ] && command -v curl >/dev/null && command -v openssl >/dev/null \
-			&& command -v strace >/dev/null; then :; \
+	@missing=; for program in /usr/sbin/nginx curl openssl strace nix-instantiate; do \
+		command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	if [ -z "$$missing" ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "Installing nginx, curl, openssl and strace for the tests ..."; \
+		echo "Installing for the tests:$$missing ..."; \
 		apt-get update -qq >/dev/null && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-			apt-get install -y -qq --no-install-recommends nginx-light curl openssl strace >/dev/null; \
+			apt-get install -y -qq --no-install-recommends nginx-light curl openssl strace nix-bin >/dev/null; \
 	else \
-		echo "WARNING: Debian's nginx, curl, openssl or strace is missing and cannot be installed from here:" >&2; \
-		echo "WARNING: the tests that need them will be SKIPPED (and fail where CI is set)." >&2; \
+		echo "WARNING: missing, and not to be installed from here:$$missing" >&2; \
+		echo "WARNING: the tests that need these will be SKIPPED (and fail where CI is set)." >&2; \
 	fi
 
 check: $(READY)

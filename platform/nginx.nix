@@ -4,15 +4,27 @@
 #   services.cache-actors-nginx = {
 #     enable = true;
 #     hostName = "cache.example.com";
+#     acmeEmail = "operations@example.com";
 #     storage = "/cas";
 #   };
 #
 # How requests are answered is in nginx/http.conf and nginx/server.conf, unchanged from what the tests
-# run. Here is what belongs to the host: TLS, folders, users, limits.
+# run. Here is what belongs to the host: TLS, folders, users, limits, logs.
 { config, lib, ... }:
 
 let
   cfg = config.services.cache-actors-nginx;
+  decisions = "/run/nginx-decisions";
+
+  # NixOS's usual addresses, with a queue for the burst at the start of a build: nginx's own is 511.
+  listenOn = port: ssl: addr: {
+    inherit addr port ssl;
+    extraParameters = [ "backlog=4096" ];
+  };
+  addresses = [
+    "0.0.0.0"
+    "[::]"
+  ];
 in
 {
   options.services.cache-actors-nginx = {
@@ -21,6 +33,11 @@ in
     hostName = lib.mkOption {
       type = lib.types.str;
       description = "The host name that clients use: the service's PUBLIC_HOST.";
+    };
+
+    acmeEmail = lib.mkOption {
+      type = lib.types.str;
+      description = "Whom Let's Encrypt tells when a certificate is about to run out.";
     };
 
     upstream = lib.mkOption {
@@ -59,29 +76,52 @@ in
     users.users.${config.services.nginx.user}.extraGroups = [ cfg.storageGroup ];
 
     # nginx may read what is stored, as one of the group, but not write: the service owns it. The
-    # set-group-id bit hands the group down. No read-only mount: access times have to move.
+    # set-group-id bit hands the group down.
     # Decisions hold tokens in their keys: /run is tmpfs, and nobody else may look.
     systemd.tmpfiles.rules = [
       "d ${cfg.storage} 2750 ${toString cfg.storageGid} ${cfg.storageGroup} -"
-      "d /run/nginx-decisions 0700 ${config.services.nginx.user} ${config.services.nginx.group} -"
+      "d ${decisions} 0700 ${config.services.nginx.user} ${config.services.nginx.group} -"
     ];
 
-    systemd.services.nginx.serviceConfig = {
-      LimitNOFILE = 65536;
-      ReadWritePaths = [ "/run/nginx-decisions" ];
+    systemd.services.nginx = {
+      # Each worker keeps up to 62,000 files open (open_file_cache in server.conf), and has up to 8,192
+      # connections.
+      serviceConfig.LimitNOFILE = 131072;
+      # NixOS makes everything else read-only for nginx. It only reads what is stored, but through a
+      # read-only mount access times would not move.
+      serviceConfig.ReadWritePaths = [
+        decisions
+        cfg.storage
+      ];
+      # Not before the disk is there: nginx would answer that nothing is stored.
+      unitConfig.RequiresMountsFor = [ cfg.storage ];
+    };
+
+    # Certificates come from Let's Encrypt, which looks at port 80. NixOS checks every day whether one
+    # has to be renewed, and then reloads nginx.
+    security.acme = {
+      acceptTerms = true;
+      defaults.email = cfg.acmeEmail;
+    };
+
+    # A line for each request: NixOS's half a year of them would fill the disk. logrotate comes by
+    # every hour.
+    services.logrotate.settings.nginx = {
+      frequency = "daily";
+      rotate = 14;
+      maxsize = "500M";
     };
 
     services.nginx = {
       enable = true;
       recommendedTlsSettings = true;
       eventsConfig = "worker_connections 8192;";
-      appendConfig = ''
-        worker_processes auto;
-        pcre_jit on;
-      '';
+      # No pcre_jit: NixOS allows nginx no memory that is writable and executable, and what PCRE2 has for
+      # that case is not made for a process that forks (nixpkgs, pull request 384302).
+      appendConfig = "worker_processes auto;";
 
       commonHttpConfig = ''
-        proxy_cache_path /run/nginx-decisions levels=1:2 keys_zone=cache_decisions:16m
+        proxy_cache_path ${decisions} levels=1:2 keys_zone=cache_decisions:16m
                          max_size=128m inactive=30m use_temp_path=off;
 
         upstream cache_actors {
@@ -105,6 +145,7 @@ in
         forceSSL = true;
         enableACME = true;
         http2 = true;
+        listen = map (listenOn 80 false) addresses ++ map (listenOn 443 true) addresses;
         extraConfig = ''
           client_max_body_size ${toString cfg.maxUploadBytes};
 
@@ -113,6 +154,9 @@ in
       };
     };
 
-    networking.firewall.allowedTCPPorts = [ 80 443 ];
+    networking.firewall.allowedTCPPorts = [
+      80
+      443
+    ];
   };
 }

@@ -594,7 +594,7 @@ def no_files_below(folder: Path) -> None:
 
 def wait_until(condition: Callable[[], object]) -> None:
     """Return once `condition` holds."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

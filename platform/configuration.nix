@@ -1,0 +1,76 @@
+# A host of the cache: nginx in front, Docker for the container that Kamal brings, /cas for what is
+# stored. `host` is one of hosts.nix.
+{ host, ... }:
+
+{
+  imports = [
+    ./docker.nix
+    ./kernel.nix
+    ./nginx.nix
+    ./storage.nix
+    ./users.nix
+  ];
+
+  services.cache-actors-nginx = {
+    enable = true;
+    hostName = host.hostName;
+    acmeEmail = host.acmeEmail;
+  };
+
+  nixpkgs.hostPlatform = host.system;
+  system.stateVersion = host.stateVersion;
+  networking.hostName = "cache-${host.name}";
+  time.timeZone = "UTC";
+
+  boot.loader = {
+    systemd-boot.enable = true;
+    # Each generation keeps a kernel in /boot, which is small.
+    systemd-boot.configurationLimit = 10;
+    efi.canTouchEfiVariables = true;
+  };
+
+  # The drivers of the disks that servers and virtual machines have.
+  boot.initrd.availableKernelModules = [
+    "ahci"
+    "nvme"
+    "sd_mod"
+    "virtio_blk"
+    "virtio_pci"
+    "virtio_scsi"
+    "xhci_pci"
+  ];
+
+  # nginx.nix opens 80 and 443. The service itself has no port, just a socket.
+  networking.firewall = {
+    enable = true;
+    allowedTCPPorts = [ 22 ];
+    # The whole internet knocks; a line for each would crowd out the journal.
+    logRefusedConnections = false;
+  };
+
+  services.openssh = {
+    enable = true;
+    # The firewall above is the one place that says what is open.
+    openFirewall = false;
+    settings = {
+      PasswordAuthentication = false;
+      KbdInteractiveAuthentication = false;
+      PermitRootLogin = "no";
+    };
+  };
+
+  # Logs: the journal (sshd, nginx's errors, the kernel) is bounded here, nginx's access log in
+  # nginx.nix, the container's in docker.nix.
+  services.journald.extraConfig = "SystemMaxUse=1G";
+
+  # What upgrades leave behind. Generations of the last month stay, to go back to.
+  nix.gc = {
+    automatic = true;
+    dates = "weekly";
+    options = "--delete-older-than 30d";
+  };
+  nix.settings.experimental-features = [
+    "nix-command"
+    "flakes"
+  ];
+}

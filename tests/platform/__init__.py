@@ -1,0 +1,1 @@
+"""platform/ and config/: the hosts, the image and how it gets there."""
