@@ -50,6 +50,9 @@ format: $(READY)
 lock: $(READY)
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --extra dev pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --constraint requirements.lock pyproject.toml \
+		-o requirements-runtime.lock
 
 clean:
 	rm -rf .venv .dev build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,179 @@
+"""nginx and the service for Docker Compose: that it is valid, and fits image and service."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cache_actors.nginx.binary import installed_nginx, packaged_nginx
+from cache_actors.nginx.config import NginxOptions, nginx_config
+from cache_actors.process import LONGEST_STOP
+from cache_actors.settings import Settings
+from tests.support.programs import find_program
+
+PROJECT = Path(__file__).parents[2]
+COMPOSE = PROJECT / "platform/compose.yml"
+NGINX_CONF = PROJECT / "platform/compose/nginx.conf"
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    """The services, as podman-compose reads them in an environment that sets nothing."""
+    compose = find_program(str(Path(sys.executable).with_name("podman-compose")))
+    run = subprocess.run(
+        [compose, "--file", COMPOSE, "config"], env={}, capture_output=True, text=True, check=True
+    )
+    loaded: dict[str, Any] = yaml.safe_load(run.stdout)["services"]
+    return loaded
+
+
+def test_service_is_built_from_the_dockerfile(services: dict[str, Any]) -> None:
+    build = services["service"]["build"]
+    assert (COMPOSE.parent / build["context"]).resolve() == PROJECT
+    assert build["dockerfile"] == "platform/Dockerfile"
+
+
+def test_service_accepts_its_settings(
+    services: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = services["service"]["environment"]
+    assert environment.keys() <= {name.upper() for name in Settings.model_fields}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    assert settings.socket_dir == Path("/run/cache-actors")
+    assert settings.cas_storage_dir == Path("/cas")
+
+
+def test_no_secret_is_written_down(services: dict[str, Any]) -> None:
+    assert services["service"]["environment"]["SECRET_KEY_BASE"] == ""
+
+
+def test_both_have_the_same_folders(services: dict[str, Any]) -> None:
+    shared = {"cas:/cas", "sockets:/run/cache-actors"}
+    assert set(services["service"]["volumes"]) == shared
+    assert shared < set(services["nginx"]["volumes"])
+
+
+def test_nginx_is_another_user_in_the_services_group(services: dict[str, Any]) -> None:
+    user, group = services["nginx"]["user"].split(":")
+    (service,) = re.findall(
+        r"^USER (\d+):(\d+)$", (PROJECT / "platform/Dockerfile").read_text(), re.MULTILINE
+    )
+    assert user not in {service[0], "0"}
+    assert group == service[1]
+
+
+@pytest.mark.parametrize("name", ["service", "nginx"])
+def test_each_is_confined_and_has_time_to_stop(services: dict[str, Any], name: str) -> None:
+    service = services[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert int(service["stop_grace_period"].removesuffix("s")) > LONGEST_STOP
+
+
+def test_nginx_waits_for_the_services_health(services: dict[str, Any]) -> None:
+    assert services["nginx"]["depends_on"] == {"service": {"condition": "service_healthy"}}
+
+
+def test_decisions_are_in_memory_and_the_cache_on_loopback(services: dict[str, Any]) -> None:
+    assert services["nginx"]["tmpfs"] == ["/run/nginx"]
+    assert services["nginx"]["ports"] == ["127.0.0.1:8080:8080"]
+
+
+def test_mounted_files_are_there(services: dict[str, Any]) -> None:
+    mounted = [volume.split(":") for volume in services["nginx"]["volumes"]]
+    files = [(source, mode) for source, _, *mode in mounted if source.startswith(".")]
+    assert len(files) == 3
+    for source, mode in files:
+        assert (COMPOSE.parent / source).exists()
+        assert mode == ["ro"]
+
+
+def test_nginx_has_the_limits_that_it_has_elsewhere() -> None:
+    """All but the directives that are about these containers is what `nginx-config` prints."""
+    elsewhere = nginx_config(
+        NginxOptions(
+            listen="0.0.0.0:8080",
+            upstream="unix:/run/cache-actors/current.sock",
+            storage=Path("/cas"),
+            runtime=Path("/run/nginx"),
+            max_upload_bytes=Settings.model_fields["max_upload_bytes"].default,
+        )
+    )
+    ours = directives(NGINX_CONF.read_text()) - directives(elsewhere)
+    assert ours == {
+        "daemon off",
+        "worker_processes auto",
+        "error_log stderr warn",
+        "access_log /dev/stdout cache_actors",
+        "include /etc/cache-actors/snippets/http.conf",
+        "include /etc/cache-actors/snippets/server.conf",
+        "include /etc/cache-actors/tls/*.conf",
+    }
+    snippets = "".join(
+        (PROJECT / "platform/nginx" / name).read_text() for name in ("http.conf", "server.conf")
+    )
+    theirs = directives(elsewhere) - directives(snippets) - directives(NGINX_CONF.read_text())
+    assert {directive.split()[0] for directive in theirs} == {
+        "worker_processes",
+        "error_log",
+        "access_log",
+    }
+
+
+def directives(text: str) -> set[str]:
+    """The directives of a configuration, each in one line, whatever block they are in."""
+    text = re.sub(r"^\s*#.*$", "", text, flags=re.MULTILINE)
+    return {" ".join(part.split()) for part in re.split(r"[;{}]", text) if part.strip()}
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_nginx_accepts_it(tmp_path: Path, tls: bool) -> None:
+    nginx = packaged_nginx() or installed_nginx()
+    if nginx is None:
+        pytest.skip("there is no nginx")
+    run, conf = tmp_path / "run", tmp_path / "tls"
+    run.mkdir()
+    conf.mkdir()
+    folders = {
+        "/etc/cache-actors/snippets": str(PROJECT / "platform/nginx"),
+        "/etc/cache-actors/tls": str(conf),
+        "/run/nginx": str(run),
+        "/dev/stdout": str(run / "access.log"),
+    }
+    if tls:
+        example = (PROJECT / "platform/compose/tls/tls.conf.example").read_text()
+        (conf / "tls.conf").write_text(with_folders(example, folders))
+        certificate(conf)
+    config = tmp_path / "nginx.conf"
+    config.write_text(with_folders(NGINX_CONF.read_text(), folders))
+    said = subprocess.run(
+        [nginx, "-t", "-c", config], capture_output=True, text=True, check=False
+    ).stderr
+    assert "test is successful" in said, said
+    assert "[warn]" not in said, said
+
+
+def with_folders(text: str, folders: dict[str, str]) -> str:
+    for ours, here in folders.items():
+        text = text.replace(ours, here)
+    return text
+
+
+def certificate(folder: Path) -> None:
+    """Make one that is good for a test of the configuration."""
+    request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1"
+    files = ("-keyout", folder / "key.pem", "-out", folder / "cert.pem")
+    subprocess.run(
+        [find_program("openssl"), *request.split(), "-subj", "/CN=localhost", *files],
+        capture_output=True,
+        check=True,
+    )
