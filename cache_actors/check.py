@@ -1,7 +1,8 @@
 """`cache-actors check`: what an operator runs first, and when something is odd.
 
 It looks at everything around the service that has to be right for it, says of each in one line how
-it is and what to do about it, and changes nothing but a file of its own in the temporary folder.
+it is and what to do about it, and changes nothing: a file of its own in the storage folder
+is removed at once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from importlib.resources import files
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
@@ -22,13 +25,10 @@ import httpx
 import msgspec
 
 from .settings import BadSettings, load_settings
-from .storage.layout import TEMPORARY
 from .storage.record import Record, read_record, write_record
-from .storage.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from .settings import Settings
 
@@ -101,18 +101,12 @@ def check(nginx_config: Path | None) -> Iterator[Finding]:
 def _storage(settings: Settings) -> Iterator[Finding]:
     storage = settings.cas_storage_dir
     try:
-        storage.lstat()  # it is not for us to make it
-        temporary = TemporaryFolder(storage / TEMPORARY)
-        try:
-            file = temporary.create(named=True)
-            assert file.path is not None, "it is a named one"  # noqa: S101
-            file.write([b"check"])
-            file.sync()
+        with NamedTemporaryFile(prefix=".check-", dir=storage) as file:
+            file.write(b"check")
+            file.flush()
+            os.fsync(file.fileno())
             yield Finding("storage", Verdict.OK, f"{storage} can be written to")
-            yield from _features(file.path, storage)
-            file.discard()
-        finally:
-            temporary.remove()
+            yield from _features(Path(file.name), storage)
     except OSError as error:
         yield Finding(
             "storage",
@@ -183,6 +177,9 @@ def _temporary_device(folder: Path, storage: Path) -> Finding:
     except OSError as error:
         advice = "Make it, or unset TMP_DIR."
         return Finding("TMP_DIR", Verdict.BROKEN, f"{folder}: {error.strerror}", advice)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        advice = f"Give it to user {os.geteuid()}, or unset TMP_DIR."
+        return Finding("TMP_DIR", Verdict.BROKEN, f"{folder} cannot be written to", advice)
     if same:
         return Finding("TMP_DIR", Verdict.OK, "it is on the storage's device")
     advice = "Large uploads are copied once more. Unset TMP_DIR to avoid that."
@@ -191,7 +188,7 @@ def _temporary_device(folder: Path, storage: Path) -> Finding:
 
 def _sockets(settings: Settings) -> Finding:
     folder = settings.socket_dir or (settings.socket_path or settings.cas_storage_dir).parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # noqa: PTH112 - which is not upset by what it may not see
         advice = "Make it, or mount the volume."
         return Finding("socket folder", Verdict.BROKEN, f"{folder} is no folder", advice)
     if not os.access(folder, os.W_OK | os.X_OK):

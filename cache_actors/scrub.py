@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -43,20 +44,20 @@ def run_scrub(storage: Path, rate: float, *, as_json: bool) -> int:
         CannotScrub: the folder cannot be read, or another scrub of it is running.
     """
     scrub = Scrub(storage)
-    interrupted = False
     try:
         with ScrubLock(storage) as lock:
-            _run(scrub, rate * MEBIBYTE)
-            lock.completed()
+            try:
+                _run(scrub, rate * MEBIBYTE)
+            finally:  # whatever was found is known, come what may
+                click.echo(_as_json(scrub.report) if as_json else _as_text(scrub.report))
+            with suppress(OSError):  # a full or read-only disk: the next one comes earlier
+                lock.completed()
     except KeyboardInterrupt:
-        interrupted = True
+        return EXIT_INTERRUPTED
     except ScrubRunning as error:
         raise CannotScrub(str(error)) from error
     except OSError as error:
         raise CannotScrub(f"Cannot scrub {storage}: {error.strerror}") from error
-    click.echo(_as_json(scrub.report) if as_json else _as_text(scrub.report))
-    if interrupted:
-        return EXIT_INTERRUPTED
     return EXIT_FOUND if scrub.report.findings else 0
 
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from cache_actors.storage.health import StorageState
+
 from .threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cache_actors.storage.files import FileStore
-    from cache_actors.storage.health import StorageState
     from cache_actors.storage.temporary import TemporaryFolder
     from cache_actors.supervision import Started
 
@@ -53,13 +54,13 @@ class Housekeeper:
     async def run(self, stop: trio.Event, started: Started) -> None:
         """Keep looking until `stop` is set."""
         started()
-        known: StorageState | None = None
+        known = StorageState.OK
         looks = 0
         while not stop.is_set():
             await in_thread(self._look, looks % SWEEP_EVERY == 0, threads=self._threads)
             looks += 1
             status = self._store.health.status()
-            if status.state is not (known or status.state):
+            if status.state is not known:
                 self._log("storage_state", state=status.state.value, reason=status.reason)
             known = status.state
             with trio.move_on_after(PROBE_SECONDS):

@@ -57,22 +57,23 @@ class Scrubber:
         if self._interval == 0:
             await stop.wait()
         while not stop.is_set():
-            pause = RETRY_SECONDS
             try:
                 pause = await self._seconds_left()
-                if pause <= 0:
+                if pause == 0:
                     await self._scrub(stop)
-                    pause = 0
             except ScrubRunning:
                 pause = RETRY_SECONDS
             except StorageError as error:
                 self._log("scrub_failed", reason=str(error))
+                pause = RETRY_SECONDS
             with trio.move_on_after(pause):
                 await stop.wait()
 
     async def _seconds_left(self) -> float:
         last = await in_thread(last_scrub, self._root, threads=self._threads)
-        return 0.0 if last is None else min(last + self._interval - time.time(), self._interval)
+        if last is None:
+            return 0.0
+        return min(max(0.0, last + self._interval - time.time()), self._interval)
 
     async def _scrub(self, stop: trio.Event) -> None:
         scrub = Scrub(self._root)
@@ -81,7 +82,7 @@ class Scrubber:
         with await in_thread(ScrubLock, self._root, threads=self._threads) as lock:
             while not report.complete and not stop.is_set():
                 begun = trio.current_time()
-                cost = await in_thread(_advance, steps, threads=self._threads)
+                cost = await in_thread(_advance, steps, self._rate, threads=self._threads)
                 for finding in report.findings[reported:]:
                     self._log(
                         "scrub_found",
@@ -102,6 +103,11 @@ class Scrubber:
                 )
 
 
-def _advance(steps: Iterator[int]) -> int:
-    """Take a few steps, and return what they have cost, in bytes."""
-    return sum(itertools.islice(steps, STEPS))
+def _advance(steps: Iterator[int], enough: float) -> int:
+    """Take a few steps, fewer if their cost in bytes is `enough`, and return that cost."""
+    cost = 0
+    for step in itertools.islice(steps, STEPS):
+        cost += step
+        if cost >= enough:
+            break
+    return cost

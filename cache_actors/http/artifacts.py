@@ -63,8 +63,8 @@ def _declared_digest() -> bytes | None:
     Raises:
         HttpError: 400, it is not 64 hexadecimal characters.
     """
-    declared = request().headers.get(DIGEST_HEADER)
-    if declared is None:
+    declared = ",".join(request().headers.getlist(DIGEST_HEADER))
+    if DIGEST_HEADER not in request().headers:
         return None
     if _DIGEST.fullmatch(declared) is None:
         raise HttpError(

@@ -57,9 +57,7 @@ class Endpoint:
         self.sock.close()
         if self._path is None:
             return
-        with suppress(OSError):
-            if self._link is not None and self._is_current(self._link):
-                self._link.unlink()
+        with suppress(OSError):  # the link stays: it may be another's a moment later
             self._path.unlink(missing_ok=True)
         self._path = None
 

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-_NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
-"""Nothing that is ours: the last two are what a link and a socket answer."""
+    from .record import Record
 
+_NOTHING = {errno.ENOENT, errno.ENOTDIR}
+_NOT_A_FILE = {errno.ELOOP, errno.ENXIO}  # a link, a socket
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 PROBE_BYTES = 1 << 20
@@ -149,25 +150,12 @@ class FileStore:
 
     def open(self, path: Path) -> OpenFile | None:
         """The file at `path`, or None if there is none, or a broken one."""
-        try:
-            fd = os.open(path, _OPEN_FLAGS)
-        except OSError as error:
-            if error.errno in _NO_FILE:
-                return None
-            raise
-        try:
-            status = os.fstat(fd)
-            record = read_record(fd)
-            if stat.S_ISREG(status.st_mode) and status.st_size > 0:
-                if record is None or record.size == status.st_size:
-                    condemn = partial(self._condemn, path, status)
-                    return OpenFile(fd, status, record.digest if record else None, condemn)
-                self._condemn(path, status)
-        except OSError:
-            os.close(fd)
-            raise
-        os.close(fd)
-        return None
+        found = self._open_whole(path)
+        if found is None:
+            return None
+        fd, status, record = found
+        condemn = partial(self._condemn, path, status.st_ino)
+        return OpenFile(fd, status, record.digest if record else None, condemn)
 
     def require_room(self, size: int) -> None:
         """Make sure that there is room for `size` bytes at the moment.
@@ -200,50 +188,67 @@ class FileStore:
         finally:
             file.discard()
 
-    def _condemn(self, path: Path, status: os.stat_result) -> None:
-        """Put a broken file in quarantine; one that cannot be moved is left to the next reader."""
-        with suppress(OSError):
-            self.quarantine.take(path, status.st_ino)
+    def _open_whole(self, path: Path) -> tuple[int, os.stat_result, Record | None] | None:
+        """Open what lies at `path`: a file, with bytes, as many as have been recorded.
 
-    def _is_published(self, path: Path) -> bool:
-        """Whether there is an artifact at `path`: a file, with bytes, all of them.
-
-        A broken one is put in quarantine, to make place for another.
+        What is not that is put in quarantine, to make place for another.
         """
         try:
-            status = path.lstat()
+            fd = os.open(path, _OPEN_FLAGS)
         except OSError as error:
-            if error.errno in _NO_FILE:
-                return False
-            raise
-        if not stat.S_ISREG(status.st_mode):
-            return False
-        record = read_record(path)
-        if status.st_size > 0 and (record is None or record.size == status.st_size):
-            return True
-        self._condemn(path, status)
-        return False
+            if error.errno in _NOTHING:
+                return None
+            if error.errno not in _NOT_A_FILE | DAMAGE:
+                raise
+            self._condemn(path)
+            return None
+        try:
+            status = os.fstat(fd)
+            record = read_record(fd)
+        except OSError as error:
+            os.close(fd)
+            if error.errno not in DAMAGE:
+                raise
+            self._condemn(path)
+            return None
+        is_file = stat.S_ISREG(status.st_mode) and status.st_size > 0
+        if is_file and (record is None or record.size == status.st_size):
+            return fd, status, record
+        self._condemn(path, status.st_ino)
+        os.close(fd)  # not before: the number of a file that nobody holds may be used again
+        return None
+
+    def _condemn(self, path: Path, inode: int | None = None) -> None:
+        """Put a broken file in quarantine; one that cannot be moved is left to the next reader."""
+        with suppress(OSError):
+            self.quarantine.take(path, path.lstat().st_ino if inode is None else inode)
+
+    def _is_published(self, path: Path) -> bool:
+        """Whether there is an artifact at `path`, and a whole one."""
+        found = self._open_whole(path)
+        if found is not None:
+            os.close(found[0])
+        return found is not None
 
     def _load(self, lookup: Lookup) -> Version | None:
         known = lookup.known
-        try:
-            if known is not None and Fingerprint.of(lookup.path.stat()) == known.fingerprint:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            if known is not None and Fingerprint.of(lookup.path.lstat()) == known.fingerprint:
                 return known
-            with lookup.path.open("rb") as file:
-                status = os.fstat(file.fileno())
-                try:
-                    data = file.read()
-                    record = read_record(file.fileno())
-                except OSError as error:
-                    if error.errno not in DAMAGE:
-                        raise
-                    self._condemn(lookup.path, status)
-                    return None
-        except (FileNotFoundError, NotADirectoryError):
+        found = self._open_whole(lookup.path)
+        if found is None:
             return None
-        if not data or (record is not None and hashlib.sha256(data).digest() != record.digest):
-            self._condemn(lookup.path, status)
-            return None
+        fd, status, record = found
+        with open(fd, "rb") as file:  # noqa: PTH123
+            try:
+                data = file.read()
+            except OSError as error:
+                if error.errno not in DAMAGE:
+                    raise
+                data = b""
+            if not data or (record is not None and hashlib.sha256(data).digest() != record.digest):
+                self._condemn(lookup.path, status.st_ino)
+                return None
         return Version(Fingerprint.of(status), data)
 
     def _noted(self, outcomes: list[Outcome | OSError]) -> list[Outcome | OSError]:

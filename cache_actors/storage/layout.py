@@ -24,8 +24,8 @@ TEMPORARY = ".tmp"
 QUARANTINE = ".quarantine"
 """The folder under the storage folder to which broken files are moved."""
 
-SCRUB_LOCK = ".scrub.lock"
-"""The file under the storage folder that a scrub holds; its time is when the last one ended."""
+LAST_SCRUB = ".last-scrub"
+"""The file under the storage folder that says when the last scrub ended."""
 
 _HANDLE = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _ID = re.compile(r"[A-Za-z0-9_~=+-]{1,200}")

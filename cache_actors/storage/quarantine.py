@@ -47,9 +47,14 @@ class Quarantine:
         except FileNotFoundError:
             return None
         if target.lstat().st_ino != inode:  # replaced by a good one just before it was moved
-            with suppress(FileExistsError):
+            try:
                 os.link(target, path, follow_symlinks=False)
-            target.unlink()
+            except FileExistsError:
+                target.unlink()
+            except OSError:
+                target.rename(path)
+            else:
+                target.unlink()
             return None
         return target
 
@@ -64,4 +69,4 @@ def hand_over(path: Path, root: Path) -> None:
     if os.geteuid() == 0:
         owner = root.stat()
         with suppress(PermissionError):
-            os.chown(path, owner.st_uid, owner.st_gid)
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)

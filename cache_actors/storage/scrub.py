@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Self
 
-from .layout import SCRUB_LOCK, Entry, Kind, entry_at
+from .layout import LAST_SCRUB, Entry, Kind, entry_at
 from .quarantine import DAMAGE, Quarantine, hand_over
 from .record import read_record
 
@@ -71,7 +71,7 @@ class ScrubReport:
         files: how many were checked.
         bytes: how many were read.
         unrecorded: of the files, those without a recorded digest: only their form was checked.
-        skipped: files that belong to another user.
+        skipped: files and folders that belong to another user.
         unknown: files that are not this service's, which are left alone.
         folders: how many there are to look at, and `folders_done` of them have been.
         complete: whether it has come to its end.
@@ -93,17 +93,16 @@ class ScrubRunning(Exception):
 
 
 class ScrubLock:
-    """Held by the one scrub of a storage folder; its file's time is when the last one ended.
+    """The lock on a storage folder that its one scrub holds. It needs no right to write.
 
     Raises:
         ScrubRunning: another one holds it.
-        OSError: the file cannot be made.
+        OSError: there is no such folder.
     """
 
     def __init__(self, root: Path) -> None:
-        path = root / SCRUB_LOCK
-        self._fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        hand_over(path, root)
+        self._root = root
+        self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -111,9 +110,19 @@ class ScrubLock:
             raise ScrubRunning("Another scrub of this storage is running") from None
 
     def completed(self) -> None:
-        """Remember that a scrub has come to its end now."""
-        os.ftruncate(self._fd, 0)
-        os.write(self._fd, b"%d\n" % int(time.time()))
+        """Remember that a scrub has come to its end now.
+
+        Raises:
+            OSError: that cannot be written down.
+        """
+        path = self._root / LAST_SCRUB
+        flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(path, flags, 0o600)
+        try:
+            os.write(fd, b"%d\n" % int(time.time()))
+            hand_over(path, self._root)
+        finally:
+            os.close(fd)
 
     def __enter__(self) -> Self:
         return self
@@ -125,7 +134,7 @@ class ScrubLock:
 def last_scrub(root: Path) -> float | None:
     """When the last complete scrub ended, in seconds since the epoch; None if there was none."""
     try:
-        return float((root / SCRUB_LOCK).read_text())
+        return int((root / LAST_SCRUB).read_text())
     except (FileNotFoundError, ValueError):
         return None
 
@@ -163,7 +172,7 @@ class Scrub:
 
     def _folders(self) -> Iterator[Path]:
         """The folders that files lie in, `<account>/<project>/<kind>/<shard>`."""
-        for account in sorted(self._root.iterdir()):
+        for account in self._root.iterdir():
             if not account.name.startswith("."):
                 for project in self._listed(account):
                     for kind in Kind:
@@ -208,7 +217,7 @@ class Scrub:
         text = bytearray()
         try:
             record = read_record(fd)
-            while count := os.preadv(fd, [self._buffer], size):
+            while size < status.st_size and (count := os.preadv(fd, [self._buffer], size)):
                 with memoryview(self._buffer)[:count] as piece:
                     digest.update(piece)
                     if entry.kind is Kind.KEYVALUE and record is None:
@@ -216,8 +225,6 @@ class Scrub:
                 size += count
                 self.report.bytes += count
                 yield count
-                if count < READ_BYTES:
-                    break
         except OSError as error:
             if error.errno not in DAMAGE:
                 raise
@@ -225,7 +232,7 @@ class Scrub:
         if record is None:
             self.report.unrecorded += 1
             return None if entry.kind is Kind.CAS or _is_json(text) else Fault.FORM
-        if size != record.size:
+        if status.st_size != record.size:
             return Fault.SIZE
         return None if digest.digest() == record.digest else Fault.DIGEST
 
@@ -244,12 +251,14 @@ class Scrub:
         self.report.findings.append(Finding(name, fault, place))
 
     def _listed(self, folder: Path) -> list[Path]:
-        """What is in `folder`; nothing if it is no folder, or gone, or broken."""
+        """What is in `folder`; nothing if it is a link or no folder, or gone, broken or foreign."""
         try:
-            return list(folder.iterdir())
+            return [] if folder.is_symlink() else list(folder.iterdir())
         except OSError as error:
             if error.errno in DAMAGE:
                 self._report(folder, Fault.UNREADABLE, None)
+            elif error.errno in _FOREIGN:
+                self.report.skipped += 1
             elif error.errno not in _GONE:
                 raise
             return []

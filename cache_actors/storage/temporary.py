@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import os
 import shutil
+import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -169,27 +170,34 @@ class TemporaryFolder:
         self._parent = parent
         self._anonymous = True
         self._numbers = itertools.count()
+        self._making = threading.Lock()
         self._make()
         sweep(parent)
 
     def _make(self) -> None:
         self._parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         while True:
-            self.path = self._parent / (PREFIX + uuid4().hex)
-            self.path.mkdir(mode=0o750)
-            lock = _lock(self.path)
+            path = self._parent / (PREFIX + uuid4().hex)
+            path.mkdir(mode=0o750)
+            lock = _lock(path)
             if lock is not None:
                 break
-        self._lock = lock
+        self.path, self._lock = path, lock
 
     def create(self, *, named: bool = False) -> TemporaryFile:
         """A new, empty file; `named` if it is going to be renamed."""
         try:
             return self._create(named=named)
         except FileNotFoundError:  # somebody has removed the folder
-            os.close(self._lock)
-            self._make()
+            self._make_again()
             return self._create(named=named)
+
+    def _make_again(self) -> None:
+        with self._making:
+            if not self.path.is_dir():  # else another thread has made it meanwhile
+                removed = self._lock
+                self._make()
+                os.close(removed)
 
     def _create(self, *, named: bool) -> TemporaryFile:
         if self._anonymous and not named:
@@ -232,17 +240,26 @@ def sweep(parent: Path) -> None:
 
 def _lock(folder: Path) -> int | None:
     """Lock `folder` and return the descriptor, or None if another has it or has removed it."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    is_ours = False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(fd).st_ino == folder.stat().st_ino:
-            return fd
+        is_ours = os.fstat(fd).st_ino == folder.stat().st_ino
     except (BlockingIOError, FileNotFoundError):
         pass
-    os.close(fd)
-    return None
+    finally:
+        if not is_ours:
+            os.close(fd)
+    return fd if is_ours else None
 
 
 def _with_mode(file: TemporaryFile, fd: int) -> TemporaryFile:
-    os.fchmod(fd, FILE_MODE)  # whatever the umask is
+    try:
+        os.fchmod(fd, FILE_MODE)  # whatever the umask is
+    except OSError:
+        file.discard()
+        raise
     return file

@@ -457,10 +457,17 @@ async def test_broken_disk_is_an_error_and_no_crash(
 
 
 async def test_file_that_cannot_be_read_is_an_error_and_hurts_no_other_of_its_batch(
-    kv: KeyValue, nursery: trio.Nursery
+    kv: KeyValue, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await kv.put(A, body("a"))
-    kv.path(B).mkdir(parents=True)
+    really_open = os.open
+
+    def guarded(path: object, *how: int, **more: int) -> int:
+        if path == kv.path(B):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return really_open(path, *how, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", guarded)
     kv.store.load_gate.close()
     await begin(nursery, lambda: kv.get(C))
     await kv.store.load_gate.reached()

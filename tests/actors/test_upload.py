@@ -437,3 +437,65 @@ async def test_no_more_threads_at_once_than_allowed(
             task.scope.cancel()
         gate.open()
     uploads.assert_nothing_is_held()
+
+
+# Room on the disk.
+
+
+async def test_room_is_set_aside_before_the_body_is_asked_for(
+    uploads: Uploads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_reserve, reserved = os.posix_fallocate, list[tuple[int, bool]]()
+    body = Body(LARGE, rest=b"rest")
+
+    def reserve(fd: int, offset: int, size: int) -> None:
+        reserved.append((size, body.is_read))
+        really_reserve(fd, offset, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", reserve)
+    body.come.set()
+    assert await uploads.receive(body, len(LARGE) + 4) is TemporaryFile
+    assert reserved == [(len(LARGE) + 4, False)]
+    assert uploads.received == [LARGE + b"rest"]
+    uploads.assert_nothing_is_held()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+async def test_full_disk_is_told_before_the_body_is_asked_for(
+    uploads: Uploads, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    body = in_chunks(LARGE)
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(StorageFull):
+        await uploads.receive(body, len(LARGE))
+    assert not body.is_read
+    uploads.assert_nothing_is_held()
+    assert await uploads.receive(in_chunks(LARGE), None) is TemporaryFile
+    uploads.assert_nothing_is_held()
+
+
+@pytest.mark.parametrize("is_full", [True, False], ids=["full", "not full"])
+async def test_room_is_looked_for_where_an_upload_from_another_device_will_go(
+    uploads: Uploads, store: FileStore, monkeypatch: pytest.MonkeyPatch, is_full: bool
+) -> None:
+    asked: list[int] = []
+
+    def require_room(size: int) -> None:
+        asked.append(size)
+        if is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    body = in_chunks(LARGE)
+    monkeypatch.setattr(store, "holds", lambda _: False)
+    monkeypatch.setattr(store, "require_room", require_room)
+    if is_full:
+        with pytest.raises(StorageFull):
+            await uploads.receive(body, len(LARGE))
+    else:
+        assert await uploads.receive(body, len(LARGE)) is TemporaryFile
+    assert body.is_read is not is_full
+    assert asked == [len(LARGE)]
+    uploads.assert_nothing_is_held()

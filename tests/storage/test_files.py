@@ -24,7 +24,8 @@ from cache_actors.storage.files import (
     Replacement,
     Version,
 )
-from cache_actors.storage.layout import TEMPORARY
+from cache_actors.storage.health import StorageState
+from cache_actors.storage.layout import QUARANTINE, TEMPORARY
 from cache_actors.storage.record import ATTRIBUTE
 from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
 
@@ -639,7 +640,6 @@ def test_exists_says_what_is_published(store: FileStore, path: Path) -> None:
     assert not store.exists(path)
     publish(store, path, b"x")
     assert store.exists(path)
-    assert not store.exists(path.parent)
     path.unlink()
     assert not store.exists(path)
 
@@ -703,12 +703,13 @@ def test_batch_is_loaded_in_order_and_failures_hurt_nobody_else(
 ) -> None:
     replace(store, path, b"a")
     replace(store, path.with_name("b"), b"b")
-    paths = [path, path.parent, path.with_name("c"), path.with_name("b")]
+    long = path.with_name("x" * 300)
+    paths = [path, long, path.with_name("c"), path.with_name("b")]
     first, failed, missing, last = store.load([Lookup(p, None) for p in paths])
     assert isinstance(first, Version)
     assert isinstance(last, Version)
     assert (first.data, last.data) == (b"a", b"b")
-    assert number_of(failed) == errno.EISDIR
+    assert number_of(failed) == errno.ENAMETOOLONG
     assert missing is None
 
 
@@ -825,3 +826,189 @@ def test_of_two_processes_that_publish_at_once_one_stores_a_whole_file(root: Pat
         winner = publishers[outcome.index(STORED)]
         assert shared_path(root, number).read_bytes() == winner.data
     assert list((root / TEMPORARY).iterdir()) == []
+
+
+# Broken files.
+
+
+def held(root: Path) -> list[bytes]:
+    """What the files in quarantine hold."""
+    return [p.read_bytes() for p in (root / QUARANTINE).rglob("*") if p.is_file()]
+
+
+@pytest.mark.parametrize("size", [0, 5])
+def test_torn_file_makes_place_for_a_new_upload_and_is_kept(
+    store: FileStore, root: Path, path: Path, size: int
+) -> None:
+    publish(store, path, b"0123456789")
+    os.truncate(path, size)
+    assert not store.exists(path)
+    publish(store, path, b"0123456789")
+    os.truncate(path, size)
+    assert publish(store, path, b"0123456789") is STORED
+    assert publish(store, path, b"0123456789") is EXISTS
+    assert path.read_bytes() == b"0123456789"
+    assert held(root) == [b"01234"[:size]] * 2
+
+
+def test_empty_file_without_a_record_makes_place_too(
+    store: FileStore, root: Path, path: Path
+) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"")
+    assert publish(store, path, b"bytes") is STORED
+    assert held(root) == [b""]
+
+
+def test_torn_file_that_comes_at_the_last_moment_is_not_said_to_exist(
+    store: FileStore, root: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_link = TemporaryFile.link
+
+    def link_too_late(file: TemporaryFile, target: Path) -> None:
+        target.write_bytes(b"")
+        really_link(file, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TemporaryFile, "link", link_too_late)
+        assert number_of(publish(store, path, b"bytes")) == errno.EEXIST
+    assert held(root) == [b""]
+    assert publish(store, path, b"bytes") is STORED
+
+
+def flip(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def shorten(path: Path) -> None:
+    os.truncate(path, 1)
+
+
+@pytest.mark.parametrize("damage", [flip, empty, shorten])
+def test_damaged_entry_loads_as_none_and_can_be_written_again(
+    store: FileStore, root: Path, path: Path, damage: Callable[[Path], None]
+) -> None:
+    replace(store, path, b"value")
+    version = loaded(store, path)
+    damage(path)
+    damaged = path.read_bytes()
+    assert load(store, path, version) is None
+    assert not path.exists()
+    assert held(root) == [damaged]
+    replace(store, path, b"value")
+    assert loaded(store, path).data == b"value"
+
+
+def test_unrecorded_entry_is_believed_unless_it_is_empty(
+    store: FileStore, root: Path, path: Path
+) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"value")
+    assert loaded(store, path).data == b"value"
+    path.write_bytes(b"")
+    assert load(store, path) is None
+    assert held(root) == [b""]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EBADMSG, errno.ENOMEM])
+def test_entry_whose_bytes_are_lost_is_none_and_one_that_is_not_is_an_error(
+    store: FileStore, root: Path, path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def getxattr(*_: object, **__: object) -> bytes:
+        raise fail(number)
+
+    replace(store, path, b"value")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getxattr", getxattr)
+        found = load(store, path)
+    if number == errno.ENOMEM:
+        assert number_of(found) == number
+        assert path.exists()
+    else:
+        assert found is None
+        assert held(root) == [b"value"]
+
+
+def test_good_entry_that_replaces_a_damaged_one_meanwhile_stays(
+    store: FileStore, root: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace(store, path, b"value")
+    flip(path)
+    really_take = store.quarantine.take
+
+    def take(at: Path, inode: int) -> Path | None:
+        replace(store, path, b"good")
+        return really_take(at, inode)
+
+    monkeypatch.setattr(store.quarantine, "take", take)
+    assert load(store, path) is None
+    assert path.read_bytes() == b"good"
+    assert held(root) == []
+
+
+def test_copy_that_differs_is_not_stored(
+    store: FileStore,
+    root: Path,
+    path: Path,
+    temporary: TemporaryFolder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(store, "holds", lambda _: False)
+    upload = temporary.create()
+    upload.write([b"0123456789"])
+    os.pwrite(upload._fd, b"?", 5)
+    assert number_of(publish_file(store, path, upload)) == errno.EIO
+    upload.discard()
+    assert files_below(root) == []
+    assert leftovers(temporary) == []
+
+
+# Room and health.
+
+
+def test_room_is_required_up_to_what_there_is(store: FileStore, root: Path) -> None:
+    room = os.statvfs(root)
+    store.require_room(0)
+    store.require_room(1)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as caught:
+        store.require_room(room.f_blocks * room.f_frsize + 1)
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_probe_leaves_nothing_and_notes_how_it_went(
+    store: FileStore, root: Path, temporary: TemporaryFolder
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "writev", lambda *_: (_ for _ in ()).throw(fail(errno.EIO)))
+        store.probe()
+    assert store.health.status().state is StorageState.FAILING
+    store.probe()
+    assert store.health.status().state is StorageState.OK
+    assert store.health.status().free_bytes is not None
+    assert files_below(root) == []
+    assert leftovers(temporary) == []
+
+
+@pytest.mark.usefixtures("full_disk")
+@pytest.mark.parametrize("store_it", [publish, replace])
+def test_writer_that_finds_no_room_notes_it(
+    store: FileStore,
+    path: Path,
+    store_it: Callable[[FileStore, Path, bytes], Published | OSError | None],
+) -> None:
+    store_it(store, path, b"bytes")
+    assert store.health.status().state is StorageState.FULL
+
+
+def test_what_exists_already_says_nothing_of_writing(store: FileStore, path: Path) -> None:
+    publish(store, path, b"bytes")
+    store.health.note([fail(errno.ENOSPC)])
+    assert publish(store, path, b"bytes") is EXISTS
+    assert store.health.status().state is StorageState.FULL
+    assert replace(store, path.with_name("entry"), b"value") is None
+    assert store.health.status().state is StorageState.OK

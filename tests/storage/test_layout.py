@@ -16,6 +16,7 @@ from cache_actors.storage.layout import (
     InvalidIdentifier,
     Kind,
     Project,
+    entry_at,
     parse_id,
     parse_project,
     shard,
@@ -234,3 +235,72 @@ def test_error_is_printable_ascii_whatever_was_given(value: str) -> None:
     assert message.isascii()
     assert message.isprintable()
     assert len(value) > 60 or ascii(value) in message
+
+
+# What a file is called for.
+
+
+@given(handles, handles, kinds, ids)
+def test_file_is_of_the_entry_that_it_was_made_for(
+    account: str, project: str, kind: Kind, entry_id: str
+) -> None:
+    entry = entry_of(account, project, kind, entry_id)
+    assert entry_at(entry.path(STORAGE).relative_to(STORAGE).parts) == entry
+
+
+any_part = (
+    handles
+    | similar_handles
+    | ids
+    | similar_ids
+    | similar_ids.map(lambda entry_id: entry_id + ".json")
+    | nasty
+    | anything
+    | st.sampled_from([*(kind.folder for kind in Kind), "_", TEMPORARY])
+)
+
+
+@given(st.lists(any_part, max_size=7).map(tuple))
+def test_only_a_path_that_an_entry_would_have_is_of_one(parts: tuple[str, ...]) -> None:
+    entry = entry_at(parts)
+    if entry is not None:
+        assert entry.path(STORAGE) == STORAGE.joinpath(*parts)
+        assert entry == entry_of(entry.project.account, entry.project.name, entry.kind, entry.id)
+
+
+@given(similar_handles.map(str.lower), kinds, similar_ids, st.integers(0, 4), any_part)
+def test_path_in_which_one_part_is_another_is_of_another_entry_or_none(
+    handle: str, kind: Kind, entry_id: str, position: int, part: str
+) -> None:
+    entry = entry_of(handle, handle, kind, entry_id)
+    parts = list(entry.path(STORAGE).relative_to(STORAGE).parts)
+    changed = parts[position] != part
+    parts[position] = part
+    found = entry_at(tuple(parts))
+    assert (found != entry) == changed
+    if found is not None:
+        assert found.path(STORAGE) == STORAGE.joinpath(*parts)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "acme/app/cas/AB",
+        "acme/app/cas/AB/01AB/x",
+        "acme/app/cas/AB/01ab",
+        "acme/app/cas/AB/01AB.json",
+        "acme/app/keyvalue/AB/01AB",
+        "acme/app/keyvalue/AB/.json",
+        "acme/app/keyvalue/AB/01AB.json.json",
+        "acme/app/other/AB/01AB",
+        "acme/app/CAS/AB/01AB",
+        "Acme/app/cas/AB/01AB",
+        "acme/App/cas/AB/01AB",
+        ".tmp/app/cas/AB/01AB",
+        ".quarantine/app/cas/AB/01AB",
+        "acme/app/cas/AB/01AB.0123abcd",
+    ],
+)
+def test_path_of_anything_else_is_of_no_entry(path: str) -> None:
+    assert entry_at(Path(path).parts) is None

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import multiprocessing
 import os
 import shutil
 import stat
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder, sweep
+from cache_actors.storage.record import Record, read_record
+from cache_actors.storage.temporary import LONGEST_LIFE, TemporaryFile, TemporaryFolder, sweep
+from tests.support.mounts import tmpfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -362,3 +367,161 @@ def test_folder_that_somebody_has_removed_is_made_again(parent: Path) -> None:
         folder.create(named=named).discard()
     assert list(parent.iterdir()) == [folder.path]
     folder.remove()
+
+
+# Room, records and digests.
+
+
+@given(st.lists(st.binary(max_size=6), max_size=6))
+def test_digest_is_that_of_all_that_was_written(chunks: list[bytes]) -> None:
+    file = TemporaryFile(os.memfd_create("file"), None)
+    for chunk in chunks:
+        file.write([chunk])
+    file.write(chunks)
+    assert file.digest() == hashlib.sha256(b"".join(chunks * 2)).digest()
+    file.discard()
+
+
+@pytest.mark.parametrize(("reserved", "size"), [(1000, 10), (10, 10), (10, 1000), (1000, 0)])
+@pytest.mark.parametrize("named", [True, False])
+def test_sealed_file_ends_where_its_bytes_end_and_says_what_they_are(
+    folder: TemporaryFolder, tmp_path: Path, reserved: int, size: int, named: bool
+) -> None:
+    content = os.urandom(size)
+    file = folder.create(named=named)
+    file.reserve(reserved)
+    file.write([content])
+    file.seal()
+    file.link(tmp_path / "target")
+    file.discard()
+    assert (tmp_path / "target").read_bytes() == content
+    assert read_record(tmp_path / "target") == Record(hashlib.sha256(content).digest(), size)
+
+
+def test_room_is_really_set_aside(tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "small", "size=4m") as parent:
+        folder = TemporaryFolder(parent)
+        file, other = folder.create(), folder.create()
+        file.reserve(3 << 20)
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            other.reserve(2 << 20)
+        other.discard()
+        file.write([bytes(3 << 20)])
+        file.discard()
+        again = folder.create()
+        again.reserve(2 << 20)
+        again.discard()
+        folder.remove()
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+def test_disk_that_cannot_set_room_aside_is_written_to_all_the_same(
+    folder: TemporaryFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    file = folder.create()
+    file.reserve(1000)
+    file.write([b"abc"])
+    file.seal()
+    file.link(tmp_path / "target")
+    file.discard()
+    assert (tmp_path / "target").read_bytes() == b"abc"
+
+
+def change(fd: int) -> None:
+    os.pwrite(fd, b"?", 5)
+
+
+def cut(fd: int) -> None:
+    os.ftruncate(fd, 5)
+
+
+def test_copy_of_what_is_not_as_it_was_written_fails() -> None:
+    for damage in (change, cut):
+        source = TemporaryFile(os.memfd_create("source"), None)
+        source.write([b"0123456789"])
+        damage(source._fd)
+        copy = TemporaryFile(os.memfd_create("copy"), None)
+        with pytest.raises(OSError, match="not as it was written") as caught:
+            copy.copy_from(source)
+        assert caught.value.errno == errno.EIO
+        copy.discard()
+        source.discard()
+
+
+def test_copy_leaves_out_room_that_was_set_aside(file: TemporaryFile) -> None:
+    source = TemporaryFile(os.memfd_create("source"), None)
+    source.reserve(1 << 16)
+    source.write([b"abc"])
+    file.copy_from(source)
+    assert content_of(file) == b"abc"
+    source.discard()
+
+
+# What is left behind.
+
+
+def test_file_that_nobody_has_written_to_for_long_is_removed(folder: TemporaryFolder) -> None:
+    old, recent = folder.create(named=True), folder.create(named=True)
+    assert old.path is not None
+    assert recent.path is not None
+    now = time.time()
+    os.utime(old.path, (now, now - LONGEST_LIFE - 60))
+    os.utime(recent.path, (now, now - LONGEST_LIFE + 60))
+    before = open_descriptors()
+    folder.sweep()
+    assert list(folder.path.iterdir()) == [recent.path]
+    assert open_descriptors() == before
+    for file in (old, recent):
+        file.discard()
+
+
+def test_sweep_of_a_folder_removes_those_of_others_too(
+    parent: Path, folder: TemporaryFolder
+) -> None:
+    (parent / ("cache-actors-" + "0" * 32)).mkdir()
+    folder.sweep()
+    assert list(parent.iterdir()) == [folder.path]
+
+
+def test_name_that_cannot_be_removed_is_left_to_the_sweep(
+    folder: TemporaryFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    file = folder.create(named=True)
+    fd, path = file._fd, file.path
+    assert path is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        file.discard()
+    assert not is_open(fd)
+    os.utime(path, (0, 0))
+    folder.sweep()
+    assert list(folder.path.iterdir()) == []
+
+
+def test_folder_that_cannot_be_made_again_closes_nobody_elses_file(
+    parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    folder = TemporaryFolder(parent)
+    shutil.rmtree(parent)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", refuse)
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            folder.create()
+    another = os.open("/dev/null", os.O_RDONLY)  # gets the number that was just freed
+    try:
+        folder.create().discard()
+        assert Path(f"/proc/self/fd/{another}").readlink() == Path("/dev/null")
+    finally:
+        with suppress(OSError):
+            os.close(another)
+        folder.remove()

@@ -151,7 +151,7 @@ class Cache:
         whole = {write.file: content for write, content in self.stored.items()}
         for path in files_below(self.service.storage):
             name = str(path.relative_to(self.service.storage))
-            if name.startswith((BALLAST, ".tmp/", ".scrub.lock")):
+            if name.startswith((BALLAST, ".tmp/", ".last-scrub")):
                 continue
             entries = [write.file for write in refused if write.kind == "entry"]
             assert name in whole or name in entries, f"{name} was never acknowledged"
@@ -523,7 +523,7 @@ def test_processes_share_a_storage_while_one_of_them_is_killed(
             assert service.stop() == 0
     assert list((storage / ".tmp").iterdir()) == []
     assert {str(path.relative_to(storage)) for path in files_below(storage)} - {
-        ".scrub.lock"
+        ".last-scrub"
     } <= crowd.files
 
 

@@ -1,0 +1,257 @@
+"""The housekeeper notices what is wrong with the disk without anyone writing, and cleans up."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+import trio.testing
+
+from cache_actors.actors.housekeeper import PROBE_SECONDS, SWEEP_EVERY, Housekeeper
+from cache_actors.storage.files import PROBE_BYTES, FileStore, Publication
+from cache_actors.storage.health import StorageState, StorageStatus
+from cache_actors.storage.layout import TEMPORARY
+from cache_actors.storage.temporary import TemporaryFolder
+from tests.support.mounts import tmpfs
+
+from .helpers import leftovers
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from trio.testing import MockClock
+
+OK, FULL, FAILING = StorageState.OK, StorageState.FULL, StorageState.FAILING
+MEBIBYTE = 1 << 20
+
+
+@dataclass
+class Household:
+    """A housekeeper at work, on a clock that only the test moves."""
+
+    store: FileStore
+    temporaries: list[TemporaryFolder]
+    clock: MockClock
+    log: list[dict[str, Any]] = field(default_factory=list)
+    stop: trio.Event = field(default_factory=trio.Event)
+    ended: trio.Event = field(default_factory=trio.Event)
+    threads: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
+
+    def _log(self, event: str, **fields: Any) -> None:
+        self.log.append({"event": event, **fields})
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        housekeeper = Housekeeper(self.store, self.temporaries, self.threads, self._log)
+        await housekeeper.run(self.stop, task_status.started)
+        self.ended.set()
+
+    async def settle(self) -> None:
+        """Return when it waits for its next look, or has ended."""
+        await trio.testing.wait_all_tasks_blocked()
+        while self.threads.borrowed_tokens:
+            await trio.testing.wait_all_tasks_blocked()
+
+    async def look(self) -> StorageStatus:
+        """What is known after its next look."""
+        self.clock.jump(PROBE_SECONDS)
+        await self.settle()
+        return self.store.health.status()
+
+
+@pytest.fixture
+async def household(
+    store: FileStore,
+    temporary: TemporaryFolder,
+    nursery: trio.Nursery,
+    mock_clock: MockClock,
+) -> AsyncIterator[Household]:
+    """A housekeeper that has had its first look."""
+    household = Household(store, [temporary], mock_clock)
+    await nursery.start(household.run)
+    await household.settle()
+    yield household
+    household.stop.set()
+    await household.settle()
+    assert household.ended.is_set()
+    assert leftovers(temporary) == []
+
+
+def failing(patch: pytest.MonkeyPatch, call: str, number: int) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    patch.setattr(os, call, fail)
+
+
+async def test_storage_that_is_well_is_not_talked_about(
+    household: Household, mock_clock: MockClock
+) -> None:
+    for _ in range(5):
+        assert (await household.look()).state is OK
+    assert household.log == []
+
+
+async def test_room_is_looked_up_at_once(
+    household: Household, mock_clock: MockClock, storage: Path
+) -> None:
+    status = household.store.health.status()
+    room = os.statvfs(storage)
+    assert status.free_bytes is not None
+    assert status.free_bytes == pytest.approx(room.f_bavail * room.f_frsize, rel=0.2)
+    assert status.free_inodes == pytest.approx(room.f_favail, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "state", "reason"),
+    [
+        ("posix_fallocate", errno.ENOSPC, FULL, "The storage is full: No space left on device"),
+        ("writev", errno.EDQUOT, FULL, "The storage is full: Disk quota exceeded"),
+        ("setxattr", errno.ENOSPC, FULL, "The storage is full: No space left on device"),
+        ("writev", errno.EIO, FAILING, "The storage failed: Input/output error"),
+        ("fdatasync", errno.EIO, FAILING, "The storage failed: Input/output error"),
+        ("posix_fallocate", errno.EROFS, FAILING, "The storage failed: Read-only file system"),
+    ],
+)
+async def test_trouble_and_recovery_are_known_without_writers_and_told_once(
+    household: Household,
+    mock_clock: MockClock,
+    call: str,
+    number: int,
+    state: StorageState,
+    reason: str,
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        failing(patch, call, number)
+        for _ in range(3):
+            status = await household.look()
+            assert (status.state, status.reason) == (state, reason)
+    trouble = {"event": "storage_state", "state": state.value, "reason": reason}
+    assert household.log == [trouble]
+    for _ in range(3):
+        assert (await household.look()).state is OK
+    recovery = {"event": "storage_state", "state": "ok", "reason": None}
+    assert household.log == [trouble, recovery]
+
+
+async def test_change_from_one_trouble_to_another_is_told(
+    household: Household, mock_clock: MockClock
+) -> None:
+    for number in (errno.ENOSPC, errno.EIO, errno.EIO, errno.ENOSPC):
+        with pytest.MonkeyPatch.context() as patch:
+            failing(patch, "fdatasync", number)
+            await household.look()
+    assert [line["state"] for line in household.log] == ["full", "failing", "full"]
+
+
+async def test_lack_of_descriptors_is_not_the_storages_fault(
+    household: Household, mock_clock: MockClock
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        failing(patch, "posix_fallocate", errno.EMFILE)
+        assert (await household.look()).state is OK
+    assert household.log == []
+
+
+async def test_trouble_that_a_writer_has_met_is_over_when_a_probe_succeeds(
+    household: Household, mock_clock: MockClock, storage: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        failing(patch, "fdatasync", errno.EIO)
+        household.store.publish([Publication(storage / "acme" / "file", [b"bytes"])])
+    assert household.store.health.status().state is FAILING
+    assert (await household.look()).state is OK
+
+
+async def test_trouble_at_the_start_is_told(
+    store: FileStore, temporary: TemporaryFolder, nursery: trio.Nursery, mock_clock: MockClock
+) -> None:
+    household = Household(store, [temporary], mock_clock)
+    with pytest.MonkeyPatch.context() as patch:
+        failing(patch, "fdatasync", errno.EIO)
+        await nursery.start(household.run)
+        await household.settle()
+    household.stop.set()
+    assert store.health.status().state is FAILING
+    assert [line["state"] for line in household.log] == ["failing"]
+
+
+async def test_disk_that_is_really_full_is_noticed_and_so_is_room(
+    tmp_path: Path, nursery: trio.Nursery, mock_clock: MockClock
+) -> None:
+    with tmpfs(tmp_path / "small", "size=8m") as root:
+        temporary = TemporaryFolder(root / TEMPORARY)
+        store = FileStore(root, temporary, durable=True)
+        household = Household(store, [temporary], mock_clock)
+        await nursery.start(household.run)
+        await household.settle()
+        ballast = root / ".ballast"
+        ballast.write_bytes(bytes(8 * MEBIBYTE - PROBE_BYTES // 2))  # less than the probe wants
+        status = await household.look()
+        assert status.state is FULL
+        assert status.free_bytes is not None
+        assert status.free_bytes < PROBE_BYTES
+        ballast.unlink()
+        status = await household.look()
+        assert status.state is OK
+        assert status.free_bytes is not None
+        assert status.free_bytes > PROBE_BYTES
+        household.stop.set()
+        await household.settle()
+        temporary.remove()
+
+
+# Cleaning up.
+
+
+def leave(parent: Path, digit: str) -> Path:
+    """What a process that was killed has left."""
+    folder = parent / ("cache-actors-" + digit * 32)
+    folder.mkdir(parents=True)
+    (folder / "0").write_bytes(b"half a file")
+    return folder
+
+
+async def test_leftovers_are_removed_after_a_while_and_again_and_again(
+    household: Household, mock_clock: MockClock, storage: Path
+) -> None:
+    for digit in "ab":
+        left = leave(storage / TEMPORARY, digit)
+        for _ in range(SWEEP_EVERY - 1):
+            await household.look()
+        assert left.exists()
+        await household.look()
+        assert not left.exists()
+
+
+async def test_every_folder_is_swept_at_the_first_look_though_one_fails(
+    store: FileStore,
+    temporary: TemporaryFolder,
+    tmp_path: Path,
+    nursery: trio.Nursery,
+    mock_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = TemporaryFolder(tmp_path / "uploads")
+    left = leave(tmp_path / "uploads", "a")
+    really_sweep = TemporaryFolder.sweep
+
+    def sweep(folder: TemporaryFolder) -> None:
+        if folder is temporary:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        really_sweep(folder)
+
+    monkeypatch.setattr(TemporaryFolder, "sweep", sweep)
+    household = Household(store, [temporary, other], mock_clock)
+    await nursery.start(household.run)
+    await household.settle()
+    assert not left.exists()
+    assert (await household.look()).state is OK
+    household.stop.set()
+    await household.settle()
+    assert household.ended.is_set()
+    other.remove()

@@ -1,0 +1,275 @@
+"""What is recorded beside a file's bytes: always before its name, and wherever that can be done."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+
+from cache_actors.storage.errors import StorageFull, storage_error
+from cache_actors.storage.files import (
+    FileStore,
+    Lookup,
+    Publication,
+    Published,
+    Replacement,
+    Version,
+)
+from cache_actors.storage.layout import TEMPORARY
+from cache_actors.storage.record import ATTRIBUTE, Record, read_record, write_record
+from cache_actors.storage.temporary import TemporaryFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+CONTENT = b"what an artifact holds"
+RECORD = Record(hashlib.sha256(CONTENT).digest(), len(CONTENT))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "cas"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
+def temporary(root: Path) -> Iterator[TemporaryFolder]:
+    folder = TemporaryFolder(root / TEMPORARY)
+    yield folder
+    folder.remove()
+
+
+@pytest.fixture
+def store(root: Path, temporary: TemporaryFolder) -> FileStore:
+    return FileStore(root, temporary, durable=True)
+
+
+@pytest.fixture
+def path(root: Path) -> Path:
+    return root / "acme" / "app" / "cas" / "AB" / "01AB"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    file = tmp_path / "file"
+    file.write_bytes(CONTENT)
+    return file
+
+
+def record_into(path: Path, record: Record) -> None:
+    fd = os.open(path, os.O_RDWR)
+    try:
+        write_record(fd, record)
+    finally:
+        os.close(fd)
+
+
+def failing(number: int) -> Callable[..., NoReturn]:
+    def fail(*_: Any, **__: Any) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def publish(store: FileStore, path: Path, *pieces: bytes) -> Published | OSError:
+    (outcome,) = store.publish([Publication(path, pieces)])
+    return outcome
+
+
+def replace(store: FileStore, path: Path, data: bytes) -> OSError | None:
+    (outcome,) = store.replace([Replacement(path, data)])
+    return outcome
+
+
+# One record.
+
+
+def test_record_is_read_as_it_was_written(file: Path) -> None:
+    record_into(file, RECORD)
+    assert read_record(file) == RECORD
+    fd = os.open(file, os.O_RDONLY)
+    assert read_record(fd) == RECORD
+    os.close(fd)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**32, 2**64 - 1])
+def test_record_is_small_whatever_the_size_of_the_file(file: Path, size: int) -> None:
+    record = Record(b"\xff" * 32, size)
+    record_into(file, record)
+    assert read_record(file) == record
+    assert len(os.getxattr(file, ATTRIBUTE)) == 40
+
+
+def test_record_is_replaced_by_a_later_one(file: Path) -> None:
+    record_into(file, Record(bytes(32), 7))
+    record_into(file, RECORD)
+    assert read_record(file) == RECORD
+
+
+def test_file_without_a_record_has_none(file: Path, tmp_path: Path) -> None:
+    assert read_record(file) is None
+    assert read_record(tmp_path / "missing") is None
+    assert read_record(file / "below a file") is None
+
+
+@pytest.mark.parametrize("value", [b"", b"x", b"x" * 39, b"x" * 41])
+def test_attribute_of_another_form_is_no_record(file: Path, value: bytes) -> None:
+    os.setxattr(file, ATTRIBUTE, value)
+    assert read_record(file) is None
+
+
+def test_record_of_what_a_link_leads_to_is_not_the_links(file: Path, tmp_path: Path) -> None:
+    record_into(file, RECORD)
+    link = tmp_path / "link"
+    link.symlink_to(file)
+    assert read_record(link) is None
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS])
+def test_file_system_without_attributes_has_no_records(
+    file: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "setxattr", failing(number))
+        record_into(file, RECORD)
+    assert read_record(file) is None
+    record_into(file, RECORD)
+    monkeypatch.setattr(os, "getxattr", failing(number))
+    assert read_record(file) is None
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_failing_disk_is_not_taken_for_one_without_attributes(
+    file: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(os, "setxattr", failing(number))
+    with pytest.raises(OSError, match=os.strerror(number)):
+        record_into(file, RECORD)
+    monkeypatch.setattr(os, "getxattr", failing(number))
+    with pytest.raises(OSError, match=os.strerror(number)):
+        read_record(file)
+
+
+# Those of stored files.
+
+
+def test_stored_file_has_the_record_of_its_bytes(store: FileStore, path: Path) -> None:
+    publish(store, path, CONTENT[:5], b"", CONTENT[5:])
+    assert read_record(path) == RECORD
+    replace(store, path.with_name("entry"), CONTENT)
+    assert read_record(path.with_name("entry")) == RECORD
+
+
+def test_replaced_file_has_the_record_of_its_latest_bytes(store: FileStore, path: Path) -> None:
+    replace(store, path, b"before, and longer than what comes after")
+    replace(store, path, CONTENT)
+    assert read_record(path) == RECORD
+
+
+def test_uploaded_file_has_its_record_wherever_it_lay(
+    store: FileStore, temporary: TemporaryFolder, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("same device", "other device"):
+        upload = temporary.create()
+        upload.reserve(1 << 16)
+        for letter in CONTENT:
+            upload.write([bytes([letter])])
+        (outcome,) = store.publish([Publication(path.with_name(name), upload)])
+        upload.discard()
+        assert outcome is Published.STORED
+        assert read_record(path.with_name(name)) == RECORD
+        assert path.with_name(name).read_bytes() == CONTENT
+        monkeypatch.setattr(store, "holds", lambda _: False)
+
+
+@pytest.mark.parametrize("how", ["link", "replace"])
+def test_record_is_written_before_the_file_gets_its_name(
+    store: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    really_record, really_name = os.setxattr, getattr(os, how)
+    events: list[str] = []
+
+    def record(fd: int, *how: Any) -> None:
+        really_record(fd, *how)
+        events.append("recorded")
+
+    def name(source: Path | str, target: Path, **how: Any) -> None:
+        events.append("named")
+        really_name(source, target, **how)
+        assert read_record(target) == RECORD
+
+    monkeypatch.setattr(os, "setxattr", record)
+    monkeypatch.setattr(os, how, name)
+    outcome = publish(store, path, CONTENT) if how == "link" else replace(store, path, CONTENT)
+    assert not isinstance(outcome, OSError)
+    assert events == ["recorded", "named"]
+
+
+def test_record_is_written_before_the_file_is_synced(
+    store: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_sync = os.fdatasync
+    recorded: list[Record | None] = []
+
+    def sync(fd: int) -> None:
+        recorded.append(read_record(fd))
+        really_sync(fd)
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    publish(store, path, CONTENT)
+    replace(store, path, CONTENT)
+    assert recorded == [RECORD, RECORD]
+
+
+def test_everything_works_on_a_file_system_without_attributes(
+    store: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "setxattr", failing(errno.EOPNOTSUPP))
+    monkeypatch.setattr(os, "getxattr", failing(errno.EOPNOTSUPP))
+    assert publish(store, path, CONTENT) is Published.STORED
+    assert publish(store, path, b"other") is Published.EXISTS
+    assert store.exists(path)
+    file = store.open(path)
+    assert file is not None
+    assert file.digest is None
+    assert file.read(0, 100) == CONTENT
+    file.close()
+    entry = path.with_name("entry")
+    assert replace(store, entry, CONTENT) is None
+    assert replace(store, entry, CONTENT * 2) is None
+    (version,) = store.load([Lookup(entry, None)])
+    assert isinstance(version, Version)
+    assert version.data == CONTENT * 2
+
+
+def files_below(root: Path) -> list[Path]:
+    return [path for path in root.rglob("*") if path.is_file()]
+
+
+def test_record_without_room_is_a_full_disk_and_nothing_stays(
+    store: FileStore, root: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "setxattr", failing(errno.ENOSPC))
+        for outcome in (publish(store, path, CONTENT), replace(store, path, CONTENT)):
+            assert isinstance(outcome, OSError)
+            assert isinstance(storage_error(outcome), StorageFull)
+    assert files_below(root) == []
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert publish(store, path, CONTENT) is Published.STORED
+
+
+def test_replacement_whose_record_has_no_room_leaves_the_file_before_it(
+    store: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace(store, path, CONTENT)
+    monkeypatch.setattr(os, "setxattr", failing(errno.ENOSPC))
+    assert isinstance(replace(store, path, b"after"), OSError)
+    assert path.read_bytes() == CONTENT
+    assert read_record(path) == RECORD
