@@ -120,13 +120,19 @@ class FileStore:
         self._durable = durable
         self._folders = Folders(root, self._sync_folder)
         self._device = root.stat().st_dev
+        self._unsettled: set[Path] = set()  # being published at the moment
         self.health = StorageHealth()
         self.quarantine = Quarantine(root)
 
     def publish(self, batch: Sequence[Publication]) -> list[Published | OSError]:
         """Publish each item of `batch` in order; of those that share a path the first one wins."""
-        outcomes = [_attempt(self._publish, item) for item in batch]
-        return self._noted(self._settle(batch, outcomes, undo=_unlink_if_stored))
+        paths = {item.path for item in batch}
+        self._unsettled.update(paths)
+        try:
+            outcomes = [_attempt(self._publish, item) for item in batch]
+            return self._noted(self._settle(batch, outcomes, undo=_unlink_if_stored))
+        finally:
+            self._unsettled.difference_update(paths)
 
     def replace(self, batch: Sequence[Replacement]) -> list[OSError | None]:
         """Write each item of `batch` in order; of those that share a path the last one stays."""
@@ -134,12 +140,16 @@ class FileStore:
         return self._noted(self._settle(batch, outcomes, undo=_leave))
 
     def exists(self, path: Path) -> bool:
-        """Whether `path` has been published, for good: its folders are synced before a yes."""
+        """Whether `path` has been published, for good: its folders are synced before a yes.
+
+        One that this process is just publishing does not count: it is taken back if its own sync
+        fails. Hence the second look, after it is settled.
+        """
         if not self._is_published(path):
             return False
         self._folders.ensure(path.parent)
         self._sync_folder(path.parent)
-        return True
+        return path not in self._unsettled and self._is_published(path)
 
     def load(self, batch: Sequence[Lookup]) -> list[Version | OSError | None]:
         """What each path of `batch` holds, None where there is no file.

@@ -644,6 +644,28 @@ def test_exists_says_what_is_published(store: FileStore, path: Path) -> None:
     assert not store.exists(path)
 
 
+def test_file_that_is_just_being_published_does_not_exist_yet(
+    durable: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is told that it exists must not lose it when its own sync fails."""
+    told: list[bool] = []
+    sync = FileStore._sync_folder
+
+    def failing_sync(self: FileStore, folder: Path) -> None:
+        if folder == path.parent and path.exists() and not told:
+            told.append(False)  # while it asks
+            told[0] = self.exists(path)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(self, folder)
+
+    monkeypatch.setattr(FileStore, "_sync_folder", failing_sync)
+    assert number_of(publish(durable, path, b"x")) == errno.EIO
+    assert told == [False]
+    assert not durable.exists(path)
+    assert publish(durable, path, b"x") is STORED
+    assert durable.exists(path)
+
+
 # Loading.
 
 

@@ -1,0 +1,194 @@
+"""What is looked at while nobody writes: every file on disk, and whether every promise is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cache_actors.storage.layout import LAST_SCRUB, QUARANTINE, TEMPORARY, Entry, Kind, entry_at
+
+from .world import Fault, Violation
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterator
+
+    from .report import Tally
+    from .site import Site
+    from .world import World
+
+LEFTOVER_SECONDS = 3.0
+"""Seconds that the service has to get rid of uploads whose clients are gone."""
+
+SAMPLE = 0.1
+"""Part of the files already compared that is compared again after a round."""
+
+KEEP_BYTES = 140 << 20
+"""What the soak leaves on disk after a round; it removes the oldest, once verified."""
+
+NGINX_COMPLAINTS = ("[crit]", "[alert]", "[emerg]")
+
+
+class Inspector:
+    """Looks at a site's storage, and compares it with what was sent."""
+
+    def __init__(self, site: Site, world: World, tally: Tally) -> None:
+        self._site = site
+        self._world = world
+        self._tally = tally
+        self._compared: dict[Entry, tuple[tuple[int, int, int], bytes]] = {}
+        self._log_position = 0
+        self._nginx_log_position = 0
+
+    def check_disk(self, sample: random.Random | None) -> None:
+        """Compare every file with what was sent, and look for every acknowledged write.
+
+        Args:
+            sample: chooses which of the files that have been compared before are compared again;
+                None for all of them.
+        """
+        found: dict[Entry, bytes] = {}
+        began = time.monotonic()
+        for path in self._files():
+            entry = entry_at(path.relative_to(self._site.storage).parts)
+            if entry is None:
+                self._violate(Fault.FILE, str(path))
+                continue
+            self._check_file(entry, path, found, sample, began)
+        for entry in self._world.firm():
+            self._tally.add("present")
+            if entry not in found:
+                self._tally.violate(self._world.check_digest(entry, None, began, began))
+        for entry in self._compared.keys() - found.keys():
+            del self._compared[entry]
+
+    def _check_file(
+        self,
+        entry: Entry,
+        path: Path,
+        found: dict[Entry, bytes],
+        sample: random.Random | None,
+        began: float,
+    ) -> None:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            self._violate(
+                Fault.FILE, str(path), f"mode {status.st_mode:o}, {status.st_nlink} links"
+            )
+            return
+        fingerprint = (status.st_ino, status.st_mtime_ns, status.st_size)
+        known = self._compared.get(entry)
+        if known and known[0] == fingerprint and sample and sample.random() > SAMPLE:
+            digest = known[1]
+            violation = self._world.check_digest(entry, digest, began, began)
+        else:
+            data = path.read_bytes()
+            digest = hashlib.sha256(data).digest()
+            self._tally.add("files")
+            violation = self._world.check_read(entry, data, began, time.monotonic())
+        self._tally.violate(violation)
+        if violation is None:
+            self._compared[entry] = (fingerprint, digest)
+        found[entry] = digest
+
+    def _files(self) -> Iterator[Path]:
+        """All files below the storage folder, but those in the service's own places."""
+        root = self._site.storage
+        for folder, folders, names in os.walk(root):
+            if folder == str(root):
+                for own in (TEMPORARY, QUARANTINE):
+                    if own in folders:
+                        folders.remove(own)
+                names = [name for name in names if name != LAST_SCRUB]
+            for name in names:
+                yield Path(folder) / name
+
+    def check_places(self, *, stopped: bool = False) -> None:
+        """The temporary folder holds the living process's own folder at most, and nothing in that;
+        the quarantine is empty.
+        """
+        deadline = time.monotonic() + LEFTOVER_SECONDS
+        while (left := self._leftovers(stopped)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for path in left:
+            self._violate(Fault.LEFTOVER, path, "after a stop" if stopped else "")
+        quarantine = self._site.storage / QUARANTINE
+        for file in quarantine.rglob("*"):
+            if not file.is_dir():
+                self._violate(Fault.QUARANTINED, str(file))
+
+    def _leftovers(self, stopped: bool) -> list[str]:
+        folders = sorted((self._site.storage / TEMPORARY).iterdir())
+        own = 0 if stopped else 1
+        left = [str(path) for path in folders[own:]]
+        return left + [str(path) for folder in folders[:own] for path in folder.rglob("*")]
+
+    def check_logs(self) -> None:
+        """The service logs no exception but those injected, and nginx nothing that is critical."""
+        with self._site.service.log.open(encoding="utf-8", errors="replace") as file:
+            file.seek(self._log_position)
+            lines = file.readlines()
+            self._log_position = file.tell()
+        for line in lines:
+            if (problem := problem_in(line)) is not None:
+                self._violate(Fault.LOG, "the service's log", problem)
+        complaints = self._site.nginx.error_log()
+        new = complaints[self._nginx_log_position :]
+        self._nginx_log_position = len(complaints)
+        for line in new.splitlines():
+            if any(level in line for level in NGINX_COMPLAINTS):
+                self._violate(Fault.LOG, "nginx's log", line[:300])
+
+    def check_scrub(self) -> None:
+        """The service's own scrub finds nothing broken."""
+        command = [sys.executable, "-m", "cache_actors", "scrub", "--json", "--rate", "2000"]
+        ended = subprocess.run(
+            [*command, "--storage", str(self._site.storage)],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        if ended.returncode != 0:
+            self._violate(Fault.SCRUB, f"exit status {ended.returncode}", ended.stdout[-500:])
+
+    def retire(self) -> set[Entry]:
+        """Remove the oldest of what was compared if it is too much; return what was removed."""
+        sizes = {entry: fingerprint[2] for entry, (fingerprint, _) in self._compared.items()}
+        excess = sum(sizes.values()) - KEEP_BYTES
+        retired: set[Entry] = set()
+        for upload in self._world.uploads():
+            entry = upload.content.entry
+            if excess <= 0:
+                break
+            if entry.kind is Kind.CAS and entry in sizes and entry not in retired:
+                excess -= sizes[entry]
+                retired.add(entry)
+        for entry in retired:
+            entry.path(self._site.storage).unlink(missing_ok=True)
+            del self._compared[entry]
+        self._world.retire(retired)
+        self._tally.add("retired", len(retired))
+        return retired
+
+    def _violate(self, fault: Fault, what: str, detail: str = "") -> None:
+        self._tally.violate(Violation(fault, what, detail))
+
+
+def problem_in(line: str) -> str | None:
+    """What is wrong with a line of the service's log, if anything."""
+    if not line.startswith("{"):
+        return line.strip()[:500] or None
+    event = json.loads(line)
+    exception = str(event.get("exception", ""))
+    if event["level"] == "critical":
+        return line.strip()[:500]
+    if exception and "InjectedCrash" not in exception:
+        return f"{event['event']}: {exception[-500:]}"
+    return None
