@@ -37,20 +37,6 @@ SPAWN = multiprocessing.get_context("spawn")
 STORED, EXISTS = Published.STORED, Published.EXISTS
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "cas"
-    root.mkdir()
-    return root
-
-
-@pytest.fixture
-def temporary(root: Path) -> Iterator[TemporaryFolder]:
-    folder = TemporaryFolder(root / TEMPORARY)
-    yield folder
-    folder.remove()
-
-
 @pytest.fixture(params=[True, False], ids=["durable", "relaxed"])
 def store(root: Path, temporary: TemporaryFolder, request: pytest.FixtureRequest) -> FileStore:
     """A store of either sort."""

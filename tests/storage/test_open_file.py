@@ -10,32 +10,23 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cache_actors.storage.files import FileStore, Publication
-from cache_actors.storage.layout import QUARANTINE, TEMPORARY
+from cache_actors.storage.layout import QUARANTINE
 from cache_actors.storage.record import ATTRIBUTE
-from cache_actors.storage.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from cache_actors.storage.open_file import OpenFile
+    from cache_actors.storage.temporary import TemporaryFolder
 
 CONTENT = b"0123456789"
 DAMAGES = [errno.EIO, errno.EUCLEAN, errno.EBADMSG]
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "cas"
-    root.mkdir()
-    return root
-
-
-@pytest.fixture
-def store(root: Path) -> Iterator[FileStore]:
-    temporary = TemporaryFolder(root / TEMPORARY)
-    yield FileStore(root, temporary, durable=False)
-    temporary.remove()
+def store(root: Path, temporary: TemporaryFolder) -> FileStore:
+    return FileStore(root, temporary, durable=False)
 
 
 @pytest.fixture

@@ -22,13 +22,6 @@ NOBODY = 65534
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "cas"
-    root.mkdir()
-    return root
-
-
-@pytest.fixture
 def quarantine(root: Path) -> Quarantine:
     return Quarantine(root)
 

@@ -19,29 +19,15 @@ from cache_actors.storage.files import (
     Replacement,
     Version,
 )
-from cache_actors.storage.layout import TEMPORARY
 from cache_actors.storage.record import ATTRIBUTE, Record, read_record, write_record
-from cache_actors.storage.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+
+    from cache_actors.storage.temporary import TemporaryFolder
 
 CONTENT = b"what an artifact holds"
 RECORD = Record(hashlib.sha256(CONTENT).digest(), len(CONTENT))
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "cas"
-    root.mkdir()
-    return root
-
-
-@pytest.fixture
-def temporary(root: Path) -> Iterator[TemporaryFolder]:
-    folder = TemporaryFolder(root / TEMPORARY)
-    yield folder
-    folder.remove()
 
 
 @pytest.fixture
