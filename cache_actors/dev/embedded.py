@@ -124,6 +124,6 @@ Store a key-value entry, and retrieve it:
 {curl} -X PUT --data '{entry}' '{url}/api/cache/keyvalue?{query}'
 {curl} -X PUT '{url}/api/cache/keyvalue/{cas_id}?{query}'
 
-Look at the supervision tree:
+Look at the supervision tree, here or in a browser:
 curl -s -w '\\n' '{url}/up'
 """)

@@ -1,7 +1,8 @@
 """`GET /up`: is everything running, and if not, what isn't; and can the disk be written to.
 
-It reads records and asks neither an actor nor the disk, so that none that is stuck can hang it.
-Trouble with writing is told, but leaves the status as it is: reads go on.
+Programs get JSON, browsers a page that draws it (`page`). It reads records and asks neither an
+actor nor the disk, so that none that is stuck can hang it. Trouble with writing is told, but leaves
+the status as it is: reads go on.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from .context import app
+from .context import app, request
+from .page import is_wanted, page_response
 from .responses import Response, json_response
 
 if TYPE_CHECKING:
@@ -37,7 +39,10 @@ async def up() -> Response:
         "tree": _node(tree),
     }
     status = HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE
-    return json_response(msgspec.json.encode(body), status)
+    respond = page_response if is_wanted(request().accept_mimetypes) else json_response
+    response = respond(msgspec.json.encode(body), status)
+    response.headers["Vary"] = "Accept"
+    return response
 
 
 def _storage(status: StorageStatus) -> dict[str, Any]:

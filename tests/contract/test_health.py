@@ -62,11 +62,36 @@ def test_every_part_of_the_tree_is_told(stranger: httpx.Client) -> None:
         assert "oldest_message_seconds" in mailbox
 
 
-def test_no_token_handle_or_path_is_told(stranger: httpx.Client, client: httpx.Client) -> None:
+@pytest.mark.parametrize("accept", ["application/json", "text/html"])
+def test_no_token_handle_or_path_is_told(
+    stranger: httpx.Client, client: httpx.Client, accept: str
+) -> None:
     secrets = [TOKEN, OTHER_TOKEN, PROJECT, "acme", "/tmp", "/cas", uploaded(client, b"abc")]  # noqa: S108
     secrets += [stored(client, "YQ=="), *LIMITS.values()]
-    text = stranger.get("/up").text.lower()
+    text = stranger.get("/up", headers={"Accept": accept}).text.lower()
     assert [secret for secret in secrets if len(secret) > 3 and secret.lower() in text] == []
+
+
+@pytest.mark.parametrize("accept", ["application/json", "*/*", "text/html, application/json"])
+def test_programs_get_json(stranger: httpx.Client, accept: str) -> None:
+    response = stranger.get("/up", headers={"Accept": accept})
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.headers["Vary"] == "Accept"
+
+
+def test_browsers_get_a_page_and_its_policy(stranger: httpx.Client) -> None:
+    response = stranger.get("/up", headers={"Accept": "text/html, */*;q=0.8"})
+    assert response.status_code == 200
+    assert response.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers["Vary"] == "Accept"
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["X-Request-ID"]
+    assert response.headers["Content-Security-Policy"].startswith("default-src 'none';")
+    assert "kv_store" in response.text
+    head = stranger.head("/up", headers={"Accept": "text/html"})
+    assert head.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert head.content == b""
 
 
 @pytest.mark.parametrize("query", ["", "?account_handle=..", "?x"])
@@ -127,6 +152,10 @@ def test_draining_service_is_not_up_and_finishes_what_it_has(
                 draining = later.ask("GET /up")
             assert draining.status_code == 503
             assert draining.json()["tree"]
+            with RawConnection(service.url) as later:
+                page = later.ask("GET /up", "Accept: text/html")
+            assert page.status_code == 503
+            assert page.headers["Content-Type"].startswith("text/html")
             upload.send(b"b")
             assert upload.response().status_code == 204
         assert service.wait(timeout=5) == 0

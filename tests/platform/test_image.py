@@ -171,7 +171,7 @@ def test_context_has_what_is_copied_and_nothing_else() -> None:
         assert not any(fnmatchcase(secret, f"{source}*") for source in copied)
 
 
-def test_wheel_has_real_files_where_the_package_has_a_link(tmp_path: Path) -> None:
+def test_wheel_has_the_page_and_real_files_where_the_package_has_a_link(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for name in "pyproject.toml", "README.md", "LICENSE":
@@ -190,6 +190,8 @@ def test_wheel_has_real_files_where_the_package_has_a_link(tmp_path: Path) -> No
         for name in "http.conf", "server.conf":
             packed = archive.read(f"cache_actors/nginx/snippets/{name}")
             assert packed == (PROJECT / "platform/nginx" / name).read_bytes()
+        for file in (PROJECT / "cache_actors/http/page").glob("*.*"):
+            assert archive.read(f"cache_actors/http/page/{file.name}") == file.read_bytes()
         assert {name.split("/")[0].split("-")[0] for name in archive.namelist()} == {"cache_actors"}
 
 

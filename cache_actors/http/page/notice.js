@@ -1,0 +1,33 @@
+"use strict";
+
+// What an operator should know first, in a sentence.
+
+/** The sentence for an answer of the service. */
+function noticeOf(health) {
+  if (health.status === "draining") {
+    return "The service is stopping. It finishes what it has, and takes nothing new.";
+  }
+  const troubles = treesOf(health).flatMap(({ name, tree }) => troublesIn(name, tree));
+  if (troubles.length > 0) return sentence(troubles);
+  if (health.status !== "up") return `The service says that it is ${health.status}.`;
+  if (health.storage && health.storage.state !== "ok") {
+    return sentence([`Writing is ${health.storage.state}`, health.storage.reason].filter(Boolean));
+  }
+  const restarted = [...new Set(restarts.recent())];
+  if (restarted.length > 0) return `Restarted just now: ${restarted.join(", ")}.`;
+  return "Everything runs.";
+}
+
+/** What does not run below a process's root; only the lowest parts, which are the cause. */
+function troublesIn(worker, tree) {
+  const whose = worker ? `${worker}: ` : "";
+  if (!tree) return [`${whose}no answer`];
+  return [...partsOf(tree)]
+    .filter(({ node }) => node.stuck || node.state !== "running")
+    .filter(({ path }, _, all) => !all.some((other) => other.path.startsWith(`${path}/`)))
+    .map(({ node }) => `${whose}${node.name} is ${node.stuck ? "stuck" : node.state}`);
+}
+
+function sentence(parts) {
+  return `${parts.join("; ")}.`;
+}

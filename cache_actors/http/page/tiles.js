@@ -1,0 +1,75 @@
+"use strict";
+
+// The figures around the tree: traffic and storage.
+
+/** Plots of the last minutes; none if the service does not tell. */
+function trafficTiles(recent) {
+  if (!recent) return [];
+  const one = (values) => [{ values: values ?? [] }];
+  const perSecond = (number) => (number == null ? UNKNOWN : `${inFigures(number)}/s`);
+  const milliseconds = (number) => (number == null ? UNKNOWN : `${inFigures(number)} ms`);
+  return [
+    { title: "Requests", lines: one(recent.requests_per_second), words: perSecond },
+    { title: "Hits", lines: one(recent.hit_rate), words: inPercent, most: 1 },
+    {
+      title: "Latency",
+      lines: [
+        { name: "p50", values: recent.latency_ms_p50 ?? [] },
+        { name: "p95", values: recent.latency_ms_p95 ?? [] },
+      ],
+      words: milliseconds,
+    },
+    { title: "Errors", lines: one(recent.errors_per_second), words: perSecond },
+  ].map((plot) => plotted({ ...plot, stepSeconds: recent.step_seconds }));
+}
+
+/** How writing goes, what room there is, and what the last eviction did, as far as it is told. */
+function storageTiles(health) {
+  const { storage } = health;
+  return [...(storage ? roomTiles(storage) : []), ...evictionTiles(evictionIn(health))];
+}
+
+function roomTiles(storage) {
+  const since = storage.seconds == null ? null : `for ${inTime(storage.seconds)}`;
+  const good = storage.state === "ok";
+  return [
+    tile("Writing", storage.state, storage.reason ?? since, good ? "good" : "bad"),
+    tile("Free room", inBytes(storage.free_bytes)),
+    tile("Free inodes", inFigures(storage.free_inodes ?? NaN)),
+  ];
+}
+
+function evictionTiles(eviction) {
+  if (!eviction) return [];
+  const pass = eviction.last_pass;
+  const used = inPercent(eviction.used_percent / 100);
+  return [
+    tile("Used", used, html("meter", {
+      min: 0, max: 100, value: eviction.used_percent ?? 0, "aria-label": `${used} used`,
+    })),
+    pass
+      ? tile("Last eviction", `${inTime(pass.ended_seconds_ago)} ago`, [
+          inWords(pass.artifacts, "artifact", "artifacts"),
+          inWords(pass.entries, "entry", "entries"),
+          inBytes(pass.bytes),
+          pass.youngest_evicted_seconds == null
+            ? null
+            : `the youngest unused for ${inTime(pass.youngest_evicted_seconds)}`,
+        ].filter(Boolean).join(", "))
+      : tile("Last eviction", "none yet"),
+  ];
+}
+
+/** What is told of eviction: at the top, or by the actor that does it. */
+function evictionIn(health) {
+  if (health.eviction) return health.eviction;
+  const parts = treesOf(health).flatMap(({ tree }) => (tree ? [...partsOf(tree)] : []));
+  return parts.map(({ node }) => node.eviction).find(Boolean);
+}
+
+function tile(title, value, more = null, mood = "") {
+  return html("div", { class: "tile", "data-mood": mood },
+    html("p", { class: "what" }, title),
+    html("p", { class: "now" }, value),
+    more ? html("p", { class: "more" }, more) : null);
+}

@@ -1,0 +1,88 @@
+"""The page of `/up` in a real browser, while things happen to a real service behind nginx."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from tests.support.browser import Browser, running_browser
+from tests.support.nginx import nginx_before
+from tests.support.service import Service, running_service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from cache_actors.dev.tuist import StandInTuist
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    with running_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def flags(tmp_path: Path) -> Path:
+    """A file in here makes an actor crash: see `tests.support.soak_service`."""
+    folder = tmp_path / "flags"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def service(tmp_path: Path, tuist: StandInTuist, flags: Path) -> Iterator[Service]:
+    command = (sys.executable, "-m", "tests.support.soak_service")
+    environment = {"SOAK_FLAGS": str(flags)}
+    with running_service(
+        Service(tmp_path / "cas", tuist.url, environment, command=command)
+    ) as service:
+        yield service
+
+
+def store_an_entry(service: Service) -> None:
+    httpx.put(
+        service.url + "/api/cache/keyvalue",
+        json={"cas_id": "A", "entries": [{"value": "YQ=="}]},
+        headers={"Authorization": "Bearer token"},
+        params={"account_handle": "acme", "project_handle": "app"},
+        trust_env=False,
+    )
+
+
+def test_crash_and_end_of_the_service_show_by_themselves(
+    browser: Browser, service: Service, flags: Path
+) -> None:
+    with nginx_before(f"127.0.0.1:{service.port}", service.storage, "wheel") as nginx:
+        browser.open(nginx.url + "/up")
+        assert browser.text("#status") == "up"
+        assert browser.text("#notice") == "Everything runs."
+        restarts = (
+            "document.querySelector('[data-name=kv_store] [data-fact=restarts] dd').innerText"
+        )
+        assert browser.evaluate(restarts) == "0"
+
+        (flags / "crash.KeyValueStore").write_text("before")
+        store_an_entry(service)
+        browser.wait_until(f"{restarts} === '1'")
+        assert "InjectedCrash" in browser.text("[data-name=kv_store]")
+        assert browser.text("#notice") == "Restarted just now: kv_store."
+        assert browser.text("#status") == "up"
+
+        assert service.stop() == 0
+        browser.wait_until("document.title.startsWith('unreachable')")
+        assert "cannot be reached" in browser.text("#notice")
+        assert browser.troubles == []
+        assert browser.other_hosts(nginx.url) == []
+
+
+def test_without_nginx_the_end_shows_too(browser: Browser, service: Service) -> None:
+    browser.open(service.url + "/up")
+    assert browser.text("#status") == "up"
+    service.stop()
+    browser.wait_until("document.title.startsWith('unreachable')")
+    assert "(no connection)" in browser.text("#notice")
+    assert browser.troubles == []
