@@ -1,24 +1,17 @@
-"""The command line: `cache-actors serve`, `dev`, `nginx-config`, `scrub`, `check` and more."""
+"""The command line: `cache-actors serve`, `dev`, `nginx-config`, `scrub`, `check` and more.
+
+Each command imports what it needs when it runs. Together that is most of a second of work, which
+`healthcheck`, asked every few seconds in every container, would repeat for nothing.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-
-from .check import run_check
-from .dev.embedded import run_dev
-from .healthcheck import Unhealthy, check_health
-from .http.endpoint import CannotListen
-from .nginx.binary import NoNginx, find_nginx, nginx_version
-from .nginx.config import BadNginxOption, NginxOptions
-from .nginx.config import nginx_config as render
-from .nginx.process import NginxFailed
-from .process import CannotStart, run_process
-from .scrub import CannotScrub, run_scrub
-from .settings import BadSettings, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,13 +35,24 @@ def main() -> None:
 @main.command()
 def serve() -> None:
     """Run the service, with the settings in the environment."""
-    _exit_with(lambda: run_process(load_settings()))
+    from .http.endpoint import CannotListen
+    from .process import CannotStart, run_process
+    from .settings import BadSettings, load_settings
+
+    _exit_with(lambda: run_process(load_settings()), BadSettings, CannotListen, CannotStart)
 
 
 @main.command()
 def dev() -> None:
     """Run nginx, the service and a stand-in Tuist server, on loopback, to try it out."""
-    _exit_with(run_dev)
+    from .dev.embedded import run_dev
+    from .http.endpoint import CannotListen
+    from .nginx.config import BadNginxOption
+    from .nginx.process import NginxFailed
+    from .process import CannotStart
+    from .settings import BadSettings
+
+    _exit_with(run_dev, BadNginxOption, BadSettings, CannotListen, CannotStart, NginxFailed)
 
 
 @main.command()
@@ -89,12 +93,16 @@ def dev() -> None:
 )
 def nginx_config(nginx: Path | None, **options: Any) -> None:
     """Print a complete configuration for nginx in front of the service."""
-    try:
+    from .nginx.binary import NoNginx, find_nginx, nginx_version
+    from .nginx.config import BadNginxOption, NginxOptions
+    from .nginx.config import nginx_config as render
+
+    def print_it() -> int:
         version = nginx_version(nginx or find_nginx())
         click.echo(render(NginxOptions(**options, nginx_version=version)), nl=False)
-    except (BadNginxOption, NoNginx) as error:
-        click.echo(str(error), err=True)
-        sys.exit(EXIT_BAD_START)
+        return 0
+
+    _exit_with(print_it, BadNginxOption, NoNginx)
 
 
 @main.command()
@@ -120,13 +128,43 @@ def scrub(storage: Path, rate: float, as_json: bool) -> None:
     Run it as the service's user. Exit status: 0, all is well; 1, something was found; 2, it cannot
     run; 130, it was interrupted.
     """
-    _exit_with(lambda: run_scrub(storage, rate, as_json=as_json))
+    from .scrub import CannotScrub, run_scrub
+
+    _exit_with(lambda: run_scrub(storage, rate, as_json=as_json), CannotScrub)
 
 
 @main.command()
 def healthcheck() -> None:
     """Exit 0 if the service with the same environment is up, 1 if not: for containers."""
-    _exit_with(lambda: _print(check_health(load_settings())))
+    from .healthcheck import Unhealthy, check_health
+    from .instance import BadAddress
+
+    def print_it() -> int:
+        try:
+            click.echo(check_health(os.environ))
+        except Unhealthy as error:
+            click.echo(str(error), err=True)
+            return EXIT_UNHEALTHY
+        return 0
+
+    _exit_with(print_it, BadAddress)
+
+
+@main.command()
+@click.option("--watch", is_flag=True, help="Show it anew every second, until Ctrl-C.")
+@click.option("--url", help="Where to ask, if not the service with the same environment.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as it comes.")
+def status(watch: bool, url: str | None, as_json: bool) -> None:
+    """Show the supervision tree and the main figures of the service.
+
+    It asks the service with the same environment, of which it reads SOCKET_DIR, SOCKET_PATH, BIND
+    and PORT, or the one at --url. Exit status: 0, it is up, or a watch has ended; 1, it is degraded
+    or draining, or does not answer; 2, it is not clear whom to ask.
+    """
+    from .instance import BadAddress
+    from .status.command import run_status
+
+    _exit_with(lambda: run_status(os.environ, url, watch=watch, as_json=as_json), BadAddress)
 
 
 @main.command()
@@ -137,31 +175,22 @@ def check(nginx_config: Path | None, as_json: bool) -> None:
 
     Exit status: 0, nothing is broken; 1, something is.
     """
+    from .check import run_check
+
     sys.exit(run_check(nginx_config, as_json=as_json))
 
 
-def _print(text: str) -> int:
-    click.echo(text)
-    return 0
+def _exit_with(action: Callable[[], int], *cannot: type[Exception]) -> None:
+    """Run `action` and exit with the status that it returns.
 
-
-def _exit_with(action: Callable[[], int]) -> None:
-    """Run `action` and exit with the status that it returns; say clearly if it cannot start."""
+    Args:
+        cannot: the exceptions that say in their message why it cannot be done.
+    """
     try:
         status = action()
-    except (
-        BadNginxOption,
-        BadSettings,
-        CannotListen,
-        CannotScrub,
-        CannotStart,
-        NginxFailed,
-    ) as error:
+    except cannot as error:
         click.echo(str(error), err=True)
         status = EXIT_BAD_START
-    except Unhealthy as error:
-        click.echo(str(error), err=True)
-        status = EXIT_UNHEALTHY
     sys.exit(status)
 
 

@@ -16,9 +16,8 @@ from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
 from cache_actors.http.page import HEADERS, TYPE, is_wanted, page_with
+from tests.support import up_answers
 from tests.support.browser import Browser, running_browser
-
-from . import up_states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +55,7 @@ class StandIn:
     """Answers as `/up` would, with whatever health it is given."""
 
     def __init__(self) -> None:
-        self.health: dict[str, Any] = up_states.PLAIN
+        self.health: dict[str, Any] = up_answers.PLAIN
         self.status = 200
         stand_in = self
 
@@ -190,12 +189,12 @@ def test_without_scripts_the_json_is_there_to_read() -> None:
 # What it looks like.
 
 
-@pytest.mark.parametrize("name", up_states.EVERY)
+@pytest.mark.parametrize("name", up_answers.EVERY)
 @pytest.mark.parametrize(("width", "dark"), [(DESK, False), (PHONE, True), (320, False)])
 def test_every_state_is_drawn_fits_and_can_be_read(
     browser: Browser, service: StandIn, name: str, width: int, dark: bool
 ) -> None:
-    health = up_states.EVERY[name]
+    health = up_answers.EVERY[name]
     text = shown(browser, service, health, width=width, dark=dark)
     for part in ("disk_writer_0", "disk_writer_7", "kv_store", "auth_cache", "listener"):
         assert part in text
@@ -221,7 +220,7 @@ def test_dark_and_light_differ(browser: Browser, service: StandIn) -> None:
 
 
 def test_parts_tell_what_is_known_of_them(browser: Browser, service: StandIn) -> None:
-    shown(browser, service, up_states.BUSY)
+    shown(browser, service, up_answers.BUSY)
     assert card(browser, "disk_writer_3") == (
         "disk_writer_3 running restarts 2 mailbox 0 up 30 min 41 s last error OSError"
     )
@@ -233,7 +232,7 @@ def test_parts_tell_what_is_known_of_them(browser: Browser, service: StandIn) ->
 
 
 def test_traffic_is_plotted_if_it_is_told(browser: Browser, service: StandIn) -> None:
-    text = shown(browser, service, up_states.BUSY)
+    text = shown(browser, service, up_answers.BUSY)
     for figure in (
         "Requests\n\n68.9/s",
         "Hits\n\n91.3 %",
@@ -246,29 +245,29 @@ def test_traffic_is_plotted_if_it_is_told(browser: Browser, service: StandIn) ->
         "[...document.querySelectorAll('figure')].map(f => f.querySelectorAll('.stroke').length)"
     )
     assert lines == [1, 2, 4, 1]  # a pause in the middle parts those of hits and latency
-    assert "Traffic" not in shown(browser, service, up_states.PLAIN)
+    assert "Traffic" not in shown(browser, service, up_answers.PLAIN)
 
 
 def test_single_moment_of_traffic_is_a_dot_at_the_right(browser: Browser, service: StandIn) -> None:
-    shown(browser, service, up_states.NEWBORN)
+    shown(browser, service, up_answers.NEWBORN)
     line = browser.evaluate("document.querySelector('figure .stroke').getBBox().x")
     assert line > 230
-    shown(browser, service, up_states.SILENT)
+    shown(browser, service, up_answers.SILENT)
     assert browser.text("figure .now") == "-"
 
 
 def test_eviction_is_shown_wherever_it_is_told(browser: Browser, service: StandIn) -> None:
-    text = shown(browser, service, up_states.EVICTING)
+    text = shown(browser, service, up_answers.EVICTING)
     assert "81.4 %" in text
     assert "2 min 10 s ago" in text
     assert "1,204 artifacts, 311 entries, 8.4 GB, the youngest unused for 9 d" in text
-    text = shown(browser, service, up_states.NOT_YET_EVICTED)
+    text = shown(browser, service, up_answers.NOT_YET_EVICTED)
     assert "none yet" in text
-    assert "eviction" not in shown(browser, service, up_states.PLAIN)
+    assert "eviction" not in shown(browser, service, up_answers.PLAIN)
 
 
 def test_each_worker_has_its_tree(browser: Browser, service: StandIn) -> None:
-    text = shown(browser, service, up_states.WORKERS)
+    text = shown(browser, service, up_answers.WORKERS)
     assert "2 workers" in text
     assert "restarts 3" in " ".join(
         browser.text("[data-process=worker_1] [data-name=kv_store]").split()
@@ -276,7 +275,7 @@ def test_each_worker_has_its_tree(browser: Browser, service: StandIn) -> None:
     assert "restarts 0" in " ".join(
         browser.text("[data-process=worker_0] [data-name=kv_store]").split()
     )
-    lost = up_states.WORKERS | {
+    lost = up_answers.WORKERS | {
         "status": "degraded",
         "workers": [{"name": "worker_0", "tree": None}],
     }
@@ -286,46 +285,46 @@ def test_each_worker_has_its_tree(browser: Browser, service: StandIn) -> None:
 
 def test_notice_says_what_is_wrong(browser: Browser, service: StandIn) -> None:
     service.status = 503
-    shown(browser, service, up_states.DEGRADED)
+    shown(browser, service, up_answers.DEGRADED)
     assert browser.text("#notice") == "disk_writer_1 is stuck; auth_cache is starting."
-    shown(browser, service, up_states.DRAINING)
+    shown(browser, service, up_answers.DRAINING)
     assert browser.text("#notice").startswith("The service is stopping.")
     service.status = 200
-    full = up_states.STORAGE | {"state": "full", "reason": "No space left on device"}
-    shown(browser, service, up_states.PLAIN | {"storage": full})
+    full = up_answers.STORAGE | {"state": "full", "reason": "No space left on device"}
+    shown(browser, service, up_answers.PLAIN | {"storage": full})
     assert browser.text("#notice") == "Writing is full; No space left on device."
 
 
 def test_names_and_errors_are_never_markup(browser: Browser, service: StandIn) -> None:
     nasty = "</pre><script>document.title='x'</script><img src=x onerror=alert(1)>"
-    parts = up_states.tree(kv_store={"last_error": nasty})
-    assert nasty in shown(browser, service, up_states.PLAIN | {"tree": parts})
+    parts = up_answers.tree(kv_store={"last_error": nasty})
+    assert nasty in shown(browser, service, up_answers.PLAIN | {"tree": parts})
 
 
 # What it does.
 
 
 def test_it_follows_without_being_loaded_again(browser: Browser, service: StandIn) -> None:
-    shown(browser, service, up_states.PLAIN)
+    shown(browser, service, up_answers.PLAIN)
     browser.evaluate("document.body.dataset.same = 'page'")
-    crashed = up_states.tree(kv_store={"restarts": 1, "last_error": "Boom"})
-    service.health = up_states.PLAIN | {"tree": crashed}
+    crashed = up_answers.tree(kv_store={"restarts": 1, "last_error": "Boom"})
+    service.health = up_answers.PLAIN | {"tree": crashed}
     browser.wait_until("document.body.innerText.includes('Boom')")
     assert "restarts 1" in card(browser, "kv_store")
     assert browser.text("#notice") == "Restarted just now: kv_store."
-    service.status, service.health = 503, up_states.DRAINING
+    service.status, service.health = 503, up_answers.DRAINING
     browser.wait_until("document.title.startsWith('draining')")
     assert browser.evaluate("document.body.dataset.same") == "page"
 
 
 def test_answer_of_somebody_else_is_none(browser: Browser, service: StandIn) -> None:
     """As nginx gives it while there is no service behind it."""
-    shown(browser, service, up_states.PLAIN)
+    shown(browser, service, up_answers.PLAIN)
     service.status, service.health = 503, {"message": "The service cannot answer at the moment"}
     browser.wait_until("document.title.startsWith('unreachable')")
     assert "(status 503)" in browser.text("#notice")
     assert "kv_store" in browser.text("#tree")
-    service.status, service.health = 200, up_states.PLAIN
+    service.status, service.health = 200, up_answers.PLAIN
     browser.wait_until("document.title.startsWith('up')")
     assert browser.text("#notice") == "Everything runs."
 

@@ -14,7 +14,7 @@ import zipfile
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from cache_actors import healthcheck
+from cache_actors.instance import SECONDS
 from cache_actors.process import LONGEST_STOP
 from tests.support.programs import find_program
 
@@ -124,7 +124,7 @@ def test_health_check_is_the_services_own_command() -> None:
     (check,) = instructions("HEALTHCHECK")
     assert check.endswith('CMD ["cache-actors", "healthcheck"]')
     (timeout,) = re.findall(r"--timeout=(\d+)s", check)
-    assert int(timeout) > healthcheck.SECONDS, "it could not say what is wrong"
+    assert int(timeout) > SECONDS, "it could not say what is wrong"
     run = subprocess.run(
         [sys.executable, "-m", "cache_actors", "healthcheck", "--help"],
         capture_output=True,

@@ -1,0 +1,1 @@
+"""`cache-actors status`: how the service is, in a terminal."""
