@@ -178,11 +178,11 @@ def test_page_is_one_piece_and_its_policy_allows_nothing_else() -> None:
 
 
 def test_without_scripts_the_json_is_there_to_read() -> None:
-    health = json.dumps({"last_error": "</pre><script>alert(1)</script>&amp;"})
-    page = page_with(health.encode())
+    health = {"status": "up", "last_error": "</pre><script>alert(1)</script>&amp;"}
+    page = page_with(json.dumps(health).encode())
     shown = re.search(r"<pre[^>]*>([^<]*)</pre>", page)
     assert shown is not None
-    assert html.unescape(shown[1]) == health
+    assert html.unescape(shown[1]) == json.dumps(health, indent=2)
     assert "<noscript>" in page
 
 

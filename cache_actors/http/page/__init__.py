@@ -16,6 +16,8 @@ import re
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from cache_actors.http.responses import NO_STORE, Response
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ def page_response(health: bytes, status: int) -> Response:
 
 def page_with(health: bytes) -> str:
     """The page with this JSON in it, from which it draws its first picture."""
-    return _PAGE.replace(_HEALTH, html.escape(health.decode()), 1)
+    return _PAGE.replace(_HEALTH, html.escape(msgspec.json.format(health).decode()), 1)
 
 
 def _text(name: str) -> str:

@@ -48,6 +48,7 @@ function showSilence(why) {
 function say(status, notice, mood) {
   const pill = document.querySelector("#status");
   pill.dataset.mood = mood;
+  pill.hidden = false;
   if (shown === status + notice) return;
   shown = status + notice;
   pill.textContent = status;
