@@ -64,6 +64,7 @@ def _own_socket(folder: Path) -> Path:
 
 def _is_ours(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # one that hangs, with others waiting, would have us wait too
         try:
             probe.connect(str(path))
         except OSError:
