@@ -125,6 +125,7 @@ in
     services.nginx.enable = off;
     services.nginx.user = option str "nginx";
     services.nginx.group = option str "nginx";
+    services.nginx.validateConfigFile = on;
     services.nginx.recommendedTlsSettings = off;
     services.nginx.eventsConfig = option lines "";
     services.nginx.appendConfig = option lines "";
