@@ -9,7 +9,7 @@ one before it, which lives, would never be asked again. Hence two more rules.
   nobody does leads it to the one that started last of those that live. As all choose the same
   one, and leave alone a link that leads to somebody, they never fight over it.
 
-An instance listens at `<random>.new` while it starts, and at `<random>.sock` once it takes
+An instance listens at `<random>.init` while it starts, and at `<random>.sock` once it takes
 requests: only the latter may be chosen. The link is relative, since a container and its host may
 see the folder at different paths, and replaced with `rename()`, so that it is always there.
 """

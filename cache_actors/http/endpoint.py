@@ -129,7 +129,7 @@ def _in_folder(folder: Path) -> Endpoint:
         raise FileExistsError(errno.EEXIST, f"{CURRENT} there is not a link, and in the way")
     _remove_remains(folder)
     path = folder / f"{uuid4().hex[:12]}.sock"  # the path of a socket has 107 characters at most
-    unready = path.with_suffix(".new")
+    unready = path.with_suffix(".init")  # no shorter, so that one that is too long fails at once
     return Endpoint(_bind_unix(unready), unready, CurrentLink(link, path))
 
 
@@ -141,7 +141,7 @@ def _remove_remains(folder: Path) -> None:
             if path.is_symlink():
                 if old and path.suffix == ".link":
                     path.unlink()
-            elif path.is_socket() and (path.suffix == ".sock" or (old and path.suffix == ".new")):
+            elif path.is_socket() and (path.suffix == ".sock" or (old and path.suffix == ".init")):
                 _remove_stale(path)
 
 

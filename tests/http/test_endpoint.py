@@ -58,7 +58,7 @@ def make_old(path: Path) -> None:
 
 def test_instance_cannot_be_chosen_before_it_is_announced(sockets: Path, opened: ExitStack) -> None:
     starting = opened.enter_context(endpoint(sockets))
-    assert [name.partition(".")[2] for name in names(sockets)] == ["new"]
+    assert [name.partition(".")[2] for name in names(sockets)] == ["init"]
     starting.announce()
     link, own = sorted(names(sockets), key=lambda name: name != CURRENT)
     assert (sockets / link).readlink().name == own
@@ -88,21 +88,21 @@ def test_missing_folder_is_told(tmp_path: Path) -> None:
 def test_remains_of_dead_instances_are_removed_and_nothing_else(
     sockets: Path, opened: ExitStack
 ) -> None:
-    for name in "dead.sock", "dead.new", "starting.new":
+    for name in "dead.sock", "dead.init", "starting.init":
         abandoned(sockets / name)
-    for name in "living.sock", "living.new":
+    for name in "living.sock", "living.init":
         listening(opened, sockets / name)
     for name in "dead.link", "young.link":
         (sockets / name).symlink_to("nowhere")
     (sockets / "README").write_text("not ours")
-    for name in "dead.new", "living.new", "dead.link", "README":
+    for name in "dead.init", "living.init", "dead.link", "README":
         make_old(sockets / name)
     opened.enter_context(endpoint(sockets)).close()
     assert names(sockets) == [
         "README",
-        "living.new",
+        "living.init",
         "living.sock",
-        "starting.new",
+        "starting.init",
         "young.link",
     ]
 
@@ -110,7 +110,7 @@ def test_remains_of_dead_instances_are_removed_and_nothing_else(
 def test_link_is_given_to_the_last_that_started_of_those_that_live(
     sockets: Path, opened: ExitStack
 ) -> None:
-    for number, name in enumerate(["old.sock", "young.sock", "dead.sock", "starting.new"]):
+    for number, name in enumerate(["old.sock", "young.sock", "dead.sock", "starting.init"]):
         if name == "dead.sock":
             abandoned(sockets / name)
         else:
