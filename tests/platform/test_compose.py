@@ -82,7 +82,7 @@ def test_each_is_confined_and_has_time_to_stop(services: dict[str, Any], name: s
 @pytest.mark.parametrize("name", ["service", "nginx"])
 def test_logs_are_bounded(services: dict[str, Any], name: str) -> None:
     assert services[name]["logging"] == {
-        "driver": "local",
+        "driver": "json-file",
         "options": {"max-size": "50m", "max-file": "5"},
     }
 
