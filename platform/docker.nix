@@ -28,8 +28,8 @@
   };
 
   # Images of more than two weeks that nobody uses. Not `docker system prune`, which is what NixOS's own
-  # autoPrune runs: it would take Kamal's network away, and stopped containers, if the service is
-  # down at the time. The service's images are left to Kamal, which keeps the last few at each deploy.
+  # autoPrune runs: it would take Kamal's network away if the service is down at the time. The service's
+  # images are left to Kamal, which keeps the last few at each deploy.
   systemd.services.docker-image-prune = {
     description = "Remove images that no container uses";
     after = [ "docker.service" ];
