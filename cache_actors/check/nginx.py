@@ -40,18 +40,18 @@ def check_nginx(config: Path) -> Finding:
         wanted = _significant((snippets / snippet).read_text())
         number = _longest_start(wanted, reader.lines)
         if number < len(wanted):
-            return _different(name, f"`{wanted[number]}` of {snippet}", reader.missing)
+            text = f"{name} is not that of this version: `{wanted[number]}` of {snippet} is missing"
+            advice = _advice(reader.missing if number == 0 else [])
+            return Finding("nginx", Verdict.BROKEN, f"{text}, or not in its place", advice)
     return Finding("nginx", Verdict.OK, f"{name} is that of this version")
 
 
-def _different(name: str, line: str, missing: Sequence[str]) -> Finding:
+def _advice(missing: Sequence[str]) -> str:
+    """What to do if a snippet is not there, which may be because of what could not be read."""
     if missing:
-        text = f"{name} includes {missing[0]}, which is not to be read here"
-        advice = "Give all of it: `nginx -T | cache-actors check --nginx-config -`."
-    else:
-        text = f"{name} is not that of this version: {line} is missing, or not in its place"
-        advice = "Make it again, with `cache-actors nginx-config` or from platform/nginx.nix."
-    return Finding("nginx", Verdict.BROKEN, text, advice)
+        everything = "`nginx -T | cache-actors check --nginx-config -`"
+        return f"It includes {missing[0]}, which is not to be read here; try {everything}."
+    return "Make it again, with `cache-actors nginx-config` or from platform/nginx.nix."
 
 
 class _Reader:

@@ -86,8 +86,18 @@ def test_include_that_is_elsewhere_is_told(config: Path) -> None:
     """As those of platform/compose/nginx.conf, which are in the container of nginx."""
     found = check_nginx(SNIPPETS.parent / "compose/nginx.conf")
     assert found.verdict is Verdict.BROKEN
-    assert "/etc/cache-actors/snippets/http.conf, which is not to be read here" in found.text
-    assert "nginx -T" in (found.advice or "")
+    assert found.advice is not None
+    assert "/etc/cache-actors/snippets/http.conf, which is not to be read here" in found.advice
+    assert "nginx -T" in found.advice
+
+
+def test_include_that_is_elsewhere_does_not_hide_a_difference(config: Path) -> None:
+    """As that of MIME types, in what NixOS makes and a container reads."""
+    text = MADE.replace("http {", "http {\ninclude /elsewhere/mime.types;", 1)
+    assert check(config, text).verdict is Verdict.OK
+    found = check(config, text.replace(AUTH, "", 1))
+    assert "auth_request" in found.text
+    assert "/elsewhere" not in (found.advice or "")
 
 
 def test_configuration_that_nginx_prints_with_its_includes_is_read(config: Path) -> None:
