@@ -168,7 +168,11 @@ def status(watch: bool, url: str | None, as_json: bool) -> None:
 
 
 @main.command()
-@click.option("--nginx-config", type=_FILE, help="nginx's configuration, to compare with.")
+@click.option(
+    "--nginx-config",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="nginx's configuration, to compare with; - is standard input.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(nginx_config: Path | None, as_json: bool) -> None:
     """Look at everything that the service needs, in the same environment as the service.

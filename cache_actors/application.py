@@ -83,7 +83,7 @@ class Application:
         ]
         self._entries = Mailbox("kv_store", capacity=4096, max_weight=ENTRIES_BYTES)
         self._decisions = Mailbox("auth_cache", capacity=4096)
-        self._app = CacheApp(self._services(), settings, log)
+        self._app = CacheApp(self._services(endpoint), settings, log)
         self._listener = Listener(self._app, endpoint)
         self.supervisor = self._tree()
 
@@ -140,7 +140,7 @@ class Application:
             stale_ttl=self._settings.auth_stale_ttl,
         )
 
-    def _services(self) -> Services:
+    def _services(self, endpoint: Endpoint) -> Services:
         """What handlers may use: clients, no actors."""
         secret = self._settings.secret_key_base.get_secret_value().encode(errors="surrogateescape")
         return Services(
@@ -157,6 +157,7 @@ class Application:
             memory=Budget(ENTRIES_BYTES),
             status=lambda: self.supervisor.status(),
             storage=self._store.health.status,
+            is_replaced=endpoint.is_replaced,
         )
 
     async def run(self, stop: trio.Event, started: Started) -> None:

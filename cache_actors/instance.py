@@ -166,6 +166,7 @@ def _is_ours(path: Path) -> bool:
         PermissionError: that is not for us to know.
     """
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # one that hangs, with others waiting, would have us wait too
         try:
             probe.connect(str(path))
         except PermissionError as error:

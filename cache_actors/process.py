@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from .application import Application
-from .http.endpoint import bind
+from .http.endpoint import CannotListen, bind
 from .log import new_log
 from .supervision import RestartIntensityError
 
@@ -32,6 +32,9 @@ EXIT_CUT_SHORT = 3
 LONGEST_STOP = 45.0
 """Seconds an end may take before the process is gone whatever it does. Requests in flight have 30
 of them; a shielded wait, or a thread on a dead disk, would otherwise have no limit at all."""
+
+LOOK_SECONDS = 1.0
+"""Between two looks at where new connections go; with several instances, one of them may die."""
 
 
 class CannotStart(Exception):
@@ -69,15 +72,22 @@ async def _run(
         where = error.filename or settings.cas_storage_dir
         raise CannotStart(f"Cannot use {where}: {error.strerror}") from error
     stop = trio.Event()
-
-    def started() -> None:
-        endpoint.announce()
-        log.info("started", storage=str(settings.cas_storage_dir))
-        announce()
-
+    failures: list[CannotListen] = []
     status = EXIT_CUT_SHORT
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_stop_on_signal, stop, nursery.cancel_scope, log)
+
+        def started() -> None:
+            try:
+                endpoint.announce()
+            except CannotListen as error:
+                failures.append(error)
+                stop.set()
+                return
+            nursery.start_soon(_keep_reachable, endpoint, stop, log)
+            log.info("started", storage=str(settings.cas_storage_dir))
+            announce()
+
+        nursery.start_soon(_stop_on_signal, stop, endpoint, nursery.cancel_scope, log)
         nursery.start_soon(_limit_the_end, application, log)
         try:
             await application.run(stop, started)
@@ -86,16 +96,39 @@ async def _run(
             log.critical("gave_up", reason=str(error))
             status = EXIT_GAVE_UP
         nursery.cancel_scope.cancel()
+    if failures:
+        raise failures[0]
     log.info("stopped", exit_status=status)
     return status
 
 
+async def _keep_reachable(endpoint: Endpoint, stop: trio.Event, log: FilteringBoundLogger) -> None:
+    """See to it, until the service stops, that new connections go to an instance that lives."""
+    known = None
+    while not stop.is_set():
+        trouble = None
+        try:
+            if (mended := endpoint.mend()) is not None:
+                log.warning("link_mended", socket=mended)
+        except OSError as error:
+            trouble = str(error)
+        if trouble not in (None, known):
+            log.error("link_not_mended", reason=trouble)
+        known = trouble
+        with trio.move_on_after(LOOK_SECONDS):
+            await stop.wait()
+
+
 async def _stop_on_signal(
-    stop: trio.Event, everything: trio.CancelScope, log: FilteringBoundLogger
+    stop: trio.Event,
+    endpoint: Endpoint,
+    everything: trio.CancelScope,
+    log: FilteringBoundLogger,
 ) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for number in signals:
             again = stop.is_set()
+            endpoint.give_way()
             stop.set()
             log.info("stopping", signal=signal.Signals(number).name, again=again)
             if again:

@@ -115,5 +115,9 @@ def _sentence(name: str, problem: str, given: object) -> str:
     allowed = field.description or "an absolute path"
     if problem == "missing":
         return f"{name.upper()} is not set; allowed: {allowed}"
-    shown = re.sub("//[^/@]*@", "//...@", str(given))  # a password in a URL is nobody's business
-    return f"{name.upper()} is {shown!r}; allowed: {allowed}"
+    return f"{name.upper()} is {without_credentials(str(given))!r}; allowed: {allowed}"
+
+
+def without_credentials(url: str) -> str:
+    """`url` for people to read: a user and a password in it are nobody's business."""
+    return re.sub("//[^/]*@", "//...@", url)

@@ -114,6 +114,13 @@ in
 
     services.nginx = {
       enable = true;
+      # NixOS would refuse to build what gixy has something to say of, and each version of gixy has more
+      # to say: of any `if`, of limits that are set elsewhere. What is found, and why it stays, is in
+      # tests/nginx/test_config.py; nginx itself tests the configuration before each start and reload.
+      validateConfigFile = false;
+      # A new configuration is a reload: a restart would cut connections. It also puts the configuration
+      # where `cache-actors check` can be given it, /etc/nginx/nginx.conf.
+      enableReload = true;
       recommendedTlsSettings = true;
       eventsConfig = "worker_connections 8192;";
       # No pcre_jit: NixOS allows nginx no memory that is writable and executable, and what PCRE2 has for

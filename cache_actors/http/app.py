@@ -46,6 +46,7 @@ class Services:
         memory: what key-value entries on their way in may take together, in bytes.
         status: the supervision tree's own records.
         storage: how writing to the disk has gone lately.
+        is_replaced: whether another instance gets the new connections by now.
     """
 
     auth: AuthCacheClient
@@ -55,6 +56,7 @@ class Services:
     memory: Budget
     status: Callable[[], Status]
     storage: Callable[[], StorageStatus]
+    is_replaced: Callable[[], bool]
 
 
 class CacheApp(QuartTrio):

@@ -3,7 +3,7 @@
 The folder is for rollouts without a lost request. Each instance has a socket with a random name
 there and, once it is up, makes the link `current.sock` point to it; nginx connects to the link. So
 for a while two instances run: the new one gets all new connections, the old one finishes what it
-has. The link is relative, since a container and its host may see the folder at different paths.
+has. What becomes of the link when instances come and go is in `current.py`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ import errno
 import os
 import socket
 import stat
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 from uuid import uuid4
+
+from .current import CurrentLink, is_listening
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,45 +29,74 @@ CURRENT = "current.sock"
 
 BACKLOG = 4096
 
+START_SECONDS = 60.0
+"""What is older than this, and still not what it was to become, is left from a failed start."""
+
 
 class CannotListen(Exception):
     """The address or socket to listen on is not to be had; the message says which and why."""
 
 
 class Endpoint:
-    """A listening socket, and what it is called on disk, if it is a Unix socket."""
+    """A listening socket, and what it is called on disk, if it is a Unix socket.
+
+    Args:
+        sock: the socket.
+        path: its name on disk.
+        current: the link that leads to it once it is announced, if it is in a folder of sockets.
+    """
 
     def __init__(
-        self, sock: socket.socket, path: Path | None = None, link: Path | None = None
+        self, sock: socket.socket, path: Path | None = None, current: CurrentLink | None = None
     ) -> None:
         self.sock = sock
         self._path = path
-        self._link = link
+        self._current = current
 
     def announce(self) -> None:
-        """Have new connections come here: to be called once, when the service is up."""
-        if self._link is not None and self._path is not None:
-            link = self._path.with_suffix(".link")
-            link.symlink_to(self._path.name)
-            link.replace(self._link)
+        """Have new connections come here: to be called once, when the service is up.
+
+        Raises:
+            CannotListen: the folder of sockets does not allow it.
+        """
+        if self._current is None or self._path is None:
+            return
+        try:
+            self._path = self._path.rename(self._path.with_suffix(".sock"))
+            self._current.take()
+        except OSError as error:
+            raise CannotListen(f"Cannot have connections come here: {_reason(error)}") from error
+
+    def mend(self) -> str | None:
+        """See to it that new connections go to an instance that lives: to be called now and then.
+
+        Returns:
+            The name of the socket that they go to from now on, `None` if they do already.
+
+        Raises:
+            OSError: the folder of sockets does not allow it.
+        """
+        return None if self._current is None else self._current.mend()
+
+    def give_way(self) -> None:
+        """Have new connections go to another instance, if one lives: this one is about to stop."""
+        if self._current is not None:
+            with suppress(OSError):  # the others will see it for themselves
+                self._current.give_away()
 
     def is_replaced(self) -> bool:
         """Whether another instance gets the new connections by now."""
-        return self._link is not None and not self._is_current(self._link)
+        return self._current is not None and not self._current.is_ours()
 
     def close(self) -> None:
         """Close the socket and remove it from disk. May be called again."""
+        self.give_way()
         self.sock.close()
         if self._path is None:
             return
         with suppress(OSError):  # the link stays: it may be another's a moment later
             self._path.unlink(missing_ok=True)
         self._path = None
-
-    def _is_current(self, link: Path) -> bool:
-        with suppress(OSError):
-            return self._path is not None and link.readlink().name == self._path.name
-        return False
 
     def __enter__(self) -> Self:
         return self
@@ -88,20 +120,29 @@ def bind(settings: Settings) -> Endpoint:
             return _at_path(path)
         return Endpoint(_bind_tcp(settings.bind, settings.port))
     except OSError as error:
-        raise CannotListen(f"Cannot listen on {where}: {error.strerror or error}") from error
+        raise CannotListen(f"Cannot listen on {where}: {_reason(error)}") from error
 
 
 def _in_folder(folder: Path) -> Endpoint:
-    for other in folder.glob("*.sock"):
-        if not other.is_symlink() and other.is_socket():
-            with suppress(OSError):
-                _remove_stale(other)
+    link = folder / CURRENT
+    if link.exists() and not link.is_symlink():
+        raise FileExistsError(errno.EEXIST, f"{CURRENT} there is not a link, and in the way")
+    _remove_remains(folder)
     path = folder / f"{uuid4().hex[:12]}.sock"  # the path of a socket has 107 characters at most
-    # Under its name a socket listens already: one that doesn't is taken for a dead instance's.
-    unready = path.with_suffix(".new")
-    sock = _bind_unix(unready)
-    unready.rename(path)
-    return Endpoint(sock, path, folder / CURRENT)
+    unready = path.with_suffix(".init")  # no shorter, so that one that is too long fails at once
+    return Endpoint(_bind_unix(unready), unready, CurrentLink(link, path))
+
+
+def _remove_remains(folder: Path) -> None:
+    """Remove what dead instances have left: their sockets, and links that never got into place."""
+    for path in folder.iterdir():
+        with suppress(OSError):
+            old = time.time() - path.lstat().st_mtime > START_SECONDS
+            if path.is_symlink():
+                if old and path.suffix == ".link":
+                    path.unlink()
+            elif path.is_socket() and (path.suffix == ".sock" or (old and path.suffix == ".init")):
+                _remove_stale(path)
 
 
 def _at_path(path: Path) -> Endpoint:
@@ -143,10 +184,11 @@ def _bind_unix(path: Path) -> socket.socket:
 
 def _remove_stale(path: Path) -> bool:
     """Remove the socket at `path` if nobody listens there any more; return whether that is so."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return True
-    return False
+    if is_listening(path):
+        return False
+    path.unlink(missing_ok=True)
+    return True
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from cache_actors.supervision import State
+
 from .context import app, request
 from .page import is_wanted, page_response
 from .responses import Response, json_response
@@ -27,12 +29,21 @@ _STARTED = time.monotonic()
 
 
 async def up() -> Response:
-    """200 if every part of the tree runs and none is stuck, else 503; 503 too while draining."""
+    """200 if every part of the tree runs and none is stuck, else 503; 503 too while stopping.
+
+    An instance that another has taken over from says 200 while it stops: nginx asks it over
+    connections that it keeps, and the service as a whole is up.
+    """
     tree = app().services.status()
-    draining = app().in_flight.draining
-    healthy = tree.is_healthy() and not draining
+    stopping = tree.state is State.STOPPING
+    handing_over = stopping and app().services.is_replaced()
+    healthy = handing_over or tree.is_healthy()
+    if stopping:
+        said = "handing_over" if handing_over else "draining"
+    else:
+        said = "up" if healthy else "degraded"
     body = {
-        "status": "draining" if draining else "up" if healthy else "degraded",
+        "status": said,
         "version": _VERSION,
         "uptime_seconds": round(time.monotonic() - _STARTED, 1),
         "storage": _storage(app().services.storage()),

@@ -25,6 +25,7 @@ _STYLES = {
     "starting": "yellow",
     "stopping": "yellow",
     "draining": "bold yellow",
+    "handing_over": "bold yellow",
     "full": "bold yellow",
 }
 _TROUBLE = "bold red"

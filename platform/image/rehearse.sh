@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Build the image and run it, on a machine that has no Docker and can pull no base.
 #
-#   platform/image/rehearse.sh [FOLDER]    as root; needs podman, buildah, runc, debootstrap, curl,
-#                                          and the development environment (.venv)
+#   platform/image/rehearse.sh [FOLDER]    as root; needs podman, buildah, runc, catatonit (the init),
+#                                          debootstrap, curl, and the development environment (.venv)
 #
 # The base is made with debootstrap; the Dockerfile is the one that is deployed. The container runs as
 # config/deploy.yml has it, against the stand-in Tuist server, with nginx in front in another: it has
-# to store, to serve, to be healthy, to be replaced without a lost request, and to stop in order. Then
-# platform/compose.yml is brought up, by podman-compose. Prints what it measured; exits with 1 at the
+# to store, to serve, to be healthy, to be replaced without a lost request, to give way to the one before
+# it, and to stop in order. Then platform/compose.yml is brought up, by podman-compose. Prints what it measured; exits with 1 at the
 # first thing that is not as it should be. FOLDER keeps the base for the next run, which is quicker then.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -136,7 +136,7 @@ mkdir "$work/cas" "$work/sockets"
 chown 10001:10001 "$work/cas" "$work/sockets"
 chmod 2750 "$work/cas" "$work/sockets"
 serve() { # NAME
-    podman run --detach --name "$1" "${CONFINED[@]}" --stop-timeout 60 --health-interval disable \
+    podman run --detach --name "$1" "${CONFINED[@]}" --init --stop-timeout 60 --health-interval disable \
         --volume "$work/cas:/cas" --volume "$work/sockets:/run/cache-actors" \
         --env SERVER_URL="$(cat "$work/tuist")" --env CAS_STORAGE_DIR=/cas \
         --env SOCKET_DIR=/run/cache-actors $IMAGE >/dev/null
@@ -165,8 +165,12 @@ expect "its folder" "2750 10001:10001" "$(stat --format '%a %u:%g' "$(dirname "$
 for folder in / /tmp /opt/cache-actors /etc /run; do
     ! podman exec first touch "$folder/x" 2>/dev/null || fail "$folder can be written to"
 done
-say "memory" "$(megabytes "$(($(awk '/^VmRSS/ { print $2 }' \
-    "/proc/$(podman inspect --format '{{.State.Pid}}' first)/status") * 1024))")"
+podman exec --interactive first cache-actors check --nginx-config - \
+    < <(cat platform/nginx/*.conf) >"$work/check" || { cat "$work/check" >&2; fail "the check"; }
+expect "what its check finds to be" "ok warning" "$(awk '{ print $1 }' "$work/check" | sort -u | xargs)"
+init=$(podman inspect --format '{{.State.Pid}}' first)
+service=$(xargs <"/proc/$init/task/$init/children")
+say "memory" "$(megabytes "$(($(awk '/^VmRSS/ { print $2 }' "/proc/$service/status") * 1024))")"
 
 # --- nginx in front, in a container, as platform/compose.yml has it -----------------------------------
 
@@ -207,12 +211,23 @@ began=$(date +%s.%N)
 podman stop first >/dev/null 2>&1
 expect "the first one's exit status, in $(seconds_since "$began")" 0 \
     "$(podman inspect --format '{{.State.ExitCode}}' first)"
+second=$(current)
+serve third
+replaced_again() { [ "$(current)" != "$second" ]; }
+await "a third one takes over" 30 replaced_again
+podman stop third >/dev/null 2>&1
+expect "current.sock, when that is stopped, leads to" "$second" "$(current)"
 rm "$work/rolling" && wait $uploads
 expect "$(wc -l <"$work/statuses") uploads meanwhile" 204 "$(sort -u "$work/statuses" | xargs)"
 podman stop second >/dev/null 2>&1
 expect "the second one's exit status" 0 "$(podman inspect --format '{{.State.ExitCode}}' second)"
-expect "sockets that are left" "" "$(ls "$work/sockets")"
+expect "what is left where the sockets were" current.sock "$(ls "$work/sockets")"
 expect "a read while there is no service" "$BYTES" "$(ask "$(url $ID)")"
+serve fourth
+began=$(date +%s.%N)
+podman stop fourth >/dev/null 2>&1 # before it has set up anything that would hear it
+awk -v a="$began" -v b="$(date +%s.%N)" 'BEGIN { exit b - a > 10 }' || fail "a stop at the start was lost"
+say "a stop at the start, in" "$(seconds_since "$began")"
 podman stop nginx >/dev/null 2>&1
 expect "nginx's exit status" 0 "$(podman inspect --format '{{.State.ExitCode}}' nginx)"
 
@@ -234,6 +249,10 @@ compose up --no-build --detach
 await "compose: up" 30 curl --silent --fail "http://127.0.0.1:$PORT/up"
 expect "compose: an upload" 204 "$(status ask --data-binary "$BYTES" "$(url $ID)")"
 expect "compose: its download" "$BYTES" "$(ask "$(url $ID)")"
+podman exec cache-actors_nginx_1 nginx -T -c /etc/cache-actors/nginx.conf 2>/dev/null |
+    podman exec --interactive cache-actors_service_1 cache-actors check --nginx-config - \
+        >"$work/check" || { cat "$work/check" >&2; fail "compose: the check"; }
+expect "compose: its check of nginx" ok "$(awk '$2 == "nginx:" { print $1 }' "$work/check")"
 podman healthcheck run cache-actors_service_1 || fail "compose: it is not healthy"
 compose down --volumes
 echo "All is well."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,6 +22,7 @@ OPTIONS = NginxOptions(
 )
 TLS: dict[str, Any] = {"tls_cert": Path("/tls/cert.pem"), "tls_key": Path("/tls/key.pem")}
 SNIPPETS = Path(__file__).parents[2] / "platform" / "nginx"
+SERVER_CONF = (SNIPPETS / "server.conf").read_text()
 
 EXPLAINED = {
     "add_header_redefinition": "each location names all its headers; what is proxied brings some",
@@ -67,6 +69,17 @@ def test_old_nginx_takes_http2_with_listen_and_new_nginx_by_itself() -> None:
 def test_value_that_could_end_its_directive_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(BadNginxOption, match=r"allowed|go together"):
         nginx_config(replace(OPTIONS, **options))
+
+
+def test_location_that_adds_headers_names_cache_control() -> None:
+    """What the server block adds is not added there: gixy 0.1, which NixOS has, insists on it."""
+    blocks = re.findall(r"^location (.*?) \{$(.*?)^\}$", SERVER_CONF, re.DOTALL | re.MULTILINE)
+    adding = {name: text for name, text in blocks if "add_header" in text}
+    assert len(adding) > 5
+    for name, text in adding.items():
+        for level in re.split(r"if [^{]*\{|\}", text):
+            if "add_header" in level:
+                assert "Cache-Control" in level, name
 
 
 def test_checker_finds_nothing_that_is_not_explained(tmp_path: Path) -> None:

@@ -57,6 +57,10 @@ in
 
     # system/boot/systemd.nix, system/boot/systemd/tmpfiles.nix, system/boot/systemd/journald.nix
     systemd.services = option (attrsOf (submodule {
+      description = option (nullOr str) null;
+      after = strings;
+      requires = strings;
+      startAt = strings;
       serviceConfig = option scalars { };
       unitConfig = option scalars { };
     })) { };
@@ -112,9 +116,7 @@ in
       "local"
     ]) "journald";
     virtualisation.docker.daemon.settings = option scalars { };
-    virtualisation.docker.autoPrune.enable = off;
-    virtualisation.docker.autoPrune.dates = option str "weekly";
-    virtualisation.docker.autoPrune.flags = strings;
+    virtualisation.docker.package = option path "/nix/store/docker";
 
     # security/acme, services/logging/logrotate.nix
     security.acme.acceptTerms = off;
@@ -125,6 +127,8 @@ in
     services.nginx.enable = off;
     services.nginx.user = option str "nginx";
     services.nginx.group = option str "nginx";
+    services.nginx.enableReload = off;
+    services.nginx.validateConfigFile = on;
     services.nginx.recommendedTlsSettings = off;
     services.nginx.eventsConfig = option lines "";
     services.nginx.appendConfig = option lines "";

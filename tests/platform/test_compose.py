@@ -79,6 +79,18 @@ def test_each_is_confined_and_has_time_to_stop(services: dict[str, Any], name: s
     assert int(service["stop_grace_period"].removesuffix("s")) > LONGEST_STOP
 
 
+@pytest.mark.parametrize("name", ["service", "nginx"])
+def test_logs_are_bounded(services: dict[str, Any], name: str) -> None:
+    assert services[name]["logging"] == {
+        "driver": "json-file",
+        "options": {"max-size": "50m", "max-file": "5"},
+    }
+
+
+def test_stop_in_the_first_second_is_not_lost(services: dict[str, Any]) -> None:
+    assert services["service"]["init"] is True
+
+
 def test_nginx_waits_for_the_services_health(services: dict[str, Any]) -> None:
     assert services["nginx"]["depends_on"] == {"service": {"condition": "service_healthy"}}
 

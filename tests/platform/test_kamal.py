@@ -50,6 +50,14 @@ def test_kamal_accepts_it(path: Path) -> None:
     assert config["hosts"] == deployment(path)["servers"]["web"]["hosts"]
     assert config["volume_args"][1::2] == ["/cas:/cas", "/run/cache-actors:/run/cache-actors"]
     assert config["builder"]["dockerfile"] == "platform/Dockerfile"
+    assert config["logging"] == [
+        "--log-driver",
+        '"local"',
+        "--log-opt",
+        'max-size="50m"',
+        "--log-opt",
+        'max-file="5"',
+    ]
 
 
 def test_kamal_refuses_what_it_does_not_know(tmp_path: Path) -> None:
@@ -123,6 +131,11 @@ def test_a_stop_has_the_time_that_it_may_take(path: Path) -> None:
     config = deployment(path)
     assert config["drain_timeout"] > LONGEST_STOP
     assert config["servers"]["web"]["options"]["stop-timeout"] > LONGEST_STOP
+
+
+@both
+def test_a_stop_in_the_first_second_is_not_lost(path: Path) -> None:
+    assert deployment(path)["servers"]["web"]["options"]["init"] is True
 
 
 @both

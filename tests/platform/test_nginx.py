@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from cache_actors.check.finding import Verdict
+from cache_actors.check.nginx import check_nginx
 from cache_actors.nginx.config import NginxOptions, nginx_config
 from tests.support.nginx import find_binary
 
@@ -158,6 +160,11 @@ def running(request: pytest.FixtureRequest) -> Iterator[Running]:
             trust = ssl.create_default_context(cafile=str(site.certificate))
             with httpx.Client(verify=trust, http2=True, trust_env=False) as client:
                 yield Running(site, folder, upstream, client)
+
+
+def test_check_finds_it_to_be_that_of_this_version(running: Running) -> None:
+    found = check_nginx(running.folder / "nginx.conf")
+    assert found.verdict is Verdict.OK, found
 
 
 def test_up_is_answered_by_the_service(running: Running) -> None:

@@ -130,10 +130,7 @@ def test_kamal_and_hosts_agree(hosts: Any, name: str, file: str) -> None:
     assert nginx["upstream"] == f"unix:{sockets}/current.sock"
     assert re.findall(r"- (/\S+):\1$", deploy, re.MULTILINE) == [nginx["storage"], sockets]
     [service] = re.findall(r"^service: (\S+)", deploy, re.MULTILINE)
-    assert (
-        f"--filter=label!=service={service}"
-        in config["virtualisation"]["docker"]["autoPrune"]["flags"]
-    )
+    assert f"--filter=label!=service={service}" in image_prune(config)
 
 
 def test_user_of_the_image_is_the_user_of_the_host(host: Any) -> None:
@@ -170,7 +167,11 @@ def test_ssh_http_and_https_are_open_and_nothing_else(host: Any) -> None:
     assert firewall["allowedUDPPorts"] == []
     assert not host["services"]["openssh"]["openFirewall"]
     # Docker's published ports are not the firewall's to close.
-    assert host["virtualisation"]["docker"]["daemon"]["settings"]["ip"] == "127.0.0.1"
+    docker = host["virtualisation"]["docker"]["daemon"]["settings"]
+    assert docker["ip"] == "127.0.0.1"
+    assert docker["default-network-opts"]["bridge"] == {
+        "com.docker.network.bridge.host_binding_ipv4": "127.0.0.1"
+    }
 
 
 def test_reads_move_access_times(host: Any) -> None:
@@ -215,6 +216,14 @@ def test_nginx_may_open_all_the_files_that_it_keeps_open(host: Any) -> None:
     assert host["systemd"]["services"]["nginx"]["serviceConfig"]["LimitNOFILE"] > needed
 
 
+def test_build_does_not_depend_on_what_gixy_says(host: Any) -> None:
+    assert not host["services"]["nginx"]["validateConfigFile"]
+
+
+def test_new_configuration_of_nginx_cuts_no_connection(host: Any) -> None:
+    assert host["services"]["nginx"]["enableReload"]
+
+
 def test_certificate_comes_from_acme_and_http_is_redirected(host: Any) -> None:
     [(name, site)] = host["services"]["nginx"]["virtualHosts"].items()
     assert name == host["services"]["cache-actors-nginx"]["hostName"]
@@ -242,14 +251,21 @@ def test_logs_are_rotated(host: Any) -> None:
     assert "SystemMaxUse=" in host["services"]["journald"]["extraConfig"]
 
 
-def test_old_images_are_removed_but_kamals_roll_back_stays(host: Any) -> None:
-    docker = host["virtualisation"]["docker"]
-    assert docker["enable"]
-    assert docker["autoPrune"]["enable"]
-    flags = docker["autoPrune"]["flags"]
-    assert "--all" in flags
-    assert "--volumes" not in flags
-    assert any(flag.startswith("--filter=until=") for flag in flags)
+def image_prune(config: Any) -> list[str]:
+    """The command that removes old images."""
+    words: list[str] = config["systemd"]["services"]["docker-image-prune"]["serviceConfig"][
+        "ExecStart"
+    ].split()
+    return words
+
+
+def test_old_images_are_removed_and_nothing_else(host: Any) -> None:
+    assert host["virtualisation"]["docker"]["enable"]
+    assert host["systemd"]["services"]["docker-image-prune"]["startAt"] == ["weekly"]
+    program, *what = image_prune(host)
+    assert program.endswith("/bin/docker")
+    assert what[:2] == ["image", "prune"], "Kamal's network would go while the service is down"
+    assert {"--force", "--all", "--filter=until=336h"} < set(what)
 
 
 def test_each_setting_of_the_kernel_says_why() -> None:

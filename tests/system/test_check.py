@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,16 +14,19 @@ import pytest
 from tests.support.service import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from cache_actors.dev.tuist import StandInTuist
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, stdin: str | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "cache_actors", *arguments],
         env={"PATH": os.environ["PATH"], **environment},
+        input=stdin,
         capture_output=True,
         text=True,
         check=False,
@@ -33,10 +37,13 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 def check(tmp_path: Path, tuist: StandInTuist) -> Callable[..., dict[str, dict[str, Any]]]:
     """Runs the check with good settings but for those given, and returns findings by subject."""
     (tmp_path / "cas").mkdir()
+    (tmp_path / "cas").chmod(0o2750)
 
-    def check(*arguments: str, **environment: str) -> dict[str, dict[str, Any]]:
+    def check(
+        *arguments: str, stdin: str | None = None, **environment: str
+    ) -> dict[str, dict[str, Any]]:
         good = {"SERVER_URL": tuist.url, "CAS_STORAGE_DIR": str(tmp_path / "cas")}
-        done = run("check", "--json", *arguments, **good | environment)
+        done = run("check", "--json", *arguments, stdin=stdin, **good | environment)
         findings: list[dict[str, Any]] = json.loads(done.stdout)
         broken = any(finding["verdict"] == "broken" for finding in findings)
         assert done.returncode == (1 if broken else 0)
@@ -47,11 +54,35 @@ def check(tmp_path: Path, tuist: StandInTuist) -> Callable[..., dict[str, dict[s
     return check
 
 
+@contextmanager
+def mounted(folder: Path, options: str) -> Iterator[Path]:
+    """A tmpfs at `folder`; without the right to mount one the test is skipped."""
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)],  # noqa: S607
+        check=False,
+        capture_output=True,
+    )
+    if done.returncode != 0:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("mounting is not allowed")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)  # noqa: S607
+
+
 def test_good_surroundings_are_ok(
     check: Callable[..., dict[str, dict[str, Any]]], tmp_path: Path
 ) -> None:
     findings = check()
-    for subject in ("settings", "storage", "extended attributes", "Tuist", "clock"):
+    for subject in (
+        "settings",
+        "storage",
+        "storage group",
+        "extended attributes",
+        "Tuist",
+        "clock",
+    ):
         assert findings[subject]["verdict"] == "ok", findings[subject]
     assert list((tmp_path / "cas").rglob("*")) == []
 
@@ -87,19 +118,8 @@ def test_access_times_are_tried(
     verdict: str,
     words: str,
 ) -> None:
-    mount_point = tmp_path / "mounted"
-    mount_point.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", option, "none", str(mount_point)],  # noqa: S607
-        check=False,
-        capture_output=True,
-    )
-    if done.returncode != 0:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("mounting is not allowed")
-    try:
-        found = check(CAS_STORAGE_DIR=str(mount_point))["access times"]
-    finally:
-        subprocess.run(["umount", str(mount_point)], check=True)  # noqa: S607
+    with mounted(tmp_path / "mounted", option) as folder:
+        found = check(CAS_STORAGE_DIR=str(folder))["access times"]
     assert found["verdict"] == verdict
     assert words in found["text"]
 
@@ -112,16 +132,37 @@ def test_other_device_for_temporary_files_is_told(
     assert check(TMP_DIR=str(tmp_path / "missing"))["TMP_DIR"]["verdict"] == "broken"
 
 
-def test_socket_folder_is_looked_at(
+def test_full_disk_is_told_with_what_is_free(
     check: Callable[..., dict[str, dict[str, Any]]], tmp_path: Path
 ) -> None:
-    folder = tmp_path / "sockets"
-    assert check(SOCKET_DIR=str(folder))["socket folder"]["verdict"] == "broken"
-    folder.mkdir()
-    folder.chmod(0o700)
-    assert check(SOCKET_DIR=str(folder))["socket folder"]["verdict"] == "warning"
-    folder.chmod(0o2770)
-    assert check(SOCKET_DIR=str(folder))["socket folder"]["verdict"] == "ok"
+    with mounted(tmp_path / "full", "size=64k") as folder:
+        with suppress(OSError), (folder / "large").open("wb", buffering=0) as large:
+            while large.write(bytes(4096)):
+                pass
+        findings = check(CAS_STORAGE_DIR=str(folder))
+    assert findings["storage"]["verdict"] == "broken"
+    assert "No space left" in findings["storage"]["text"]
+    assert findings["storage"]["advice"].startswith("Make room")
+    assert findings["free bytes"]["text"] == "0% are free"
+
+
+def test_read_only_disk_is_told(
+    check: Callable[..., dict[str, dict[str, Any]]], tmp_path: Path
+) -> None:
+    with mounted(tmp_path / "fixed", "ro") as folder:
+        found = check(CAS_STORAGE_DIR=str(folder))["storage"]
+    assert found["verdict"] == "broken"
+    assert "Mount it for writing" in found["advice"]
+
+
+def test_password_in_a_url_is_not_printed(
+    check: Callable[..., dict[str, dict[str, Any]]], tuist: StandInTuist
+) -> None:
+    url = tuist.url.replace("//", "//someone:secret@")
+    for answering in url, f"http://someone:secret@127.0.0.1:{free_port()}":
+        told = check(SERVER_URL=answering)["Tuist"]
+        assert "secret" not in str(told)
+        assert "//...@127.0.0.1" in told["text"]
 
 
 def test_server_that_is_no_tuist_is_broken(
@@ -133,14 +174,29 @@ def test_server_that_is_no_tuist_is_broken(
     assert check()["Tuist"]["verdict"] == "broken"
 
 
-def test_nginx_configuration_of_another_version_is_broken(
+def test_nginx_configuration_comes_from_a_file_or_from_standard_input(
     check: Callable[..., dict[str, dict[str, Any]]], tmp_path: Path
 ) -> None:
     config = tmp_path / "nginx.conf"
-    made = run("nginx-config", "--storage", str(tmp_path), "--runtime", str(tmp_path))
-    config.write_text(made.stdout)
+    made = run("nginx-config", "--storage", str(tmp_path), "--runtime", str(tmp_path)).stdout
+    config.write_text(made)
     assert check("--nginx-config", str(config))["nginx"]["verdict"] == "ok"
-    config.write_text(made.stdout.replace("etag                       on;", ""))
-    found = check("--nginx-config", str(config))["nginx"]
-    assert found["verdict"] == "broken"
-    assert "etag" in found["text"]
+    for name in "-", "/dev/stdin":
+        assert check("--nginx-config", name, stdin=made)["nginx"]["verdict"] == "ok"
+        assert check("--nginx-config", name, stdin="events {}")["nginx"]["verdict"] == "broken"
+
+
+def test_missing_nginx_configuration_is_one_finding_among_others(
+    check: Callable[..., dict[str, dict[str, Any]]],
+) -> None:
+    findings = check("--nginx-config", "/nowhere/nginx.conf")
+    assert findings["nginx"]["verdict"] == "broken"
+    assert "No such file" in findings["nginx"]["text"]
+    assert findings["storage"]["verdict"] == "ok"
+
+
+def test_nginx_configuration_is_looked_at_even_if_settings_are_bad() -> None:
+    done = run("check", "--nginx-config", "/nowhere/nginx.conf")
+    assert done.returncode == 1
+    assert "SERVER_URL is not set" in done.stdout
+    assert "/nowhere/nginx.conf cannot be read" in done.stdout

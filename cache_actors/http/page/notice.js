@@ -7,6 +7,9 @@ function noticeOf(health) {
   if (health.status === "draining") {
     return "The service is stopping. It finishes what it has, and takes nothing new.";
   }
+  if (health.status === "handing_over") {
+    return "Another instance has taken over. This one finishes what it has.";
+  }
   const troubles = treesOf(health).flatMap(({ name, tree }) => troublesIn(name, tree));
   if (troubles.length > 0) return sentence(troubles);
   if (health.status !== "up") return `The service says that it is ${health.status}.`;

@@ -9,6 +9,8 @@ const source = document.querySelector("#source pre");
 let answeredAt = new Date();
 let shown = "";
 
+const MOODS = { up: "good", draining: "fair", handing_over: "fair" };
+
 /** Show an answer of the service. */
 function show(health) {
   const trees = treesOf(health);
@@ -24,7 +26,7 @@ function show(health) {
   fill("#storage .tiles", storageTiles(health));
   source.textContent = JSON.stringify(health, null, 2);
   document.body.removeAttribute("data-stale");
-  say(health.status, noticeOf(health), { up: "good", draining: "fair" }[health.status] ?? "bad");
+  say(health.status.replace("_", " "), noticeOf(health), MOODS[health.status] ?? "bad");
   answeredAt = new Date();
   tellFreshness();
 }

@@ -1,0 +1,75 @@
+"""`cache-actors check`: what an operator runs first, and when something is odd.
+
+It looks at everything around the service that has to be right for it, says of each in one line how
+it is and what to do about it, and changes nothing: a file of its own in the storage folder
+is removed at once.
+"""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from cache_actors.settings import BadSettings, load_settings
+
+from .finding import Finding, Verdict
+from .nginx import check_nginx
+from .sockets import check_sockets
+from .storage import check_storage
+from .tuist import check_tuist
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+EXIT_BROKEN = 1
+"""Exit status: something is broken."""
+
+LEAST_FILES = 65_536
+"""Each connection is an open file, and each upload another."""
+
+
+def run_check(nginx_config: Path | None, *, as_json: bool) -> int:
+    """Look at everything, print it, and return the exit status."""
+    findings = list(check(nginx_config))
+    if as_json:
+        plain = [asdict(finding) | {"verdict": finding.verdict.value} for finding in findings]
+        click.echo(msgspec.json.encode(plain))
+    else:
+        for finding in findings:
+            advice = f" {finding.advice}" if finding.advice else ""
+            click.echo(f"{finding.verdict.value:8} {finding.subject}: {finding.text}.{advice}")
+    return EXIT_BROKEN if any(f.verdict is Verdict.BROKEN for f in findings) else 0
+
+
+def check(nginx_config: Path | None) -> Iterator[Finding]:
+    """Everything, one after the other.
+
+    Args:
+        nginx_config: nginx's configuration, if it is to be looked at; `-` is standard input.
+    """
+    try:
+        settings = load_settings()
+    except BadSettings as error:
+        for line in str(error).splitlines():
+            yield Finding("settings", Verdict.BROKEN, line, "Set it in the environment.")
+    else:
+        yield Finding("settings", Verdict.OK, "all values are allowed")
+        yield from check_storage(settings)
+        yield from check_sockets(settings)
+        yield from check_tuist(settings)
+    yield _file_limit()
+    if nginx_config is not None:
+        yield check_nginx(nginx_config)
+
+
+def _file_limit() -> Finding:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < LEAST_FILES:
+        advice = f"Raise it to {LEAST_FILES}, with LimitNOFILE= or --ulimit nofile=."
+        return Finding("open files", Verdict.WARNING, f"at most {hard}", advice)
+    return Finding("open files", Verdict.OK, "enough of them are allowed")

@@ -1,0 +1,1 @@
+"""`cache-actors check`, part by part."""

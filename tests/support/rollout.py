@@ -1,0 +1,161 @@
+"""Instances of the service that replace each other, and clients that notice if they do it badly."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import httpx
+
+from .service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+MORE = 50
+"""So many requests are enough to notice something."""
+
+UPLOAD_BYTES = 500_000
+
+
+@dataclass
+class Instances:
+    """Instances of one service, which share a storage folder and a folder of sockets."""
+
+    storage: Path
+    sockets: Path
+    tuist_url: str
+    started: list[Service] = field(default_factory=list)
+
+    def start(self) -> Service:
+        """Start another one, and return it when connections to `current.sock` reach it."""
+        before = self.current()
+        environment = {"SOCKET_DIR": str(self.sockets), "BODY_TIMEOUT": "10"}
+        service = Service(self.storage, self.tuist_url, environment)
+        service.start(wait=False)
+        self.started.append(service)
+        wait_for(lambda: self.current() not in (None, before), service)
+        return service
+
+    def current(self) -> str | None:
+        """What `current.sock` points to."""
+        try:
+            return os.readlink(self.sockets / "current.sock")  # noqa: PTH115
+        except FileNotFoundError:
+            return None
+
+    def names(self) -> set[str]:
+        """What is in the folder of sockets."""
+        return {path.name for path in self.sockets.iterdir()}
+
+    def ask_up(self) -> int:
+        """The status that whoever `current.sock` leads to answers `/up` with."""
+        transport = httpx.HTTPTransport(uds=str(self.sockets / "current.sock"))
+        with httpx.Client(transport=transport) as client:
+            return client.get("http://cache/up").status_code
+
+    def kill_all(self) -> None:
+        """End those that still run."""
+        for service in self.started:
+            if is_running(service):
+                service.stop(signal.SIGKILL)
+
+
+class Load:
+    """Reads, entries, uploads and questions how it goes, until it is enough; failures are kept.
+
+    Args:
+        url: where it all goes to.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._enough = threading.Event()
+        self.done: Counter[str] = Counter()
+        self.failures: list[str] = []
+        self.stored: dict[str, bytes] = {}
+        self._threads = [threading.Thread(target=self._work, args=(number,)) for number in range(6)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._enough.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_for_more(self) -> None:
+        """Return once `MORE` further requests have been answered."""
+        before = sum(self.done.values())
+        wait_for(lambda: sum(self.done.values()) > before + MORE)
+
+    def _work(self, number: int) -> None:
+        choose = random.Random(number)
+        with httpx.Client(
+            base_url=self._url,
+            headers={"Authorization": "Bearer token"},
+            params={"account_handle": "acme", "project_handle": "app"},
+            timeout=30,
+            trust_env=False,
+        ) as client:
+            for count in range(1_000_000):
+                if self._enough.is_set():
+                    return
+                self._step(client, choose, f"{number:X}0{count:062X}")
+
+    def _step(self, client: httpx.Client, choose: random.Random, name: str) -> None:
+        what = choose.choice(["upload", "put", "read", "read", "miss", "up"])
+        try:
+            match what:
+                case "upload":
+                    body = choose.randbytes(UPLOAD_BYTES)
+                    answer = client.post(f"/api/cache/cas/{name}", content=body)
+                    expected = 204
+                    self.stored[name] = body
+                case "put":
+                    entry = {"cas_id": f"0~{name}", "entries": [{"value": name}]}
+                    answer = client.put("/api/cache/keyvalue", json=entry)
+                    expected = 204
+                case "up":
+                    answer, expected = client.get("/up"), 200
+                case "miss":
+                    answer, expected = client.get(f"/api/cache/cas/{name}"), 404
+                case _:
+                    if not self.stored:
+                        return
+                    known = choose.choice(list(self.stored))
+                    answer, expected = client.get(f"/api/cache/cas/{known}"), 200
+                    if answer.content != self.stored[known]:
+                        self.failures.append(f"{known} is not what was sent")
+        except httpx.TransportError as error:
+            self.failures.append(f"{what}: {error!r}")
+            return
+        if answer.status_code != expected:
+            self.failures.append(f"{what}: {answer.status_code} {answer.text[:200]}")
+        self.done[what] += 1
+
+
+def wait_for(
+    condition: Callable[[], bool], service: Service | None = None, seconds: float = 20
+) -> None:
+    """Return once `condition` holds, and fail if it does not in time, or if `service` ends."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        log = service.log_tail() if service else ""
+        assert service is None or is_running(service), log
+        assert time.monotonic() < deadline, log
+        time.sleep(0.01)
+
+
+def is_running(service: Service) -> bool:
+    """Whether its process has not ended yet."""
+    return service.process is not None and service.process.poll() is None
