@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 _FOLDER = click.Path(file_okay=False, resolve_path=True, path_type=Path)
 _FILE = click.Path(dir_okay=False, exists=True, resolve_path=True, path_type=Path)
 
+_PERCENT = click.FloatRange(0, 100)
+_STORAGE = click.option(
+    "--storage",
+    type=_FOLDER,
+    default="/cas",
+    show_default=True,
+    envvar="CAS_STORAGE_DIR",
+    help="The storage folder.",
+)
+
 EXIT_UNHEALTHY = 1
 """Exit status: the service is not up."""
 
@@ -106,14 +116,7 @@ def nginx_config(nginx: Path | None, **options: Any) -> None:
 
 
 @main.command()
-@click.option(
-    "--storage",
-    type=_FOLDER,
-    default="/cas",
-    show_default=True,
-    envvar="CAS_STORAGE_DIR",
-    help="The storage folder.",
-)
+@_STORAGE
 @click.option(
     "--rate",
     type=click.FloatRange(0, min_open=True),
@@ -131,6 +134,69 @@ def scrub(storage: Path, rate: float, as_json: bool) -> None:
     from .scrub import CannotScrub, run_scrub
 
     _exit_with(lambda: run_scrub(storage, rate, as_json=as_json), CannotScrub)
+
+
+@main.command()
+@_STORAGE
+@click.option(
+    "--target",
+    type=_PERCENT,
+    default=70.0,
+    show_default=True,
+    envvar="DISK_TARGET_PERCENT",
+    help="How full the disk may be in the end, in percent.",
+)
+@click.option(
+    "--high",
+    type=_PERCENT,
+    default=85.0,
+    envvar="DISK_HIGH_WATERMARK_PERCENT",
+    help="How full it may be before the pass hurries.",
+)
+@click.option(
+    "--max-bytes",
+    type=click.IntRange(1),
+    envvar="STORAGE_MAX_BYTES",
+    help="What the storage folder may take, if not the whole disk; the percentages are of that.",
+)
+@click.option("--project", "handles", metavar="ACCOUNT/PROJECT", help="Evict from this one only.")
+@click.option("--dry-run", is_flag=True, help="Say what would go; change nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("--parent", type=int, hidden=True)
+def evict(
+    storage: Path,
+    target: float,
+    high: float,
+    max_bytes: int | None,
+    handles: str | None,
+    parent: int | None,
+    **how: bool,
+) -> None:
+    """Remove what was used least recently, until the disk is not fuller than the target.
+
+    The service does this by itself. Run it as the service's user. Exit status: 0; 2, it cannot run;
+    3, another pass is running; 130, it was interrupted.
+    """
+    from .evict import CannotEvict, run_evict
+    from .storage.eviction_pass import Limits
+    from .storage.layout import InvalidIdentifier, parse_project
+
+    limits = Limits(max(high, target) / 100, target / 100, max_bytes)
+    try:
+        project = None if handles is None else parse_project(*_two_handles(handles))
+    except InvalidIdentifier as error:
+        raise click.BadParameter(str(error), param_hint="--project") from error
+    _exit_with(lambda: run_evict(storage, limits, project, parent=parent, **how), CannotEvict)
+
+
+@main.command()
+@_STORAGE
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def usage(storage: Path, as_json: bool) -> None:
+    """Say which project has stored how much, and when that was used."""
+    from .usage import CannotLook, run_usage
+
+    _exit_with(lambda: run_usage(storage, as_json=as_json), CannotLook)
 
 
 @main.command()
@@ -182,6 +248,11 @@ def check(nginx_config: Path | None, as_json: bool) -> None:
     from .check import run_check
 
     sys.exit(run_check(nginx_config, as_json=as_json))
+
+
+def _two_handles(text: str) -> tuple[str, str]:
+    account, _, project = text.partition("/")
+    return account, project
 
 
 def _exit_with(action: Callable[[], int], *cannot: type[Exception]) -> None:

@@ -9,6 +9,7 @@ import trio
 from .actors.artifact_reader import ArtifactReader
 from .actors.auth_cache import AuthCache, AuthCacheClient
 from .actors.disk_writer import DiskWriter, DiskWriterClient
+from .actors.evictor import EvictionRecord, Evictor, EvictorClient
 from .actors.housekeeper import Housekeeper
 from .actors.kv_store import KeyValueStore, KeyValueStoreClient
 from .actors.partitions import Partitions
@@ -16,6 +17,9 @@ from .actors.scrubber import Scrubber
 from .actors.tuist_api import TuistApi
 from .http.app import CacheApp, Services
 from .http.listener import Listener
+from .storage.capacity import Capacity
+from .storage.entries import EntryWriter
+from .storage.eviction_pass import Limits
 from .storage.files import FileStore
 from .storage.layout import TEMPORARY
 from .storage.temporary import TemporaryFolder
@@ -73,9 +77,15 @@ class Application:
         storage.mkdir(parents=True, exist_ok=True)
         self._temporary = TemporaryFolder(storage / TEMPORARY)
         self._uploads = TemporaryFolder(settings.tmp_dir) if settings.tmp_dir else self._temporary
-        self._store = FileStore(storage, self._temporary, durable=settings.durability == "fsync")
+        self._capacity = Capacity(storage, settings.storage_max_bytes)
+        self._store = FileStore(
+            storage,
+            self._temporary,
+            durable=settings.durability == "fsync",
+            capacity=self._capacity,
+        )
         self._disk_threads = trio.CapacityLimiter(WRITERS + 1)  # one for each actor that needs one
-        self._background_threads = trio.CapacityLimiter(2)  # the housekeeper's, the scrubber's
+        self._background_threads = trio.CapacityLimiter(3)  # of those that look after the disk
         self._stream_threads = trio.CapacityLimiter(STREAM_THREADS)
         self._writers = [
             Mailbox(f"disk_writer_{number}", capacity=256, max_weight=4 * MEBIBYTE)
@@ -83,6 +93,9 @@ class Application:
         ]
         self._entries = Mailbox("kv_store", capacity=4096, max_weight=ENTRIES_BYTES)
         self._decisions = Mailbox("auth_cache", capacity=4096)
+        self._stored = Mailbox("evictor", capacity=1024)
+        self._evictor_client = EvictorClient(self._stored.address)
+        self._evictions = EvictionRecord()
         self._app = CacheApp(self._services(endpoint), settings, log)
         self._listener = Listener(self._app, endpoint)
         self.supervisor = self._tree()
@@ -116,6 +129,7 @@ class Application:
             actor_child(self._decisions, self._auth_cache, shutdown=ACTOR_SHUTDOWN),
             ChildSpec("housekeeper", housekeeper.run, shutdown=ACTOR_SHUTDOWN),
             ChildSpec("scrubber", scrubber.run, shutdown=ACTOR_SHUTDOWN),
+            actor_child(self._stored, self._evictor, shutdown=ACTOR_SHUTDOWN),
             supervisor_child(
                 self._supervisor("http", listener, max_restarts=100), shutdown=LISTENER_SHUTDOWN
             ),
@@ -127,10 +141,28 @@ class Application:
         )
 
     def _disk_writer(self) -> DiskWriter:
-        return DiskWriter(self._store, self._disk_threads)
+        return DiskWriter(self._store, self._evictor_client, self._disk_threads)
 
     def _key_value_store(self) -> KeyValueStore:
-        return KeyValueStore(self._store, RECENT_ENTRIES_BYTES, self._disk_threads)
+        writer = EntryWriter(self._store, require_artifacts=self._settings.kv_require_artifacts)
+        return KeyValueStore(
+            self._store, writer, self._evictor_client, RECENT_ENTRIES_BYTES, self._disk_threads
+        )
+
+    def _evictor(self) -> Evictor:
+        limits = Limits(
+            self._settings.disk_high_watermark_percent / 100,
+            self._settings.disk_target_percent / 100,
+            self._settings.storage_max_bytes,
+        )
+        return Evictor(
+            self._store.root,
+            limits,
+            self._capacity,
+            self._evictions,
+            self._background_threads,
+            self._log.warning,
+        )
 
     def _auth_cache(self) -> AuthCache:
         return AuthCache(
@@ -158,6 +190,7 @@ class Application:
             status=lambda: self.supervisor.status(),
             storage=self._store.health.status,
             is_replaced=endpoint.is_replaced,
+            eviction=self._evictions.status,
         )
 
     async def run(self, stop: trio.Event, started: Started) -> None:

@@ -44,7 +44,9 @@ def _random_secret() -> SecretStr:
 
 # What is allowed is said in the descriptions, once: for readers here and for the error messages.
 Folder = Annotated[Path, AfterValidator(_absolute), Field(description="an absolute path")]
-Bytes = Annotated[int, Field(ge=1, le=2**40, description="bytes, a whole number from 1")]
+BYTES = "bytes, a whole number from 1"
+Bytes = Annotated[int, Field(ge=1, le=2**40, description=BYTES)]
+Percent = Annotated[float, Field(ge=1, le=100, description="a percentage, from 1 to 100")]
 Seconds = Annotated[float, Field(ge=0, le=31_536_000, description="seconds, from 0 to a year")]
 
 
@@ -79,6 +81,10 @@ class Settings(BaseSettings):
     auth_failure_ttl: Seconds = 3.0
     auth_stale_ttl: Seconds = 1500.0
     durability: Literal["fsync", "relaxed"] = Field("fsync", description="fsync or relaxed")
+    disk_high_watermark_percent: Percent = 85.0
+    disk_target_percent: Percent = 70.0
+    storage_max_bytes: int | None = Field(None, ge=1, description=BYTES)
+    kv_require_artifacts: Annotated[bool, Field(description="on or off")] = True
     scrub_interval: Seconds = 0.0
     scrub_rate: Bytes = 20_971_520
     workers: int = Field(1, ge=1, le=1, description="1, the only number of workers so far")
@@ -105,6 +111,11 @@ def load_settings() -> Settings:
         raise BadSettings("\n".join(dict.fromkeys(lines))) from None
     if settings.socket_path and settings.socket_dir:
         raise BadSettings("SOCKET_PATH and SOCKET_DIR are both set; allowed: one of them")
+    if settings.disk_target_percent > settings.disk_high_watermark_percent:
+        raise BadSettings(
+            f"DISK_TARGET_PERCENT is {settings.disk_target_percent:g}; allowed: at most "
+            f"DISK_HIGH_WATERMARK_PERCENT, {settings.disk_high_watermark_percent:g}"
+        )
     return settings
 
 

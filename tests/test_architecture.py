@@ -166,7 +166,7 @@ def test_services_are_clients() -> None:
     imported = {i.name: i for i in imports_of("cache_actors.http.app")}
     for field in dataclasses.fields(Services):
         annotation = str(field.type)
-        if field.name in {"status", "storage", "is_replaced"}:
+        if field.name in {"status", "storage", "is_replaced", "eviction"}:
             assert annotation.startswith("Callable[")
             continue
         assert annotation.endswith("Client") or annotation in bounds_and_readers

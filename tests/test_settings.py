@@ -28,6 +28,10 @@ DEFAULTS = {
     "auth_failure_ttl": 3,
     "auth_stale_ttl": 1500,
     "durability": "fsync",
+    "disk_high_watermark_percent": 85,
+    "disk_target_percent": 70,
+    "storage_max_bytes": None,
+    "kv_require_artifacts": True,
     "scrub_interval": 0,
     "scrub_rate": 20_971_520,
     "workers": 1,
@@ -54,6 +58,13 @@ GOOD = [
     ("AUTH_FAILURE_TTL", "0.5", 0.5),
     ("AUTH_STALE_TTL", "31536000", 31_536_000),
     ("DURABILITY", "relaxed", "relaxed"),
+    ("DISK_HIGH_WATERMARK_PERCENT", "100", 100),
+    ("DISK_HIGH_WATERMARK_PERCENT", "70", 70),
+    ("DISK_TARGET_PERCENT", "85", 85),
+    ("DISK_TARGET_PERCENT", "1", 1),
+    ("STORAGE_MAX_BYTES", str(2**44), 2**44),
+    ("KV_REQUIRE_ARTIFACTS", "off", False),
+    ("KV_REQUIRE_ARTIFACTS", "on", True),
     ("SCRUB_INTERVAL", "604800", 604_800),
     ("SCRUB_RATE", "1048576", 1_048_576),
     ("WORKERS", "1", 1),
@@ -69,6 +80,7 @@ BYTES = "bytes, a whole number from 1"
 TTL = "seconds, from 0 to a year"
 TIMEOUT = "seconds, more than 0 and up to an hour"
 HOST = "a host name"
+PERCENT = "a percentage, from 1 to 100"
 
 BAD = [
     ("SERVER_URL", "ftp://tuist.example", URL),
@@ -102,6 +114,13 @@ BAD = [
     ("AUTH_STALE_TTL", "inf", TTL),
     ("AUTH_STALE_TTL", "31536001", TTL),
     ("DURABILITY", "none", "fsync or relaxed"),
+    ("DISK_HIGH_WATERMARK_PERCENT", "101", PERCENT),
+    ("DISK_HIGH_WATERMARK_PERCENT", "85%", PERCENT),
+    ("DISK_TARGET_PERCENT", "0", PERCENT),
+    ("DISK_TARGET_PERCENT", "nan", PERCENT),
+    ("STORAGE_MAX_BYTES", "0", BYTES),
+    ("STORAGE_MAX_BYTES", "1 TB", BYTES),
+    ("KV_REQUIRE_ARTIFACTS", "sometimes", "on or off"),
     ("SCRUB_INTERVAL", "weekly", TTL),
     ("SCRUB_RATE", "0", BYTES),
     ("WORKERS", "2", "1"),
@@ -241,3 +260,9 @@ def test_secret_that_was_not_given_is_long_and_new_each_time(load: Load) -> None
     secrets = {load(SERVER_URL=SERVER_URL).secret_key_base.get_secret_value() for _ in range(3)}
     assert len(secrets) == 3
     assert all(len(secret) >= 64 for secret in secrets)
+
+
+def test_target_is_not_above_the_high_watermark(load: Load) -> None:
+    assert complaints(
+        load, SERVER_URL=SERVER_URL, DISK_TARGET_PERCENT="90", DISK_HIGH_WATERMARK_PERCENT="80"
+    ) == ["DISK_TARGET_PERCENT is 90; allowed: at most DISK_HIGH_WATERMARK_PERCENT, 80"]

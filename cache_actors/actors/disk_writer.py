@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
     from cache_actors.supervision import Budget
 
+    from .evictor import EvictorClient
     from .partitions import Partitions
 
 
@@ -101,12 +102,20 @@ class DiskWriter(Actor):
     """Publishes one batch after the other, each in one trip to a thread.
 
     It has no state but the disk, so there is nothing for a crash to lose.
+
+    Args:
+        store: where the artifacts go.
+        evictor: told of what has been stored.
+        threads: for its trips to the disk.
     """
 
     batch_limit: ClassVar[int] = 64
 
-    def __init__(self, store: FileStore, threads: trio.CapacityLimiter) -> None:
+    def __init__(
+        self, store: FileStore, evictor: EvictorClient, threads: trio.CapacityLimiter
+    ) -> None:
         self._store = store
+        self._evictor = evictor
         self._threads = threads
 
     async def handle(self, batch: list[Envelope]) -> None:
@@ -124,3 +133,10 @@ class DiskWriter(Actor):
                 envelope.fail(storage_error(outcome))
             else:
                 envelope.reply(outcome)
+        stored = [
+            publication.size
+            for publication, outcome in zip(publications, outcomes, strict=True)
+            if outcome is Published.STORED
+        ]
+        if stored:
+            await self._evictor.stored(sum(stored))

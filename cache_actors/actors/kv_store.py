@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING, ClassVar
 
 import trio
 
+from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
 from cache_actors.storage.errors import storage_error
-from cache_actors.storage.files import FileStore, Lookup, Replacement, Version
+from cache_actors.storage.files import FileStore, Lookup, Version
 from cache_actors.supervision import Actor, Address, Call, Envelope
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from cache_actors.storage.layout import Entry
+
+    from .evictor import EvictorClient
 
 ENTRY_OVERHEAD = 600
 """Bytes that an entry costs in memory beside its body: path, fingerprint, places in tables."""
@@ -48,14 +51,22 @@ class KeyValueStoreClient:
         """
         return await self._store.call(Get(entry.path(self._root)))
 
-    async def put(self, entry: Entry, body: bytes) -> None:
+    async def put(self, entry: Entry, body: bytes, artifacts: frozenset[str]) -> str | None:
         """Store `body` for `entry`, in place of what there was; it is there to stay on return.
 
+        Args:
+            entry: which entry.
+            body: what retrieves it answers.
+            artifacts: the ids of those that it refers to. They are in use from now on.
+
+        Returns the id of one of them that does not exist, where that is allowed.
+
         Raises:
+            MissingArtifact: one of them does not exist; nothing has been stored.
             StorageError: the storage is full, or failed.
             ActorError: the store is overloaded, or did not answer.
         """
-        await self._store.call(Put(entry.path(self._root), body))
+        return await self._store.call(Put(entry, body, artifacts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +77,12 @@ class Get(Call[bytes | None]):
 
 
 @dataclass(frozen=True, slots=True)
-class Put(Call[None]):
-    """Put `body` at `path`."""
+class Put(Call[str | None]):
+    """Store `body` for `entry`, which refers to `artifacts`."""
 
-    path: Path
+    entry: Entry
     body: bytes = field(repr=False)
+    artifacts: frozenset[str] = field(repr=False)
 
     @property
     def weight(self) -> int:
@@ -85,14 +97,25 @@ class KeyValueStore(Actor):
 
     Args:
         store: where the files are.
+        writer: what writes them.
+        evictor: told of what has been stored.
         memory_bytes: how much memory the recent entries may take.
         threads: for its trips to the disk.
     """
 
     batch_limit: ClassVar[int] = 256
 
-    def __init__(self, store: FileStore, memory_bytes: int, threads: trio.CapacityLimiter) -> None:
+    def __init__(
+        self,
+        store: FileStore,
+        writer: EntryWriter,
+        evictor: EvictorClient,
+        memory_bytes: int,
+        threads: trio.CapacityLimiter,
+    ) -> None:
         self._store = store
+        self._writer = writer
+        self._evictor = evictor
         self._recent = _Recent(memory_bytes)
         self._threads = threads
 
@@ -116,16 +139,18 @@ class KeyValueStore(Actor):
                 envelope.reply(result.data if result else None)
 
     async def _put(self, puts: list[tuple[Envelope, Put]]) -> None:
-        replacements = [Replacement(put.path, put.body) for _, put in puts]
-        outcomes = await trio.to_thread.run_sync(
-            self._store.replace, replacements, limiter=self._threads
-        )
+        writes = [EntryWrite(put.entry, put.body, put.artifacts) for _, put in puts]
+        outcomes = await trio.to_thread.run_sync(self._writer.put, writes, limiter=self._threads)
         for (envelope, put), outcome in zip(puts, outcomes, strict=True):
-            self._recent.keep(put.path, None)
-            if isinstance(outcome, OSError):
-                envelope.fail(storage_error(outcome))
-            else:
-                envelope.reply()
+            self._recent.keep(put.entry.path(self._store.root), None)
+            match outcome:
+                case OSError():
+                    envelope.fail(storage_error(outcome))
+                case MissingArtifact():
+                    envelope.fail(outcome)
+                case missing:
+                    envelope.reply(missing)
+        await self._evictor.stored(sum(len(put.body) for _, put in puts))
 
 
 class _Recent:

@@ -57,6 +57,7 @@ class Upload:
         self._buffered = 0  # bytes in pieces
         self._reserved = 0  # bytes taken from the budget
         self._file: TemporaryFile | None = None
+        self._expected_size: int | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -84,6 +85,7 @@ class Upload:
             StorageError: the temporary file could not be written; if `expected_size` is known and
                 there is no room for it, before any chunk is asked for.
         """
+        self._expected_size = expected_size
         if expected_size is not None and not (
             await self._reserve(expected_size) or await self._spill(path, expected_size)
         ):
@@ -145,12 +147,11 @@ class Upload:
     def _open(self, path: Path, size: int) -> TemporaryFile | None:
         if self._store.exists(path):
             return None
+        self._store.capacity.require_room(size)
         file = self._temporary.create()
         try:
             if size > 0:
                 file.reserve(size)
-            if not self._store.holds(file):
-                self._store.require_room(size)
         except OSError:
             file.discard()
             raise
@@ -159,8 +160,14 @@ class Upload:
     async def _write(self) -> None:
         assert self._file is not None, "only an upload that has been spilled is written"  # noqa: S101
         if self._pieces:
-            await in_thread(self._file.write, self._pieces, threads=self._threads)
+            await in_thread(self._append, self._file, threads=self._threads)
             self._drop_pieces()
+
+    def _append(self, file: TemporaryFile) -> None:
+        """Write what has been received; of an upload of unknown size nobody has seen the room."""
+        if self._expected_size is None:
+            self._store.capacity.require_room(self._buffered)
+        file.write(self._pieces)
 
     def _drop_pieces(self) -> None:
         self._memory.give_back(self._reserved)

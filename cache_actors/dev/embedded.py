@@ -28,6 +28,9 @@ ACCOUNT, PROJECT = "acme", "app"
 STORAGE = Path(".dev/cas")
 """Where the artifacts go, below the folder in which the command is started."""
 
+STORAGE_MAX_BYTES = 4 << 30
+"""What they may take there, unless the environment says otherwise: it is somebody's own disk."""
+
 
 def run_dev() -> int:
     """Run it until a signal stops it, and return the exit status.
@@ -58,6 +61,7 @@ def run_dev() -> int:
 def _settings(server_url: str) -> Settings:
     os.environ.setdefault("LOG_FORMAT", "text")
     os.environ |= {"SERVER_URL": server_url, "CAS_STORAGE_DIR": str(STORAGE.absolute())}
+    os.environ.setdefault("STORAGE_MAX_BYTES", str(STORAGE_MAX_BYTES))
     os.environ |= {"SOCKET_PATH": "", "SOCKET_DIR": "", "TMP_DIR": ""}
     settings = load_settings()
     if not _is_loopback(settings.bind):

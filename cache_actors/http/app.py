@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from quart_trio import QuartTrio
 from werkzeug.routing import BaseConverter
 
+from cache_actors.storage.entries import MissingArtifact
 from cache_actors.storage.errors import StorageError
 
 from . import artifacts, authorization, health, keyvalue
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from cache_actors.actors.artifact_reader import ArtifactReader
     from cache_actors.actors.auth_cache import AuthCacheClient
     from cache_actors.actors.disk_writer import DiskWriterClient
+    from cache_actors.actors.evictor import EvictionStatus
     from cache_actors.actors.kv_store import KeyValueStoreClient
     from cache_actors.settings import Settings
     from cache_actors.storage.health import StorageStatus
@@ -47,6 +49,7 @@ class Services:
         status: the supervision tree's own records.
         storage: how writing to the disk has gone lately.
         is_replaced: whether another instance gets the new connections by now.
+        eviction: what has been evicted.
     """
 
     auth: AuthCacheClient
@@ -57,6 +60,7 @@ class Services:
     status: Callable[[], Status]
     storage: Callable[[], StorageStatus]
     is_replaced: Callable[[], bool]
+    eviction: Callable[[], EvictionStatus]
 
 
 class CacheApp(QuartTrio):
@@ -88,6 +92,8 @@ class CacheApp(QuartTrio):
 
     async def _answer_error(self, error: Exception) -> Response:
         answer = translate(error)
+        if isinstance(error, MissingArtifact):
+            self.log_missing_artifact(request(), error.artifact_id, stored=False)
         if isinstance(error, StorageError):
             self.log.error("storage_failed", request_id=request().id, cause=repr(error.__cause__))
         if answer is None:
@@ -101,6 +107,16 @@ class CacheApp(QuartTrio):
     ) -> None:
         """Log a bug, with its traceback."""
         self.log.error("request_crashed", exc_info=exception_info)
+
+    def log_missing_artifact(self, request: Request, artifact_id: str, *, stored: bool) -> None:
+        """Log that an entry refers to an artifact that does not exist, and whether it is stored."""
+        self.log.warning(
+            "artifact_missing",
+            request_id=request.id,
+            project=str(request.project),
+            artifact=artifact_id,
+            stored=stored,
+        )
 
     def log_request(self, request: Request, status: int, sent: int, seconds: float) -> None:
         """Log the one line of a request. It has no query and no headers, so no token."""

@@ -13,6 +13,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from cache_actors.actors.auth_cache import AccessUnknown
 from cache_actors.actors.upload import EmptyUpload, WrongDigest
+from cache_actors.storage.entries import MissingArtifact
 from cache_actors.storage.errors import StorageBusy, StorageError, StorageFull
 from cache_actors.storage.layout import InvalidIdentifier
 from cache_actors.supervision import ActorError
@@ -54,6 +55,8 @@ def translate(error: Exception) -> HttpError | None:
             return error
         case InvalidIdentifier() | EmptyUpload():
             return HttpError(HTTPStatus.BAD_REQUEST, str(error))
+        case MissingArtifact():
+            return HttpError(HTTPStatus.CONFLICT, str(error))
         case WrongDigest():
             return HttpError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
         case AccessUnknown():

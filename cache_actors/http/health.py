@@ -21,6 +21,7 @@ from .page import is_wanted, page_response
 from .responses import Response, json_response
 
 if TYPE_CHECKING:
+    from cache_actors.actors.evictor import EvictionStatus
     from cache_actors.storage.health import StorageStatus
     from cache_actors.supervision import Status
 
@@ -47,6 +48,7 @@ async def up() -> Response:
         "version": _VERSION,
         "uptime_seconds": round(time.monotonic() - _STARTED, 1),
         "storage": _storage(app().services.storage()),
+        "eviction": _eviction(app().services.eviction()),
         "tree": _node(tree),
     }
     status = HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE
@@ -63,6 +65,31 @@ def _storage(status: StorageStatus) -> dict[str, Any]:
         "seconds": round(time.monotonic() - status.since, 1),
         "free_bytes": status.free_bytes,
         "free_inodes": status.free_inodes,
+    }
+
+
+def _eviction(status: EvictionStatus) -> dict[str, Any]:
+    last = status.last
+    return {
+        "used_percent": None if status.used is None else round(status.used * 100, 1),
+        "running": status.running,
+        "failure": status.failure,
+        "passes": status.passes,
+        "artifacts": status.artifacts,
+        "entries": status.entries,
+        "bytes": status.bytes,
+        "last_pass": last
+        and {
+            "ended_seconds_ago": round(max(0.0, time.time() - last.ended), 1),
+            "seconds": last.seconds,
+            "artifacts": last.artifacts,
+            "entries": last.entries,
+            "bytes": last.bytes,
+            "youngest_evicted_seconds": last.youngest_evicted_seconds,
+            "stored_artifacts": last.stored_artifacts,
+            "stored_entries": last.stored_entries,
+            "stored_bytes": last.stored_bytes,
+        },
     }
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 
 from cache_actors.storage.layout import Entry, Kind, parse_id
+from cache_actors.storage.references import references
 
 from .authorization import authorized_project
 from .context import app, request
@@ -58,5 +59,8 @@ async def store_values() -> Response:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise HttpError(HTTPStatus.BAD_REQUEST, f"The body is invalid: {error}") from error
         entry = Entry(project, Kind.KEYVALUE, parse_id("cas_id", wanted.cas_id))
-        await services.keyvalue.put(entry, _encode(Values(wanted.entries)))
+        artifacts = references(value.value for value in wanted.entries)
+        missing = await services.keyvalue.put(entry, _encode(Values(wanted.entries)), artifacts)
+        if missing is not None:
+            app().log_missing_artifact(request(), missing, stored=True)
     return empty_response()

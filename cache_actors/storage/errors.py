@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_BUSY = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+_BUSY = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBUSY}
 
 
 class StorageError(Exception):
@@ -17,7 +17,7 @@ class StorageFull(StorageError):
 
 
 class StorageBusy(StorageError):
-    """The process has too many files open at the moment, or no memory."""
+    """Not at the moment: too many files are open, there is no memory, or another has the lock."""
 
 
 def storage_error(error: OSError) -> StorageError:

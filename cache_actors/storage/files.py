@@ -10,35 +10,37 @@ Both take batches, and report on each item: what one of them meets does not hurt
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import stat
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from .capacity import Capacity
 from .folders import Folders
 from .health import StorageHealth
+from .last_use import last_use, touch, touch_path
 from .open_file import OpenFile
 from .quarantine import DAMAGE, Quarantine
-from .record import read_record
 from .temporary import TemporaryFile, TemporaryFolder
+from .whole import WholeFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from .record import Record
-
-_NOTHING = {errno.ENOENT, errno.ENOTDIR}
-_NOT_A_FILE = {errno.ELOOP, errno.ENXIO}  # a link, a socket
-_OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-
 PROBE_BYTES = 1 << 20
-"""With less room than this the storage counts as full."""
+"""With less room than this beside the reserve the storage counts as full."""
+
+RECENT_NS = 500_000_000
+"""A use that is no older, in nanoseconds, is not noted again. Eviction takes nothing that was used
+within a second (`MINIMUM_GRACE`), so nothing depends on the difference."""
+
+NOTED_EVERY_NS = 60_000_000_000
+"""So often, in nanoseconds, the use of an entry from memory is noted on its file."""
 
 Argument = TypeVar("Argument")
 Outcome = TypeVar("Outcome")
@@ -57,6 +59,13 @@ class Publication:
 
     path: Path
     source: Sequence[bytes] | TemporaryFile
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        if isinstance(self.source, TemporaryFile):
+            return self.source.size
+        return sum(map(len, self.source))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +116,25 @@ class FileStore:
         root: the storage folder, which exists.
         temporary: a folder on the same file system.
         durable: whether to sync before anything is reported done.
+        capacity: the room that there is; all of the file system unless it says otherwise.
 
     Attributes:
         root: the storage folder.
+        capacity: the room that there is.
         health: how writing has gone.
         quarantine: where files go that turn out to be broken.
     """
 
-    def __init__(self, root: Path, temporary: TemporaryFolder, *, durable: bool) -> None:
+    def __init__(
+        self,
+        root: Path,
+        temporary: TemporaryFolder,
+        *,
+        durable: bool,
+        capacity: Capacity | None = None,
+    ) -> None:
         self.root = root
+        self.capacity = capacity or Capacity(root)
         self._temporary = temporary
         self._durable = durable
         self._folders = Folders(root, self._sync_folder)
@@ -123,6 +142,7 @@ class FileStore:
         self._unsettled: set[Path] = set()  # being published at the moment
         self.health = StorageHealth()
         self.quarantine = Quarantine(root)
+        self._whole = WholeFiles(self.quarantine)
 
     def publish(self, batch: Sequence[Publication]) -> list[Published | OSError]:
         """Publish each item of `batch` in order; of those that share a path the first one wins."""
@@ -130,14 +150,19 @@ class FileStore:
         self._unsettled.update(paths)
         try:
             outcomes = [_attempt(self._publish, item) for item in batch]
-            return self._noted(self._settle(batch, outcomes, undo=_unlink_if_stored))
+            settled = self._settle(batch, outcomes, undo=_unlink_if_stored)
         finally:
             self._unsettled.difference_update(paths)
+        self.health.note([each for each in settled if each is not Published.EXISTS])
+        return settled
 
     def replace(self, batch: Sequence[Replacement]) -> list[OSError | None]:
         """Write each item of `batch` in order; of those that share a path the last one stays."""
         outcomes = [_attempt(self._replace, item) for item in batch]
-        return self._noted(self._settle(batch, outcomes, undo=_leave))
+        settled = self._settle(batch, outcomes, undo=_leave)
+        # Entries may use the reserve: that they can be written does not say that artifacts can.
+        self.health.note([each for each in settled if each is not None])
+        return settled
 
     def exists(self, path: Path) -> bool:
         """Whether `path` has been published, for good: its folders are synced before a yes.
@@ -160,22 +185,34 @@ class FileStore:
 
     def open(self, path: Path) -> OpenFile | None:
         """The file at `path`, or None if there is none, or a broken one."""
-        found = self._open_whole(path)
+        found = self._whole.open(path)
         if found is None:
             return None
         fd, status, record = found
-        condemn = partial(self._condemn, path, status.st_ino)
+        condemn = partial(self._whole.condemn, path, status.st_ino)
         return OpenFile(fd, status, record.digest if record else None, condemn)
 
-    def require_room(self, size: int) -> None:
-        """Make sure that there is room for `size` bytes at the moment.
+    def touch(self, path: Path, when: int) -> bool:
+        """Whether there is a whole file at `path`; if so, note that it was used at `when` (ns).
 
         Raises:
-            OSError: there isn't.
+            OSError: the disk failed.
         """
-        room = os.statvfs(self.root)
-        if room.f_bavail * room.f_frsize < size:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        found = self._whole.open(path)
+        if found is None:
+            return False
+        fd, status, _ = found
+        try:
+            if last_use(status) < when - RECENT_NS:
+                with suppress(PermissionError):  # somebody else's, which eviction leaves alone
+                    touch(fd, status, when)
+        finally:
+            os.close(fd)
+        return True
+
+    def in_folder(self, folder: Path, action: Callable[[Path], None]) -> None:
+        """Call `action(folder)`, after making that folder below the root, to stay."""
+        self._folders.call_in(folder, action, folder)
 
     def holds(self, file: TemporaryFile) -> bool:
         """Whether `file` lies on the same file system as what is stored."""
@@ -189,6 +226,7 @@ class FileStore:
             self.health.note_room(room.f_bavail * room.f_frsize, room.f_favail)
 
     def _probe(self, size: int) -> None:
+        self.capacity.require_room(size)
         file = self._temporary.create()
         try:
             file.reserve(size)
@@ -198,54 +236,15 @@ class FileStore:
         finally:
             file.discard()
 
-    def _open_whole(self, path: Path) -> tuple[int, os.stat_result, Record | None] | None:
-        """Open what lies at `path`: a file, with bytes, as many as have been recorded.
-
-        What is not that is put in quarantine, to make place for another.
-        """
-        try:
-            fd = os.open(path, _OPEN_FLAGS)
-        except OSError as error:
-            if error.errno in _NOTHING:
-                return None
-            if error.errno not in _NOT_A_FILE | DAMAGE:
-                raise
-            self._condemn(path)
-            return None
-        try:
-            status = os.fstat(fd)
-            record = read_record(fd)
-        except OSError as error:
-            os.close(fd)
-            if error.errno not in DAMAGE:
-                raise
-            self._condemn(path)
-            return None
-        is_file = stat.S_ISREG(status.st_mode) and status.st_size > 0
-        if is_file and (record is None or record.size == status.st_size):
-            return fd, status, record
-        self._condemn(path, status.st_ino)
-        os.close(fd)  # not before: the number of a file that nobody holds may be used again
-        return None
-
-    def _condemn(self, path: Path, inode: int | None = None) -> None:
-        """Put a broken file in quarantine; one that cannot be moved is left to the next reader."""
-        with suppress(OSError):
-            self.quarantine.take(path, path.lstat().st_ino if inode is None else inode)
-
     def _is_published(self, path: Path) -> bool:
-        """Whether there is an artifact at `path`, and a whole one."""
-        found = self._open_whole(path)
-        if found is not None:
-            os.close(found[0])
-        return found is not None
+        """Whether there is an artifact at `path`, and a whole one; it is in use from then on."""
+        return self.touch(path, time.time_ns())
 
     def _load(self, lookup: Lookup) -> Version | None:
         known = lookup.known
-        with suppress(FileNotFoundError, NotADirectoryError):
-            if known is not None and Fingerprint.of(lookup.path.lstat()) == known.fingerprint:
-                return known
-        found = self._open_whole(lookup.path)
+        if known is not None and self._still_is(lookup.path, known):
+            return known
+        found = self._whole.open(lookup.path)
         if found is None:
             return None
         fd, status, record = found
@@ -257,18 +256,30 @@ class FileStore:
                     raise
                 data = b""
             if not data or (record is not None and hashlib.sha256(data).digest() != record.digest):
-                self._condemn(lookup.path, status.st_ino)
+                self._whole.condemn(lookup.path, status.st_ino)
                 return None
         return Version(Fingerprint.of(status), data)
 
-    def _noted(self, outcomes: list[Outcome | OSError]) -> list[Outcome | OSError]:
-        self.health.note([each for each in outcomes if each is not Published.EXISTS])
-        return outcomes
+    def _still_is(self, path: Path, version: Version) -> bool:
+        """Whether `path` holds that version. If so, it is in use, though its file is not read."""
+        try:
+            status = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        if Fingerprint.of(status) != version.fingerprint:
+            return False
+        now = time.time_ns()
+        if last_use(status) < now - NOTED_EVERY_NS:
+            with suppress(OSError):  # it is the next look that counts
+                touch_path(path, now)
+        return True
 
     def _publish(self, item: Publication) -> Published:
         self._folders.ensure(item.path.parent)
         if self._is_published(item.path):
             return Published.EXISTS
+        if not isinstance(item.source, TemporaryFile):
+            self.capacity.require_room(item.size)
         file, ours = self._on_this_device(item.source)
         try:
             file.seal()

@@ -27,6 +27,9 @@ QUARANTINE = ".quarantine"
 LAST_SCRUB = ".last-scrub"
 """The file under the storage folder that says when the last scrub ended."""
 
+LAST_EVICTION = ".last-eviction"
+"""The file under the storage folder that holds the report of the last pass of eviction."""
+
 _HANDLE = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _ID = re.compile(r"[A-Za-z0-9_~=+-]{1,200}")
 
@@ -56,6 +59,10 @@ class Project:
     def __str__(self) -> str:
         return f"{self.account}/{self.name}"
 
+    def path(self, storage: Path) -> Path:
+        """The folder below `storage` that holds all that is the project's."""
+        return storage / self.account / self.name
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -67,8 +74,7 @@ class Entry:
 
     def path(self, storage: Path) -> Path:
         """Where this entry's file lives below the `storage` folder."""
-        account, name = self.project.account, self.project.name
-        return storage / account / name / self.kind.folder / shard(self.id) / self._file_name()
+        return self.project.path(storage) / self.kind.folder / shard(self.id) / self._file_name()
 
     def _file_name(self) -> str:
         return self.id + self.kind.ending
@@ -105,17 +111,26 @@ def entry_at(parts: tuple[str, ...]) -> Entry | None:
     if len(parts) != 5:
         return None
     account, name, folder, folder_of_id, file_name = parts
+    project = project_at((account, name))
     for kind in Kind:
-        entry_id = file_name.removesuffix(kind.ending)
-        if (
-            folder == kind.folder
-            and file_name == entry_id + kind.ending
-            and _ID.fullmatch(entry_id)
-            and shard(entry_id) == folder_of_id
-            and all(_HANDLE.fullmatch(h) and h == h.lower() for h in (account, name))
-        ):
-            return Entry(Project(account, name), kind, entry_id)
+        entry_id = id_of(kind, folder_of_id, file_name)
+        if folder == kind.folder and entry_id is not None and project is not None:
+            return Entry(project, kind, entry_id)
     return None
+
+
+def project_at(parts: tuple[str, ...]) -> Project | None:
+    """The project whose folder lies at these parts of a path below storage, if any does."""
+    if len(parts) == 2 and all(_HANDLE.fullmatch(h) and h == h.lower() for h in parts):
+        return Project(*parts)
+    return None
+
+
+def id_of(kind: Kind, folder_of_id: str, file_name: str) -> str | None:
+    """The id of the entry that has a file of that name in that folder, if any has."""
+    entry_id = file_name.removesuffix(kind.ending)
+    is_one = file_name == entry_id + kind.ending and _ID.fullmatch(entry_id)
+    return entry_id if is_one and shard(entry_id) == folder_of_id else None
 
 
 def shard(entry_id: str) -> str:

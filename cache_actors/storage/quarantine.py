@@ -1,23 +1,28 @@
 """Where broken files go: out of everyone's reach, and kept for whoever wants to know why.
 
 A broken file that keeps its name is served, and stands in the way of a new upload. Once it is moved
-here, it is a miss. Nothing in this folder is ever read or removed by the service.
+here, it is a miss. Nothing in this folder is ever read by the service, and nothing is removed but
+by eviction, after a month.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from .layout import QUARANTINE
+from .project_lock import brief
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 FOLDER_MODE = 0o700
+
+KEPT_SECONDS = 30 * 86_400.0
 
 DAMAGE = {errno.EIO, errno.EUCLEAN, errno.EBADMSG}
 """Errors of a read that say that the bytes are lost: of the device, or of the file system's own
@@ -38,12 +43,20 @@ class Quarantine:
         """
         target = self._target(path)
         try:
+            with brief(path.parents[2]):  # so that eviction takes no other for the one it has seen
+                return self._take(path, inode, target)
+        except FileNotFoundError:
+            return None
+
+    def _take(self, path: Path, inode: int, target: Path) -> Path | None:
+        try:
             if path.lstat().st_ino != inode:
                 return None
             for folder in reversed(target.relative_to(self._root).parents[:-1]):
                 (self._root / folder).mkdir(mode=FOLDER_MODE, exist_ok=True)
                 hand_over(self._root / folder, self._root)
             path.rename(target)
+            os.utime(self._root / QUARANTINE)
         except FileNotFoundError:
             return None
         if target.lstat().st_ino != inode:  # replaced by a good one just before it was moved
@@ -62,6 +75,23 @@ class Quarantine:
         """`.quarantine/<account>/<project>/<kind>/<name>.<8 random characters>`."""
         folder = path.parent.parent.relative_to(self._root)
         return self._root / QUARANTINE / folder / f"{path.name}.{uuid4().hex[:8]}"
+
+
+def last_taken(root: Path) -> float:
+    """When something was put in quarantine last, in seconds since the epoch; 0 for never."""
+    try:
+        return (root / QUARANTINE).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def remove_old(root: Path) -> None:
+    """Remove what has been in quarantine below `root` for longer than `KEPT_SECONDS`."""
+    oldest = time.time() - KEPT_SECONDS
+    for path in (root / QUARANTINE).glob("*/*/*/*"):
+        with suppress(OSError):
+            if path.lstat().st_ctime < oldest:  # since when it is here
+                path.unlink()
 
 
 def hand_over(path: Path, root: Path) -> None:

@@ -136,16 +136,21 @@ class Address:
         await self._mailbox.put(envelope, wait_for_room=wait_for_room)
         return await envelope.answer()  # type: ignore[no-any-return]
 
-    async def cast(self, message: Cast) -> None:
-        """Send `message`, after waiting for room if need be, and do not wait for its handling.
+    async def cast(self, message: Cast, *, wait_for_room: bool = True) -> None:
+        """Send `message`, and do not wait for its handling.
+
+        Args:
+            message: what is said.
+            wait_for_room: wait while the mailbox is full, instead of raising `MailboxFull`.
 
         An actor may cast to itself from a task that it has started, not from the one that works
         through its mailbox: if that is full, it would wait for itself to make room.
 
         Raises:
+            MailboxFull: there was no room, and `wait_for_room` was turned off.
             ActorStopped: the tree has stopped.
         """
-        await self._mailbox.put(Envelope(self._mailbox, message), wait_for_room=True)
+        await self._mailbox.put(Envelope(self._mailbox, message), wait_for_room=wait_for_room)
 
 
 class Mailbox:

@@ -17,6 +17,7 @@ import trio
 import trio.testing
 
 from cache_actors.actors.disk_writer import DiskWriter, DiskWriterClient, Publish
+from cache_actors.actors.evictor import EvictorClient
 from cache_actors.actors.partitions import Partitions
 from cache_actors.actors.upload import SMALL_BYTES, EmptyUpload, WrongDigest
 from cache_actors.storage.errors import StorageError, StorageFull
@@ -65,6 +66,7 @@ class Writers:
             Mailbox(f"disk_writer_{number}", capacity=300, max_weight=MAX_WEIGHT)
             for number in range(2)
         ]
+        self.evictor = Mailbox("evictor", capacity=100)
         self.partitions = Partitions([mailbox.address for mailbox in self.mailboxes])
         threads = self.stream_threads.as_limiter()
         self.client = DiskWriterClient(self.partitions, store, uploads, self.memory, threads)
@@ -72,7 +74,8 @@ class Writers:
         self.root: Root
 
     def _new(self) -> DiskWriter:
-        return DiskWriter(self.store, self.disk_threads.as_limiter())
+        evictor = EvictorClient(self.evictor.address)
+        return DiskWriter(self.store, evictor, self.disk_threads.as_limiter())
 
     async def put(self, entry: Entry, content: bytes) -> Published:
         return await self.client.store(entry, in_chunks(content), len(content))

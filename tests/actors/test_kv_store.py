@@ -12,7 +12,9 @@ import pytest
 import trio
 import trio.testing
 
+from cache_actors.actors.evictor import EvictorClient
 from cache_actors.actors.kv_store import ENTRY_OVERHEAD, KeyValueStore, KeyValueStoreClient, Put
+from cache_actors.storage.entries import EntryWriter
 from cache_actors.storage.errors import StorageError, StorageFull
 from cache_actors.storage.files import FileStore, Replacement
 from cache_actors.storage.layout import Entry, Kind, Project
@@ -56,11 +58,18 @@ class KeyValue:
         self.mailbox = Mailbox("kv_store", capacity=100, max_weight=100_000)
         self.client = KeyValueStoreClient(self.mailbox.address, store.root)
         self.incarnations: list[KeyValueStore] = []
+        self.evictor = Mailbox("evictor", capacity=100)
         self.child = actor_child(self.mailbox, self._new, shutdown=1)
         self.root: Root
 
     def _new(self) -> KeyValueStore:
-        actor = KeyValueStore(self.store, ROOM_FOR_TWO, self.threads.as_limiter())
+        actor = KeyValueStore(
+            self.store,
+            EntryWriter(self.store, require_artifacts=True),
+            EvictorClient(self.evictor.address),
+            ROOM_FOR_TWO,
+            self.threads.as_limiter(),
+        )
         self.incarnations.append(actor)
         return actor
 
@@ -68,7 +77,7 @@ class KeyValue:
         return await self.client.get(entry)
 
     async def put(self, entry: Entry, content: bytes) -> None:
-        await self.client.put(entry, content)
+        await self.client.put(entry, content, frozenset())
 
     async def put_long_ago(self, entry: Entry, content: bytes) -> None:
         """Store an entry that then looks an hour old: one that is brand new is not remembered."""
@@ -537,5 +546,5 @@ async def test_bodies_that_wait_are_bounded_in_bytes(kv: KeyValue, nursery: trio
     await kv.put(C, bytes(100_000))
 
 
-def test_body_does_not_show_in_what_is_printed(storage: Path) -> None:
-    assert "secret" not in repr(Put(A.path(storage), b"secret"))
+def test_body_does_not_show_in_what_is_printed() -> None:
+    assert "secret" not in repr(Put(A, b"secret", frozenset()))

@@ -981,10 +981,10 @@ def test_copy_that_differs_is_not_stored(
 
 def test_room_is_required_up_to_what_there_is(store: FileStore, root: Path) -> None:
     room = os.statvfs(root)
-    store.require_room(0)
-    store.require_room(1)
+    store.capacity.require_room(0)
+    store.capacity.require_room(1)
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as caught:
-        store.require_room(room.f_blocks * room.f_frsize + 1)
+        store.capacity.require_room(room.f_blocks * room.f_frsize + 1)
     assert caught.value.errno == errno.ENOSPC
 
 
@@ -1018,5 +1018,11 @@ def test_what_exists_already_says_nothing_of_writing(store: FileStore, path: Pat
     store.health.note([fail(errno.ENOSPC)])
     assert publish(store, path, b"bytes") is EXISTS
     assert store.health.status().state is StorageState.FULL
+
+
+def test_entry_that_was_written_says_nothing_of_artifacts(store: FileStore, path: Path) -> None:
+    store.health.note([fail(errno.ENOSPC)])
     assert replace(store, path.with_name("entry"), b"value") is None
+    assert store.health.status().state is StorageState.FULL
+    assert publish(store, path, b"bytes") is STORED
     assert store.health.status().state is StorageState.OK

@@ -593,7 +593,8 @@ def opened_with(patch: pytest.MonkeyPatch, *, direct: bool) -> list[int]:
     def watching_open(path: Path | str, flags: int, mode: int = 0o777, **how: Any) -> int:
         if flags & os.O_DIRECT and not direct:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        seen.append(flags)
+        if not flags & os.O_DIRECTORY:
+            seen.append(flags)
         return really_open(path, flags & ~os.O_DIRECT, mode, **how)
 
     patch.setattr(os, "open", watching_open)

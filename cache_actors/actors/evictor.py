@@ -1,0 +1,255 @@
+"""The evictor: sees to it that the disk never fills.
+
+It looks at the disk when writers have told it of enough bytes, and every few seconds in any case,
+since others fill the disk too. Past the high watermark it has a pass run, in a process of its own:
+scanning is work for a processor, and would hold up this one's requests.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import trio
+
+from cache_actors.storage.capacity import Amount, Usage
+from cache_actors.storage.errors import StorageError
+from cache_actors.storage.last_eviction import PassReport, last_eviction
+from cache_actors.storage.quarantine import last_taken
+from cache_actors.supervision import Actor, ActorStopped, Address, Cast, Envelope, MailboxFull
+
+from .eviction_process import PassFailed, run_pass
+from .threads import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from cache_actors.storage.capacity import Capacity
+    from cache_actors.storage.eviction_pass import Limits
+    from cache_actors.supervision import Mailbox, Started
+
+LOOK_SECONDS = 5.0
+"""Between two looks at the disk, at most."""
+
+LOOK_SHARE = 0.01
+"""Of the disk: so much stored since the last look calls for another."""
+
+RESCAN_SHARE = 0.05
+"""Of a limit of the folder's own: so much stored since the last scan calls for another, since
+other processes store too."""
+
+RESCAN_SECONDS = 3600.0
+"""After which such a folder is scanned in any case."""
+
+MEND_SECONDS = 60.0
+"""Between two searches for entries whose artifacts have gone into quarantine, at least."""
+
+HELD_SECONDS = 15.0
+"""For which nginx may hold the space of files that are gone (its `open_file_cache`)."""
+
+RETRY_SECONDS = 5.0
+"""After a pass that failed, or could not be made since another was running."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvictionStatus:
+    """What is known of eviction.
+
+    Attributes:
+        used: the used share of the disk, or of the limit, at the last look; None before it.
+        running: whether a pass of this process's is running.
+        passes, artifacts, entries, bytes: totals of this process's passes since it started.
+        last: the last pass, of whatever process.
+        failure: why the last attempt failed; None if it didn't.
+    """
+
+    used: float | None = None
+    running: bool = False
+    passes: int = 0
+    artifacts: int = 0
+    entries: int = 0
+    bytes: int = 0
+    last: PassReport | None = None
+    failure: str | None = None
+
+
+class EvictionRecord:
+    """The evictor's record, which outlives its crashes; anyone reads it, as one value."""
+
+    def __init__(self) -> None:
+        self._status = EvictionStatus()
+
+    def status(self) -> EvictionStatus:
+        """What is known."""
+        return self._status
+
+    def note(self, **changes: object) -> None:
+        """Take in what has changed."""
+        self._status = replace(self._status, **changes)  # type: ignore[arg-type]
+
+    def note_pass(self, report: PassReport) -> None:
+        """Take in what a pass has done."""
+        status = self._status
+        self._status = replace(
+            status,
+            passes=status.passes + 1,
+            artifacts=status.artifacts + report.artifacts,
+            entries=status.entries + report.entries,
+            bytes=status.bytes + report.bytes,
+            last=report,
+            failure=None,
+        )
+
+
+class EvictorClient:
+    """Tells the evictor of what is stored."""
+
+    def __init__(self, evictor: Address) -> None:
+        self._evictor = evictor
+
+    async def stored(self, size: int) -> None:
+        """Say that `size` bytes have been stored. A hint: it is dropped if there are too many."""
+        with suppress(MailboxFull, ActorStopped):
+            await self._evictor.cast(Stored(size), wait_for_room=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored(Cast):
+    """`size` bytes have been stored."""
+
+    size: int
+
+
+class Evictor(Actor):
+    """Keeps a storage folder within its limits.
+
+    Args:
+        root: the storage folder.
+        limits: how full it may be.
+        capacity: how full it is.
+        record: where what it does is noted.
+        threads: for its looks at the disk.
+        log: told what has been evicted, and what went wrong: the event's name and fields.
+    """
+
+    batch_limit: ClassVar[int] = 1024
+
+    def __init__(
+        self,
+        root: Path,
+        limits: Limits,
+        capacity: Capacity,
+        record: EvictionRecord,
+        threads: trio.CapacityLimiter,
+        log: Callable[..., object],
+    ) -> None:
+        self._root = root
+        self._limits = limits
+        self._capacity = capacity
+        self._record = record
+        self._threads = threads
+        self._log = log
+        self._stored = 0  # bytes since the last look
+        self._enough = 0  # bytes that call for another
+        self._look = trio.Event()
+        self._held = _Held()
+
+    async def run(self, mailbox: Mailbox, started: Started) -> None:
+        """Live one life, with a task that looks and evicts beside the one that listens."""
+        async with trio.open_nursery() as nursery:
+            if self._limits.high < 1:
+                nursery.start_soon(self._keep_within_limits)
+            await super().run(mailbox, started)
+            nursery.cancel_scope.cancel()
+
+    async def handle(self, batch: list[Envelope]) -> None:
+        """Count what has been stored."""
+        size = sum(e.message.size for e in batch if isinstance(e.message, Stored))
+        self._capacity.note_stored(size)
+        self._stored += size
+        if self._stored >= self._enough:
+            self._look.set()
+
+    async def _keep_within_limits(self) -> None:
+        while True:
+            try:
+                await self._look_and_evict()
+            except (StorageError, PassFailed) as error:
+                self._record.note(failure=str(error))
+                self._log("eviction_failed", reason=str(error))
+                await trio.sleep(RETRY_SECONDS)
+            with trio.move_on_after(LOOK_SECONDS):
+                await self._look.wait()
+
+    async def _look_and_evict(self) -> None:
+        """Look, and have a pass run if there is a reason for one.
+
+        Raises:
+            StorageError: the disk failed.
+            PassFailed: the pass did.
+        """
+        self._look = trio.Event()
+        self._stored = 0
+        before, must_scan = await in_thread(self._inspect, threads=self._threads)
+        self._enough = max(1, int(before.limit.bytes * LOOK_SHARE))
+        if self._held.without(before).share < self._limits.high and not must_scan:
+            return
+        self._record.note(running=True)
+        try:
+            report = await run_pass(self._root, self._limits)
+        finally:
+            self._record.note(running=False)
+        if report is None:  # another process's is running
+            await trio.sleep(RETRY_SECONDS)
+            return
+        self._record.note_pass(report)
+        self._log("evicted", **asdict(report))
+        after, _ = await in_thread(self._inspect, threads=self._threads)
+        gone = Amount(report.bytes, report.artifacts + report.entries)
+        self._held.note(before.used, gone, self._stored, after.used)
+        self._look.set()  # it may not have been enough
+
+    def _inspect(self) -> tuple[Usage, bool]:
+        """How full it is, and whether there is another reason for a pass."""
+        last = last_eviction(self._root)
+        if last != self._record.status().last:
+            self._record.note(last=last)
+            if last is not None:
+                self._capacity.note_scan(last.stored_bytes)
+        usage = self._capacity.usage()
+        self._record.note(used=usage.share)
+        now = time.time()
+        if last is None:
+            return usage, self._capacity.needs_scan(RESCAN_SHARE)
+        taken = last_taken(self._root)
+        must_mend = last.entries_checked < min(taken, now - MEND_SECONDS)
+        is_old = self._limits.max_bytes is not None and last.ended < now - RESCAN_SECONDS
+        return usage, must_mend or is_old or self._capacity.needs_scan(RESCAN_SHARE)
+
+
+class _Held:
+    """Space of evicted files that somebody still holds open: it will be free without a pass."""
+
+    def __init__(self) -> None:
+        self._amount = Amount()
+        self._until = 0.0
+
+    def note(self, before: Amount, gone: Amount, stored: int, after: Amount) -> None:
+        """Take in what was used before and after a pass, what went, and the bytes stored since."""
+        self._amount = Amount(
+            max(0, after.bytes - (before.bytes - gone.bytes + stored)),
+            max(0, after.files - (before.files - gone.files)),
+        )
+        self._until = trio.current_time() + HELD_SECONDS
+
+    def without(self, usage: Usage) -> Usage:
+        """What would be used if it were free already."""
+        if trio.current_time() > self._until:
+            return usage
+        used = Amount(
+            usage.used.bytes - self._amount.bytes, max(0, usage.used.files - self._amount.files)
+        )
+        return Usage(used, usage.limit)

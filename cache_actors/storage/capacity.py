@@ -1,0 +1,119 @@
+"""How full the storage is, and when that is too full.
+
+What counts is the file system itself, whoever fills it; or, with a `max_bytes` of its own, what
+the storage folder holds: what the last scan has found, and what this process has stored since.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RESERVE_SHARE = 0.01
+LARGEST_RESERVE = 1 << 30
+SMALLEST_RESERVE = 1 << 20
+"""Of the room, in bytes, that uploads leave alone: entries, and eviction itself, need some."""
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """Bytes on disk, and files."""
+
+    bytes: int = 0
+    files: int = 0
+
+    def __bool__(self) -> bool:
+        return self.bytes > 0 or self.files > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How much of `limit` is `used`. A limit of 0 is none."""
+
+    used: Amount
+    limit: Amount
+
+    @property
+    def share(self) -> float:
+        """The used share of what is scarcest, from 0 to 1 (or more, of a limit of our own)."""
+        pairs = [(self.used.bytes, self.limit.bytes), (self.used.files, self.limit.files)]
+        return max(used / limit if limit else 0.0 for used, limit in pairs)
+
+    def excess(self, share: float) -> Amount:
+        """What has to go for no more than `share` of the limit to be used."""
+        files = self.used.files - int(share * self.limit.files) if self.limit.files else 0
+        return Amount(max(0, self.used.bytes - int(share * self.limit.bytes)), max(0, files))
+
+
+class Capacity:
+    """The room for the storage folder `root`, of which it may take `max_bytes` if that is set.
+
+    Threads and the event loop share it.
+    """
+
+    def __init__(self, root: Path, max_bytes: int | None = None) -> None:
+        self._root = root
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._stored = 0  # bytes, of a limit of our own
+        self._since_scan: int | None = None  # of those; None before the first scan
+
+    def note_stored(self, size: int) -> None:
+        """Take in that `size` more bytes have been stored."""
+        with self._lock:
+            self._stored += size
+            if self._since_scan is not None:
+                self._since_scan += size
+
+    def note_scan(self, size: int) -> None:
+        """Take in that a scan has found `size` bytes."""
+        with self._lock:
+            self._stored = size
+            self._since_scan = 0
+
+    def needs_scan(self, share: float) -> bool:
+        """Whether a limit of our own is set, and `share` of it was stored since the last scan."""
+        if self._max_bytes is None:
+            return False
+        return self._since_scan is None or self._since_scan >= share * self._max_bytes
+
+    def usage(self) -> Usage:
+        """How full it is at the moment.
+
+        Raises:
+            OSError: the disk failed.
+        """
+        if self._max_bytes is not None:
+            return Usage(Amount(self._stored), Amount(self._max_bytes))
+        room = os.statvfs(self._root)
+        used = Amount(
+            (room.f_blocks - room.f_bfree) * room.f_frsize,
+            room.f_files - room.f_ffree if room.f_files else 0,
+        )
+        limit = Amount(
+            used.bytes
+            + room.f_bavail * room.f_frsize,  # without what is root's alone, as df has it
+            used.files + room.f_favail if room.f_files else 0,
+        )
+        return Usage(used, limit)
+
+    def require_room(self, size: int) -> None:
+        """Make sure that there is room for an upload of `size` bytes beside the reserve.
+
+        Raises:
+            OSError: ENOSPC, there isn't; or the disk failed.
+        """
+        room = os.statvfs(self._root)
+        reserve = min(LARGEST_RESERVE, int(room.f_blocks * room.f_frsize * RESERVE_SHARE))
+        reserve = max(SMALLEST_RESERVE, reserve)
+        files = int(room.f_files * RESERVE_SHARE)
+        too_much = self._max_bytes is not None and self._stored + size > self._max_bytes
+        no_inode = room.f_files > 0 and room.f_favail <= files
+        if too_much or no_inode or room.f_bavail * room.f_frsize < size + reserve:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,0 +1,109 @@
+"""Key-value entries on disk: none is stored without the artifacts that it refers to.
+
+An entry that refers to an artifact which isn't there breaks the build that finds it. So whoever
+puts one makes sure of its artifacts, and notes that they are in use, while eviction is kept out of
+the project; see `eviction.py` for the other half.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .files import Replacement
+from .layout import Entry, Kind
+from .project_lock import shared
+from .references import spellings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from .files import FileStore
+    from .layout import Project
+
+
+class MissingArtifact(Exception):
+    """An entry was not stored, since an artifact that it refers to does not exist."""
+
+    def __init__(self, artifact_id: str) -> None:
+        super().__init__(f"Artifact {artifact_id} does not exist")
+        self.artifact_id = artifact_id
+
+
+@dataclass(frozen=True, slots=True)
+class EntryWrite:
+    """An entry to store: its body, and the ids of the artifacts that it refers to."""
+
+    entry: Entry
+    body: bytes
+    artifacts: frozenset[str]
+
+
+class EntryWriter:
+    """Stores entries in a `store`.
+
+    Args:
+        store: where they go.
+        require_artifacts: whether an entry is refused if an artifact of it is missing.
+    """
+
+    def __init__(self, store: FileStore, *, require_artifacts: bool) -> None:
+        self._store = store
+        self._require_artifacts = require_artifacts
+
+    def put(self, batch: Sequence[EntryWrite]) -> list[str | MissingArtifact | OSError | None]:
+        """Store each item of `batch`; of those that share a name the last one stays.
+
+        Returns, for each, what went wrong; or, of one that was stored all the same, the id of an
+        artifact that is missing; or None.
+        """
+        with ExitStack() as locks:
+            locked = {
+                project: self._lock(project, locks)
+                for project in sorted({write.entry.project for write in batch}, key=str)
+            }
+            outcomes = [locked[write.entry.project] or self._look(write) for write in batch]
+            allowed = [
+                Replacement(write.entry.path(self._store.root), write.body)
+                for write, outcome in zip(batch, outcomes, strict=True)
+                if not isinstance(outcome, Exception)
+            ]
+            replaced = iter(self._store.replace(allowed))
+            return [
+                outcome if isinstance(outcome, Exception) else next(replaced) or outcome
+                for outcome in outcomes
+            ]
+
+    def _lock(self, project: Project, locks: ExitStack) -> OSError | None:
+        """Keep eviction out of `project` until `locks` is closed."""
+
+        def lock(entries: Path) -> None:
+            locks.enter_context(shared(entries.parent))
+
+        try:
+            self._store.in_folder(project.path(self._store.root) / Kind.KEYVALUE.folder, lock)
+        except OSError as error:
+            return error
+        return None
+
+    def _look(self, write: EntryWrite) -> str | MissingArtifact | OSError | None:
+        """Note that the artifacts of an entry are in use, and say which one is missing, if any."""
+        now = time.time_ns()
+        try:
+            missing = [each for each in write.artifacts if not self._touch(write, each, now)]
+        except OSError as error:
+            return error
+        if missing and self._require_artifacts:
+            return MissingArtifact(min(missing))
+        return min(missing, default=None)
+
+    def _touch(self, write: EntryWrite, artifact_id: str, now: int) -> bool:
+        """Whether an artifact is there; from then on it is in use."""
+        is_there = False
+        for spelling in spellings(artifact_id):
+            artifact = Entry(write.entry.project, Kind.CAS, spelling)
+            is_there |= self._store.touch(artifact.path(self._store.root), now)
+        return is_there

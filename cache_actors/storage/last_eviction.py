@@ -1,0 +1,90 @@
+"""The last pass of eviction: what it did, and the lock that only one pass at a time can hold.
+
+Both are one file below the storage folder. What it says is for people and a hint for processes;
+whatever is missing or broken there is found out again by the next pass.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Self
+
+from .layout import LAST_EVICTION
+from .quarantine import hand_over
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class PassReport:
+    """What a pass has done; all of it totals.
+
+    Attributes:
+        ended: seconds since the epoch.
+        seconds: how long it took.
+        artifacts, entries, bytes: what was evicted; bytes on disk, of both.
+        youngest_evicted_seconds: the age of the youngest evicted artifact, from its last use to
+            the start of the pass: below a few days, the disk is too small. None if none went.
+        stored_artifacts, stored_entries, stored_bytes: what is left.
+        entries_checked: when the last pass that looked at entries for missing artifacts did so, in
+            seconds since the epoch; 0 for never.
+    """
+
+    ended: float
+    seconds: float
+    artifacts: int
+    entries: int
+    bytes: int
+    youngest_evicted_seconds: float | None
+    stored_artifacts: int
+    stored_entries: int
+    stored_bytes: int
+    entries_checked: float = 0.0
+
+
+class EvictionRunning(Exception):
+    """Another pass over the same storage is running."""
+
+
+class EvictionLock:
+    """The lock on a storage folder that its one pass of eviction holds.
+
+    Raises:
+        EvictionRunning: another one holds it.
+        OSError: the folder cannot be written to.
+    """
+
+    def __init__(self, root: Path) -> None:
+        path = root / LAST_EVICTION
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hand_over(path, root)
+        except BlockingIOError:
+            os.close(self._fd)
+            raise EvictionRunning("Another eviction of this storage is running") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def completed(self, report: PassReport) -> None:
+        """Keep the report. On a disk that is full to the last byte it is lost."""
+        with suppress(OSError):
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, json.dumps(asdict(report)).encode(), 0)
+
+
+def last_eviction(root: Path) -> PassReport | None:
+    """The report of the last pass over the storage folder `root`, if there is one."""
+    try:
+        return PassReport(**json.loads((root / LAST_EVICTION).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None

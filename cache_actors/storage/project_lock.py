@@ -1,0 +1,97 @@
+"""The lock of a project: shared by those who put entries, exclusive to eviction.
+
+It is a lock (`flock`) on the project's folder, so it needs no file, works between processes and
+containers, and ends with whoever holds it. Shared holders that follow each other closely could keep
+an exclusive one waiting for ever; hence the gate, a second lock that everyone takes on the way in
+and that the exclusive one holds while it waits.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from .layout import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+LONGEST_WAIT = 10.0
+"""Seconds that a shared holder waits for an exclusive one, which needs milliseconds at a time."""
+
+_RETRY = 0.001
+
+
+@contextmanager
+def shared(project: Path) -> Iterator[None]:
+    """Keep eviction out of the project's folder, which holds one for entries.
+
+    Raises:
+        OSError: EBUSY, it has not left within `LONGEST_WAIT`; or the folder is not to be had.
+    """
+    give_up = time.monotonic() + LONGEST_WAIT
+    with ExitStack() as held:
+        with _opened(project / Kind.KEYVALUE.folder) as gate:
+            _lock_shared(gate, give_up)
+            folder = held.enter_context(_opened(project))
+            _lock_shared(folder, give_up)
+        yield
+
+
+@contextmanager
+def exclusive(project: Path) -> Iterator[None]:
+    """Wait until nobody puts entries into the project, and keep everyone out.
+
+    Raises:
+        OSError: the folder is not to be had.
+    """
+    with ExitStack() as held:
+        with ExitStack() as entering:
+            try:
+                gate = entering.enter_context(_opened(project / Kind.KEYVALUE.folder))
+            except FileNotFoundError:
+                pass  # then nobody comes in a stream
+            else:
+                fcntl.flock(gate, fcntl.LOCK_EX)
+            folder = held.enter_context(_opened(project))
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def brief(project: Path) -> Iterator[None]:
+    """Keep eviction out for a moment. For rare uses, also by those who hold the shared lock.
+
+    Raises:
+        OSError: as with `shared`.
+    """
+    with _opened(project) as folder:
+        _lock_shared(folder, time.monotonic() + LONGEST_WAIT)
+        yield
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _lock_shared(fd: int, give_up: float) -> None:
+    """Lock `fd` before the time `give_up`; a thread that waits in the kernel could not."""
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                raise OSError(errno.EBUSY, "its files are being evicted") from None
+            time.sleep(_RETRY)
+        else:
+            return

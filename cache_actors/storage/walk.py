@@ -1,0 +1,86 @@
+"""Walking over what is stored, with memory for one file at a time, whatever the number of files."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .layout import Kind, Project, id_of, project_at
+from .quarantine import DAMAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BLOCK = 512
+"""Bytes that `st_blocks` counts in, whatever the file system's own blocks are (POSIX)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file of the service's: its path, the id it is stored under, and its status."""
+
+    path: str
+    id: str
+    status: os.stat_result
+
+    @property
+    def size(self) -> int:
+        """What it takes on the disk, in bytes."""
+        return self.status.st_blocks * BLOCK
+
+
+def projects(root: Path) -> list[Project]:
+    """The projects that have a folder below the storage folder `root`.
+
+    Raises:
+        OSError: the storage folder cannot be read.
+    """
+    accounts = [each.name for each in os.scandir(root) if _is_folder(each)]
+    return [
+        project
+        for account in accounts
+        for each in _listed(str(root / account))
+        if _is_folder(each) and (project := project_at((account, each.name)))
+    ]
+
+
+def shards(root: Path, project: Project, kind: Kind) -> list[str]:
+    """The folders in which a project's files of one kind lie."""
+    folder = project.path(root) / kind.folder
+    return [each.path for each in _listed(str(folder)) if _is_folder(each)]
+
+
+def files(shard: str, kind: Kind) -> Iterator[StoredFile]:
+    """The files in one of those folders. Whatever else lies there is left out."""
+    name = os.path.basename(shard)  # noqa: PTH119 - a Path for each file is what takes longest
+    for each in _listed(shard):
+        entry_id = id_of(kind, name, each.name)
+        status = entry_id and _status(each)
+        if entry_id and status and stat.S_ISREG(status.st_mode):
+            yield StoredFile(each.path, entry_id, status)
+
+
+def _listed(folder: str) -> Iterator[os.DirEntry[str]]:
+    """What is in `folder`; nothing more if it is gone, or cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        if error.errno not in DAMAGE:
+            raise
+
+
+def _status(each: os.DirEntry[str]) -> os.stat_result | None:
+    try:
+        return each.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def _is_folder(each: os.DirEntry[str]) -> bool:
+    return not each.name.startswith(".") and each.is_dir(follow_symlinks=False)
