@@ -16,6 +16,8 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .storage.layout import Project
+
 _FOLDER = click.Path(file_okay=False, resolve_path=True, path_type=Path)
 _FILE = click.Path(dir_okay=False, exists=True, resolve_path=True, path_type=Path)
 
@@ -179,13 +181,9 @@ def evict(
     """
     from .evict import CannotEvict, run_evict
     from .storage.eviction_pass import Limits
-    from .storage.layout import InvalidIdentifier, parse_project
 
     limits = Limits(max(high, target) / 100, target / 100, max_bytes)
-    try:
-        project = None if handles is None else parse_project(*_two_handles(handles))
-    except InvalidIdentifier as error:
-        raise click.BadParameter(str(error), param_hint="--project") from error
+    project = None if handles is None else _project(handles)
     _exit_with(lambda: run_evict(storage, limits, project, parent=parent, **how), CannotEvict)
 
 
@@ -239,20 +237,40 @@ def status(watch: bool, url: str | None, as_json: bool) -> None:
     type=click.Path(path_type=Path, allow_dash=True),
     help="nginx's configuration, to compare with; - is standard input.",
 )
+@click.option("--through", "url", metavar="URL", help="nginx's: see whether reads there count.")
+@click.option("--project", "handles", metavar="ACCOUNT/PROJECT", help="As which, for --through.")
+@click.option("--token", envvar="CACHE_TOKEN", help="As whom; better in CACHE_TOKEN.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(nginx_config: Path | None, as_json: bool) -> None:
+def check(
+    nginx_config: Path | None,
+    url: str | None,
+    handles: str | None,
+    token: str | None,
+    as_json: bool,
+) -> None:
     """Look at everything that the service needs, in the same environment as the service.
+
+    With --through an artifact is stored and read at nginx, and removed.
 
     Exit status: 0, nothing is broken; 1, something is.
     """
-    from .check import run_check
+    from .check import Through, run_check
 
-    sys.exit(run_check(nginx_config, as_json=as_json))
+    if url is not None and not (handles and token):
+        raise click.UsageError("--through needs --project and a token, in CACHE_TOKEN")
+    through = Through(url, _project(handles), token) if url and handles and token else None
+    sys.exit(run_check(nginx_config, through, as_json=as_json))
 
 
-def _two_handles(text: str) -> tuple[str, str]:
-    account, _, project = text.partition("/")
-    return account, project
+def _project(handles: str) -> Project:
+    """The project that `ACCOUNT/PROJECT` names."""
+    from .storage.layout import InvalidIdentifier, parse_project
+
+    account, _, project = handles.partition("/")
+    try:
+        return parse_project(account, project)
+    except InvalidIdentifier as error:
+        raise click.BadParameter(str(error), param_hint="--project") from error
 
 
 def _exit_with(action: Callable[[], int], *cannot: type[Exception]) -> None:

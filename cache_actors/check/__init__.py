@@ -1,14 +1,14 @@
 """`cache-actors check`: what an operator runs first, and when something is odd.
 
 It looks at everything around the service that has to be right for it, says of each in one line how
-it is and what to do about it, and changes nothing: a file of its own in the storage folder
-is removed at once.
+it is and what to do about it, and changes nothing: what it stores to see whether that works is
+removed at once.
 """
 
 from __future__ import annotations
 
 import resource
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -18,6 +18,7 @@ from cache_actors.settings import BadSettings, load_settings
 
 from .finding import Finding, Verdict
 from .nginx import check_nginx
+from .reads import check_reads
 from .sockets import check_sockets
 from .storage import check_storage
 from .tuist import check_tuist
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from cache_actors.storage.layout import Project
+
 EXIT_BROKEN = 1
 """Exit status: something is broken."""
 
@@ -33,9 +36,18 @@ LEAST_FILES = 65_536
 """Each connection is an open file, and each upload another."""
 
 
-def run_check(nginx_config: Path | None, *, as_json: bool) -> int:
+@dataclass(frozen=True, slots=True)
+class Through:
+    """Where and as whom to read through nginx: its URL, a project, and a token that may see it."""
+
+    url: str
+    project: Project
+    token: str
+
+
+def run_check(nginx_config: Path | None, through: Through | None, *, as_json: bool) -> int:
     """Look at everything, print it, and return the exit status."""
-    findings = list(check(nginx_config))
+    findings = list(check(nginx_config, through))
     if as_json:
         plain = [asdict(finding) | {"verdict": finding.verdict.value} for finding in findings]
         click.echo(msgspec.json.encode(plain))
@@ -46,11 +58,12 @@ def run_check(nginx_config: Path | None, *, as_json: bool) -> int:
     return EXIT_BROKEN if any(f.verdict is Verdict.BROKEN for f in findings) else 0
 
 
-def check(nginx_config: Path | None) -> Iterator[Finding]:
+def check(nginx_config: Path | None, through: Through | None) -> Iterator[Finding]:
     """Everything, one after the other.
 
     Args:
         nginx_config: nginx's configuration, if it is to be looked at; `-` is standard input.
+        through: how to read through nginx, if that is to be tried.
     """
     try:
         settings = load_settings()
@@ -62,6 +75,8 @@ def check(nginx_config: Path | None) -> Iterator[Finding]:
         yield from check_storage(settings)
         yield from check_sockets(settings)
         yield from check_tuist(settings)
+        if through is not None:
+            yield from check_reads(settings, through.url, through.project, through.token)
     yield _file_limit()
     if nginx_config is not None:
         yield check_nginx(nginx_config)

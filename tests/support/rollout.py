@@ -122,7 +122,7 @@ class Load:
                     expected = 204
                     self.stored[name] = body
                 case "put":
-                    entry = {"cas_id": f"0~{name}", "entries": [{"value": name}]}
+                    entry = {"cas_id": f"0~{name}", "entries": [{"value": f"of {name}"}]}
                     answer = client.put("/api/cache/keyvalue", json=entry)
                     expected = 204
                 case "up":

@@ -61,6 +61,7 @@ class Service:
             "SERVER_URL": self.server_url,
             "CAS_STORAGE_DIR": str(self.storage),
             "PORT": str(self.port),
+            "DISK_HIGH_WATERMARK_PERCENT": "100",  # whatever disk the tests run on
             **self.environment,
         }
         with self.log.open("ab") as log:
