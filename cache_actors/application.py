@@ -16,6 +16,7 @@ from .actors.scrubber import Scrubber
 from .actors.tuist_api import TuistApi
 from .http.app import CacheApp, Services
 from .http.listener import Listener
+from .metrics.registry import Metrics
 from .storage.files import FileStore
 from .storage.layout import TEMPORARY
 from .storage.temporary import TemporaryFolder
@@ -69,11 +70,19 @@ class Application:
     def __init__(self, settings: Settings, endpoint: Endpoint, log: FilteringBoundLogger) -> None:
         self._settings = settings
         self._log = log
+        self._metrics = Metrics(
+            lambda: self.supervisor.status(), lambda: self._store.health.status()
+        )
         storage = settings.cas_storage_dir
         storage.mkdir(parents=True, exist_ok=True)
         self._temporary = TemporaryFolder(storage / TEMPORARY)
         self._uploads = TemporaryFolder(settings.tmp_dir) if settings.tmp_dir else self._temporary
-        self._store = FileStore(storage, self._temporary, durable=settings.durability == "fsync")
+        self._store = FileStore(
+            storage,
+            self._temporary,
+            durable=settings.durability == "fsync",
+            synced=self._metrics.synced,
+        )
         self._disk_threads = trio.CapacityLimiter(WRITERS + 1)  # one for each actor that needs one
         self._background_threads = trio.CapacityLimiter(2)  # the housekeeper's, the scrubber's
         self._stream_threads = trio.CapacityLimiter(STREAM_THREADS)
@@ -83,7 +92,7 @@ class Application:
         ]
         self._entries = Mailbox("kv_store", capacity=4096, max_weight=ENTRIES_BYTES)
         self._decisions = Mailbox("auth_cache", capacity=4096)
-        self._app = CacheApp(self._services(), settings, log)
+        self._app = CacheApp(self._services(), settings, self._metrics, log)
         self._listener = Listener(self._app, endpoint)
         self.supervisor = self._tree()
 
@@ -127,14 +136,16 @@ class Application:
         )
 
     def _disk_writer(self) -> DiskWriter:
-        return DiskWriter(self._store, self._disk_threads)
+        return DiskWriter(self._store, self._disk_threads, self._metrics)
 
     def _key_value_store(self) -> KeyValueStore:
-        return KeyValueStore(self._store, RECENT_ENTRIES_BYTES, self._disk_threads)
+        return KeyValueStore(self._store, RECENT_ENTRIES_BYTES, self._disk_threads, self._metrics)
 
     def _auth_cache(self) -> AuthCache:
         return AuthCache(
             lambda: TuistApi(str(self._settings.server_url)),
+            self._metrics,
+            self._log.warning,
             success_ttl=self._settings.auth_success_ttl,
             failure_ttl=self._settings.auth_failure_ttl,
             stale_ttl=self._settings.auth_stale_ttl,
@@ -152,6 +163,7 @@ class Application:
                 self._uploads,
                 Budget(UPLOADS_BYTES),
                 self._stream_threads,
+                self._metrics,
             ),
             reader=ArtifactReader(self._store, self._stream_threads),
             memory=Budget(ENTRIES_BYTES),

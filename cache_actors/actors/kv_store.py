@@ -21,6 +21,7 @@ from cache_actors.supervision import Actor, Address, Call, Envelope
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cache_actors.metrics.registry import Metrics
     from cache_actors.storage.layout import Entry
 
 ENTRY_OVERHEAD = 600
@@ -87,14 +88,22 @@ class KeyValueStore(Actor):
         store: where the files are.
         memory_bytes: how much memory the recent entries may take.
         threads: for its trips to the disk.
+        metrics: where its commits are counted.
     """
 
     batch_limit: ClassVar[int] = 256
 
-    def __init__(self, store: FileStore, memory_bytes: int, threads: trio.CapacityLimiter) -> None:
+    def __init__(
+        self,
+        store: FileStore,
+        memory_bytes: int,
+        threads: trio.CapacityLimiter,
+        metrics: Metrics,
+    ) -> None:
         self._store = store
         self._recent = _Recent(memory_bytes)
         self._threads = threads
+        self._metrics = metrics
 
     async def handle(self, batch: list[Envelope]) -> None:
         """Handle reads and writes; one that the disk fails is its sender's to hear about."""
@@ -117,9 +126,10 @@ class KeyValueStore(Actor):
 
     async def _put(self, puts: list[tuple[Envelope, Put]]) -> None:
         replacements = [Replacement(put.path, put.body) for _, put in puts]
-        outcomes = await trio.to_thread.run_sync(
-            self._store.replace, replacements, limiter=self._threads
-        )
+        with self._metrics.commit("entry", len(replacements)):
+            outcomes = await trio.to_thread.run_sync(
+                self._store.replace, replacements, limiter=self._threads
+            )
         for (envelope, put), outcome in zip(puts, outcomes, strict=True):
             self._recent.keep(put.path, None)
             if isinstance(outcome, OSError):

@@ -1,7 +1,8 @@
-"""`GET /up`: is everything running, and if not, what isn't; and can the disk be written to.
+"""Health: `GET /up` says whether everything runs, `GET /ready` whether builds may come.
 
-It reads records and asks neither an actor nor the disk, so that none that is stuck can hang it.
-Trouble with writing is told, but leaves the status as it is: reads go on.
+Both read records and ask neither an actor nor the disk, so that none that is stuck can hang them.
+Trouble with writing is told by both. It leaves the status of `/up` as it is, since reads go on; but
+an instance that cannot write is not ready for builds.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+from cache_actors.storage.health import StorageState
+from cache_actors.supervision import State
 
 from .context import app
 from .responses import Response, json_response
@@ -34,8 +38,26 @@ async def up() -> Response:
         "version": _VERSION,
         "uptime_seconds": round(time.monotonic() - _STARTED, 1),
         "storage": _storage(app().services.storage()),
+        "recent": app().metrics.recent.figures(),
         "tree": _node(tree),
     }
+    return _json(body, healthy=healthy)
+
+
+async def ready() -> Response:
+    """200 if requests of all kinds can be taken, else 503; the body says why not."""
+    tree = app().services.status().state
+    storage = app().services.storage().state
+    if tree is State.STARTING:
+        status = "starting"
+    elif tree is not State.RUNNING or app().in_flight.draining:
+        status = "draining"
+    else:
+        status = "ready" if storage is StorageState.OK else f"storage_{storage.value}"
+    return _json({"status": status}, healthy=status == "ready")
+
+
+def _json(body: dict[str, Any], *, healthy: bool) -> Response:
     status = HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE
     return json_response(msgspec.json.encode(body), status)
 
@@ -56,6 +78,7 @@ def _node(status: Status) -> dict[str, Any]:
         "state": status.state.value,
         "restarts": status.restarts,
         "last_error": status.last_error,
+        "uptime_seconds": None if status.uptime is None else round(status.uptime, 1),
     }
     if status.depth is not None:
         node["mailbox_depth"] = status.depth

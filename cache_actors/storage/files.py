@@ -14,6 +14,7 @@ import errno
 import hashlib
 import os
 import stat
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -100,6 +101,10 @@ class Lookup:
 Item = TypeVar("Item", Publication, Replacement)
 
 
+def _tell_nobody(_seconds: float) -> None:
+    """Forget it."""
+
+
 class FileStore:
     """The files below one folder.
 
@@ -107,6 +112,7 @@ class FileStore:
         root: the storage folder, which exists.
         temporary: a folder on the same file system.
         durable: whether to sync before anything is reported done.
+        synced: told how many seconds each sync took, by the thread that made it.
 
     Attributes:
         root: the storage folder.
@@ -114,10 +120,18 @@ class FileStore:
         quarantine: where files go that turn out to be broken.
     """
 
-    def __init__(self, root: Path, temporary: TemporaryFolder, *, durable: bool) -> None:
+    def __init__(
+        self,
+        root: Path,
+        temporary: TemporaryFolder,
+        *,
+        durable: bool,
+        synced: Callable[[float], None] = _tell_nobody,
+    ) -> None:
         self.root = root
         self._temporary = temporary
         self._durable = durable
+        self._synced = synced
         self._folders = Folders(root, self._sync_folder)
         self._device = root.stat().st_dev
         self._unsettled: set[Path] = set()  # being published at the moment
@@ -338,14 +352,18 @@ class FileStore:
 
     def _sync_file(self, file: TemporaryFile) -> None:
         if self._durable:
+            began = time.monotonic()
             file.sync()
+            self._synced(time.monotonic() - began)
 
     def _sync_folder(self, folder: Path) -> None:
         if not self._durable:
             return
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            began = time.monotonic()
             os.fsync(fd)
+            self._synced(time.monotonic() - began)
         finally:
             os.close(fd)
 

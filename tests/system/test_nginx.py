@@ -528,7 +528,7 @@ def test_restart_of_the_service_loses_no_read(own_site: Site) -> None:
 # --- What stays inside --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["_auth_cas", "_cache_decision", "_cache_entry"])
+@pytest.mark.parametrize("name", ["_auth_cas", "metrics", "_cache_decision", "_cache_entry"])
 def test_inner_locations_cannot_be_reached(site: Site, name: str) -> None:
     first, rest = name[0], name[1:]
     last = f"%{ord(name[-1]):02x}"
