@@ -11,6 +11,7 @@ from .actors.auth_cache import AuthCache, AuthCacheClient
 from .actors.disk_writer import DiskWriter, DiskWriterClient
 from .actors.housekeeper import Housekeeper
 from .actors.kv_store import KeyValueStore, KeyValueStoreClient
+from .actors.nginx_counter import NginxCounter
 from .actors.partitions import Partitions
 from .actors.scrubber import Scrubber
 from .actors.tuist_api import TuistApi
@@ -69,6 +70,7 @@ class Application:
 
     def __init__(self, settings: Settings, endpoint: Endpoint, log: FilteringBoundLogger) -> None:
         self._settings = settings
+        self._endpoint = endpoint
         self._log = log
         self._metrics = Metrics(
             lambda: self.supervisor.status(), lambda: self._store.health.status()
@@ -84,7 +86,7 @@ class Application:
             synced=self._metrics.synced,
         )
         self._disk_threads = trio.CapacityLimiter(WRITERS + 1)  # one for each actor that needs one
-        self._background_threads = trio.CapacityLimiter(2)  # the housekeeper's, the scrubber's
+        self._background_threads = trio.CapacityLimiter(3)  # housekeeper, scrubber, nginx counter
         self._stream_threads = trio.CapacityLimiter(STREAM_THREADS)
         self._writers = [
             Mailbox(f"disk_writer_{number}", capacity=256, max_weight=4 * MEBIBYTE)
@@ -115,6 +117,13 @@ class Application:
             self._background_threads,
             self._log.warning,
         )
+        nginx_counter = NginxCounter(
+            self._settings.nginx_log,
+            self._metrics,
+            lambda: not self._endpoint.is_replaced(),
+            self._background_threads,
+            self._log.warning,
+        )
         listener = ChildSpec("listener", self._listener.run, shutdown=LISTENER_SHUTDOWN)
         return self._supervisor(
             "cache_actors",
@@ -125,6 +134,7 @@ class Application:
             actor_child(self._decisions, self._auth_cache, shutdown=ACTOR_SHUTDOWN),
             ChildSpec("housekeeper", housekeeper.run, shutdown=ACTOR_SHUTDOWN),
             ChildSpec("scrubber", scrubber.run, shutdown=ACTOR_SHUTDOWN),
+            ChildSpec("nginx_counter", nginx_counter.run, shutdown=ACTOR_SHUTDOWN),
             supervisor_child(
                 self._supervisor("http", listener, max_restarts=100), shutdown=LISTENER_SHUTDOWN
             ),
