@@ -17,7 +17,7 @@ import httpx
 
 from tests.contract.examples import bearer, cas_path, handles, new_cas_id
 from tests.support.nginx import NOBODY, Nginx, nginx_before, shared_storage
-from tests.support.service import Service
+from tests.support.service import COMMAND, Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -108,12 +108,28 @@ class Site:
 
 @contextmanager
 def running_site(
-    which: str, tuist: StandInTuist, settings: dict[str, str], **options: Any
+    which: str,
+    tuist: StandInTuist,
+    settings: dict[str, str],
+    *,
+    command: tuple[str, ...] = COMMAND,
+    crashes: bool = False,
+    **options: Any,
 ) -> Iterator[Site]:
-    """A running site, whose service and nginx have hit no bug in the end."""
+    """A running site, whose service and nginx have hit no bug in the end.
+
+    Args:
+        which: the kind of nginx.
+        tuist: the Tuist server.
+        settings: of the service.
+        command: runs the service.
+        crashes: whether it is one that is meant to crash.
+        options: of nginx.
+    """
     with shared_storage() as storage, socket_folder() as folder:
         socket_path = folder / "cache.sock"
-        service = Service(storage, tuist.url, {"SOCKET_PATH": str(socket_path), **settings})
+        environment = {"SOCKET_PATH": str(socket_path), **settings}
+        service = Service(storage, tuist.url, environment, command)
         service.start(wait=False)
         try:
             wait_for_log(service, '"started"')
@@ -122,7 +138,7 @@ def running_site(
                 client_of(nginx) as client,
             ):
                 yield Site(tuist, service, nginx, client)
-                assert "Traceback" not in service.log.read_text()
+                assert crashes or "Traceback" not in service.log.read_text()
                 complaints = nginx.error_log()
                 assert not any(level in complaints for level in ("[crit]", "[alert]", "[emerg]"))
         finally:
