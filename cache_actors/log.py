@@ -29,6 +29,9 @@ MOST_REPEATED = 10
 
 REPEAT_SECONDS = 10.0
 
+ALWAYS_TOLD = {"child_crashed"}
+"""A supervisor gives up before it is too many, and each may be another child's."""
+
 
 def new_log(settings: Settings) -> FilteringBoundLogger:
     """The log that the settings ask for: JSON lines, or text to be read on a terminal."""
@@ -84,7 +87,7 @@ class Repetitions:
         now = self._clock()
         if self._windows:
             self._close_windows(now)
-        if method not in ("warning", "error"):
+        if method not in ("warning", "error") or event["event"] in ALWAYS_TOLD:
             return event
         window = self._windows.setdefault(event["event"], _Window(now))
         window.times += 1

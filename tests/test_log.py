@@ -177,10 +177,13 @@ def test_other_events_are_told_meanwhile() -> None:
     assert repeated.through[-1] == "tuist_failed"
 
 
-@pytest.mark.parametrize("method", ["debug", "info", "critical"])
-def test_what_is_no_trouble_or_the_end_is_always_told(method: str) -> None:
+@pytest.mark.parametrize(
+    ("event", "method"),
+    [("event", "debug"), ("event", "info"), ("event", "critical"), ("child_crashed", "error")],
+)
+def test_what_is_no_trouble_or_is_bounded_anyway_is_always_told(event: str, method: str) -> None:
     repeated = Repeated()
-    repeated.log("event", times=100, method=method)
+    repeated.log(event, times=100, method=method)
     assert len(repeated.through) == 100
 
 
