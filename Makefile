@@ -26,14 +26,14 @@ soak: $(READY) system-packages
 # Debian's nginx, which is older than the one from PyPI, and what else tests run. Installed where that
 # is allowed.
 system-packages:
-	@missing=; for program in /usr/sbin/nginx curl openssl strace nix-instantiate \
+	@missing=; for program in /usr/sbin/nginx curl openssl strace nix-instantiate promtool \
 		chromium-headless-shell; do \
 		command -v $$program >/dev/null || missing="$$missing $$program"; done; \
 	if [ -z "$$missing" ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "Installing for the tests:$$missing ..."; \
 		apt-get update -qq >/dev/null && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-			apt-get install -y -qq --no-install-recommends nginx-light curl openssl strace nix-bin \
+			apt-get install -y -qq --no-install-recommends nginx-light curl openssl strace nix-bin prometheus \
 			chromium-headless-shell >/dev/null; \
 	else \
 		echo "WARNING: missing, and not to be installed from here:$$missing" >&2; \

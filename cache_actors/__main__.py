@@ -99,6 +99,12 @@ def dev() -> None:
 @click.option("--worker-processes", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--tls-cert", type=_FILE, help="Certificate chain (PEM), for TLS and HTTP/2.")
 @click.option("--tls-key", type=_FILE, help="Its key (PEM).")
+@click.option(
+    "--answers-log",
+    type=click.Path(dir_okay=False, resolve_path=True, path_type=Path),
+    envvar="NGINX_LOG",
+    help="Log of what nginx answers alone, for the service's metrics: its NGINX_LOG.",
+)
 @click.option("--user", help="What workers run as if root starts nginx: USER or 'USER GROUP'.")
 @click.option(
     "--nginx", type=_FILE, help="The nginx that it is for, if not the one that would be found."

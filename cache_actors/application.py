@@ -9,17 +9,20 @@ import trio
 from .actors.artifact_reader import ArtifactReader
 from .actors.auth_cache import AuthCache, AuthCacheClient
 from .actors.disk_writer import DiskWriter, DiskWriterClient
-from .actors.evictor import EvictionRecord, Evictor, EvictorClient
+from .actors.evictor import Evictor, EvictorClient
 from .actors.housekeeper import Housekeeper
 from .actors.kv_store import KeyValueStore, KeyValueStoreClient
+from .actors.nginx_counter import NginxCounter
 from .actors.partitions import Partitions
 from .actors.scrubber import Scrubber
 from .actors.tuist_api import TuistApi
 from .http.app import CacheApp, Services
 from .http.listener import Listener
+from .metrics.registry import Metrics
 from .storage.capacity import Capacity
 from .storage.entries import EntryWriter
 from .storage.eviction_pass import Limits
+from .storage.eviction_record import EvictionRecord
 from .storage.files import FileStore
 from .storage.layout import TEMPORARY
 from .storage.temporary import TemporaryFolder
@@ -72,7 +75,14 @@ class Application:
 
     def __init__(self, settings: Settings, endpoint: Endpoint, log: FilteringBoundLogger) -> None:
         self._settings = settings
+        self._endpoint = endpoint
         self._log = log
+        self._evictions = EvictionRecord()
+        self._metrics = Metrics(
+            lambda: self.supervisor.status(),
+            lambda: self._store.health.status(),
+            self._evictions.status,
+        )
         storage = settings.cas_storage_dir
         storage.mkdir(parents=True, exist_ok=True)
         self._temporary = TemporaryFolder(storage / TEMPORARY)
@@ -83,9 +93,10 @@ class Application:
             self._temporary,
             durable=settings.durability == "fsync",
             capacity=self._capacity,
+            synced=self._metrics.synced,
         )
         self._disk_threads = trio.CapacityLimiter(WRITERS + 1)  # one for each actor that needs one
-        self._background_threads = trio.CapacityLimiter(3)  # of those that look after the disk
+        self._background_threads = trio.CapacityLimiter(4)  # of those that look after the disk
         self._stream_threads = trio.CapacityLimiter(STREAM_THREADS)
         self._writers = [
             Mailbox(f"disk_writer_{number}", capacity=256, max_weight=4 * MEBIBYTE)
@@ -95,8 +106,7 @@ class Application:
         self._decisions = Mailbox("auth_cache", capacity=4096)
         self._stored = Mailbox("evictor", capacity=1024)
         self._evictor_client = EvictorClient(self._stored.address)
-        self._evictions = EvictionRecord()
-        self._app = CacheApp(self._services(endpoint), settings, log)
+        self._app = CacheApp(self._services(endpoint), settings, self._metrics, log)
         self._listener = Listener(self._app, endpoint)
         self.supervisor = self._tree()
 
@@ -119,6 +129,13 @@ class Application:
             self._background_threads,
             self._log.warning,
         )
+        nginx_counter = NginxCounter(
+            self._settings.nginx_log,
+            self._metrics,
+            lambda: not self._endpoint.is_replaced(),
+            self._background_threads,
+            self._log.warning,
+        )
         listener = ChildSpec("listener", self._listener.run, shutdown=LISTENER_SHUTDOWN)
         return self._supervisor(
             "cache_actors",
@@ -130,6 +147,7 @@ class Application:
             ChildSpec("housekeeper", housekeeper.run, shutdown=ACTOR_SHUTDOWN),
             ChildSpec("scrubber", scrubber.run, shutdown=ACTOR_SHUTDOWN),
             actor_child(self._stored, self._evictor, shutdown=ACTOR_SHUTDOWN),
+            ChildSpec("nginx_counter", nginx_counter.run, shutdown=ACTOR_SHUTDOWN),
             supervisor_child(
                 self._supervisor("http", listener, max_restarts=100), shutdown=LISTENER_SHUTDOWN
             ),
@@ -141,12 +159,16 @@ class Application:
         )
 
     def _disk_writer(self) -> DiskWriter:
-        return DiskWriter(self._store, self._evictor_client, self._disk_threads)
+        return DiskWriter(self._store, self._evictor_client, self._disk_threads, self._metrics)
 
     def _key_value_store(self) -> KeyValueStore:
-        writer = EntryWriter(self._store, require_artifacts=self._settings.kv_require_artifacts)
         return KeyValueStore(
-            self._store, writer, self._evictor_client, RECENT_ENTRIES_BYTES, self._disk_threads
+            self._store,
+            EntryWriter(self._store, require_artifacts=self._settings.kv_require_artifacts),
+            self._evictor_client,
+            RECENT_ENTRIES_BYTES,
+            self._disk_threads,
+            self._metrics,
         )
 
     def _evictor(self) -> Evictor:
@@ -167,6 +189,8 @@ class Application:
     def _auth_cache(self) -> AuthCache:
         return AuthCache(
             lambda: TuistApi(str(self._settings.server_url)),
+            self._metrics,
+            self._log.warning,
             success_ttl=self._settings.auth_success_ttl,
             failure_ttl=self._settings.auth_failure_ttl,
             stale_ttl=self._settings.auth_stale_ttl,
@@ -184,6 +208,7 @@ class Application:
                 self._uploads,
                 Budget(UPLOADS_BYTES),
                 self._stream_threads,
+                self._metrics,
             ),
             reader=ArtifactReader(self._store, self._stream_threads),
             memory=Budget(ENTRIES_BYTES),

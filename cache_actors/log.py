@@ -1,20 +1,36 @@
-"""Logs: one structured line per event, on standard output."""
+"""Logs: one structured line per event, on standard output.
+
+Trouble that repeats itself is told a few times, and then how often it was: what goes wrong with
+each request of a build must not fill a disk.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
+import time
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 
 if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger, Processor
+    from collections.abc import Callable
+
+    from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
     from cache_actors.settings import Settings
+
+MOST_REPEATED = 10
+"""How many warnings, or errors, of one event are told in `REPEAT_SECONDS`."""
+
+REPEAT_SECONDS = 10.0
+
+ALWAYS_TOLD = {"child_crashed"}
+"""A supervisor gives up before it is too many, and each may be another child's."""
 
 
 def new_log(settings: Settings) -> FilteringBoundLogger:
@@ -29,6 +45,7 @@ def new_log(settings: Settings) -> FilteringBoundLogger:
     log: FilteringBoundLogger = structlog.wrap_logger(
         _Lines(sys.stdout),
         processors=[
+            Repetitions(lambda event, **fields: log.warning(event, **fields)),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
             *rendering,
@@ -38,6 +55,52 @@ def new_log(settings: Settings) -> FilteringBoundLogger:
         ),
     )
     return log
+
+
+@dataclass(slots=True)
+class _Window:
+    """How often an event has come since it `began` to."""
+
+    began: float
+    times: int = 0
+
+
+class Repetitions:
+    """Drops warnings and errors that come too often, and says afterwards how many it dropped.
+
+    It says so with the first line that is logged after the time is over, of whatever event.
+
+    Args:
+        say: logs a warning, given the event's name and fields.
+        clock: in seconds.
+    """
+
+    def __init__(
+        self, say: Callable[..., object], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._say = say
+        self._clock = clock
+        self._windows: dict[str, _Window] = {}
+
+    def __call__(self, _logger: object, method: str, event: EventDict) -> EventDict:
+        """Return the event, or drop it."""
+        now = self._clock()
+        if self._windows:
+            self._close_windows(now)
+        if method not in ("warning", "error") or event["event"] in ALWAYS_TOLD:
+            return event
+        window = self._windows.setdefault(event["event"], _Window(now))
+        window.times += 1
+        if window.times > MOST_REPEATED:
+            raise structlog.DropEvent
+        return event
+
+    def _close_windows(self, now: float) -> None:
+        over = [name for name, each in self._windows.items() if now - each.began >= REPEAT_SECONDS]
+        dropped = {name: self._windows.pop(name).times - MOST_REPEATED for name in over}
+        for name, times in dropped.items():
+            if times > 0:
+                self._say("suppressed", of=name, times=times, seconds=round(REPEAT_SECONDS))
 
 
 class _Lines(structlog.WriteLogger):

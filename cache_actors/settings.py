@@ -87,6 +87,7 @@ class Settings(BaseSettings):
     kv_require_artifacts: Annotated[bool, Field(description="on or off")] = True
     scrub_interval: Seconds = 0.0
     scrub_rate: Bytes = 20_971_520
+    nginx_log: Folder | None = None
     workers: int = Field(1, ge=1, le=1, description="1, the only number of workers so far")
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = (
         Field("info", description="debug, info, warning or error")

@@ -15,6 +15,7 @@
 let
   cfg = config.services.cache-actors-nginx;
   decisions = "/run/nginx-decisions";
+  shared = "/run/cache-actors";
 
   # NixOS's usual addresses, with a queue for the burst at the start of a build: nginx's own is 511.
   listenOn = port: ssl: addr: {
@@ -81,6 +82,10 @@ in
     systemd.tmpfiles.rules = [
       "d ${cfg.storage} 2750 ${toString cfg.storageGid} ${cfg.storageGroup} -"
       "d ${decisions} 0700 ${config.services.nginx.user} ${config.services.nginx.group} -"
+      # Each instance of the service binds a socket here and moves current.sock to it. nginx, of the
+      # group, connects, and writes to a log that the service counts and empties.
+      "d ${shared} 2770 ${toString cfg.storageGid} ${cfg.storageGroup} -"
+      "f ${shared}/answers.log 0660 ${toString cfg.storageGid} ${cfg.storageGroup} -"
     ];
 
     systemd.services.nginx = {
@@ -92,6 +97,7 @@ in
       serviceConfig.ReadWritePaths = [
         decisions
         cfg.storage
+        shared
       ];
       # Not before the disk is there: nginx would answer that nothing is stored.
       unitConfig.RequiresMountsFor = [ cfg.storage ];
@@ -144,6 +150,7 @@ in
         ${builtins.readFile ./nginx/http.conf}
 
         access_log /var/log/nginx/cache.log cache_actors buffer=64k flush=1s;
+        access_log ${shared}/answers.log cache_answers buffer=64k flush=1s;
         ssl_conf_command Options KTLS;
         http2_max_concurrent_streams 512;
       '';

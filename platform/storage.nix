@@ -6,8 +6,8 @@
 { config, ... }:
 
 let
-  inherit (config.services.cache-actors-nginx) storage storageGid storageGroup;
-  sockets = "/run/cache-actors";
+  inherit (config.services.cache-actors-nginx) storage storageGid;
+  shared = "/run/cache-actors";
 in
 {
   fileSystems = {
@@ -21,6 +21,22 @@ in
       fsType = "vfat";
       # It holds the random seed of the next boot.
       options = [ "umask=0077" ];
+    };
+
+    # What the service and nginx share while they run. It has a size of its own, as nginx's log there
+    # grows when nobody counts and empties it: when it is full nginx drops lines, and nothing else.
+    ${shared} = {
+      device = "tmpfs";
+      fsType = "tmpfs";
+      options = [
+        "size=64m"
+        "mode=2770"
+        "uid=${toString storageGid}"
+        "gid=${toString storageGid}"
+        "nodev"
+        "nosuid"
+        "noexec"
+      ];
     };
 
     ${storage} = {
@@ -50,10 +66,4 @@ in
 
   # Nothing is to be stored on the root disk because /cas is missing. nginx.nix says the same of nginx.
   systemd.services.docker.unitConfig.RequiresMountsFor = [ storage ];
-
-  # Each instance binds a socket here and moves current.sock to it. nginx, of the group, connects; the
-  # set-group-id bit gives the sockets that group. /cas itself is in nginx.nix.
-  systemd.tmpfiles.rules = [
-    "d ${sockets} 2770 ${toString storageGid} ${storageGroup} -"
-  ];
 }

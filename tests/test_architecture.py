@@ -98,8 +98,9 @@ def imports_from(part: str) -> list[Import]:
 ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "supervision": ({"supervision"}, set()),
     "storage": ({"storage"}, set()),
-    "actors": ({"actors", "supervision", "storage"}, set()),
-    "http": ({"http", "actors", "supervision", "storage"}, {"settings"}),
+    "metrics": ({"metrics", "supervision", "storage"}, set()),
+    "actors": ({"actors", "metrics", "supervision", "storage"}, set()),
+    "http": ({"http", "actors", "metrics", "supervision", "storage"}, {"settings"}),
     "nginx": ({"nginx"}, set()),
     "settings": (set(), set()),
     "log": (set(), {"settings"}),
@@ -122,6 +123,11 @@ def test_dependencies_point_one_way(part: str) -> None:
 def test_storage_needs_nothing_but_the_standard_library() -> None:
     used = {imported.target.partition(".")[0] for imported in imports_from("storage")}
     assert used - sys.stdlib_module_names == {"cache_actors"} & used
+
+
+def test_only_the_metrics_know_how_they_are_told() -> None:
+    users = {part_of(i.module) for i in ALL if i.target.partition(".")[0] == "prometheus_client"}
+    assert users == {"metrics"}
 
 
 def test_imports_are_understood() -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+import structlog
 from pydantic import HttpUrl
 
-from cache_actors.log import new_log
+from cache_actors.log import MOST_REPEATED, REPEAT_SECONDS, Repetitions, new_log
 from cache_actors.settings import Settings
 
 if TYPE_CHECKING:
@@ -129,3 +131,64 @@ def test_text_is_a_line_with_the_event_and_its_values(capsys: pytest.CaptureFixt
     assert "something_happened" in line
     assert "answer=42" in line
     assert "\x1b" not in line  # nobody looks at it on a terminal
+
+
+# --- Trouble that repeats itself ------------------------------------------------------------------
+
+
+class Repeated:
+    """A processor, with what it lets through and says, and a clock that stands still."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.through: list[str] = []
+        self.said: list[dict[str, Any]] = []
+        self._limit = Repetitions(self._say, lambda: self.now)
+
+    def _say(self, event: str, **fields: Any) -> None:
+        self.said.append({"event": event, **fields})
+
+    def log(self, event: str, times: int = 1, method: str = "error") -> None:
+        for _ in range(times):
+            with suppress(structlog.DropEvent):
+                self.through.append(self._limit(None, method, {"event": event})["event"])
+
+
+def test_event_that_repeats_itself_is_told_a_few_times_and_then_how_often_it_was() -> None:
+    repeated = Repeated()
+    repeated.log("storage_failed", times=MOST_REPEATED + 7)
+    assert repeated.through == ["storage_failed"] * MOST_REPEATED
+    assert repeated.said == []
+    repeated.now += REPEAT_SECONDS
+    repeated.log("request", method="info")
+    assert repeated.said == [
+        {"event": "suppressed", "of": "storage_failed", "times": 7, "seconds": 10}
+    ]
+    repeated.now += REPEAT_SECONDS
+    repeated.log("storage_failed")
+    assert repeated.through[MOST_REPEATED:] == ["request", "storage_failed"]
+    assert len(repeated.said) == 1
+
+
+def test_other_events_are_told_meanwhile() -> None:
+    repeated = Repeated()
+    repeated.log("storage_failed", times=100)
+    repeated.log("tuist_failed")
+    assert repeated.through[-1] == "tuist_failed"
+
+
+@pytest.mark.parametrize(
+    ("event", "method"),
+    [("event", "debug"), ("event", "info"), ("event", "critical"), ("child_crashed", "error")],
+)
+def test_what_is_no_trouble_or_is_bounded_anyway_is_always_told(event: str, method: str) -> None:
+    repeated = Repeated()
+    repeated.log(event, times=100, method=method)
+    assert len(repeated.through) == 100
+
+
+def test_log_tells_no_more_than_that(capsys: pytest.CaptureFixture[str]) -> None:
+    log = log_of()
+    for number in range(100):
+        log.warning("trouble", number=number)
+    assert [line["number"] for line in json_lines(capsys)] == list(range(MOST_REPEATED))

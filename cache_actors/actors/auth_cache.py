@@ -18,7 +18,6 @@ neither pushes out the good ones nor keeps them waiting.
 from __future__ import annotations
 
 import hmac
-from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import ceil
@@ -35,11 +34,13 @@ from cache_actors.supervision import (
     Envelope,
 )
 
+from .known_tokens import Token, Tokens
 from .tuist_api import CONNECTIONS, Access, Answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cache_actors.metrics.registry import Metrics
     from cache_actors.storage.layout import Project
     from cache_actors.supervision import Mailbox, Started
 
@@ -50,12 +51,6 @@ ATTEMPT_INTERVAL = 3.0
 
 STALE_LIFETIME = 3.0
 """Seconds that a stale yes may be remembered: it is the time to the next attempt."""
-
-MOST_TOKENS = 10_000
-"""Tokens remembered, of those with access and of those without."""
-
-MOST_NAMES = 500_000
-"""Project names remembered, over all tokens."""
 
 MOST_QUESTIONS = 1_000
 """Tokens that Tuist is being asked about at once, or about to be; of known ones, and of others."""
@@ -125,28 +120,13 @@ class _Queue:
     length: int = 0
 
 
-NOTHING_KNOWN = Answer(Access.UNAUTHORIZED)
-
-
-@dataclass(slots=True)
-class _Token:
-    """What is known of a token: Tuist's last answer, and its last failure to answer after that."""
-
-    answer: Answer = NOTHING_KNOWN
-    answered_at: float = float("-inf")
-    failure: str = ""
-    failed_at: float = float("-inf")
-    names: int = 0  # project names, as counted when it was remembered
-
-    def is_in_outage(self) -> bool:
-        return self.failed_at > self.answered_at
-
-
 class AuthCache(Actor):
     """Remembers Tuist's answers, and asks for those that it lacks.
 
     Args:
         new_api: opens the connection to Tuist, once per incarnation.
+        metrics: where decisions and questions are counted.
+        log: told when Tuist cannot answer, with the event's name and fields.
         success_ttl, failure_ttl, stale_ttl: life of a yes, of a no, and of a yes when Tuist cannot
             answer, in seconds from when it was given.
     """
@@ -156,16 +136,20 @@ class AuthCache(Actor):
     def __init__(
         self,
         new_api: Callable[[], TuistApi],
+        metrics: Metrics,
+        log: Callable[..., object],
         *,
         success_ttl: float,
         failure_ttl: float,
         stale_ttl: float,
     ) -> None:
         self._new_api = new_api
+        self._metrics = metrics
+        self._log = log
         self._success_ttl = success_ttl
         self._failure_ttl = failure_ttl
         self._stale_ttl = stale_ttl
-        self._tokens = _Tokens()
+        self._tokens = Tokens()
         self._waiting: dict[bytes, list[Envelope]] = {}
         # Those who had access before do not queue behind those who may never have any.
         self._queues = {
@@ -194,20 +178,20 @@ class AuthCache(Actor):
         now = trio.current_time()
         decision = self._by_answer(token, question.project, now)
         if decision.lifetime > 0:
-            envelope.reply(decision)
+            self._reply(envelope, decision, "memory")
         elif not token.is_in_outage():
             self._ask(question, token, envelope, now)
         else:
             stale = self._stale(token, question.project, now)
             next_attempt = token.failed_at + ATTEMPT_INTERVAL
             if stale is not None:
-                envelope.reply(stale)
+                self._reply(envelope, stale, "stale")
             elif now < next_attempt:
-                envelope.fail(AccessUnknown(token.failure, ceil(next_attempt - now)))
+                self._fail(envelope, token.failure, ceil(next_attempt - now), "memory")
             if now >= next_attempt:
                 self._ask(question, token, envelope, now)
 
-    def _by_answer(self, token: _Token, project: str, now: float) -> Decision:
+    def _by_answer(self, token: Token, project: str, now: float) -> Decision:
         """What Tuist's last answer means for `project`; its lifetime may be over."""
         if project in token.answer.projects:
             return Decision(Access.GRANTED, token.answered_at + self._success_ttl - now)
@@ -216,23 +200,23 @@ class AuthCache(Actor):
             refusal = Access.FORBIDDEN
         return Decision(refusal, token.answered_at + self._failure_ttl - now)
 
-    def _stale(self, token: _Token, project: str, now: float) -> Decision | None:
+    def _stale(self, token: Token, project: str, now: float) -> Decision | None:
         """The yes to go on with while Tuist cannot answer, if there is one."""
         left = token.answered_at + self._stale_ttl - now
         if project not in token.answer.projects or left <= 0:
             return None
         return Decision(Access.GRANTED, min(left, STALE_LIFETIME))
 
-    def _ask(self, question: Decide, token: _Token, envelope: Envelope, now: float) -> None:
+    def _ask(self, question: Decide, token: Token, envelope: Envelope, now: float) -> None:
         """Have Tuist asked about a token, if that is not under way, and `envelope` wait for it."""
         waiting = self._waiting.get(question.token)
         if waiting is None:
             queue = self._queues[bool(token.answer.projects)]
             if queue.length >= MOST_QUESTIONS:
                 if (stale := self._stale(token, question.project, now)) is not None:
-                    envelope.reply(stale)
+                    self._reply(envelope, stale, "stale")
                 else:
-                    envelope.fail(AccessUnknown("Too many tokens are being asked about", 1))
+                    self._fail(envelope, "Too many tokens are being asked about", 1, "memory")
                 return
             waiting = self._waiting[question.token] = []
             queue.length += 1
@@ -244,10 +228,27 @@ class AuthCache(Actor):
         async with queue.at_once:
             answer: Answer | str | None = None
             if not all(envelope.abandoned for envelope in waiting):
-                answer = await self._api.ask(question.authorization, question.request_id)
+                answer = await self._ask_tuist(question)
         queue.length -= 1
         with suppress(ActorStopped):
             await self._self.cast(Answered(question.token, answer))
+
+    async def _ask_tuist(self, question: Decide) -> Answer | str:
+        began = trio.current_time()
+        answer = await self._api.ask(question.authorization, question.request_id)
+        outcome = answer.access.value if isinstance(answer, Answer) else "failed"
+        self._metrics.tuist_asked(outcome, trio.current_time() - began)
+        if not isinstance(answer, Answer):
+            self._log("tuist_failed", request_id=question.request_id, reason=answer)
+        return answer
+
+    def _reply(self, envelope: Envelope, decision: Decision, source: str) -> None:
+        self._metrics.decided(decision.access.value, source)
+        envelope.reply(decision)
+
+    def _fail(self, envelope: Envelope, reason: str, retry_after: int, source: str) -> None:
+        self._metrics.decided("unknown", source)
+        envelope.fail(AccessUnknown(reason, retry_after))
 
     def _learn(self, key: bytes, answer: Answer | str | None) -> None:
         """Take in Tuist's answer about a token, or its failure, and tell those who wait for it."""
@@ -274,41 +275,6 @@ class AuthCache(Actor):
                 else self._by_answer(token, question.project, now)
             )
             if decision is not None:
-                envelope.reply(decision)
+                self._reply(envelope, decision, "stale" if token.is_in_outage() else "tuist")
             else:
-                envelope.fail(AccessUnknown(token.failure, ceil(ATTEMPT_INTERVAL)))
-
-
-class _Tokens:
-    """The tokens used last: as many as fit, of those with access and of those without."""
-
-    def __init__(self) -> None:
-        self._with_access: OrderedDict[bytes, _Token] = OrderedDict()
-        self._without: OrderedDict[bytes, _Token] = OrderedDict()
-        self._names = 0
-
-    def get(self, key: bytes) -> _Token:
-        """What is known of a token, which may be nothing."""
-        if key in self._with_access:
-            self._with_access.move_to_end(key)
-            return self._with_access[key]
-        return self._without.get(key) or _Token()
-
-    def put(self, key: bytes, token: _Token) -> None:
-        """Remember `token`, and forget others if there are too many."""
-        self._without.pop(key, None)
-        self._forget_with_access(key)
-        if not token.answer.projects:
-            self._without[key] = token
-            if len(self._without) > MOST_TOKENS:
-                self._without.popitem(last=False)
-            return
-        self._with_access[key] = token
-        token.names = len(token.answer.projects)
-        self._names += token.names
-        while len(self._with_access) > MOST_TOKENS or self._names > MOST_NAMES:
-            self._forget_with_access(next(iter(self._with_access)))
-
-    def _forget_with_access(self, key: bytes) -> None:
-        if token := self._with_access.pop(key, None):
-            self._names -= token.names
+                self._fail(envelope, token.failure, ceil(ATTEMPT_INTERVAL), "tuist")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable
     from pathlib import Path
 
+    from cache_actors.metrics.registry import Metrics
     from cache_actors.storage.layout import Entry
     from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
     from cache_actors.supervision import Budget
@@ -34,6 +35,7 @@ class DiskWriterClient:
         temporary: where large uploads wait for their end; may be on another device.
         memory: what all small uploads together may hold in memory, in bytes.
         threads: how many threads may write uploads to temporary files at once.
+        metrics: where temporary files are counted.
     """
 
     def __init__(
@@ -43,12 +45,14 @@ class DiskWriterClient:
         temporary: TemporaryFolder,
         memory: Budget,
         threads: trio.CapacityLimiter,
+        metrics: Metrics,
     ) -> None:
         self._partitions = partitions
         self._store = store
         self._temporary = temporary
         self._memory = memory
         self._threads = threads
+        self._metrics = metrics
 
     async def store(
         self,
@@ -74,7 +78,9 @@ class DiskWriterClient:
             ActorError: the writer did not answer.
         """
         path = entry.path(self._store.root)
-        async with Upload(self._store, self._temporary, self._memory, self._threads) as upload:
+        async with Upload(
+            self._store, self._temporary, self._memory, self._threads, self._metrics
+        ) as upload:
             if not await upload.receive(path, chunks, expected_size, expected_digest):
                 return Published.EXISTS
             source = upload.source()
@@ -107,16 +113,22 @@ class DiskWriter(Actor):
         store: where the artifacts go.
         evictor: told of what has been stored.
         threads: for its trips to the disk.
+        metrics: where its commits are counted.
     """
 
     batch_limit: ClassVar[int] = 64
 
     def __init__(
-        self, store: FileStore, evictor: EvictorClient, threads: trio.CapacityLimiter
+        self,
+        store: FileStore,
+        evictor: EvictorClient,
+        threads: trio.CapacityLimiter,
+        metrics: Metrics,
     ) -> None:
         self._store = store
         self._evictor = evictor
         self._threads = threads
+        self._metrics = metrics
 
     async def handle(self, batch: list[Envelope]) -> None:
         """Publish a batch; a write that fails is its sender's to hear about, and not a crash."""
@@ -125,9 +137,10 @@ class DiskWriter(Actor):
             for envelope in batch
             if isinstance(message := envelope.message, Publish)
         ]
-        outcomes = await trio.to_thread.run_sync(
-            self._store.publish, publications, limiter=self._threads
-        )
+        with self._metrics.commit("artifact", len(publications)):
+            outcomes = await trio.to_thread.run_sync(
+                self._store.publish, publications, limiter=self._threads
+            )
         for envelope, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, OSError):
                 envelope.fail(storage_error(outcome))

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import trio
 
 from cache_actors.storage.capacity import Amount, Usage
 from cache_actors.storage.errors import StorageError
-from cache_actors.storage.last_eviction import PassReport, last_eviction
+from cache_actors.storage.last_eviction import last_eviction
 from cache_actors.storage.quarantine import last_taken
 from cache_actors.supervision import Actor, ActorStopped, Address, Cast, Envelope, MailboxFull
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from cache_actors.storage.capacity import Capacity
     from cache_actors.storage.eviction_pass import Limits
+    from cache_actors.storage.eviction_record import EvictionRecord
     from cache_actors.supervision import Mailbox, Started
 
 LOOK_SECONDS = 5.0
@@ -52,56 +53,6 @@ HELD_SECONDS = 15.0
 
 RETRY_SECONDS = 5.0
 """After a pass that failed, or could not be made since another was running."""
-
-
-@dataclass(frozen=True, slots=True)
-class EvictionStatus:
-    """What is known of eviction.
-
-    Attributes:
-        used: the used share of the disk, or of the limit, at the last look; None before it.
-        running: whether a pass of this process's is running.
-        passes, artifacts, entries, bytes: totals of this process's passes since it started.
-        last: the last pass, of whatever process.
-        failure: why the last attempt failed; None if it didn't.
-    """
-
-    used: float | None = None
-    running: bool = False
-    passes: int = 0
-    artifacts: int = 0
-    entries: int = 0
-    bytes: int = 0
-    last: PassReport | None = None
-    failure: str | None = None
-
-
-class EvictionRecord:
-    """The evictor's record, which outlives its crashes; anyone reads it, as one value."""
-
-    def __init__(self) -> None:
-        self._status = EvictionStatus()
-
-    def status(self) -> EvictionStatus:
-        """What is known."""
-        return self._status
-
-    def note(self, **changes: object) -> None:
-        """Take in what has changed."""
-        self._status = replace(self._status, **changes)  # type: ignore[arg-type]
-
-    def note_pass(self, report: PassReport) -> None:
-        """Take in what a pass has done."""
-        status = self._status
-        self._status = replace(
-            status,
-            passes=status.passes + 1,
-            artifacts=status.artifacts + report.artifacts,
-            entries=status.entries + report.entries,
-            bytes=status.bytes + report.bytes,
-            last=report,
-            failure=None,
-        )
 
 
 class EvictorClient:

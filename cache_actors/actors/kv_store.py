@@ -22,6 +22,7 @@ from cache_actors.supervision import Actor, Address, Call, Envelope
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cache_actors.metrics.registry import Metrics
     from cache_actors.storage.layout import Entry
 
     from .evictor import EvictorClient
@@ -101,6 +102,7 @@ class KeyValueStore(Actor):
         evictor: told of what has been stored.
         memory_bytes: how much memory the recent entries may take.
         threads: for its trips to the disk.
+        metrics: where its commits are counted.
     """
 
     batch_limit: ClassVar[int] = 256
@@ -112,12 +114,14 @@ class KeyValueStore(Actor):
         evictor: EvictorClient,
         memory_bytes: int,
         threads: trio.CapacityLimiter,
+        metrics: Metrics,
     ) -> None:
         self._store = store
         self._writer = writer
         self._evictor = evictor
         self._recent = _Recent(memory_bytes)
         self._threads = threads
+        self._metrics = metrics
 
     async def handle(self, batch: list[Envelope]) -> None:
         """Handle reads and writes; one that the disk fails is its sender's to hear about."""
@@ -140,7 +144,10 @@ class KeyValueStore(Actor):
 
     async def _put(self, puts: list[tuple[Envelope, Put]]) -> None:
         writes = [EntryWrite(put.entry, put.body, put.artifacts) for _, put in puts]
-        outcomes = await trio.to_thread.run_sync(self._writer.put, writes, limiter=self._threads)
+        with self._metrics.commit("entry", len(writes)):
+            outcomes = await trio.to_thread.run_sync(
+                self._writer.put, writes, limiter=self._threads
+            )
         for (envelope, put), outcome in zip(puts, outcomes, strict=True):
             self._recent.keep(put.entry.path(self._store.root), None)
             match outcome:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable
     from pathlib import Path
 
+    from cache_actors.metrics.registry import Metrics
     from cache_actors.storage.files import FileStore
     from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
     from cache_actors.supervision import Budget
@@ -48,11 +49,13 @@ class Upload:
         temporary: TemporaryFolder,
         memory: Budget,
         threads: trio.CapacityLimiter,
+        metrics: Metrics,
     ) -> None:
         self._store = store
         self._temporary = temporary
         self._memory = memory
         self._threads = threads
+        self._metrics = metrics
         self._pieces: list[bytes] = []
         self._buffered = 0  # bytes in pieces
         self._reserved = 0  # bytes taken from the budget
@@ -65,6 +68,7 @@ class Upload:
     async def __aexit__(self, *_: object) -> None:
         self._drop_pieces()
         if self._file is not None:
+            self._metrics.temporary_files.dec()
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._file.discard, limiter=self._threads)
 
@@ -142,7 +146,10 @@ class Upload:
     async def _spill(self, path: Path, size: int = 0) -> bool:
         """Go on in a temporary file with room for `size` bytes, unless `path` exists: say no."""
         self._file = await in_thread(self._open, path, size, threads=self._threads)
-        return self._file is not None
+        if self._file is None:
+            return False
+        self._metrics.temporary_files.inc()
+        return True
 
     def _open(self, path: Path, size: int) -> TemporaryFile | None:
         if self._store.exists(path):

@@ -53,7 +53,12 @@ def run_dev() -> int:
         except NoNginx as problem:
             click.echo(f"{problem}. Going on without.", err=True)
             return run_process(settings, announce=lambda: _introduce(settings))
-        behind = settings.model_copy(update={"socket_path": Path(runtime) / "cache.sock"})
+        behind = settings.model_copy(
+            update={
+                "socket_path": Path(runtime) / "cache.sock",
+                "nginx_log": Path(runtime) / "answers.log",
+            }
+        )
         with running_nginx(nginx, _nginx_options(nginx, behind)):
             return run_process(behind, announce=lambda: _introduce(behind))
 
@@ -62,7 +67,7 @@ def _settings(server_url: str) -> Settings:
     os.environ.setdefault("LOG_FORMAT", "text")
     os.environ |= {"SERVER_URL": server_url, "CAS_STORAGE_DIR": str(STORAGE.absolute())}
     os.environ.setdefault("STORAGE_MAX_BYTES", str(STORAGE_MAX_BYTES))
-    os.environ |= {"SOCKET_PATH": "", "SOCKET_DIR": "", "TMP_DIR": ""}
+    os.environ |= {"SOCKET_PATH": "", "SOCKET_DIR": "", "TMP_DIR": "", "NGINX_LOG": ""}
     settings = load_settings()
     if not _is_loopback(settings.bind):
         raise BadSettings(
@@ -79,6 +84,7 @@ def _nginx_options(nginx: Path, settings: Settings) -> NginxOptions:
         storage=settings.cas_storage_dir,
         runtime=settings.socket_path.parent,
         max_upload_bytes=settings.max_upload_bytes,
+        answers_log=settings.nginx_log,
         # Workers have to be able to read what this process writes.
         user="root root" if os.geteuid() == 0 else None,
         nginx_version=nginx_version(nginx),

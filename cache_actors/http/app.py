@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from quart_trio import QuartTrio
 from werkzeug.routing import BaseConverter
 
+from cache_actors.metrics.served import By, Route, Served
 from cache_actors.storage.entries import MissingArtifact
 from cache_actors.storage.errors import StorageError
 
-from . import artifacts, authorization, health, keyvalue
+from . import artifacts, authorization, health, keyvalue, metrics
 from .body import Request
 from .connection import Connection
 from .context import request
@@ -33,9 +34,10 @@ if TYPE_CHECKING:
     from cache_actors.actors.artifact_reader import ArtifactReader
     from cache_actors.actors.auth_cache import AuthCacheClient
     from cache_actors.actors.disk_writer import DiskWriterClient
-    from cache_actors.actors.evictor import EvictionStatus
     from cache_actors.actors.kv_store import KeyValueStoreClient
+    from cache_actors.metrics.registry import Metrics
     from cache_actors.settings import Settings
+    from cache_actors.storage.eviction_record import EvictionStatus
     from cache_actors.storage.health import StorageStatus
     from cache_actors.supervision import Budget, Status
 
@@ -69,10 +71,13 @@ class CacheApp(QuartTrio):
     asgi_http_class = Connection
     request_class = Request
 
-    def __init__(self, services: Services, settings: Settings, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self, services: Services, settings: Settings, metrics: Metrics, log: FilteringBoundLogger
+    ) -> None:
         super().__init__(__name__, static_folder=None)
         self.services = services
         self.settings = settings
+        self.metrics = metrics
         self.log = log
         self.in_flight = InFlight()
         self.body_timeout = settings.body_timeout
@@ -81,8 +86,8 @@ class CacheApp(QuartTrio):
         self.url_map.converters["anything"] = _Anything
         self.before_request(self._refuse_double_slash)
         self.register_error_handler(Exception, self._answer_error)
-        for path, method_names, handler in _ROUTES:
-            self.add_url_rule(path, methods=method_names.split(), view_func=handler)
+        for route, path, method_names, handler in _ROUTES:
+            self.add_url_rule(path, route.value, handler, methods=method_names.split())
 
     async def _refuse_double_slash(self) -> Response | None:
         """Routing would take `//up` for `/up`; nginx, which goes by the path, would not."""
@@ -109,7 +114,8 @@ class CacheApp(QuartTrio):
         self.log.error("request_crashed", exc_info=exception_info)
 
     def log_missing_artifact(self, request: Request, artifact_id: str, *, stored: bool) -> None:
-        """Log that an entry refers to an artifact that does not exist, and whether it is stored."""
+        """Tell that an entry refers to an artifact which does not exist, and was stored or not."""
+        self.metrics.missing_artifacts.labels("stored" if stored else "refused").inc()
         self.log.warning(
             "artifact_missing",
             request_id=request.id,
@@ -119,7 +125,18 @@ class CacheApp(QuartTrio):
         )
 
     def log_request(self, request: Request, status: int, sent: int, seconds: float) -> None:
-        """Log the one line of a request. It has no query and no headers, so no token."""
+        """Count a request, and log its one line. That has no query and no headers, so no token."""
+        self.metrics.served(
+            Served(
+                By.SERVICE,
+                Route(request.url_rule.endpoint) if request.url_rule else Route.OTHER,
+                status,
+                seconds,
+                sent,
+                received=request.body.received,
+                duplicate=request.duplicate,
+            )
+        )
         self.log.info(
             "request",
             request_id=request.id,
@@ -140,11 +157,16 @@ class _Anything(BaseConverter):
     part_isolating = False
 
 
-_ROUTES: tuple[tuple[str, str, Callable[..., Any]], ...] = (
-    ("/api/cache/cas/<anything:artifact_id>", "GET HEAD", artifacts.retrieve_artifact),
-    ("/api/cache/cas/<anything:artifact_id>", "POST", artifacts.store_artifact),
-    ("/api/cache/keyvalue/<anything:cas_id>", "GET HEAD PUT", keyvalue.retrieve_values),
-    ("/api/cache/keyvalue", "PUT", keyvalue.store_values),
-    ("/_auth_cas", "GET", authorization.decide),
-    ("/up", "GET HEAD", health.up),
+_ARTIFACT = "/api/cache/cas/<anything:artifact_id>"
+_ENTRY = "/api/cache/keyvalue/<anything:cas_id>"
+
+_ROUTES: tuple[tuple[Route, str, str, Callable[..., Any]], ...] = (
+    (Route.ARTIFACT_READ, _ARTIFACT, "GET HEAD", artifacts.retrieve_artifact),
+    (Route.ARTIFACT_STORE, _ARTIFACT, "POST", artifacts.store_artifact),
+    (Route.ENTRY_READ, _ENTRY, "GET HEAD PUT", keyvalue.retrieve_values),
+    (Route.ENTRY_STORE, "/api/cache/keyvalue", "PUT", keyvalue.store_values),
+    (Route.DECISION, "/_auth_cas", "GET", authorization.decide),
+    (Route.UP, "/up", "GET HEAD", health.up),
+    (Route.READY, "/ready", "GET HEAD", health.ready),
+    (Route.METRICS, "/metrics", "GET HEAD", metrics.metrics),
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 from quart.wrappers.response import ResponseBody
 from werkzeug.http import http_date
 
+from cache_actors.storage.files import Published
 from cache_actors.storage.layout import Entry, Kind, parse_id
 
 from .authorization import authorized_project
@@ -48,7 +49,8 @@ async def store_artifact(artifact_id: str) -> Response:
     entry = await _entry(artifact_id)
     digest = _declared_digest()
     body = request().body.limit(app().settings.max_upload_bytes)
-    await app().services.writer.store(entry, body, request().content_length, digest)
+    published = await app().services.writer.store(entry, body, request().content_length, digest)
+    request().duplicate = published is Published.EXISTS
     return empty_response()
 
 

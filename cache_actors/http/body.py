@@ -132,9 +132,11 @@ class Request(TrioRequest):
     Attributes:
         id: what ties together its lines in the logs.
         project: the project it names, once that is known, for the logs.
+        duplicate: whether it has brought an artifact that existed, for the metrics.
     """
 
     body_class = RequestBody
     body: RequestBody
     id: str = ""
     project: Project | None = None
+    duplicate: bool = False

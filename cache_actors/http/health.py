@@ -1,8 +1,9 @@
-"""`GET /up`: is everything running, and if not, what isn't; and can the disk be written to.
+"""Health: `GET /up` says whether everything runs, `GET /ready` whether builds may come.
 
-Programs get JSON, browsers a page that draws it (`page`). It reads records and asks neither an
-actor nor the disk, so that none that is stuck can hang it. Trouble with writing is told, but leaves
-the status as it is: reads go on.
+Of `/up` programs get JSON, and browsers a page that draws it (`page`). Both paths read records and
+ask neither an actor nor the disk, so that none that is stuck can hang them. Both tell of trouble
+with writing. It leaves the status of `/up` as it is, since reads go on; but an instance that cannot
+write is not ready for builds.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from cache_actors.storage.health import StorageState
 from cache_actors.supervision import State
 
 from .context import app, request
@@ -21,7 +23,7 @@ from .page import is_wanted, page_response
 from .responses import Response, json_response
 
 if TYPE_CHECKING:
-    from cache_actors.actors.evictor import EvictionStatus
+    from cache_actors.storage.eviction_record import EvictionStatus
     from cache_actors.storage.health import StorageStatus
     from cache_actors.supervision import Status
 
@@ -49,13 +51,30 @@ async def up() -> Response:
         "uptime_seconds": round(time.monotonic() - _STARTED, 1),
         "storage": _storage(app().services.storage()),
         "eviction": _eviction(app().services.eviction()),
+        "recent": app().metrics.recent.figures(),
         "tree": _node(tree),
     }
-    status = HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE
     respond = page_response if is_wanted(request().accept_mimetypes) else json_response
-    response = respond(msgspec.json.encode(body), status)
+    response = respond(msgspec.json.encode(body), _status(healthy))
     response.headers["Vary"] = "Accept"
     return response
+
+
+async def ready() -> Response:
+    """200 if requests of all kinds can be taken, else 503; the body says why not."""
+    tree = app().services.status().state
+    storage = app().services.storage().state
+    if tree is State.STARTING:
+        status = "starting"
+    elif tree is not State.RUNNING or app().in_flight.draining:
+        status = "draining"
+    else:
+        status = "ready" if storage is StorageState.OK else f"storage_{storage.value}"
+    return json_response(msgspec.json.encode({"status": status}), _status(status == "ready"))
+
+
+def _status(healthy: bool) -> HTTPStatus:
+    return HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE
 
 
 def _storage(status: StorageStatus) -> dict[str, Any]:
@@ -99,6 +118,7 @@ def _node(status: Status) -> dict[str, Any]:
         "state": status.state.value,
         "restarts": status.restarts,
         "last_error": status.last_error,
+        "uptime_seconds": None if status.uptime is None else round(status.uptime, 1),
     }
     if status.depth is not None:
         node["mailbox_depth"] = status.depth

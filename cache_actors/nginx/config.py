@@ -39,6 +39,7 @@ class NginxOptions:
         max_upload_bytes: the largest upload; the service has to have the same limit.
         worker_processes: number of them.
         tls_cert, tls_key: PEM files; with them it speaks TLS and HTTP/2.
+        answers_log: where nginx writes what it answers alone, if anywhere: the service's NGINX_LOG.
         user: what workers run as, `user` or `user group`, when nginx is started by root.
         nginx_version: for which nginx it is.
     """
@@ -52,6 +53,7 @@ class NginxOptions:
     worker_processes: int = 1
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    answers_log: Path | None = None
     user: str | None = None
     nginx_version: tuple[int, ...] = (1, 30, 0)
 
@@ -98,7 +100,7 @@ http {{
 
 {_indented("http.conf", 4)}
 
-    access_log {runtime}/access.log cache_actors buffer=64k flush=1s;
+    access_log {runtime}/access.log cache_actors buffer=64k flush=1s;{_answers_log(options)}
 
     server {{
 {_listen(options)}
@@ -109,6 +111,13 @@ http {{
     }}
 }}
 """
+
+
+def _answers_log(options: NginxOptions) -> str:
+    if options.answers_log is None:
+        return ""
+    path = _plain("--answers-log", options.answers_log)
+    return f"\n    access_log {path} cache_answers buffer=64k flush=1s;"
 
 
 def _user(options: NginxOptions) -> str:

@@ -109,6 +109,10 @@ class Lookup:
 Item = TypeVar("Item", Publication, Replacement)
 
 
+def _tell_nobody(_seconds: float) -> None:
+    """Forget it."""
+
+
 class FileStore:
     """The files below one folder.
 
@@ -117,6 +121,7 @@ class FileStore:
         temporary: a folder on the same file system.
         durable: whether to sync before anything is reported done.
         capacity: the room that there is; all of the file system unless it says otherwise.
+        synced: told how many seconds each sync took, by the thread that made it.
 
     Attributes:
         root: the storage folder.
@@ -132,11 +137,13 @@ class FileStore:
         *,
         durable: bool,
         capacity: Capacity | None = None,
+        synced: Callable[[float], None] = _tell_nobody,
     ) -> None:
         self.root = root
         self.capacity = capacity or Capacity(root)
         self._temporary = temporary
         self._durable = durable
+        self._synced = synced
         self._folders = Folders(root, self._sync_folder)
         self._device = root.stat().st_dev
         self._unsettled: set[Path] = set()  # being published at the moment
@@ -349,14 +356,18 @@ class FileStore:
 
     def _sync_file(self, file: TemporaryFile) -> None:
         if self._durable:
+            began = time.monotonic()
             file.sync()
+            self._synced(time.monotonic() - began)
 
     def _sync_folder(self, folder: Path) -> None:
         if not self._durable:
             return
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            began = time.monotonic()
             os.fsync(fd)
+            self._synced(time.monotonic() - began)
         finally:
             os.close(fd)
 

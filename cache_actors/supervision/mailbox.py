@@ -160,6 +160,10 @@ class Mailbox:
         name: the actor's name, for errors and status.
         capacity: how many messages may wait.
         max_weight: how much all messages, waiting and in hand, may weigh together (bytes).
+
+    Attributes:
+        taken: how many messages incarnations have been given.
+        waited: how long those waited together, in seconds.
     """
 
     def __init__(self, name: str, *, capacity: int, max_weight: int = 2**63) -> None:
@@ -173,6 +177,8 @@ class Mailbox:
         self._waiting: dict[Envelope, None] = {}
         self._in_hand: dict[Envelope, None] = {}
         self._last_finished = float("-inf")
+        self.taken = 0
+        self.waited = 0.0
 
     # What senders use.
 
@@ -212,6 +218,8 @@ class Mailbox:
                 self._take_in_hand(await self._receive.receive(), batch)
             while len(batch) < limit:
                 self._take_in_hand(self._receive.receive_nowait(), batch)
+        self.taken += len(batch)
+        self.waited += len(batch) * trio.current_time() - sum(each.sent_at for each in batch)
         return batch
 
     def _take_in_hand(self, envelope: Envelope, batch: list[Envelope]) -> None:

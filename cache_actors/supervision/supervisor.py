@@ -93,16 +93,20 @@ class State(Enum):
 class Status:
     """What is known of a child, or of the tree below it.
 
-    `oldest` is the age of the oldest waiting message in seconds, `last_error` the class of the
-    exception that ended the incarnation before this one.
+    `uptime` is the age of the incarnation that runs, `oldest` that of the oldest waiting message,
+    and `waited` how long the `taken` messages have waited together, in seconds. `last_error` is the
+    class of the exception that ended the incarnation before this one.
     """
 
     name: str
     state: State
     restarts: int = 0
     last_error: str | None = None
+    uptime: float | None = None
     depth: int | None = None
     oldest: float | None = None
+    taken: int = 0
+    waited: float = 0.0
     stuck: bool = False
     children: tuple[Status, ...] = ()
 
@@ -123,6 +127,7 @@ class _Child:
     state: State = State.STOPPED
     restarts: int = 0
     last_error: str | None = None
+    running_since: float = 0.0
     stop: trio.Event = field(default_factory=trio.Event)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     ready: trio.Event = field(default_factory=trio.Event)
@@ -138,6 +143,7 @@ class _Child:
     def mark_running(self) -> None:
         if self.state is State.STARTING:
             self.state = State.RUNNING
+            self.running_since = trio.current_time()
         self.ready.set()
 
 
@@ -333,8 +339,11 @@ def _status(child: _Child, now: float) -> Status:
         state=child.state,
         restarts=child.restarts,
         last_error=child.last_error,
+        uptime=now - child.running_since if child.state is State.RUNNING else None,
         depth=mailbox.depth() if mailbox else None,
         oldest=mailbox.oldest_age(now) if mailbox else None,
+        taken=mailbox.taken if mailbox else 0,
+        waited=mailbox.waited if mailbox else 0.0,
         stuck=mailbox.is_stuck(now, STUCK_AFTER) if mailbox else False,
         children=supervisor.status().children if supervisor else (),
     )

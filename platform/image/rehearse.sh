@@ -139,7 +139,8 @@ serve() { # NAME
     podman run --detach --name "$1" "${CONFINED[@]}" --init --stop-timeout 60 --health-interval disable \
         --volume "$work/cas:/cas" --volume "$work/sockets:/run/cache-actors" \
         --env SERVER_URL="$(cat "$work/tuist")" --env CAS_STORAGE_DIR=/cas \
-        --env SOCKET_DIR=/run/cache-actors $IMAGE >/dev/null
+        --env SOCKET_DIR=/run/cache-actors --env NGINX_LOG=/run/cache-actors/answers.log \
+        $IMAGE >/dev/null
 }
 current() { readlink "$work/sockets/current.sock"; }
 ask() { curl --silent --max-time 20 --header "Authorization: Bearer ${token:-$TOKEN}" "$@"; }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import trio
 import trio.testing
@@ -10,6 +10,7 @@ import trio.testing
 from cache_actors.actors.auth_cache import AuthCache, AuthCacheClient, Decision
 from cache_actors.actors.tuist_api import Access, Answer, TuistApi
 from cache_actors.supervision import Mailbox, actor_child
+from tests.support.metrics import new_metrics
 
 from .helpers import PROJECT, Task, begin
 
@@ -96,12 +97,16 @@ class Auth:
         self.mailbox = Mailbox("auth_cache", capacity=20_000)
         self.client = AuthCacheClient(self.mailbox.address, SECRET)
         self.incarnations: list[AuthCache] = []
+        self.metrics = new_metrics()
+        self.logged: list[tuple[str, dict[str, Any]]] = []
         self.child = actor_child(self.mailbox, self._new, shutdown=1)
         self._nursery = nursery
 
     def _new(self) -> AuthCache:
         cache = AuthCache(
             lambda: FakeApi(self.tuist),
+            self.metrics,
+            lambda event, **fields: self.logged.append((event, fields)),
             success_ttl=SUCCESS_TTL,
             failure_ttl=FAILURE_TTL,
             stale_ttl=STALE_TTL,

@@ -12,11 +12,10 @@ import pytest
 import trio
 import trio.testing
 
-from cache_actors.actors import auth_cache
+from cache_actors.actors import auth_cache, known_tokens
 from cache_actors.actors.auth_cache import (
     ATTEMPT_INTERVAL,
     MOST_QUESTIONS,
-    MOST_TOKENS,
     AccessUnknown,
     Answered,
     AuthCache,
@@ -24,10 +23,12 @@ from cache_actors.actors.auth_cache import (
     Decide,
     Decision,
 )
+from cache_actors.actors.known_tokens import MOST_TOKENS
 from cache_actors.actors.tuist_api import CONNECTIONS, TIMEOUT, Access, Answer, TuistApi
 from cache_actors.dev.tuist import StandInTuist
 from cache_actors.storage.layout import parse_project
 from cache_actors.supervision import ActorCrashed, ActorStopped, Mailbox, MailboxFull, actor_child
+from tests.support.metrics import Scrape, new_metrics
 
 from .auth import DOWN, FORBIDDEN, SECRET, UNAUTHORIZED, Auth, FakeTuist, granting, new_auth
 from .helpers import OTHER_PROJECT, PROJECT, Task, begin
@@ -653,7 +654,7 @@ async def test_flood_of_bad_tokens_pushes_out_no_good_one(
 async def test_flood_in_an_outage_pushes_out_no_good_one_and_is_bounded(
     auth: Auth, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    monkeypatch.setattr(auth_cache, "MOST_TOKENS", 50)
+    monkeypatch.setattr(known_tokens, "MOST_TOKENS", 50)
     await auth.decide(TOKEN)
     auth.tuist.trouble = DOWN
     await sleep_until(600)
@@ -666,7 +667,7 @@ async def test_flood_in_an_outage_pushes_out_no_good_one_and_is_bounded(
 async def test_good_token_used_least_recently_is_forgotten_first(
     auth: Auth, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    monkeypatch.setattr(auth_cache, "MOST_TOKENS", 3)
+    monkeypatch.setattr(known_tokens, "MOST_TOKENS", 3)
     good = [f"Bearer {number}" for number in range(4)]
     auth.tuist.answers |= dict.fromkeys(good, granting(str(PROJECT)))
     for token in (*good[:3], good[0], good[3]):
@@ -682,7 +683,7 @@ async def test_good_token_used_least_recently_is_forgotten_first(
 async def test_names_over_all_tokens_are_bounded(
     auth: Auth, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    monkeypatch.setattr(auth_cache, "MOST_NAMES", 100)
+    monkeypatch.setattr(known_tokens, "MOST_NAMES", 100)
     good = [f"Bearer {number}" for number in range(10)]
     names = [str(PROJECT), *(f"acme/{number}" for number in range(29))]
     auth.tuist.answers |= dict.fromkeys(good, granting(*names))
@@ -699,7 +700,7 @@ async def test_names_over_all_tokens_are_bounded(
 async def test_names_are_counted_right_as_tokens_gain_and_lose_projects(
     auth: Auth, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    monkeypatch.setattr(auth_cache, "MOST_NAMES", 100)
+    monkeypatch.setattr(known_tokens, "MOST_NAMES", 100)
     for round_number in range(50):
         names = [f"acme/{number}" for number in range(40 if round_number % 2 else 20)]
         auth.tuist.answers[TOKEN] = granting(str(PROJECT), *names)
@@ -719,7 +720,7 @@ async def test_names_are_counted_right_as_tokens_gain_and_lose_projects(
 async def test_token_with_more_names_than_fit_is_decided_on_and_not_kept(
     auth: Auth, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    monkeypatch.setattr(auth_cache, "MOST_NAMES", 10)
+    monkeypatch.setattr(known_tokens, "MOST_NAMES", 10)
     auth.tuist.answers[OTHER_TOKEN] = granting(str(PROJECT), *(f"acme/{n}" for n in range(10)))
     assert await auth.access(OTHER_TOKEN) is Access.GRANTED
     assert auth.remembered() == 0
@@ -828,7 +829,14 @@ async def test_connection_to_tuist_keeps_no_token(run_tree: Run) -> None:
 
     def new() -> AuthCache:
         caches.append(
-            AuthCache(lambda: TuistApi(tuist.url), success_ttl=9, failure_ttl=9, stale_ttl=9)
+            AuthCache(
+                lambda: TuistApi(tuist.url),
+                new_metrics(),
+                lambda *_, **__: None,
+                success_ttl=9,
+                failure_ttl=9,
+                stale_ttl=9,
+            )
         )
         return caches[-1]
 
@@ -865,3 +873,46 @@ async def test_nothing_that_is_printed_shows_a_token(auth: Auth, autojump_clock:
     trouble = await unknown(auth, TOKEN)
     for thing in (question, [question], answered, trouble, auth.cache, auth.client):
         assert "token-of" not in repr(thing) + str(thing)
+
+
+# What is told of it.
+
+
+async def test_decisions_are_counted_by_what_they_rest_on(
+    auth: Auth, autojump_clock: MockClock
+) -> None:
+    def decisions(outcome: str, source: str) -> float:
+        found = Scrape.of(auth.metrics)
+        return found.value("cache_actors_decisions_total", outcome=outcome, source=source)
+
+    await auth.decide(TOKEN)
+    await auth.decide(TOKEN)
+    await auth.decide(TOKEN, OTHER_PROJECT)
+    await auth.decide("Bearer unknown")
+    assert decisions("granted", "tuist") == 1
+    assert decisions("granted", "memory") == 1
+    assert decisions("forbidden", "memory") == 1
+    assert decisions("unauthorized", "tuist") == 1
+    auth.tuist.trouble = DOWN
+    await sleep_until(700)
+    await auth.decide(TOKEN)
+    await unknown(auth, OTHER_TOKEN)
+    await unknown(auth, OTHER_TOKEN)
+    assert decisions("granted", "stale") == 1
+    assert decisions("unknown", "tuist") == 1
+    assert decisions("unknown", "memory") == 1
+
+
+async def test_questions_to_tuist_are_counted_and_failures_logged(
+    auth: Auth, autojump_clock: MockClock
+) -> None:
+    auth.tuist.delay = 2.0
+    await auth.decide(TOKEN)
+    auth.tuist.trouble = DOWN
+    await unknown(auth, OTHER_TOKEN)
+    found = Scrape.of(auth.metrics)
+    seconds = "cache_actors_tuist_request_duration_seconds"
+    assert found.value(seconds + "_count", outcome="granted") == 1
+    assert found.value(seconds + "_sum", outcome="granted") == pytest.approx(2)
+    assert found.value(seconds + "_count", outcome="failed") == 1
+    assert auth.logged == [("tuist_failed", {"request_id": "r", "reason": DOWN})]

@@ -7,7 +7,7 @@ import hashlib
 import os
 import random
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -24,6 +24,7 @@ from cache_actors.storage.errors import StorageError, StorageFull
 from cache_actors.storage.files import Published
 from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
 from cache_actors.supervision import ActorCrashed, ActorStopped, Mailbox, actor_child
+from tests.support.metrics import Scrape, new_metrics
 
 from .helpers import (
     OTHER_PROJECT,
@@ -40,7 +41,7 @@ from .helpers import (
 from .stores import Gate, GatedStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterable, Iterator
 
     from cache_actors.storage.layout import Entry
     from tests.supervision.small_actors import Root
@@ -69,13 +70,16 @@ class Writers:
         self.evictor = Mailbox("evictor", capacity=100)
         self.partitions = Partitions([mailbox.address for mailbox in self.mailboxes])
         threads = self.stream_threads.as_limiter()
-        self.client = DiskWriterClient(self.partitions, store, uploads, self.memory, threads)
+        self.metrics = new_metrics()
+        self.client = DiskWriterClient(
+            self.partitions, store, uploads, self.memory, threads, self.metrics
+        )
         self.children = [actor_child(mailbox, self._new, shutdown=1) for mailbox in self.mailboxes]
         self.root: Root
 
     def _new(self) -> DiskWriter:
         evictor = EvictorClient(self.evictor.address)
-        return DiskWriter(self.store, evictor, self.disk_threads.as_limiter())
+        return DiskWriter(self.store, evictor, self.disk_threads.as_limiter(), self.metrics)
 
     async def put(self, entry: Entry, content: bytes) -> Published:
         return await self.client.store(entry, in_chunks(content), len(content))
@@ -519,3 +523,31 @@ def test_message_weighs_what_it_holds_in_memory(temporary: TemporaryFolder) -> N
 
 def test_content_does_not_show_in_what_is_printed() -> None:
     assert "secret" not in repr(Publish(Path("a"), (b"secret",)))
+
+
+# Metrics.
+
+
+async def test_commits_and_their_syncs_are_counted(writers: Writers) -> None:
+    await writers.put(artifact("ONE"), SMALL)
+    found = Scrape.of(writers.metrics)
+    assert found.value("cache_actors_commit_files_sum", kind="artifact") == 1
+    assert found.value("cache_actors_commit_duration_seconds_count", kind="artifact") == 1
+
+
+async def test_upload_counts_as_a_temporary_file_while_it_is_one(writers: Writers) -> None:
+    def files() -> float:
+        return Scrape.of(writers.metrics).value("cache_actors_temporary_files")
+
+    seen: list[float] = []
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        yield LARGE
+        seen.append(files())
+
+    for name in "ONE", "TWO":
+        await writers.client.store(artifact(name), chunks())
+    async with aclosing(chunks()) as unread:
+        assert await writers.client.store(artifact("TWO"), unread) is Published.EXISTS
+    assert seen == [1, 1]
+    assert files() == 0

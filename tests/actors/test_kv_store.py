@@ -20,6 +20,7 @@ from cache_actors.storage.files import FileStore, Replacement
 from cache_actors.storage.layout import Entry, Kind, Project
 from cache_actors.storage.record import ATTRIBUTE
 from cache_actors.supervision import ActorCrashed, Mailbox, MailboxFull, actor_child
+from tests.support.metrics import Scrape, new_metrics
 
 from .helpers import OTHER_PROJECT, PROJECT, CountingThreads, begin, fail_writes, leftovers, remove
 from .stores import GatedStore
@@ -55,6 +56,7 @@ class KeyValue:
     def __init__(self, store: GatedStore) -> None:
         self.store = store
         self.threads = CountingThreads()
+        self.metrics = new_metrics()
         self.mailbox = Mailbox("kv_store", capacity=100, max_weight=100_000)
         self.client = KeyValueStoreClient(self.mailbox.address, store.root)
         self.incarnations: list[KeyValueStore] = []
@@ -69,6 +71,7 @@ class KeyValue:
             EvictorClient(self.evictor.address),
             ROOM_FOR_TWO,
             self.threads.as_limiter(),
+            self.metrics,
         )
         self.incarnations.append(actor)
         return actor
@@ -548,3 +551,11 @@ async def test_bodies_that_wait_are_bounded_in_bytes(kv: KeyValue, nursery: trio
 
 def test_body_does_not_show_in_what_is_printed() -> None:
     assert "secret" not in repr(Put(A, b"secret", frozenset()))
+
+
+async def test_commits_are_counted(kv: KeyValue) -> None:
+    await kv.put(A, b"one")
+    assert await kv.get(A) == b"one"
+    found = Scrape.of(kv.metrics)
+    assert found.value("cache_actors_commit_files_sum", kind="entry") == 1
+    assert found.value("cache_actors_commit_files_count", kind="entry") == 1

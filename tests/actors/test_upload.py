@@ -16,6 +16,7 @@ import trio.testing
 from cache_actors.actors.upload import PATIENCE, SMALL_BYTES, EmptyUpload, Upload, WrongDigest
 from cache_actors.storage.errors import StorageError, StorageFull
 from cache_actors.storage.temporary import TemporaryFile
+from tests.support.metrics import new_metrics
 
 from .helpers import (
     Body,
@@ -56,6 +57,7 @@ class Uploads:
     def __init__(self, store: FileStore, temporary: TemporaryFolder, limit: int) -> None:
         self.memory = WatchedBudget(limit)
         self.threads = CountingThreads()
+        self.metrics = new_metrics()
         self.temporary = temporary
         self.received: list[bytes] = []
         self.path = artifact("A").path(store.root)
@@ -69,7 +71,9 @@ class Uploads:
     ) -> type[tuple[bytes, ...] | TemporaryFile] | None:
         """Receive an upload, and return the type of what has come of it; None if it exists."""
         threads = self.threads.as_limiter()
-        async with Upload(self._store, self.temporary, self.memory, threads) as upload:
+        async with Upload(
+            self._store, self.temporary, self.memory, threads, self.metrics
+        ) as upload:
             if not await upload.receive(self.path, chunks, size, digest):
                 return None
             source = upload.source()

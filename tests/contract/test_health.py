@@ -1,4 +1,4 @@
-"""`/up`: whether everything runs, for anybody to ask at any time."""
+"""`/up` and `/ready`: whether everything runs, and builds may come; for anybody, at any time."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ def test_every_part_of_the_tree_is_told(stranger: httpx.Client) -> None:
         assert child["state"] == "running"
         assert child["restarts"] == 0
         assert child["last_error"] is None
+        assert child["uptime_seconds"] >= 0
     mailboxes = [child for child in children if "mailbox_depth" in child]
     assert len(mailboxes) >= 3  # disk writers, key-value store, auth cache
     for mailbox in mailboxes:
@@ -94,16 +95,36 @@ def test_browsers_get_a_page_and_its_policy(stranger: httpx.Client) -> None:
     assert head.content == b""
 
 
+def test_last_five_minutes_are_told(stranger: httpx.Client) -> None:
+    recent = stranger.get("/up").json()["recent"]
+    assert recent.pop("step_seconds") == 5
+    assert {"requests_per_second", "hit_rate", "errors_per_second"} <= recent.keys()
+    assert {"latency_ms_p50", "latency_ms_p95"} <= recent.keys()
+    assert len({len(values) for values in recent.values()}) == 1
+    assert all(len(values) <= 60 for values in recent.values())
+
+
+def test_it_is_ready(stranger: httpx.Client) -> None:
+    response = stranger.get("/ready")
+    assert response.status_code == 200
+    assert response.json() == {"status": "ready"}
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers["X-Request-ID"]
+
+
+@pytest.mark.parametrize("path", ["/up", "/ready"])
 @pytest.mark.parametrize("query", ["", "?account_handle=..", "?x"])
 @pytest.mark.parametrize("token", [None, TOKEN, "unknown"])
-def test_anybody_may_ask(stranger: httpx.Client, query: str, token: str | None) -> None:
+def test_anybody_may_ask(stranger: httpx.Client, path: str, query: str, token: str | None) -> None:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    assert stranger.get("/up" + query, headers=headers).status_code == 200
+    assert stranger.get(path + query, headers=headers).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/up", "/ready"])
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
-def test_other_methods(stranger: httpx.Client, method: str) -> None:
-    response = stranger.request(method, "/up")
+def test_other_methods(stranger: httpx.Client, path: str, method: str) -> None:
+    response = stranger.request(method, path)
     expect_error(response, 405)
     assert "GET" in response.headers["Allow"]
 
@@ -150,6 +171,9 @@ def test_draining_service_is_not_up_and_finishes_what_it_has(
             time.sleep(0.3)
             with RawConnection(service.url) as later:
                 draining = later.ask("GET /up")
+            with RawConnection(service.url) as later:
+                not_ready = later.ask("GET /ready")
+            assert (not_ready.status_code, not_ready.json()) == (503, {"status": "draining"})
             assert draining.status_code == 503
             assert draining.json()["tree"]
             with RawConnection(service.url) as later:

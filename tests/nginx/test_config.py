@@ -49,6 +49,14 @@ def test_old_nginx_takes_http2_with_listen_and_new_nginx_by_itself() -> None:
     assert "http2 on;" in new
 
 
+def test_what_nginx_answers_is_logged_for_the_service_if_it_wants_that() -> None:
+    assert "cache_answers buffer" not in nginx_config(OPTIONS)
+    config = nginx_config(replace(OPTIONS, answers_log=Path("/run/answers.log")))
+    lines = [line.strip() for line in config.splitlines()]
+    log = lines.index("access_log /run/answers.log cache_answers buffer=64k flush=1s;")
+    assert lines[log - 1].startswith("access_log /run/cache-nginx/access.log cache_actors ")
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -58,6 +66,7 @@ def test_old_nginx_takes_http2_with_listen_and_new_nginx_by_itself() -> None:
         {"storage": Path("/cas\n")},
         {"runtime": Path("/run/$uid")},
         {"runtime": Path("/run/{}")},
+        {"answers_log": Path("/run/a log")},
         {"server_name": "a;b"},
         {"server_name": ""},
         {"user": "nobody; daemon off"},

@@ -134,6 +134,7 @@ ssl_certificate_key {folder}/acme/key.pem;
 def _moved(text: str, folder: Path) -> str:
     for there, here in {
         "/run/nginx-decisions": "decisions",
+        "/run/cache-actors/answers.log": "logs/answers.log",
         "/var/log/nginx/": "logs/",
         "/var/lib/acme/": "acme/",
     }.items():

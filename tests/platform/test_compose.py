@@ -48,6 +48,7 @@ def test_service_accepts_its_settings(
         monkeypatch.setenv(name, value)
     settings = Settings()
     assert settings.socket_dir == Path("/run/cache-actors")
+    assert settings.nginx_log == Path("/run/cache-actors/answers.log")
     assert settings.cas_storage_dir == Path("/cas")
 
 
@@ -118,6 +119,7 @@ def test_nginx_has_the_limits_that_it_has_elsewhere() -> None:
             storage=Path("/cas"),
             runtime=Path("/run/nginx"),
             max_upload_bytes=Settings.model_fields["max_upload_bytes"].default,
+            answers_log=Path("/run/cache-actors/answers.log"),
         )
     )
     ours = directives(NGINX_CONF.read_text()) - directives(elsewhere)
@@ -159,6 +161,7 @@ def test_nginx_accepts_it(tmp_path: Path, tls: bool) -> None:
         "/etc/cache-actors/snippets": str(PROJECT / "platform/nginx"),
         "/etc/cache-actors/tls": str(conf),
         "/run/nginx": str(run),
+        "/run/cache-actors/answers.log": str(run / "answers.log"),
         "/dev/stdout": str(run / "access.log"),
     }
     if tls:

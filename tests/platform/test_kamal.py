@@ -101,10 +101,12 @@ def test_it_listens_on_a_socket_that_the_hosts_nginx_has_too(path: Path) -> None
     volumes = dict(volume.split(":") for volume in config["volumes"])
     assert volumes == {folder: folder for folder in ("/cas", "/run/cache-actors")}
     assert environment["SOCKET_DIR"] == "/run/cache-actors"
+    assert environment["NGINX_LOG"] == "/run/cache-actors/answers.log"
     assert environment["CAS_STORAGE_DIR"] == "/cas"
     assert {"PORT", "BIND", "SOCKET_PATH"}.isdisjoint(environment)
     nix = (PROJECT / "platform/nginx.nix").read_text()
     assert 'default = "unix:/run/cache-actors/current.sock";' in nix
+    assert 'shared = "/run/cache-actors";' in nix
 
 
 @both

@@ -195,7 +195,18 @@ def test_nginx_reads_what_is_stored_as_one_of_the_group(host: Any) -> None:
         "d /cas 2750 10001 cache-actors -",
         "d /run/cache-actors 2770 10001 cache-actors -",
         "d /run/nginx-decisions 0700 nginx nginx -",
+        "f /run/cache-actors/answers.log 0660 10001 cache-actors -",
     ]
+
+
+def test_nginx_and_the_service_share_a_folder_that_cannot_fill_others(host: Any) -> None:
+    mount = host["fileSystems"]["/run/cache-actors"]
+    assert mount["fsType"] == "tmpfs"
+    assert {"size=64m", "mode=2770", "uid=10001", "gid=10001"} <= set(mount["options"])
+    nginx = host["services"]["nginx"]["commonHttpConfig"]
+    assert "access_log /run/cache-actors/answers.log cache_answers " in nginx
+    writable = host["systemd"]["services"]["nginx"]["serviceConfig"]["ReadWritePaths"]
+    assert "/run/cache-actors" in writable
 
 
 def test_decisions_are_on_tmpfs_and_nginx_may_write_them(host: Any) -> None:
@@ -243,7 +254,9 @@ def test_logs_are_rotated(host: Any) -> None:
         "rotate": 14,
         "maxsize": "500M",
     }
-    [log] = re.findall(r"access_log (\S+)", host["services"]["nginx"]["commonHttpConfig"])
+    [log] = re.findall(
+        r"access_log (\S+) cache_actors ", host["services"]["nginx"]["commonHttpConfig"]
+    )
     assert re.fullmatch(r"/var/log/nginx/[^/]+\.log", log)
     docker = host["virtualisation"]["docker"]
     assert docker["logDriver"] in {"local", "json-file"}

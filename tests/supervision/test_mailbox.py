@@ -256,3 +256,19 @@ async def test_is_not_stuck_when_it_is_only_slow(
     await trio.sleep(8)
     assert mailbox.oldest_age(trio.current_time()) == pytest.approx(24)
     assert not mailbox.is_stuck(trio.current_time(), after=10)
+
+
+async def test_counts_what_was_taken_and_how_long_that_had_waited(
+    ask: Ask, autojump_clock: trio.testing.MockClock
+) -> None:
+    mailbox = Mailbox("box", capacity=10)
+    await ask(mailbox.address, Say("a"))
+    await trio.sleep(2)
+    await ask(mailbox.address, Say("b"))
+    await trio.sleep(1)
+    gone = await ask(mailbox.address, Say("c"))
+    gone.scope.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    await mailbox.take(10)
+    assert mailbox.taken == 2
+    assert mailbox.waited == pytest.approx(4)

@@ -353,6 +353,21 @@ async def test_last_error_is_the_cause_among_tasks_cancelled_by_it(start: Start)
     assert root.child("child").restarts == 1
 
 
+async def test_uptime_is_that_of_the_incarnation(
+    start: Start, ask: Ask, autojump_clock: trio.testing.MockClock
+) -> None:
+    desk = Desk()
+    root = await start(desk.child)
+    await trio.sleep(5)
+    assert root.child("clerk").uptime == pytest.approx(5)
+    desk.init_gate = trio.Event()
+    await ask(desk.address, Boom())
+    assert root.child("clerk").uptime is None
+    desk.init_gate.set()
+    await trio.sleep(2)
+    assert root.child("clerk").uptime == pytest.approx(2)
+
+
 async def test_status_tells_what_waits_and_for_how_long(
     start: Start, ask: Ask, autojump_clock: trio.testing.MockClock
 ) -> None:

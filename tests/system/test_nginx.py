@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import signal
 import socket
 import ssl
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 from click.testing import CliRunner
 from h2.connection import H2Connection
@@ -45,93 +41,24 @@ from tests.contract.examples import (
     new_kv_id,
 )
 from tests.contract.raw import RawConnection, RawResponse, chunked, pieces_of
-from tests.support.nginx import NOBODY, Nginx, find_binary, nginx_before, shared_storage
+from tests.support.nginx import NOBODY, Nginx, find_binary, nginx_before
 from tests.support.programs import find_program
-from tests.support.service import Service
+
+from .site import (
+    OTHER_PROJECT,
+    PROJECT,
+    QUERY,
+    TOKEN,
+    Site,
+    client_of,
+    eventually,
+    running_site,
+    wait_for_log,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-
-TOKEN = "token"
-PROJECT, OTHER_PROJECT = "acme/app", "acme/other"
-QUERY = "account_handle=acme&project_handle=app"
-
-
-@dataclass(frozen=True)
-class Site:
-    """nginx, the service behind it on a Unix socket, and the Tuist server behind that.
-
-    `token` sees `PROJECT`, and is what requests show unless they are told otherwise.
-    """
-
-    tuist: StandInTuist
-    service: Service
-    nginx: Nginx
-    client: httpx.Client
-    token: str = TOKEN
-
-    @property
-    def authorization(self) -> str:
-        """The header that shows the token."""
-        return f"Authorization: Bearer {self.token}"
-
-    def new_token(self, *projects: str) -> str:
-        """A token that nobody has shown before, which sees `projects`."""
-        token = f"new-{secrets.token_hex(8)}"
-        self.tuist.tokens[token] = list(projects)
-        return token
-
-    def ask(
-        self,
-        method: str,
-        path: str,
-        token: str | None = None,
-        project: str = PROJECT,
-        headers: dict[str, str] | None = None,
-        **how: Any,
-    ) -> httpx.Response:
-        """Send a request through nginx."""
-        headers = bearer(token or self.token) | (headers or {})
-        return self.client.request(method, path, params=handles(project), headers=headers, **how)
-
-    def upload(self, cas_id: str, body: bytes, **how: Any) -> None:
-        """Store an artifact."""
-        response = self.ask("POST", cas_path(cas_id), content=body, **how)
-        assert response.status_code == 204, response.text
-
-    def put(self, kv_id: str, value: str, **how: Any) -> httpx.Response:
-        """Store an entry of one value."""
-        content = {"cas_id": kv_id, "entries": [{"value": value}]}
-        return self.ask("PUT", "/api/cache/keyvalue", json=content, **how)
-
-    def stored(self, body: bytes = b"bytes", **how: Any) -> str:
-        """The id of a new artifact."""
-        cas_id = new_cas_id()
-        self.upload(cas_id, body, **how)
-        return cas_id
-
-    def file(self, cas_id: str) -> Path:
-        """Where an artifact lies on disk."""
-        return self.service.storage / PROJECT / "cas" / cas_id[2:4] / cas_id
-
-    def requests(self, path: str, method: str | None = None) -> list[dict[str, Any]]:
-        """What the service has logged so far of the requests for `path` that have been answered."""
-        marker = new_cas_id()
-        self.ask("GET", "/up", headers={"X-Request-ID": marker})
-        wait_for_log(self.service, marker)
-        lines = map(json.loads, self.service.log.read_text().splitlines())
-        return [
-            line
-            for line in lines
-            if line["event"] == "request"
-            and line["path"] == path
-            and (method is None or line["method"] == method)
-        ]
-
-    def questions(self, token: str) -> int:
-        """How often the Tuist server has been asked about `token`."""
-        header = f"Bearer {token}"
-        return sum(question.authorization == header for question in self.tuist.questions)
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module", params=["wheel", "debian"])
@@ -170,55 +97,6 @@ def start(which: str, tuist: StandInTuist) -> Iterator[Callable[..., Site]]:
 def own_site(start: Callable[..., Site]) -> Site:
     """A site whose service, or Tuist server, may be stopped."""
     return start()
-
-
-@contextmanager
-def running_site(
-    which: str, tuist: StandInTuist, settings: dict[str, str], **options: Any
-) -> Iterator[Site]:
-    """A running site, whose service and nginx have hit no bug in the end."""
-    with shared_storage() as storage, socket_folder() as folder:
-        socket_path = folder / "cache.sock"
-        service = Service(storage, tuist.url, {"SOCKET_PATH": str(socket_path), **settings})
-        service.start(wait=False)
-        try:
-            wait_for_log(service, '"started"')
-            with (
-                nginx_before(f"unix:{socket_path}", storage, which, **options) as nginx,
-                client_of(nginx) as client,
-            ):
-                yield Site(tuist, service, nginx, client)
-                assert "Traceback" not in service.log.read_text()
-                complaints = nginx.error_log()
-                assert not any(level in complaints for level in ("[crit]", "[alert]", "[emerg]"))
-        finally:
-            assert service.process is not None
-            if service.process.poll() is None:
-                service.stop(signal.SIGKILL)
-
-
-@contextmanager
-def socket_folder() -> Iterator[Path]:
-    """A folder for a socket that nginx's user may connect to: the socket inherits the group."""
-    with tempfile.TemporaryDirectory(prefix="cache-actors-socket-", dir="/dev/shm") as name:
-        folder = Path(name)
-        if os.geteuid() == 0:
-            os.chown(folder, 0, NOBODY)
-        folder.chmod(0o2750)
-        yield folder
-
-
-def client_of(nginx: Nginx, **how: Any) -> httpx.Client:
-    """A client of `nginx`."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    return httpx.Client(
-        base_url=nginx.url,
-        trust_env=False,
-        timeout=30,
-        verify=False,  # noqa: S501
-        limits=limits,
-        **how,
-    )
 
 
 # --- Who may see what ---------------------------------------------------------------------------
@@ -650,7 +528,7 @@ def test_restart_of_the_service_loses_no_read(own_site: Site) -> None:
 # --- What stays inside --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["_auth_cas", "_cache_decision", "_cache_entry"])
+@pytest.mark.parametrize("name", ["_auth_cas", "metrics", "_cache_decision", "_cache_entry"])
 def test_inner_locations_cannot_be_reached(site: Site, name: str) -> None:
     first, rest = name[0], name[1:]
     last = f"%{ord(name[-1]):02x}"
@@ -888,19 +766,6 @@ def take_down(tuist: StandInTuist) -> None:
     """Stop the stand-in Tuist server; connections that are open get errors."""
     tuist.status = 500
     tuist.stop()
-
-
-def wait_for_log(service: Service, text: str, times: int = 1) -> None:
-    """Return once the service has logged `text` so many times."""
-    eventually(lambda: service.log.exists() and service.log.read_text().count(text) >= times)
-
-
-def eventually(is_so: Callable[[], bool], within: float = 20) -> None:
-    """Return once something is so."""
-    deadline = time.monotonic() + within
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def final_response(connection: RawConnection) -> RawResponse:

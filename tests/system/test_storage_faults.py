@@ -183,6 +183,9 @@ class Cache:
             assert time.monotonic() < deadline, storage
             time.sleep(0.05)
         assert (storage["reason"] is None) == (state == "ok")
+        ready = self.client.get("/ready")
+        assert ready.status_code == (200 if state == "ok" else 503)
+        assert ready.json()["status"] == ("ready" if state == "ok" else f"storage_{state}")
 
     def survives(
         self,

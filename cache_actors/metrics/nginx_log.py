@@ -1,0 +1,153 @@
+"""nginx's log of its answers: those that it has given alone are added up, and the log emptied.
+
+nginx appends a line for each, in the form that `platform/nginx/http.conf` gives it:
+
+    <artifact, entry or nothing> <method> <status> <bytes of the body> <seconds> <service's status>
+
+The last is `-` if the service was not asked. What it has answered it has counted itself. It never
+says 502 or 504: those are nginx's own, for when it cannot be reached.
+
+Whoever reads the lines empties the file, so that it stays small, and what is in it has not been
+counted yet, whoever was to count it. Only one process may read it at a time: the one that holds the
+lock on it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections import Counter, defaultdict
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .served import STATUSES, By, Route, Served
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+MOST_BYTES = 8 * 1024 * 1024
+"""How much is read at once: some 250,000 lines."""
+
+FILE_MODE = 0o660
+"""nginx writes to it as another user, of the same group."""
+
+_LINE = re.compile(
+    rb"([a-z]{0,16}) ([A-Z_-]{1,32}) (\d{3}) (\d{1,15}) (\d{1,6}\.\d{3}) ([0-9 ,:-]{1,64})"
+)
+
+_ALONE = {b"-", b"502", b"504"}
+
+_ROUTES = {
+    (b"artifact", b"GET"): Route.ARTIFACT_READ,
+    (b"artifact", b"HEAD"): Route.ARTIFACT_READ,
+    (b"artifact", b"POST"): Route.ARTIFACT_STORE,
+    (b"entry", b"GET"): Route.ENTRY_READ,
+    (b"entry", b"HEAD"): Route.ENTRY_READ,
+    (b"entry", b"PUT"): Route.ENTRY_READ,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What lines tell: what nginx has answered, and how many of them cannot be read."""
+
+    served: Sequence[Served] = ()
+    ignored: int = 0
+
+
+def read_lines(text: bytes) -> Taken:
+    """What the lines of `text` tell. Requests that differ in nothing but size are added up."""
+    times: Counter[tuple[Route, int, float]] = Counter()
+    sent: defaultdict[tuple[Route, int, float], int] = defaultdict(int)
+    ignored = 0
+    # Most lines are there many times. Counting them first costs much less than reading each.
+    for line, count in Counter(text.splitlines()).items():
+        found = _LINE.fullmatch(line)
+        if found is None:
+            ignored += count
+            continue
+        kind, method, status, size, seconds, upstream = found.groups()
+        if upstream[-3:] not in _ALONE:
+            continue
+        route = _ROUTES.get((kind, method), Route.OTHER)
+        key = (route, STATUSES.get(status.decode(), 0), float(seconds))
+        times[key] += count
+        sent[key] += count * int(size)
+    served = [
+        Served(By.NGINX, *key, sent=sent[key], duplicate=True, times=count)
+        for key, count in times.items()
+    ]
+    return Taken(served, ignored)
+
+
+class NginxLog:
+    """The log at `path`. All methods block, and belong into a thread.
+
+    Reading and emptying are two steps. What nginx writes in between, in a few microseconds of every
+    second, is lost.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+        self._position = 0  # up to which it has been read
+        self._size = 0  # which it had at the last look
+
+    def take(self) -> Taken:
+        """What has come since the last call; nothing while another process reads the log.
+
+        Raises:
+            OSError: the log cannot be made, locked or read.
+        """
+        if not self._is_open() and not self._open():
+            return Taken()
+        size = os.fstat(self._fd).st_size
+        if size < self._position:  # somebody else has emptied it
+            self._position = 0
+        text = os.pread(self._fd, MOST_BYTES, self._position)
+        read = text.rfind(b"\n") + 1
+        # The end of a line may be on its way. If it has not come by the next look, as after a full
+        # disk, or is too far away, that line is dropped.
+        is_all = self._position + len(text) == size
+        if (is_all and size == self._size) or (read == 0 and len(text) == MOST_BYTES):
+            read = len(text)
+        self._position += read
+        self._size = os.fstat(self._fd).st_size
+        if self._size == self._position > 0:
+            os.ftruncate(self._fd, 0)
+            self._position = self._size = 0
+        return read_lines(text[:read])
+
+    def close(self) -> None:
+        """Let another process read it. May be called again."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _is_open(self) -> bool:
+        """Whether what is open still is the file at the path."""
+        if self._fd < 0:
+            return False
+        with suppress(OSError):
+            if os.fstat(self._fd).st_ino == self._path.stat().st_ino:
+                return True
+        self.close()
+        return False
+
+    def _open(self) -> bool:
+        """Open the log, and make it if need be, unless another process has it."""
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_uid == os.geteuid():
+                os.fchmod(fd, FILE_MODE)  # whatever the umask is
+        except OSError as error:
+            os.close(fd)
+            if isinstance(error, BlockingIOError):
+                return False
+            raise
+        self._fd, self._position, self._size = fd, 0, -1
+        return True

@@ -1,0 +1,115 @@
+"""The last five minutes, in steps of five seconds: for a page that people look at."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypedDict
+
+from .served import By
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .served import Served
+
+STEP_SECONDS = 5
+STEPS = 60
+
+_FASTEST = 0.0001
+_GROWTH = math.log(1.2)
+"""Durations are kept in classes, each up to a fifth longer than the one before."""
+
+
+class Figures(TypedDict):
+    """One value per step, the oldest first; None where there is nothing to tell.
+
+    Latencies are of the service's own answers and, where they say so, of those of nginx alone.
+    """
+
+    step_seconds: int
+    requests_per_second: list[float]
+    hit_rate: list[float | None]
+    latency_ms_p50: list[float | None]
+    latency_ms_p95: list[float | None]
+    nginx_latency_ms_p50: list[float | None]
+    nginx_latency_ms_p95: list[float | None]
+    errors_per_second: list[float]
+
+
+@dataclass(slots=True)
+class _Step:
+    number: int
+    requests: int = 0
+    errors: int = 0
+    hits: int = 0
+    misses: int = 0
+    durations: dict[By, Counter[int]] = field(default_factory=lambda: {by: Counter() for by in By})
+
+    def hit_rate(self) -> float | None:
+        reads = self.hits + self.misses
+        return round(self.hits / reads, 4) if reads else None
+
+    def milliseconds(self, by: By, part: float) -> float | None:
+        """What `part` of the answers took at most."""
+        durations = self.durations[by]
+        missing = part * durations.total()
+        for number, times in sorted(durations.items()):
+            missing -= times
+            if missing <= 0:
+                return round(1000 * _FASTEST * math.exp(_GROWTH * (number - 0.5)), 2)
+        return None
+
+
+class Recent:
+    """What builds have asked for lately, whoever answered.
+
+    The step that has not ended yet is not told. `clock` is in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._first = self._number()
+        self._steps: deque[_Step] = deque(maxlen=STEPS + 1)
+
+    def add(self, served: Served) -> None:
+        """Take in what has been answered just now."""
+        if not served.is_from_client:
+            return
+        number = self._number()
+        if not self._steps or self._steps[-1].number != number:
+            self._steps.append(_Step(number))
+        step = self._steps[-1]
+        step.requests += served.times
+        step.errors += served.times * served.is_error
+        hit = served.hit
+        step.hits += served.times * (hit is True)
+        step.misses += served.times * (hit is False)
+        step.durations[served.by][_duration_class(served.seconds)] += served.times
+
+    def figures(self) -> Figures:
+        """What is known of the steps that have ended, at most five minutes of them."""
+        now = self._number()
+        known = {step.number: step for step in self._steps}
+        wanted = range(max(self._first, now - STEPS), now)
+        steps = [known.get(number) or _Step(number) for number in wanted]
+        return Figures(
+            step_seconds=STEP_SECONDS,
+            requests_per_second=[step.requests / STEP_SECONDS for step in steps],
+            hit_rate=[step.hit_rate() for step in steps],
+            latency_ms_p50=[step.milliseconds(By.SERVICE, 0.5) for step in steps],
+            latency_ms_p95=[step.milliseconds(By.SERVICE, 0.95) for step in steps],
+            nginx_latency_ms_p50=[step.milliseconds(By.NGINX, 0.5) for step in steps],
+            nginx_latency_ms_p95=[step.milliseconds(By.NGINX, 0.95) for step in steps],
+            errors_per_second=[step.errors / STEP_SECONDS for step in steps],
+        )
+
+    def _number(self) -> int:
+        return int(self._clock() // STEP_SECONDS)
+
+
+def _duration_class(seconds: float) -> int:
+    """The number of a duration's class: 0 for the fastest."""
+    return max(0, math.ceil(math.log(max(seconds, _FASTEST) / _FASTEST) / _GROWTH))

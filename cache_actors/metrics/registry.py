@@ -1,0 +1,262 @@
+"""The metrics: every name that `/metrics` tells, what it means, and who counts it.
+
+Those that something has to count as it happens are attributes of `Metrics`; those that can be read
+from records when somebody asks are in `records.py`. To add one, add it to one of the two, and to
+docs/operations.md. Wherever it makes sense they are totals, so that those of several processes can
+be added up.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from .recent import Recent
+from .records import Records
+from .served import Route
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from cache_actors.storage.eviction_record import EvictionStatus
+    from cache_actors.storage.health import StorageStatus
+    from cache_actors.supervision import Status
+
+    from .served import By, Served
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+
+_REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_SYNC_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10)
+_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+# `process_start_time_seconds` tells it for all; a time of creation beside each counter would only
+# make the answer twice as long.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class _Durations(Histogram):
+    """A histogram that can take in many equal observations at once."""
+
+    def observe_times(self, amount: float, times: int) -> None:
+        """Take in `amount`, `times` times."""
+        self._sum.inc(amount * times)
+        self._buckets[bisect_left(self._upper_bounds, amount)].inc(times)
+
+
+@dataclass(slots=True)
+class _Totals:
+    """What requests that are answered in one way count for.
+
+    They are looked up once, as that takes longer than to count.
+    """
+
+    requests: Counter
+    seconds: _Durations
+    results: Counter | None = None
+    sent: Counter | None = None
+    received: Counter | None = None
+
+
+class Metrics:
+    """All metrics of one process, in a registry of their own.
+
+    Args:
+        status: the supervision tree's own records.
+        storage: how writing to the disk has gone lately.
+        eviction: what has been evicted.
+
+    Attributes:
+        recent: the last five minutes of what is counted here.
+        temporary_files: uploads that wait in a temporary file for their end.
+        nginx_lines_ignored: lines of nginx's that cannot be read.
+        missing_artifacts: entries that refer to an artifact which does not exist.
+    """
+
+    def __init__(
+        self,
+        status: Callable[[], Status],
+        storage: Callable[[], StorageStatus],
+        eviction: Callable[[], EvictionStatus],
+    ) -> None:
+        self.recent = Recent()
+        self._totals: dict[tuple[By, Route, int, bool], _Totals] = {}
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        registry.register(Records(status, storage, eviction))
+
+        self._requests = Counter(
+            "cache_actors_requests_total",
+            "Requests that have been answered.",
+            ("by", "route", "status"),
+            registry=registry,
+        )
+        self._request_seconds = _Durations(
+            "cache_actors_request_duration_seconds",
+            "From a request to the end of its answer.",
+            ("by", "route"),
+            buckets=_REQUEST_SECONDS,
+            registry=registry,
+        )
+        self._reads = Counter(
+            "cache_actors_reads_total",
+            "Artifacts and key-value entries that were asked for, by whether there was one.",
+            ("by", "kind", "result"),
+            registry=registry,
+        )
+        self._sent = Counter(
+            "cache_actors_downloaded_bytes_total",
+            "Bytes of artifacts and entries that were sent.",
+            ("by", "kind"),
+            registry=registry,
+        )
+        self._received = Counter(
+            "cache_actors_uploaded_bytes_total",
+            "Bytes of artifacts and entries that the service has received, stored or not.",
+            ("kind",),
+            registry=registry,
+        )
+        self._writes = Counter(
+            "cache_actors_writes_total",
+            "Artifacts and entries that were sent to be stored, by what has become of them.",
+            ("by", "kind", "result"),
+            registry=registry,
+        )
+        self._decisions = Counter(
+            "cache_actors_decisions_total",
+            "Decisions on access that the service has made, by what they rest on.",
+            ("outcome", "source"),
+            registry=registry,
+        )
+        self._tuist_seconds = Histogram(
+            "cache_actors_tuist_request_duration_seconds",
+            "Questions to the Tuist server, by its answer.",
+            ("outcome",),
+            buckets=_REQUEST_SECONDS,
+            registry=registry,
+        )
+        commit_files = Histogram(
+            "cache_actors_commit_files",
+            "Files that were written and synced together.",
+            ("kind",),
+            buckets=_BATCHES,
+            registry=registry,
+        )
+        commit_seconds = Histogram(
+            "cache_actors_commit_duration_seconds",
+            "Writing and syncing files together, the wait for a thread included.",
+            ("kind",),
+            buckets=_REQUEST_SECONDS,
+            registry=registry,
+        )
+        self._commits = {
+            kind: (commit_files.labels(kind), commit_seconds.labels(kind))
+            for kind in set(_KINDS.values())
+        }
+        self._sync_seconds = Histogram(
+            "cache_actors_sync_duration_seconds",
+            "Single syncs of a file or folder.",
+            buckets=_SYNC_SECONDS,
+            registry=registry,
+        )
+        self.temporary_files = Gauge(
+            "cache_actors_temporary_files",
+            "Uploads that wait in a temporary file for their end.",
+            registry=registry,
+        )
+        self.missing_artifacts = Counter(
+            "cache_actors_missing_artifacts_total",
+            "Entries sent that refer to an artifact which does not exist, by what became of them.",
+            ("result",),
+            registry=registry,
+        )
+        self.nginx_lines_ignored = Counter(
+            "cache_actors_nginx_lines_ignored_total",
+            "Lines in nginx's log of its own answers that cannot be read.",
+            registry=registry,
+        )
+
+    def served(self, served: Served) -> None:
+        """Count requests that have been answered."""
+        how = (served.by, served.route, served.status, served.duplicate)
+        totals = self._totals.get(how)
+        if totals is None:
+            totals = self._totals[how] = self._totals_of(served)
+        totals.requests.inc(served.times)
+        totals.seconds.observe_times(served.seconds, served.times)
+        if totals.results is not None:
+            totals.results.inc(served.times)
+        if totals.sent is not None:
+            totals.sent.inc(served.sent)
+        if totals.received is not None:
+            totals.received.inc(served.received)
+        self.recent.add(served)
+
+    def _totals_of(self, served: Served) -> _Totals:
+        """What requests that were answered like `served` count for."""
+        by, kind, outcome = served.by, _KINDS.get(served.route), served.outcome
+        totals = _Totals(
+            self._requests.labels(by, served.route, served.status or "other"),
+            self._request_seconds.labels(by, served.route),
+        )
+        if served.hit is not None:
+            totals.results = self._reads.labels(by, kind, "hit" if served.hit else "miss")
+            totals.sent = self._sent.labels(by, kind) if served.hit else None
+        elif outcome is not None:
+            totals.results = self._writes.labels(by, kind, outcome)
+            totals.received = self._received.labels(kind)
+        return totals
+
+    def decided(self, outcome: str, source: str) -> None:
+        """Count a decision on access: what it was, and what it rested on."""
+        self._decisions.labels(outcome, source).inc()
+
+    def tuist_asked(self, outcome: str, seconds: float) -> None:
+        """Count a question to the Tuist server."""
+        self._tuist_seconds.labels(outcome).observe(seconds)
+
+    @contextmanager
+    def commit(self, kind: str, files: int) -> Iterator[None]:
+        """Count a commit of so many files of a kind, which lasts as long as the context.
+
+        Args:
+            kind: `artifact` or `entry`.
+            files: how many.
+        """
+        began = monotonic()
+        try:
+            yield
+        finally:
+            commit_files, commit_seconds = self._commits[kind]
+            commit_files.observe(files)
+            commit_seconds.observe(monotonic() - began)
+
+    def synced(self, seconds: float) -> None:
+        """Count a sync. May be called from any thread."""
+        self._sync_seconds.observe(seconds)
+
+    def render(self) -> bytes:
+        """All metrics in Prometheus's text format, to be sent as `CONTENT_TYPE`."""
+        return generate_latest(self._registry)
+
+
+_KINDS = {
+    Route.ARTIFACT_READ: "artifact",
+    Route.ARTIFACT_STORE: "artifact",
+    Route.ENTRY_READ: "entry",
+    Route.ENTRY_STORE: "entry",
+}

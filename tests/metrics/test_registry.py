@@ -1,0 +1,171 @@
+"""What `/metrics` tells."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from cache_actors.metrics.registry import Metrics
+from cache_actors.metrics.served import By, Route, Served
+from cache_actors.storage.eviction_record import EvictionRecord
+from cache_actors.storage.health import StorageHealth
+from cache_actors.storage.last_eviction import PassReport
+from cache_actors.supervision import State, Status
+from tests.support.metrics import Scrape, new_metrics
+from tests.support.programs import find_program
+
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+
+TREE = Status(
+    "root",
+    State.RUNNING,
+    children=(
+        Status("kv_store", State.RUNNING, restarts=3, depth=2, oldest=0.5, taken=10, waited=1.5),
+        Status("group", State.STARTING, children=(Status("below", State.RUNNING, restarts=1),)),
+    ),
+)
+
+
+def storage() -> StorageHealth:
+    health = StorageHealth()
+    health.note_room(5000, 300)
+    return health
+
+
+def eviction() -> EvictionRecord:
+    record = EvictionRecord()
+    record.note(used=0.5)
+    record.note_pass(PassReport(100.0, 2.0, 10, 20, 3000, 60.0, 7, 8, 9000))
+    return record
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    """All metrics, each with something to tell."""
+    metrics = Metrics(lambda: TREE, storage().status, eviction().status)
+    for by in By:
+        for route in Route:
+            for status in 200, 204, 404, 503, 0:
+                metrics.served(Served(by, route, status, 0.002, 10, received=20))
+    metrics.decided("granted", "memory")
+    metrics.tuist_asked("failed", 0.2)
+    with metrics.commit("artifact", 3):
+        metrics.synced(0.001)
+    metrics.temporary_files.inc()
+    metrics.nginx_lines_ignored.inc()
+    metrics.missing_artifacts.labels("refused").inc()
+    return metrics
+
+
+def test_promtool_finds_nothing_to_say(metrics: Metrics) -> None:
+    promtool = find_program("promtool")
+    run = subprocess.run(
+        [promtool, "check", "metrics"], input=metrics.render(), capture_output=True, check=False
+    )
+    assert (run.returncode, run.stdout + run.stderr) == (0, b"")
+
+
+def test_every_metric_is_in_the_documentation(metrics: Metrics) -> None:
+    told = {name for name in Scrape.of(metrics).families() if name.startswith("cache_actors_")}
+    documented = set(re.findall(r"^\| `(cache_actors_\w+)`", OPERATIONS.read_text(), re.MULTILINE))
+    assert told == documented
+
+
+def test_processes_have_registries_of_their_own() -> None:
+    one, other = new_metrics(), new_metrics()
+    one.decided("granted", "memory")
+    assert Scrape.of(one).value("cache_actors_decisions_total") == 1
+    assert Scrape.of(other).value("cache_actors_decisions_total") == 0
+
+
+def test_equal_requests_count_as_many() -> None:
+    metrics = new_metrics()
+    metrics.served(Served(By.NGINX, Route.ARTIFACT_READ, 200, 0.02, 5000, times=50))
+    metrics.served(Served(By.NGINX, Route.ARTIFACT_READ, 404, 0.0, 30))
+    metrics.served(Served(By.SERVICE, Route.ARTIFACT_READ, 200, 0.001, 100))
+    scrape = Scrape.of(metrics)
+    assert scrape.value("cache_actors_requests_total", by="nginx", status="200") == 50
+    assert scrape.value("cache_actors_reads_total", kind="artifact", result="hit") == 51
+    assert scrape.value("cache_actors_reads_total", result="miss") == 1
+    assert scrape.value("cache_actors_downloaded_bytes_total", by="nginx") == 5000
+    seconds = "cache_actors_request_duration_seconds"
+    assert scrape.value(seconds + "_count", by="nginx") == 51
+    assert scrape.value(seconds + "_sum", by="nginx") == pytest.approx(1.0)
+    assert scrape.value(seconds + "_bucket", by="nginx", le="0.01") == 1
+    assert scrape.value(seconds + "_bucket", by="nginx", le="0.025") == 51
+    assert scrape.value(seconds + "_bucket", by="service", le="0.001") == 1
+
+
+def test_write_is_counted_by_what_has_become_of_it() -> None:
+    metrics = new_metrics()
+    for status, duplicate in (204, False), (204, True), (507, False):
+        metrics.served(
+            Served(
+                By.SERVICE, Route.ARTIFACT_STORE, status, 0.1, 0, received=9, duplicate=duplicate
+            )
+        )
+    scrape = Scrape.of(metrics)
+    for result in "stored", "duplicate", "storage_full":
+        assert scrape.value("cache_actors_writes_total", kind="artifact", result=result) == 1
+    assert scrape.value("cache_actors_uploaded_bytes_total", kind="artifact") == 27
+
+
+def test_commit_that_fails_counts_too() -> None:
+    metrics = new_metrics()
+
+    def fail() -> None:
+        with metrics.commit("entry", 7):
+            raise OSError
+
+    with pytest.raises(OSError):  # noqa: PT011
+        fail()
+    scrape = Scrape.of(metrics)
+    assert scrape.value("cache_actors_commit_files_sum", kind="entry") == 7
+    assert scrape.value("cache_actors_commit_duration_seconds_count", kind="entry") == 1
+
+
+def test_tree_is_told_from_its_records(metrics: Metrics) -> None:
+    scrape = Scrape.of(metrics)
+    assert scrape.value("cache_actors_restarts_total") == 4
+    assert scrape.value("cache_actors_restarts_total", child="below") == 1
+    assert scrape.value("cache_actors_child_running", child="kv_store") == 1
+    assert scrape.value("cache_actors_child_running", child="group") == 0
+    assert scrape.value("cache_actors_mailbox_messages", child="kv_store") == 2
+    assert scrape.value("cache_actors_mailbox_oldest_seconds", child="kv_store") == 0.5
+    assert scrape.value("cache_actors_mailbox_wait_seconds_count", child="kv_store") == 10
+    assert scrape.value("cache_actors_mailbox_wait_seconds_sum", child="kv_store") == 1.5
+
+
+def test_evictions_are_told(metrics: Metrics) -> None:
+    scrape = Scrape.of(metrics)
+    assert scrape.value("cache_actors_evicted_total", kind="artifact") == 10
+    assert scrape.value("cache_actors_evicted_total", kind="entry") == 20
+    assert scrape.value("cache_actors_evicted_bytes_total") == 3000
+    assert scrape.value("cache_actors_eviction_pass_seconds_sum") == 2
+    assert scrape.value("cache_actors_stored_files", kind="artifact") == 7
+    assert scrape.value("cache_actors_stored_bytes") == 9000
+    assert scrape.value("cache_actors_youngest_evicted_seconds") == 60
+    assert scrape.value("cache_actors_storage_used_ratio") == 0.5
+
+
+def test_storage_is_told_as_it_is_now() -> None:
+    health = StorageHealth()
+    metrics = Metrics(lambda: TREE, health.status, EvictionRecord().status)
+    assert "cache_actors_storage_free_bytes" not in Scrape.of(metrics).families()
+    health.note_room(5000, 300)
+    health.note([OSError(5, "no")])
+    scrape = Scrape.of(metrics)
+    assert scrape.value("cache_actors_storage_free_bytes") == 5000
+    assert scrape.value("cache_actors_storage_free_inodes") == 300
+    assert scrape.value("cache_actors_storage_state", state="failing") == 1
+    assert scrape.value("cache_actors_storage_state", state="ok") == 0
+
+
+def test_version_and_process_are_told(metrics: Metrics) -> None:
+    scrape = Scrape.of(metrics)
+    assert scrape.value("cache_actors_build_info", version=version("cache-actors")) == 1
+    assert scrape.value("process_open_fds") > 0

@@ -1,0 +1,220 @@
+"""Metrics of a site: every answer is counted once, whoever gave it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from tests.contract.examples import bearer, cas_path, handles, kv_path, new_cas_id, new_kv_id
+from tests.contract.raw import RawConnection
+from tests.support.metrics import Scrape
+from tests.support.nginx import NOBODY, nginx_before, shared_storage
+from tests.support.service import Service
+
+from .site import PROJECT, Site, eventually, running_site, wait_for_log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cache_actors.dev.tuist import StandInTuist
+
+REQUESTS = "cache_actors_requests_total"
+INSIDE = ("decision", "up", "ready", "metrics")
+
+
+@pytest.fixture(params=["wheel", "debian"])
+def which(request: pytest.FixtureRequest) -> str:
+    """The kind of nginx."""
+    return str(request.param)
+
+
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """A folder for sockets and nginx's log, which nginx's workers may use as one of a group."""
+    with TemporaryDirectory(prefix="cache-actors-shared-", dir="/dev/shm") as name:
+        folder = Path(name)
+        if os.geteuid() == 0:
+            os.chown(folder, 0, NOBODY)
+        folder.chmod(0o2770)
+        yield folder
+
+
+@pytest.fixture
+def site(which: str, tuist: StandInTuist, shared_folder: Path) -> Iterator[Site]:
+    """A site whose service counts what nginx answers."""
+    log = shared_folder / "answers.log"
+    with running_site(which, tuist, {"NGINX_LOG": str(log)}, answers_log=log) as site:
+        yield site
+
+
+def scrape(socket: Path) -> Scrape:
+    """What the service at a Unix socket says."""
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket))) as client:
+        response = client.get("http://cache/metrics")
+    assert response.status_code == 200
+    assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    return Scrape(response.text)
+
+
+def metrics_of(site: Site) -> Scrape:
+    return scrape(Path(site.service.environment["SOCKET_PATH"]))
+
+
+def from_clients(found: Scrape) -> float:
+    """How many requests of clients have been counted."""
+    return found.value(REQUESTS) - sum(found.value(REQUESTS, route=route) for route in INSIDE)
+
+
+def test_every_answer_is_counted_once_whoever_gave_it(site: Site) -> None:
+    cas_id, kv_id, body = new_cas_id(), new_kv_id(), b"x" * 1000
+    asked = [
+        site.ask("POST", cas_path(cas_id), content=body),
+        site.ask("POST", cas_path(cas_id), content=body),
+        site.ask("GET", cas_path(cas_id)),
+        site.ask("GET", cas_path(cas_id), headers={"Range": "bytes=0-9"}),
+        site.ask("HEAD", cas_path(cas_id)),
+        site.ask("GET", cas_path(new_cas_id())),
+        site.put(kv_id, "value"),
+        site.ask("GET", kv_path(kv_id)),
+        site.ask("PUT", kv_path(kv_id)),
+        site.ask("GET", kv_path(new_kv_id())),
+        site.ask("GET", cas_path(cas_id), token="unknown"),
+        site.ask("DELETE", cas_path(cas_id)),
+        site.ask("GET", "/nowhere"),
+        site.ask("GET", f"/api/cache/cas/{cas_id}/.."),
+    ]
+    with RawConnection(site.nginx.url) as connection:
+        assert connection.ask("GET /up", "Bad Header").status_code == 400
+    eventually(lambda: from_clients(metrics_of(site)) >= len(asked) + 1)
+    found = metrics_of(site)
+    assert from_clients(found) == len(asked) + 1
+
+    def value(name: str, **labels: str) -> float:
+        return found.value(f"cache_actors_{name}", **labels)
+
+    assert value("reads_total", by="nginx", kind="artifact", result="hit") == 3
+    assert value("reads_total", by="nginx", kind="artifact", result="miss") == 1
+    assert value("reads_total", by="nginx", kind="entry", result="hit") == 2
+    assert value("reads_total", by="nginx", kind="entry", result="miss") == 1
+    assert value("reads_total", by="service") == 0
+    assert value("downloaded_bytes_total", kind="artifact") == len(body) + 10
+    assert value("writes_total", by="service", kind="artifact", result="stored") == 1
+    assert value("writes_total", by="nginx", kind="artifact", result="duplicate") == 1
+    assert value("writes_total", by="service", kind="entry", result="stored") == 1
+    assert value("uploaded_bytes_total", kind="artifact") == len(body)
+    assert value("requests_total", by="nginx", status="401") == 1
+    assert value("nginx_lines_ignored_total") == 0
+    assert value("decisions_total", outcome="granted", source="tuist") == 1
+    assert value("decisions_total", outcome="granted", source="memory") >= 1
+    assert value("decisions_total", outcome="unauthorized", source="tuist") == 1
+    assert value("tuist_request_duration_seconds_count") == 2
+    assert value("commit_files_sum", kind="artifact") == 1
+    assert value("commit_files_sum", kind="entry") == 1
+    assert value("sync_duration_seconds_count") >= 4
+
+
+def test_no_label_is_a_secret_or_has_no_bound(site: Site) -> None:
+    cas_id, token = new_cas_id(), "a-token-of-somebody"
+    for path in cas_path(cas_id), f"/{cas_id}", f"/api/cache/keyvalue/{cas_id}":
+        for method in "GET", "PUT", "BREW":
+            site.ask(method, path, token=token, headers={"X-Request-ID": "an-id"})
+    eventually(lambda: from_clients(metrics_of(site)) == 9)
+    labels = metrics_of(site).labels()
+    secret = {cas_id, cas_id.lower(), token, "BREW", "an-id", *PROJECT.split("/")}
+    assert [label for label in labels if any(each in label for each in secret)] == []
+
+
+def test_what_nginx_answers_without_the_service_is_counted_when_it_is_back(site: Site) -> None:
+    cas_id = site.stored()
+    assert site.ask("GET", cas_path(cas_id)).status_code == 200
+    site.service.stop(signal.SIGKILL)
+    for _ in range(5):
+        assert site.ask("GET", cas_path(cas_id)).status_code == 200
+        assert site.ask("POST", cas_path(new_cas_id()), content=b"a").status_code == 503
+        assert site.ask("GET", cas_path(cas_id), token="unknown").status_code == 503
+    site.service.start(wait=False)
+    socket = Path(site.service.environment["SOCKET_PATH"])
+    wait_for_log(site.service, '"started"', times=2)
+    hits = {"by": "nginx", "result": "hit"}
+    eventually(lambda: scrape(socket).value("cache_actors_reads_total", **hits) >= 5)
+    found = metrics_of(site)
+    assert found.value(REQUESTS, by="nginx", status="503") == 10
+    unavailable = {"by": "nginx", "result": "unavailable"}
+    assert found.value("cache_actors_writes_total", **unavailable) == 5
+
+
+def test_recent_figures_know_both(site: Site) -> None:
+    cas_id = site.stored()
+    for _ in range(20):
+        site.ask("GET", cas_path(cas_id))
+    site.ask("GET", cas_path(new_cas_id()))
+
+    def recent() -> dict[str, Any]:
+        figures: dict[str, Any] = site.client.get("/up").json()["recent"]
+        return figures
+
+    eventually(lambda: sum(recent()["requests_per_second"]) * 5 >= 22)
+    figures = recent()
+    assert sum(figures["requests_per_second"]) * 5 == 22
+    rates = [rate for rate in figures["hit_rate"] if rate is not None]
+    assert all(0 <= rate <= 1 for rate in rates)
+    assert rates
+    assert any(figures["latency_ms_p95"])
+    assert any(figures["nginx_latency_ms_p95"])
+    assert sum(figures["errors_per_second"]) == 0
+
+
+def test_instance_that_takes_over_counts_what_comes_from_then_on(
+    which: str, tuist: StandInTuist, shared_folder: Path
+) -> None:
+    log, current = shared_folder / "answers.log", shared_folder / "current.sock"
+    with (
+        shared_storage() as storage,
+        instance(storage, tuist, shared_folder),
+        nginx_before(f"unix:{current}", storage, which, answers_log=log) as nginx,
+    ):
+        params, headers = handles(PROJECT), bearer("token")
+        misses = {"by": "nginx", "kind": "artifact", "result": "miss"}
+
+        def miss(times: int) -> None:
+            for _ in range(times):
+                answer = httpx.get(
+                    nginx.url + cas_path(new_cas_id()), params=params, headers=headers
+                )
+                assert answer.status_code == 404
+
+        def counted(socket: Path) -> float:
+            return scrape(socket).value("cache_actors_reads_total", **misses)
+
+        old_socket = current.resolve()
+        miss(3)
+        eventually(lambda: counted(old_socket) == 3)
+        with instance(storage, tuist, shared_folder):
+            new_socket = current.resolve()
+            assert new_socket != old_socket
+            miss(4)
+            eventually(lambda: counted(new_socket) == 4)
+            assert counted(old_socket) == 3
+
+
+@contextmanager
+def instance(storage: Path, tuist: StandInTuist, folder: Path) -> Iterator[Service]:
+    """An instance of the service to which `current.sock` leads."""
+    before = folder.joinpath("current.sock").resolve()
+    environment = {"SOCKET_DIR": str(folder), "NGINX_LOG": str(folder / "answers.log")}
+    service = Service(storage, tuist.url, environment)
+    service.start(wait=False)
+    try:
+        eventually(lambda: folder.joinpath("current.sock").resolve() not in (before, None))
+        yield service
+    finally:
+        assert service.process is not None
+        if service.process.poll() is None:
+            service.stop(signal.SIGKILL)
