@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import trio
@@ -111,8 +111,7 @@ class Evictor(Actor):
     async def run(self, mailbox: Mailbox, started: Started) -> None:
         """Live one life, with a task that looks and evicts beside the one that listens."""
         async with trio.open_nursery() as nursery:
-            if self._limits.high < 1:
-                nursery.start_soon(self._keep_within_limits)
+            nursery.start_soon(self._keep_within_limits)
             await super().run(mailbox, started)
             nursery.cancel_scope.cancel()
 
@@ -146,11 +145,13 @@ class Evictor(Actor):
         self._stored = 0
         before, must_scan = await in_thread(self._inspect, threads=self._threads)
         self._enough = max(1, int(before.limit.bytes * LOOK_SHARE))
-        if self._held.without(before).share < self._limits.high and not must_scan:
+        is_full = self._limits.high < 1 and self._held.without(before).share >= self._limits.high
+        if not is_full and not must_scan:
             return
+        limits = self._limits if is_full else replace(self._limits, target=1.0)
         self._record.note(running=True)
         try:
-            report = await run_pass(self._root, self._limits)
+            report = await run_pass(self._root, limits)
         finally:
             self._record.note(running=False)
         if report is None:  # another process's is running
