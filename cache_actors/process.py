@@ -1,37 +1,24 @@
-"""The process around the application: signals, limits, and an end that is certain."""
+"""The service's process: it binds its socket, and runs the application until a signal stops it."""
 
 from __future__ import annotations
 
-import os
 import resource
-import signal
-import threading
 from typing import TYPE_CHECKING
 
 import trio
 
 from .application import Application
 from .http.endpoint import bind
+from .lifetime import live, stop_on_signal
 from .log import new_log
-from .supervision import RestartIntensityError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from structlog.typing import FilteringBoundLogger
 
-    from .http.endpoint import Endpoint
+    from .http.endpoint import BoundSocket
     from .settings import Settings
-
-EXIT_GAVE_UP = 1
-"""Exit status: the supervision tree gave up."""
-
-EXIT_CUT_SHORT = 3
-"""Exit status: a stop was cut short, by a second signal or because it took too long."""
-
-LONGEST_STOP = 45.0
-"""Seconds an end may take before the process is gone whatever it does. Requests in flight have 30
-of them; a shielded wait, or a thread on a dead disk, would otherwise have no limit at all."""
 
 
 class CannotStart(Exception):
@@ -53,65 +40,28 @@ def run_process(settings: Settings, announce: Callable[[], None] = lambda: None)
     """
     _raise_file_limit()
     log = new_log(settings)
-    with bind(settings) as endpoint:
-        return trio.run(_run, settings, endpoint, log, announce)
+    with bind(settings) as sock:
+        return trio.run(_run, settings, sock, log, announce)
 
 
 async def _run(
     settings: Settings,
-    endpoint: Endpoint,
+    sock: BoundSocket,
     log: FilteringBoundLogger,
     announce: Callable[[], None],
 ) -> int:
     try:
-        application = Application(settings, endpoint, log)
+        application = Application(settings, sock, log)
     except OSError as error:
         where = error.filename or settings.cas_storage_dir
         raise CannotStart(f"Cannot use {where}: {error.strerror}") from error
-    stop = trio.Event()
 
     def started() -> None:
-        endpoint.announce()
+        sock.announce()
         log.info("started", storage=str(settings.cas_storage_dir))
         announce()
 
-    status = EXIT_CUT_SHORT
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_stop_on_signal, stop, nursery.cancel_scope, log)
-        nursery.start_soon(_limit_the_end, application, log)
-        try:
-            await application.run(stop, started)
-            status = 0
-        except RestartIntensityError as error:
-            log.critical("gave_up", reason=str(error))
-            status = EXIT_GAVE_UP
-        nursery.cancel_scope.cancel()
-    log.info("stopped", exit_status=status)
-    return status
-
-
-async def _stop_on_signal(
-    stop: trio.Event, everything: trio.CancelScope, log: FilteringBoundLogger
-) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            again = stop.is_set()
-            stop.set()
-            log.info("stopping", signal=signal.Signals(number).name, again=again)
-            if again:
-                everything.cancel()
-
-
-async def _limit_the_end(application: Application, log: FilteringBoundLogger) -> None:
-    await application.supervisor.wait_over()
-
-    def exit_hard() -> None:
-        log.critical("stop_took_too_long", seconds=LONGEST_STOP)
-        os._exit(EXIT_CUT_SHORT)
-
-    timer = threading.Timer(LONGEST_STOP, exit_hard)
-    timer.daemon = True
-    timer.start()
+    return await live(application, log, started, stop_on_signal(log))
 
 
 def _raise_file_limit() -> None:

@@ -13,10 +13,13 @@ import os
 import socket
 import stat
 from contextlib import suppress
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 from uuid import uuid4
 
+import trio
+
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from cache_actors.settings import Settings
@@ -31,13 +34,31 @@ class CannotListen(Exception):
     """The address or socket to listen on is not to be had; the message says which and why."""
 
 
-class Endpoint:
-    """A listening socket, and what it is called on disk, if it is a Unix socket."""
+class Endpoint(Protocol):
+    """Where connections come from, as the listener sees it."""
+
+    async def serve(
+        self, handle: Callable[[trio.SocketStream], Awaitable[None]], connections: trio.Nursery
+    ) -> None:
+        """Start `handle` in `connections` for each connection that comes, until cancelled."""
+
+    def is_replaced(self) -> bool:
+        """Whether another instance gets the new connections by now."""
+
+    def close(self) -> None:
+        """Take no more connections, ever. May be called again."""
+
+
+class BoundSocket:
+    """A socket of this process's own, and what it is called on disk, if it is a Unix socket.
+
+    It outlives the incarnations of whoever accepts here: clients wait in its backlog.
+    """
 
     def __init__(
         self, sock: socket.socket, path: Path | None = None, link: Path | None = None
     ) -> None:
-        self.sock = sock
+        self._sock = sock
         self._path = path
         self._link = link
 
@@ -48,13 +69,25 @@ class Endpoint:
             link.symlink_to(self._path.name)
             link.replace(self._link)
 
+    def listen(self) -> trio.socket.SocketType:
+        """Have connections wait here from now on, and return a socket to accept them with."""
+        self._sock.listen(BACKLOG)
+        return trio.socket.from_stdlib_socket(self._sock.dup())
+
+    async def serve(
+        self, handle: Callable[[trio.SocketStream], Awaitable[None]], connections: trio.Nursery
+    ) -> None:
+        """Start `handle` in `connections` for each connection that comes, until cancelled."""
+        listener = trio.SocketListener(self.listen())
+        await trio.serve_listeners(handle, [listener], handler_nursery=connections)
+
     def is_replaced(self) -> bool:
         """Whether another instance gets the new connections by now."""
         return self._link is not None and not self._is_current(self._link)
 
     def close(self) -> None:
         """Close the socket and remove it from disk. May be called again."""
-        self.sock.close()
+        self._sock.close()
         if self._path is None:
             return
         with suppress(OSError):  # the link stays: it may be another's a moment later
@@ -73,8 +106,8 @@ class Endpoint:
         self.close()
 
 
-def bind(settings: Settings) -> Endpoint:
-    """An endpoint as the settings want it, which connections can wait at from now on.
+def bind(settings: Settings) -> BoundSocket:
+    """A socket as the settings want it, which connections can wait at from now on.
 
     Raises:
         CannotListen: it is taken, or not allowed.
@@ -86,12 +119,12 @@ def bind(settings: Settings) -> Endpoint:
             return _in_folder(folder)
         if path is not None:
             return _at_path(path)
-        return Endpoint(_bind_tcp(settings.bind, settings.port))
+        return BoundSocket(_bind_tcp(settings.bind, settings.port))
     except OSError as error:
         raise CannotListen(f"Cannot listen on {where}: {error.strerror or error}") from error
 
 
-def _in_folder(folder: Path) -> Endpoint:
+def _in_folder(folder: Path) -> BoundSocket:
     for other in folder.glob("*.sock"):
         if not other.is_symlink() and other.is_socket():
             with suppress(OSError):
@@ -101,16 +134,16 @@ def _in_folder(folder: Path) -> Endpoint:
     unready = path.with_suffix(".new")
     sock = _bind_unix(unready)
     unready.rename(path)
-    return Endpoint(sock, path, folder / CURRENT)
+    return BoundSocket(sock, path, folder / CURRENT)
 
 
-def _at_path(path: Path) -> Endpoint:
+def _at_path(path: Path) -> BoundSocket:
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.stat().st_mode):
             raise FileExistsError(errno.EEXIST, "there is a file that is not a socket")
         if not _remove_stale(path):
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-    return Endpoint(_bind_unix(path), path)
+    return BoundSocket(_bind_unix(path), path)
 
 
 def _bind_tcp(host: str, port: int) -> socket.socket:
