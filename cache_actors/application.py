@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import trio
@@ -29,11 +30,13 @@ from .supervision import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from structlog.typing import FilteringBoundLogger
 
     from .http.endpoint import Endpoint
     from .settings import Settings
-    from .supervision import Started
+    from .supervision import Started, Status
 
 WRITERS = 8
 STREAM_THREADS = 16
@@ -61,14 +64,26 @@ class Application:
         settings: what it runs with.
         endpoint: where it listens.
         log: where it logs.
+        whole_tree: makes the tree that `/up` shows of this application's own; for workers.
+        since: when the service was started, in `time.monotonic()`; now, if it is not said.
 
     Raises:
         OSError: the storage folder or the temporary one cannot be used.
     """
 
-    def __init__(self, settings: Settings, endpoint: Endpoint, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        endpoint: Endpoint,
+        log: FilteringBoundLogger,
+        *,
+        whole_tree: Callable[[Status], Status] = lambda own_tree: own_tree,
+        since: float | None = None,
+    ) -> None:
         self._settings = settings
         self._log = log
+        self._whole_tree = whole_tree
+        self._since = time.monotonic() if since is None else since
         storage = settings.cas_storage_dir
         storage.mkdir(parents=True, exist_ok=True)
         self._temporary = TemporaryFolder(storage / TEMPORARY)
@@ -155,7 +170,8 @@ class Application:
             ),
             reader=ArtifactReader(self._store, self._stream_threads),
             memory=Budget(ENTRIES_BYTES),
-            status=lambda: self.supervisor.status(),
+            since=self._since,
+            status=lambda: self._whole_tree(self.supervisor.status()),
             storage=self._store.health.status,
         )
 

@@ -1,4 +1,7 @@
-"""The service's process: it binds its socket, and runs the application until a signal stops it."""
+"""The service's process: it binds its socket, and runs until a signal stops it.
+
+What it runs is the application or, with several workers, a tree of processes that do.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,9 @@ from .application import Application
 from .http.endpoint import bind
 from .lifetime import live, stop_on_signal
 from .log import new_log
+from .workers.cores import usable_cores
+from .workers.parent import Workers
+from .workers.worker_process import COMMAND
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +24,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from .http.endpoint import BoundSocket
+    from .lifetime import Tree
     from .settings import Settings
 
 
@@ -25,7 +32,11 @@ class CannotStart(Exception):
     """The service cannot use what its settings name; the message says what and why."""
 
 
-def run_process(settings: Settings, announce: Callable[[], None] = lambda: None) -> int:
+def run_process(
+    settings: Settings,
+    announce: Callable[[], None] = lambda: None,
+    worker_command: tuple[str, ...] = COMMAND,
+) -> int:
     """Run the service until a signal stops it, and return the process's exit status.
 
     SIGTERM and SIGINT stop it in order; a second one cuts that short.
@@ -33,6 +44,7 @@ def run_process(settings: Settings, announce: Callable[[], None] = lambda: None)
     Args:
         settings: what it runs with.
         announce: called once it takes requests.
+        worker_command: what runs a worker, if there are several.
 
     Raises:
         CannotListen: the address to listen on is not to be had.
@@ -41,7 +53,7 @@ def run_process(settings: Settings, announce: Callable[[], None] = lambda: None)
     _raise_file_limit()
     log = new_log(settings)
     with bind(settings) as sock:
-        return trio.run(_run, settings, sock, log, announce)
+        return trio.run(_run, settings, sock, log, announce, worker_command)
 
 
 async def _run(
@@ -49,9 +61,15 @@ async def _run(
     sock: BoundSocket,
     log: FilteringBoundLogger,
     announce: Callable[[], None],
+    worker_command: tuple[str, ...],
 ) -> int:
+    count = usable_cores() if settings.workers == "auto" else settings.workers
+    tree: Tree
     try:
-        application = Application(settings, sock, log)
+        if count == 1:
+            tree = Application(settings, sock, log)
+        else:
+            tree = Workers(count, settings, sock, log, worker_command)
     except OSError as error:
         where = error.filename or settings.cas_storage_dir
         raise CannotStart(f"Cannot use {where}: {error.strerror}") from error
@@ -61,7 +79,7 @@ async def _run(
         log.info("started", storage=str(settings.cas_storage_dir))
         announce()
 
-    return await live(application, log, started, stop_on_signal(log))
+    return await live(tree, log, started, stop_on_signal(log))
 
 
 def _raise_file_limit() -> None:

@@ -44,7 +44,8 @@ class Services:
 
     Attributes:
         memory: what key-value entries on their way in may take together, in bytes.
-        status: the supervision tree's own records.
+        since: when the service was started, in `time.monotonic()`.
+        status: the supervision tree's own records; with workers, those of all processes.
         storage: how writing to the disk has gone lately.
     """
 
@@ -53,6 +54,7 @@ class Services:
     writer: DiskWriterClient
     reader: ArtifactReader
     memory: Budget
+    since: float
     status: Callable[[], Status]
     storage: Callable[[], StorageStatus]
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from cache_actors.supervision import Status
 
 _VERSION = version("cache-actors")
-_STARTED = time.monotonic()
 
 
 async def up() -> Response:
@@ -32,7 +31,7 @@ async def up() -> Response:
     body = {
         "status": "draining" if draining else "up" if healthy else "degraded",
         "version": _VERSION,
-        "uptime_seconds": round(time.monotonic() - _STARTED, 1),
+        "uptime_seconds": round(time.monotonic() - app().services.since, 1),
         "storage": _storage(app().services.storage()),
         "tree": _node(tree),
     }
@@ -60,6 +59,7 @@ def _node(status: Status) -> dict[str, Any]:
     if status.depth is not None:
         node["mailbox_depth"] = status.depth
         node["oldest_message_seconds"] = None if status.oldest is None else round(status.oldest, 3)
+    if status.depth is not None or status.stuck:
         node["stuck"] = status.stuck
     if status.children:
         node["children"] = [_node(child) for child in status.children]

@@ -13,9 +13,9 @@ import time
 from typing import TYPE_CHECKING
 
 from cache_actors import lifetime
-from cache_actors.process import run_process
-from cache_actors.settings import load_settings
 from cache_actors.storage.files import FileStore
+
+from .workers import run_service
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,4 +33,4 @@ def slow_publish(self: FileStore, batch: Sequence[Publication]) -> list[Publishe
 if __name__ == "__main__":
     FileStore.publish = slow_publish  # type: ignore[method-assign]
     lifetime.LONGEST_STOP = float(os.environ.get("LONGEST_STOP", lifetime.LONGEST_STOP))
-    sys.exit(run_process(load_settings()))
+    sys.exit(run_service("tests.support.slow_service"))

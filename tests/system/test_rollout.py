@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
     from cache_actors.dev.tuist import StandInTuist
 
-HAND_OVERS = 10
+HAND_OVERS = {1: 10, 2: 4}
+"""How many there are, by the number of workers."""
+
 UPLOAD_BYTES = 500_000
 
 
@@ -53,12 +55,17 @@ class Instances:
     storage: Path
     sockets: Path
     tuist_url: str
+    workers: int
     started: list[Service] = field(default_factory=list)
 
     def start(self) -> Service:
         """Start another one, and return it when connections to `current.sock` reach it."""
         before = self.current()
-        environment = {"SOCKET_DIR": str(self.sockets), "BODY_TIMEOUT": "10"}
+        environment = {
+            "SOCKET_DIR": str(self.sockets),
+            "BODY_TIMEOUT": "10",
+            "WORKERS": str(self.workers),
+        }
         service = Service(self.storage, self.tuist_url, environment)
         service.start(wait=False)
         self.started.append(service)
@@ -82,10 +89,12 @@ def wait_for(condition: Callable[[], bool], service: Service, seconds: float = 2
         time.sleep(0.01)
 
 
-@pytest.fixture
-def instances(sockets: Path, tuist: StandInTuist) -> Iterator[Instances]:
+@pytest.fixture(params=[1, 2], ids=["1 worker", "2 workers"])
+def instances(
+    sockets: Path, tuist: StandInTuist, request: pytest.FixtureRequest
+) -> Iterator[Instances]:
     with shared_storage() as storage:
-        instances = Instances(storage, sockets, tuist.url)
+        instances = Instances(storage, sockets, tuist.url, request.param)
         yield instances
         for service in instances.started:
             if service.process is not None and service.process.poll() is None:
@@ -224,7 +233,8 @@ class Load:
         self.done[what] += 1
 
 
-def test_no_request_is_lost_in_ten_hand_overs(instances: Instances) -> None:
+def test_no_request_is_lost_in_many_hand_overs(instances: Instances) -> None:
+    hand_overs = HAND_OVERS[instances.workers]
     current = instances.start()
     with (
         nginx_before(
@@ -233,7 +243,7 @@ def test_no_request_is_lost_in_ten_hand_overs(instances: Instances) -> None:
         Load(nginx.url) as load,
     ):
         leaving = []
-        for _ in range(HAND_OVERS):
+        for _ in range(hand_overs):
             before = sum(load.done.values())
             wait_for(lambda before=before: sum(load.done.values()) > before + 50, current)  # type: ignore[misc]
             successor = instances.start()
@@ -243,9 +253,9 @@ def test_no_request_is_lost_in_ten_hand_overs(instances: Instances) -> None:
             current = successor
         before = sum(load.done.values())
         wait_for(lambda: sum(load.done.values()) > before + 50, current)
-        assert [service.wait() for service in leaving] == [0] * HAND_OVERS
+        assert [service.wait() for service in leaving] == [0] * hand_overs
     assert load.failures == []
-    assert load.done["upload"] > HAND_OVERS
-    assert load.done["put"] > HAND_OVERS
+    assert load.done["upload"] > hand_overs
+    assert load.done["put"] > hand_overs
     assert names(instances.sockets) == {"current.sock", instances.current()}
     assert current.stop() == 0

@@ -1,0 +1,113 @@
+"""Reports: what each process says of itself, and what they say together."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from cache_actors.supervision import STUCK_AFTER, State, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from cache_actors.supervision import Started
+
+    from .board import Board
+
+REPORT_SECONDS = 1.0
+"""Between two reports of a process."""
+
+PARENT = "workers"
+"""The name of the parent's tree, and of its board."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a process says of itself.
+
+    Attributes:
+        at: when, in `time.monotonic()`, which is the same in all processes of a machine.
+        tree: its supervision tree.
+    """
+
+    at: float
+    tree: Status
+
+    def is_late(self) -> bool:
+        """Whether there should have been another one since."""
+        return time.monotonic() - self.at > STUCK_AFTER
+
+
+class Reporter:
+    """Puts reports on a process's board: every second, and when there is news.
+
+    Args:
+        board: the process's own.
+        tree: the state of its supervision tree.
+    """
+
+    def __init__(self, board: Board, tree: Callable[[], Status]) -> None:
+        self._board = board
+        self._tree = tree
+        self._news = trio.Event()
+
+    async def run(self, stop: trio.Event, started: Started) -> None:
+        """Report until `stop` is set, which it may notice late: it has nothing to finish."""
+        started()
+        while not stop.is_set():
+            self._news = trio.Event()
+            self.report()
+            with trio.move_on_after(REPORT_SECONDS):
+                await self._news.wait()
+
+    def report(self) -> None:
+        """Report now."""
+        self._board.write(msgspec.msgpack.encode(Report(time.monotonic(), self._tree())))
+
+    def report_soon(self) -> None:
+        """Report as soon as those who run now have come to a pause."""
+        self._news.set()
+
+
+class Everybody:
+    """The whole service, as its processes' boards show it to one of the workers.
+
+    Args:
+        boards: by the names of the processes, the parent's among them.
+        own: the name of the worker that looks.
+    """
+
+    def __init__(self, boards: Mapping[str, Board], own: str) -> None:
+        self._boards = boards
+        self._own = own
+
+    def tree(self, own_tree: Status) -> Status:
+        """The parent's tree, with each worker's tree below the worker.
+
+        A process is stuck whose report is late. `own_tree` is the looking worker's, as it is now.
+        """
+        parent = read_report(self._boards[PARENT])
+        if parent is None:
+            return Status(PARENT, State.STARTING)
+        children = tuple(self._with_tree(child, own_tree) for child in parent.tree.children)
+        return replace(parent.tree, stuck=parent.is_late(), children=children)
+
+    def _with_tree(self, child: Status, own_tree: Status) -> Status:
+        if child.name == self._own:
+            return replace(child, children=own_tree.children)
+        if child.name not in self._boards or child.state is not State.RUNNING:
+            return child
+        report = read_report(self._boards[child.name])
+        if report is None:
+            return replace(child, stuck=True)
+        return replace(child, stuck=report.is_late(), children=report.tree.children)
+
+
+def read_report(board: Board) -> Report | None:
+    """The report on `board`, if there is one."""
+    report = board.read()
+    return None if report is None else msgspec.msgpack.decode(report, type=Report)
