@@ -15,9 +15,10 @@ from .messages import CONNECTION, Drain, Progress
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-MOST_UNTAKEN = 16
-"""How many connections may be on their way to a worker, which is also how many a stuck one can hold
-up; the next ones go to the others, or wait in the socket's backlog."""
+MOST_UNTAKEN = 128
+SLOW_SECONDS = 0.5
+"""How many connections may be on their way to a worker, and for how long. One that is stuck cannot
+hold up more of them; the next ones go to the others, or wait in the socket's backlog."""
 
 MESSAGE_BYTES = 4096
 
@@ -35,7 +36,7 @@ class Link:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._stream = trio.socket.from_stdlib_socket(sock)
-        self._untaken: deque[socket.socket] = deque()
+        self._untaken: deque[tuple[float, socket.socket]] = deque()  # and since when
         self._handed = 0
         self._progress = Progress()
         self._broken = False
@@ -52,15 +53,19 @@ class Link:
             and not self._progress.closed
             and not self._broken
             and len(self._untaken) < MOST_UNTAKEN
+            and not self._is_slow()
         )
 
-    def load(self) -> tuple[int, int]:
-        """How many connections the worker has not yet taken, and how many it has in all."""
-        return len(self._untaken), self._handed - self._progress.ended
+    def _is_slow(self) -> bool:
+        return bool(self._untaken) and trio.current_time() - self._untaken[0][0] > SLOW_SECONDS
+
+    def load(self) -> int:
+        """How many connections the worker has, those on their way to it included."""
+        return self._handed - self._progress.ended
 
     def hand(self, connection: socket.socket) -> None:
         """Send `connection`, which is this link's from now on."""
-        self._untaken.append(connection)
+        self._untaken.append((trio.current_time(), connection))
         self._handed += 1
         try:
             socket.send_fds(self._sock, [CONNECTION], [connection.fileno()])
@@ -82,12 +87,13 @@ class Link:
             return None
         progress = msgspec.json.decode(message, type=Progress)
         while len(self._untaken) > self._handed - progress.taken:
-            self._untaken.popleft().close()
+            self._untaken.popleft()[1].close()
         self._progress = progress
         return progress
 
     def take_back(self) -> Iterable[socket.socket]:
         """The connections that the worker will not take: it is closed, or gone."""
-        untaken, self._untaken = self._untaken, deque()
+        untaken = [connection for _, connection in self._untaken]
+        self._untaken.clear()
         self._handed -= len(untaken)
         return untaken

@@ -13,8 +13,8 @@ from cache_actors.supervision import ChildSpec, Supervisor
 from .acceptor import Acceptor
 from .board import Board
 from .pool import Pool
-from .reports import PARENT, Reporter
-from .worker_process import COMMAND, WorkerProcess
+from .reports import PARENT, Report, Reporter
+from .worker_process import COMMAND, Launcher, WorkerProcess
 
 if TYPE_CHECKING:
     import trio
@@ -58,22 +58,25 @@ class Workers:
         _try_folders(settings)
         names = [f"worker_{number}" for number in range(1, count + 1)]
         self._boards = {name: Board() for name in (PARENT, *names)}
-        self._pool = Pool()
-        self._reporter = Reporter(self._boards[PARENT], lambda: self.supervisor.status())
-        since, secret = time.monotonic(), settings.secret_key_base.get_secret_value()
-        workers = [
-            WorkerProcess(
-                name, self._boards, since, secret, self._pool, self._reporter, log, command
-            )
-            for name in names
-        ]
-        acceptor = Acceptor(sock, self._pool)
+        self._reporter = Reporter(
+            self._boards[PARENT], lambda: Report(tree=self.supervisor.status())
+        )
+        secret = settings.secret_key_base.get_secret_value()
+        launcher = Launcher(self._boards, time.monotonic(), secret, command)
+        pool = Pool()
         self.supervisor = Supervisor(
             PARENT,
             [
                 ChildSpec("reporter", self._reporter.run, shutdown=0),
-                *(ChildSpec(worker.name, worker.run, shutdown=LONGEST_STOP) for worker in workers),
-                ChildSpec("acceptor", acceptor.run, shutdown=ACCEPTOR_SHUTDOWN),
+                *(
+                    ChildSpec(
+                        name,
+                        WorkerProcess(name, launcher, pool, self._reporter, log).run,
+                        shutdown=LONGEST_STOP,
+                    )
+                    for name in names
+                ),
+                ChildSpec("acceptor", Acceptor(sock, pool).run, shutdown=ACCEPTOR_SHUTDOWN),
             ],
             max_restarts=count + SPARE_RESTARTS,
             max_seconds=RESTART_SECONDS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -30,12 +30,12 @@ class Report:
     """What a process says of itself.
 
     Attributes:
-        at: when, in `time.monotonic()`, which is the same in all processes of a machine.
         tree: its supervision tree.
+        at: when that was so, in `time.monotonic()`, a clock that all processes share.
     """
 
-    at: float
     tree: Status
+    at: float = field(default_factory=time.monotonic)
 
     def is_late(self) -> bool:
         """Whether there should have been another one since."""
@@ -47,12 +47,12 @@ class Reporter:
 
     Args:
         board: the process's own.
-        tree: the state of its supervision tree.
+        new: makes a report.
     """
 
-    def __init__(self, board: Board, tree: Callable[[], Status]) -> None:
+    def __init__(self, board: Board, new: Callable[[], Report]) -> None:
         self._board = board
-        self._tree = tree
+        self._new = new
         self._news = trio.Event()
 
     async def run(self, stop: trio.Event, started: Started) -> None:
@@ -66,7 +66,7 @@ class Reporter:
 
     def report(self) -> None:
         """Report now."""
-        self._board.write(msgspec.msgpack.encode(Report(time.monotonic(), self._tree())))
+        self._board.write(msgspec.msgpack.encode(self._new()))
 
     def report_soon(self) -> None:
         """Report as soon as those who run now have come to a pause."""

@@ -18,7 +18,7 @@ from cache_actors.settings import load_settings
 
 from .board import Board
 from .handed_connections import HandedConnections
-from .reports import Everybody, Reporter
+from .reports import Everybody, Report, Reporter
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -52,7 +52,8 @@ async def _run(
     application = Application(
         settings, connections, log, whole_tree=everybody.tree, since=terms.since
     )
-    reporter = Reporter(boards[terms.name], application.supervisor.status)
+    supervisor = application.supervisor
+    reporter = Reporter(boards[terms.name], lambda: Report(tree=supervisor.status()))
 
     def started() -> None:
         reporter.report()

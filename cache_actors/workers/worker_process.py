@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -33,39 +34,57 @@ class WorkerEnded(Exception):
     """A worker's process has ended without being asked to, or otherwise than it should."""
 
 
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """Starts the processes of workers.
+
+    Attributes:
+        boards: those of all processes, by name.
+        since: when the service was started, in `time.monotonic()`.
+        secret: the key of the hashes that tokens are kept as, the same for all workers.
+        command: what runs a worker.
+    """
+
+    boards: Mapping[str, Board]
+    since: float
+    secret: str = field(repr=False)
+    command: tuple[str, ...] = COMMAND
+
+    async def launch(self, name: str, channel: socket.socket) -> trio.Process:
+        """Start a process for the worker `name`, with `channel` as its end of the channel."""
+        boards = {process: board.fd for process, board in self.boards.items()}
+        terms = Terms(name, self.since, channel.fileno(), boards)
+        return await trio.lowlevel.open_process(
+            [*self.command, msgspec.json.encode(terms).decode()],
+            pass_fds=(channel.fileno(), *boards.values()),
+            env=os.environ | {"SECRET_KEY_BASE": self.secret},
+        )
+
+
 class WorkerProcess:
     """Runs a worker's process, incarnation after incarnation.
 
     Args:
         name: the worker's.
-        boards: those of all processes, by name, its own among them.
-        since: when the service was started, in `time.monotonic()`.
-        secret: the key of the hashes that tokens are kept as, the same for all workers.
+        launcher: starts its process.
         pool: which it takes connections from.
-        reporter: reports the parent's tree.
-        log: where starts are logged.
-        command: what runs it.
+        reporter: the parent's, which tells of its starts and ends.
+        log: where its starts are logged.
     """
 
     def __init__(
         self,
         name: str,
-        boards: Mapping[str, Board],
-        since: float,
-        secret: str,
+        launcher: Launcher,
         pool: Pool,
         reporter: Reporter,
         log: FilteringBoundLogger,
-        command: tuple[str, ...] = COMMAND,
     ) -> None:
-        self.name = name
-        self._boards = boards
-        self._since = since
-        self._secret = secret
+        self._name = name
+        self._launcher = launcher
         self._pool = pool
         self._reporter = reporter
         self._log = log
-        self._command = command
 
     async def run(self, stop: trio.Event, started: Started) -> None:
         """Run one process, until `stop` is set and it has ended.
@@ -79,7 +98,7 @@ class WorkerProcess:
             try:
                 status = await self._live(stop, started)
             finally:
-                self._boards[self.name].clear()
+                self._launcher.boards[self._name].clear()
                 self._reporter.report_soon()
             if status != 0 or not (self._pool.is_draining() or stop.is_set()):
                 raise WorkerEnded(f"exit status {status}")
@@ -89,8 +108,9 @@ class WorkerProcess:
         with _channel() as (ours, theirs):
             link = Link(ours)
             with self._pool.member(link):
-                process = await self._start(theirs)
+                process = await self._launcher.launch(self._name, theirs)
                 theirs.close()
+                self._log.info("worker_started", worker=self._name, pid=process.pid)
                 try:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(self._follow, link, started)
@@ -102,17 +122,6 @@ class WorkerProcess:
                         process.kill()
                         await process.wait()
         return status
-
-    async def _start(self, channel: socket.socket) -> trio.Process:
-        boards = {name: board.fd for name, board in self._boards.items()}
-        terms = Terms(self.name, self._since, channel.fileno(), boards)
-        process = await trio.lowlevel.open_process(
-            [*self._command, msgspec.json.encode(terms).decode()],
-            pass_fds=(channel.fileno(), *boards.values()),
-            env=os.environ | {"SECRET_KEY_BASE": self._secret},
-        )
-        self._log.info("worker_started", worker=self.name, pid=process.pid)
-        return process
 
     async def _follow(self, link: Link, started: Started) -> None:
         """Take in how far the worker is, until it is gone."""

@@ -29,7 +29,7 @@ from tests.support.service import Service
 
 ROUNDS = 3
 BURST_SECONDS = 4
-CONNECTIONS = (4, 8, 32)
+CONNECTIONS = (8, 32, 64)
 
 PUT = """
 local count, wave = 0, "%s"

@@ -11,12 +11,12 @@ import pytest
 import trio
 import trio.testing
 
-from cache_actors.workers.link import MOST_UNTAKEN, Link
+from cache_actors.workers.link import MOST_UNTAKEN, SLOW_SECONDS, Link
 from cache_actors.workers.messages import CONNECTION, Drain, Progress
 from cache_actors.workers.pool import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
 
 class WorkerEnd:
@@ -51,7 +51,7 @@ class WorkerEnd:
 
 
 @pytest.fixture
-def pool() -> Iterator[Pool]:
+async def pool() -> AsyncIterator[Pool]:
     pool = Pool()
     yield pool
     pool.close()
@@ -68,13 +68,14 @@ def worker_of(pool: Pool) -> Iterator[WorkerEnd]:
 
 
 @pytest.fixture
-def worker(pool: Pool) -> Iterator[WorkerEnd]:
+async def worker(pool: Pool) -> AsyncIterator[WorkerEnd]:
     with worker_of(pool) as worker:
         yield worker
 
 
 @pytest.fixture
-def other(pool: Pool) -> Iterator[WorkerEnd]:
+async def other(pool: Pool, worker: WorkerEnd) -> AsyncIterator[WorkerEnd]:
+    """One that came after `worker`."""
     with worker_of(pool) as worker:
         yield worker
 
@@ -127,25 +128,30 @@ async def test_connection_goes_to_the_worker_that_has_the_fewest(
     await worker.say(READY)
     clients.put_into(pool, 4)
     await worker.say(Progress(ready=True, taken=4, ended=1))
-    for taken in range(3):
-        await other.say(Progress(ready=True, taken=taken))
-        clients.put_into(pool, 1)
-    await other.say(Progress(ready=True, taken=3))
+    await other.say(READY)
+    clients.put_into(pool, 3)
     assert (len(worker.received()), len(other.received())) == (4, 3)
     clients.put_into(pool, 2)
     assert (len(worker.received()), len(other.received())) == (1, 1)
 
 
-async def test_worker_that_is_slow_to_take_what_it_has_got_comes_last(
-    pool: Pool, worker: WorkerEnd, other: WorkerEnd, clients: Clients
+async def test_worker_that_takes_nothing_for_a_while_gets_no_more_until_it_does(
+    pool: Pool,
+    worker: WorkerEnd,
+    other: WorkerEnd,
+    clients: Clients,
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
     await worker.say(READY)
     await other.say(READY)
+    clients.put_into(pool, 4)
+    await other.say(Progress(ready=True, taken=2))
+    await trio.sleep(SLOW_SECONDS + 0.1)
     clients.put_into(pool, 2)
-    for taken in range(1, 4):
-        await other.say(Progress(ready=True, taken=taken))
-        clients.put_into(pool, 1)
-    assert (len(worker.received()), len(other.received())) == (1, 4)
+    assert (len(worker.received()), len(other.received())) == (2, 4)
+    await worker.say(Progress(ready=True, taken=2))
+    clients.put_into(pool, 2)
+    assert (len(worker.received()), len(other.received())) == (2, 0)
 
 
 async def test_worker_that_is_not_ready_gets_nothing(

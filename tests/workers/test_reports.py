@@ -55,7 +55,7 @@ def everybody(boards: dict[str, Board]) -> Everybody:
 
 def put(board: Board, tree: Status, age: float = 0) -> None:
     """Put up a report that is `age` seconds old."""
-    board.write(msgspec.msgpack.encode(Report(time.monotonic() - age, tree)))
+    board.write(msgspec.msgpack.encode(Report(tree, at=time.monotonic() - age)))
 
 
 def test_workers_trees_are_below_them(everybody: Everybody) -> None:
@@ -121,12 +121,12 @@ async def test_reports_come_every_second_and_when_there_is_news(
 ) -> None:
     taken = 0
 
-    def tree() -> Status:
+    def report() -> Report:
         nonlocal taken
         taken += 1
-        return TREE
+        return Report(TREE)
 
-    reporter = Reporter(boards["worker_1"], tree)
+    reporter = Reporter(boards["worker_1"], report)
     stop = trio.Event()
     nursery.start_soon(reporter.run, stop, lambda: None)
     await trio.sleep(2.5 * REPORT_SECONDS)
