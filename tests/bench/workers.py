@@ -63,13 +63,15 @@ class Turn:
 
 def main() -> int:
     """Measure, print, and return the exit status."""
-    print("socket  workers  connections  requests/s  CPU us  shares, turn by turn")
+    print("socket  workers  connections  requests/s  CPU us  shares  turn by turn")
     for on_unix_socket in (True, False):
         for workers in (1, 2):
             with TemporaryDirectory(prefix="cache-actors-bench-", dir="/dev/shm") as folder:
                 for connections, turns in measured(Path(folder), workers, on_unix_socket):
+                    each = [turn.shares for turn in turns]
+                    overall = [sum(shares) / len(turns) for shares in zip(*each, strict=True)]
                     shares = "  ".join(
-                        "/".join(f"{share:.0%}" for share in turn.shares) for turn in turns
+                        "/".join(f"{share:.0%}" for share in shares) for shares in (overall, *each)
                     )
                     print(
                         f"{'unix' if on_unix_socket else 'tcp':6}  {workers:7}  {connections:11}"
@@ -120,7 +122,17 @@ def turn(service: Service, url: str, connections: int) -> Turn:
     script = service.storage.with_name("put.lua")
     script.write_text(PUT % time.monotonic_ns())
     start, cpu = service.log.stat().st_size, cpu_seconds(service)
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{BURST_SECONDS}s", "-s", str(script), url]
+    command = [
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{BURST_SECONDS}s",
+        "--timeout",
+        "30s",
+        "-s",
+        str(script),
+        url,
+    ]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     cpu = cpu_seconds(service) - cpu
     if "Non-2xx" in said or "Socket errors" in said:

@@ -76,8 +76,8 @@ async def worker(pool: Pool) -> AsyncIterator[WorkerEnd]:
 @pytest.fixture
 async def other(pool: Pool, worker: WorkerEnd) -> AsyncIterator[WorkerEnd]:
     """One that came after `worker`."""
-    with worker_of(pool) as worker:
-        yield worker
+    with worker_of(pool) as other:
+        yield other
 
 
 class Clients:
