@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -39,8 +40,9 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from .http.endpoint import Endpoint
+    from .metrics.recent import History
     from .settings import Settings
-    from .supervision import Started
+    from .supervision import Started, Status
 
 WRITERS = 8
 STREAM_THREADS = 16
@@ -61,24 +63,68 @@ LISTENER_SHUTDOWN = 32.0
 of its own for all of these together."""
 
 
+class Others(Protocol):
+    """What other processes of the same service tell, for answers about the whole."""
+
+    def tree(self, own: Status) -> Status:
+        """The tree of the whole service."""
+
+    def metrics(self, own: bytes) -> bytes:
+        """The metrics of the whole service."""
+
+    def histories(self) -> list[History]:
+        """What others have answered lately."""
+
+
+class Nobody:
+    """No others: this process is the service."""
+
+    def tree(self, own: Status) -> Status:
+        """This process's own."""
+        return own
+
+    def metrics(self, own: bytes) -> bytes:
+        """This process's own."""
+        return own
+
+    def histories(self) -> list[History]:
+        """None."""
+        return []
+
+
 class Application:
     """The service at one endpoint.
+
+    Attributes:
+        metrics: what it counts.
+        supervisor: the root of its tree.
 
     Args:
         settings: what it runs with.
         endpoint: where it listens.
         log: where it logs.
+        others: the other processes of the service, if it has several.
+        since: when the service was started, in `time.monotonic()`; now, if it is not said.
 
     Raises:
         OSError: the storage folder or the temporary one cannot be used.
     """
 
-    def __init__(self, settings: Settings, endpoint: Endpoint, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        endpoint: Endpoint,
+        log: FilteringBoundLogger,
+        others: Others | None = None,
+        since: float | None = None,
+    ) -> None:
         self._settings = settings
         self._endpoint = endpoint
         self._log = log
+        self._others = others or Nobody()
+        self._since = time.monotonic() if since is None else since
         self._evictions = EvictionRecord()
-        self._metrics = Metrics(
+        self.metrics = Metrics(
             lambda: self.supervisor.status(),
             lambda: self._store.health.status(),
             self._evictions.status,
@@ -93,7 +139,7 @@ class Application:
             self._temporary,
             durable=settings.durability == "fsync",
             capacity=self._capacity,
-            synced=self._metrics.synced,
+            synced=self.metrics.synced,
         )
         self._disk_threads = trio.CapacityLimiter(WRITERS + 1)  # one for each actor that needs one
         self._background_threads = trio.CapacityLimiter(4)  # of those that look after the disk
@@ -106,7 +152,7 @@ class Application:
         self._decisions = Mailbox("auth_cache", capacity=4096)
         self._stored = Mailbox("evictor", capacity=1024)
         self._evictor_client = EvictorClient(self._stored.address)
-        self._app = CacheApp(self._services(endpoint), settings, self._metrics, log)
+        self._app = CacheApp(self._services(endpoint), settings, self.metrics, log)
         self._listener = Listener(self._app, endpoint)
         self.supervisor = self._tree()
 
@@ -131,7 +177,7 @@ class Application:
         )
         nginx_counter = NginxCounter(
             self._settings.nginx_log,
-            self._metrics,
+            self.metrics,
             lambda: not self._endpoint.is_replaced(),
             self._background_threads,
             self._log.warning,
@@ -159,7 +205,7 @@ class Application:
         )
 
     def _disk_writer(self) -> DiskWriter:
-        return DiskWriter(self._store, self._evictor_client, self._disk_threads, self._metrics)
+        return DiskWriter(self._store, self._evictor_client, self._disk_threads, self.metrics)
 
     def _key_value_store(self) -> KeyValueStore:
         return KeyValueStore(
@@ -168,7 +214,7 @@ class Application:
             self._evictor_client,
             RECENT_ENTRIES_BYTES,
             self._disk_threads,
-            self._metrics,
+            self.metrics,
         )
 
     def _evictor(self) -> Evictor:
@@ -189,7 +235,7 @@ class Application:
     def _auth_cache(self) -> AuthCache:
         return AuthCache(
             lambda: TuistApi(str(self._settings.server_url)),
-            self._metrics,
+            self.metrics,
             self._log.warning,
             success_ttl=self._settings.auth_success_ttl,
             failure_ttl=self._settings.auth_failure_ttl,
@@ -208,11 +254,14 @@ class Application:
                 self._uploads,
                 Budget(UPLOADS_BYTES),
                 self._stream_threads,
-                self._metrics,
+                self.metrics,
             ),
             reader=ArtifactReader(self._store, self._stream_threads),
             memory=Budget(ENTRIES_BYTES),
-            status=lambda: self.supervisor.status(),
+            since=self._since,
+            status=lambda: self._others.tree(self.supervisor.status()),
+            metrics=lambda: self._others.metrics(self.metrics.render()),
+            recent=lambda: self.metrics.recent.figures(self._others.histories()),
             storage=self._store.health.status,
             is_replaced=endpoint.is_replaced,
             eviction=self._evictions.status,

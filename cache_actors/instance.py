@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from .http.endpoint import CURRENT
+from .http.current import CURRENT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,47 +1,43 @@
-"""The process around the application: signals, limits, and an end that is certain."""
+"""The service's process: it binds its socket, and runs until a signal stops it.
+
+What it runs is the application or, with several workers, a tree of processes that do.
+"""
 
 from __future__ import annotations
 
-import os
 import resource
-import signal
-import threading
 from typing import TYPE_CHECKING
 
 import trio
 
 from .application import Application
-from .http.endpoint import CannotListen, bind
+from .http.endpoint import bind
+from .lifetime import live, stop_on_signal
 from .log import new_log
-from .supervision import RestartIntensityError
+from .reachability import Reachability
+from .workers.cores import usable_cores
+from .workers.parent import Workers
+from .workers.worker_process import COMMAND
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from structlog.typing import FilteringBoundLogger
 
-    from .http.endpoint import Endpoint
+    from .http.endpoint import BoundSocket
+    from .lifetime import Tree
     from .settings import Settings
-
-EXIT_GAVE_UP = 1
-"""Exit status: the supervision tree gave up."""
-
-EXIT_CUT_SHORT = 3
-"""Exit status: a stop was cut short, by a second signal or because it took too long."""
-
-LONGEST_STOP = 45.0
-"""Seconds an end may take before the process is gone whatever it does. Requests in flight have 30
-of them; a shielded wait, or a thread on a dead disk, would otherwise have no limit at all."""
-
-LOOK_SECONDS = 1.0
-"""Between two looks at where new connections go; with several instances, one of them may die."""
 
 
 class CannotStart(Exception):
     """The service cannot use what its settings name; the message says what and why."""
 
 
-def run_process(settings: Settings, announce: Callable[[], None] = lambda: None) -> int:
+def run_process(
+    settings: Settings,
+    announce: Callable[[], None] = lambda: None,
+    worker_command: tuple[str, ...] = COMMAND,
+) -> int:
     """Run the service until a signal stops it, and return the process's exit status.
 
     SIGTERM and SIGINT stop it in order; a second one cuts that short.
@@ -49,6 +45,7 @@ def run_process(settings: Settings, announce: Callable[[], None] = lambda: None)
     Args:
         settings: what it runs with.
         announce: called once it takes requests.
+        worker_command: what runs a worker, if there are several.
 
     Raises:
         CannotListen: the address to listen on is not to be had.
@@ -56,95 +53,40 @@ def run_process(settings: Settings, announce: Callable[[], None] = lambda: None)
     """
     _raise_file_limit()
     log = new_log(settings)
-    with bind(settings) as endpoint:
-        return trio.run(_run, settings, endpoint, log, announce)
+    with bind(settings) as sock:
+        return trio.run(_run, settings, sock, log, announce, worker_command)
 
 
 async def _run(
     settings: Settings,
-    endpoint: Endpoint,
+    sock: BoundSocket,
     log: FilteringBoundLogger,
     announce: Callable[[], None],
+    worker_command: tuple[str, ...],
 ) -> int:
+    count = usable_cores() if settings.workers == "auto" else settings.workers
+    tree: Tree
     try:
-        application = Application(settings, endpoint, log)
+        if count == 1:
+            tree = Application(settings, sock, log)
+        else:
+            tree = Workers(count, settings, sock, log, worker_command)
     except OSError as error:
         where = error.filename or settings.cas_storage_dir
         raise CannotStart(f"Cannot use {where}: {error.strerror}") from error
-    stop = trio.Event()
-    failures: list[CannotListen] = []
-    status = EXIT_CUT_SHORT
-    async with trio.open_nursery() as nursery:
+    reachability = Reachability(sock, log)
 
-        def started() -> None:
-            try:
-                endpoint.announce()
-            except CannotListen as error:
-                failures.append(error)
-                stop.set()
-                return
-            nursery.start_soon(_keep_reachable, endpoint, stop, log)
+    def started() -> None:
+        if reachability.announce():
             log.info("started", storage=str(settings.cas_storage_dir))
             announce()
 
-        nursery.start_soon(_stop_on_signal, stop, endpoint, nursery.cancel_scope, log)
-        nursery.start_soon(_limit_the_end, application, log)
-        try:
-            await application.run(stop, started)
-            status = 0
-        except RestartIntensityError as error:
-            log.critical("gave_up", reason=str(error))
-            status = EXIT_GAVE_UP
-        nursery.cancel_scope.cancel()
-    if failures:
-        raise failures[0]
-    log.info("stopped", exit_status=status)
+    status = await live(
+        tree, log, started, stop_on_signal(log, before=sock.give_way), reachability.keep
+    )
+    if reachability.failure is not None:
+        raise reachability.failure
     return status
-
-
-async def _keep_reachable(endpoint: Endpoint, stop: trio.Event, log: FilteringBoundLogger) -> None:
-    """See to it, until the service stops, that new connections go to an instance that lives."""
-    known = None
-    while not stop.is_set():
-        trouble = None
-        try:
-            if (mended := endpoint.mend()) is not None:
-                log.warning("link_mended", socket=mended)
-        except OSError as error:
-            trouble = str(error)
-        if trouble not in (None, known):
-            log.error("link_not_mended", reason=trouble)
-        known = trouble
-        with trio.move_on_after(LOOK_SECONDS):
-            await stop.wait()
-
-
-async def _stop_on_signal(
-    stop: trio.Event,
-    endpoint: Endpoint,
-    everything: trio.CancelScope,
-    log: FilteringBoundLogger,
-) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            again = stop.is_set()
-            endpoint.give_way()
-            stop.set()
-            log.info("stopping", signal=signal.Signals(number).name, again=again)
-            if again:
-                everything.cancel()
-
-
-async def _limit_the_end(application: Application, log: FilteringBoundLogger) -> None:
-    await application.supervisor.wait_over()
-
-    def exit_hard() -> None:
-        log.critical("stop_took_too_long", seconds=LONGEST_STOP)
-        os._exit(EXIT_CUT_SHORT)
-
-    timer = threading.Timer(LONGEST_STOP, exit_hard)
-    timer.daemon = True
-    timer.start()
 
 
 def _raise_file_limit() -> None:

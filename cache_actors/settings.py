@@ -88,7 +88,9 @@ class Settings(BaseSettings):
     scrub_interval: Seconds = 0.0
     scrub_rate: Bytes = 20_971_520
     nginx_log: Folder | None = None
-    workers: int = Field(1, ge=1, le=1, description="1, the only number of workers so far")
+    workers: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
+        1, description="a whole number from 1 to 64, or auto"
+    )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = (
         Field("info", description="debug, info, warning or error")
     )

@@ -102,6 +102,20 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "actors": ({"actors", "metrics", "supervision", "storage"}, set()),
     "http": ({"http", "actors", "metrics", "supervision", "storage"}, {"settings"}),
     "nginx": ({"nginx"}, set()),
+    "workers": (
+        {
+            "workers",
+            "application",
+            "lifetime",
+            "log",
+            "metrics",
+            "settings",
+            "storage",
+            "supervision",
+        },
+        {"http"},
+    ),
+    "lifetime": ({"supervision"}, set()),
     "settings": (set(), set()),
     "log": (set(), {"settings"}),
 }
@@ -172,7 +186,10 @@ def test_services_are_clients() -> None:
     imported = {i.name: i for i in imports_of("cache_actors.http.app")}
     for field in dataclasses.fields(Services):
         annotation = str(field.type)
-        if field.name in {"status", "storage", "is_replaced", "eviction"}:
+        if field.name == "since":
+            assert annotation == "float"
+            continue
+        if field.name in {"status", "metrics", "recent", "storage", "is_replaced", "eviction"}:
             assert annotation.startswith("Callable[")
             continue
         assert annotation.endswith("Client") or annotation in bounds_and_readers

@@ -69,7 +69,8 @@ GOOD = [
     ("KV_REQUIRE_ARTIFACTS", "on", True),
     ("SCRUB_INTERVAL", "604800", 604_800),
     ("SCRUB_RATE", "1048576", 1_048_576),
-    ("WORKERS", "1", 1),
+    ("WORKERS", "64", 64),
+    ("WORKERS", "auto", "auto"),
     ("LOG_LEVEL", "debug", "debug"),
     ("LOG_LEVEL", "WARNING", "warning"),
     ("LOG_FORMAT", "text", "text"),
@@ -83,6 +84,7 @@ TTL = "seconds, from 0 to a year"
 TIMEOUT = "seconds, more than 0 and up to an hour"
 HOST = "a host name"
 PERCENT = "a percentage, from 1 to 100"
+WORKERS = "a whole number from 1 to 64, or auto"
 
 BAD = [
     ("SERVER_URL", "ftp://tuist.example", URL),
@@ -126,8 +128,10 @@ BAD = [
     ("KV_REQUIRE_ARTIFACTS", "sometimes", "on or off"),
     ("SCRUB_INTERVAL", "weekly", TTL),
     ("SCRUB_RATE", "0", BYTES),
-    ("WORKERS", "2", "1"),
-    ("WORKERS", "0", "1"),
+    ("WORKERS", "0", WORKERS),
+    ("WORKERS", "65", WORKERS),
+    ("WORKERS", "1.5", WORKERS),
+    ("WORKERS", "all", WORKERS),
     ("LOG_LEVEL", "loud", "debug, info, warning or error"),
     ("LOG_FORMAT", "JSON", "json or text"),
 ]
@@ -236,7 +240,7 @@ def test_bad_second_name_is_reported_too(load: Load) -> None:
 
 
 def test_all_bad_values_are_reported_at_once(load: Load) -> None:
-    values = {"PORT": "x", "WORKERS": "2", "TMP_DIR": "tmp", "DURABILITY": "no", "PHX_HOST": "!"}
+    values = {"PORT": "x", "WORKERS": "0", "TMP_DIR": "tmp", "DURABILITY": "no", "PHX_HOST": "!"}
     lines = complaints(load, **values)
     assert [line.split()[0] for line in lines] == sorted(
         ["SERVER_URL", "PORT", "WORKERS", "TMP_DIR", "DURABILITY", "PUBLIC_HOST"],

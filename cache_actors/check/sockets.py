@@ -6,8 +6,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from cache_actors.http.current import is_listening
-from cache_actors.http.endpoint import CURRENT
+from cache_actors.http.current import CURRENT, is_listening
 
 from .finding import Finding, Verdict
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from cache_actors.actors.auth_cache import AuthCacheClient
     from cache_actors.actors.disk_writer import DiskWriterClient
     from cache_actors.actors.kv_store import KeyValueStoreClient
+    from cache_actors.metrics.recent import Figures
     from cache_actors.metrics.registry import Metrics
     from cache_actors.settings import Settings
     from cache_actors.storage.eviction_record import EvictionStatus
@@ -48,7 +49,10 @@ class Services:
 
     Attributes:
         memory: what key-value entries on their way in may take together, in bytes.
-        status: the supervision tree's own records.
+        since: when the service was started, in `time.monotonic()`.
+        status: the supervision tree's own records; with workers, those of all processes.
+        metrics: what `/metrics` answers.
+        recent: what has been answered lately.
         storage: how writing to the disk has gone lately.
         is_replaced: whether another instance gets the new connections by now.
         eviction: what has been evicted.
@@ -59,7 +63,10 @@ class Services:
     writer: DiskWriterClient
     reader: ArtifactReader
     memory: Budget
+    since: float
     status: Callable[[], Status]
+    metrics: Callable[[], bytes]
+    recent: Callable[[], Figures]
     storage: Callable[[], StorageStatus]
     is_replaced: Callable[[], bool]
     eviction: Callable[[], EvictionStatus]

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+CURRENT = "current.sock"
+"""The link to the socket of the instance that takes new connections."""
+
+
 class CurrentLink:
     """The link, as one instance sees it.
 

@@ -14,18 +14,18 @@ import socket
 import stat
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 from uuid import uuid4
 
-from .current import CurrentLink, is_listening
+import trio
+
+from .current import CURRENT, CurrentLink, is_listening
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from cache_actors.settings import Settings
-
-CURRENT = "current.sock"
-"""The link to the socket of the instance that takes new connections."""
 
 BACKLOG = 4096
 
@@ -37,8 +37,25 @@ class CannotListen(Exception):
     """The address or socket to listen on is not to be had; the message says which and why."""
 
 
-class Endpoint:
-    """A listening socket, and what it is called on disk, if it is a Unix socket.
+class Endpoint(Protocol):
+    """Where connections come from, as the listener sees it."""
+
+    async def serve(
+        self, handle: Callable[[trio.SocketStream], Awaitable[None]], connections: trio.Nursery
+    ) -> None:
+        """Start `handle` in `connections` for each connection that comes, until cancelled."""
+
+    def is_replaced(self) -> bool:
+        """Whether another instance gets the new connections by now."""
+
+    def close(self) -> None:
+        """Take no more connections, ever. May be called again."""
+
+
+class BoundSocket:
+    """A socket of this process's own, and what it is called on disk, if it is a Unix socket.
+
+    It outlives the incarnations of whoever accepts here: clients wait in its backlog.
 
     Args:
         sock: the socket.
@@ -49,7 +66,7 @@ class Endpoint:
     def __init__(
         self, sock: socket.socket, path: Path | None = None, current: CurrentLink | None = None
     ) -> None:
-        self.sock = sock
+        self._sock = sock
         self._path = path
         self._current = current
 
@@ -84,6 +101,18 @@ class Endpoint:
             with suppress(OSError):  # the others will see it for themselves
                 self._current.give_away()
 
+    def listen(self) -> trio.socket.SocketType:
+        """Have connections wait here from now on, and return a socket to accept them with."""
+        self._sock.listen(BACKLOG)
+        return trio.socket.from_stdlib_socket(self._sock.dup())
+
+    async def serve(
+        self, handle: Callable[[trio.SocketStream], Awaitable[None]], connections: trio.Nursery
+    ) -> None:
+        """Start `handle` in `connections` for each connection that comes, until cancelled."""
+        listener = trio.SocketListener(self.listen())
+        await trio.serve_listeners(handle, [listener], handler_nursery=connections)
+
     def is_replaced(self) -> bool:
         """Whether another instance gets the new connections by now."""
         return self._current is not None and not self._current.is_ours()
@@ -91,7 +120,7 @@ class Endpoint:
     def close(self) -> None:
         """Close the socket and remove it from disk. May be called again."""
         self.give_way()
-        self.sock.close()
+        self._sock.close()
         if self._path is None:
             return
         with suppress(OSError):  # the link stays: it may be another's a moment later
@@ -105,8 +134,8 @@ class Endpoint:
         self.close()
 
 
-def bind(settings: Settings) -> Endpoint:
-    """An endpoint as the settings want it, which connections can wait at from now on.
+def bind(settings: Settings) -> BoundSocket:
+    """A socket as the settings want it, which connections can wait at from now on.
 
     Raises:
         CannotListen: it is taken, or not allowed.
@@ -118,19 +147,19 @@ def bind(settings: Settings) -> Endpoint:
             return _in_folder(folder)
         if path is not None:
             return _at_path(path)
-        return Endpoint(_bind_tcp(settings.bind, settings.port))
+        return BoundSocket(_bind_tcp(settings.bind, settings.port))
     except OSError as error:
         raise CannotListen(f"Cannot listen on {where}: {_reason(error)}") from error
 
 
-def _in_folder(folder: Path) -> Endpoint:
+def _in_folder(folder: Path) -> BoundSocket:
     link = folder / CURRENT
     if link.exists() and not link.is_symlink():
         raise FileExistsError(errno.EEXIST, f"{CURRENT} there is not a link, and in the way")
     _remove_remains(folder)
     path = folder / f"{uuid4().hex[:12]}.sock"  # the path of a socket has 107 characters at most
     unready = path.with_suffix(".init")  # no shorter, so that one that is too long fails at once
-    return Endpoint(_bind_unix(unready), unready, CurrentLink(link, path))
+    return BoundSocket(_bind_unix(unready), unready, CurrentLink(link, path))
 
 
 def _remove_remains(folder: Path) -> None:
@@ -145,13 +174,13 @@ def _remove_remains(folder: Path) -> None:
                 _remove_stale(path)
 
 
-def _at_path(path: Path) -> Endpoint:
+def _at_path(path: Path) -> BoundSocket:
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.stat().st_mode):
             raise FileExistsError(errno.EEXIST, "there is a file that is not a socket")
         if not _remove_stale(path):
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-    return Endpoint(_bind_unix(path), path)
+    return BoundSocket(_bind_unix(path), path)
 
 
 def _bind_tcp(host: str, port: int) -> socket.socket:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from cache_actors.supervision import Status
 
 _VERSION = version("cache-actors")
-_STARTED = time.monotonic()
 
 
 async def up() -> Response:
@@ -38,7 +37,7 @@ async def up() -> Response:
     connections that it keeps, and the service as a whole is up.
     """
     tree = app().services.status()
-    stopping = tree.state is State.STOPPING
+    stopping = tree.state is State.STOPPING or app().in_flight.draining
     handing_over = stopping and app().services.is_replaced()
     healthy = handing_over or tree.is_healthy()
     if stopping:
@@ -48,10 +47,10 @@ async def up() -> Response:
     body = {
         "status": said,
         "version": _VERSION,
-        "uptime_seconds": round(time.monotonic() - _STARTED, 1),
+        "uptime_seconds": round(time.monotonic() - app().services.since, 1),
         "storage": _storage(app().services.storage()),
         "eviction": _eviction(app().services.eviction()),
-        "recent": app().metrics.recent.figures(),
+        "recent": app().services.recent(),
         "tree": _node(tree),
     }
     respond = page_response if is_wanted(request().accept_mimetypes) else json_response
@@ -123,6 +122,7 @@ def _node(status: Status) -> dict[str, Any]:
     if status.depth is not None:
         node["mailbox_depth"] = status.depth
         node["oldest_message_seconds"] = None if status.oldest is None else round(status.oldest, 3)
+    if status.depth is not None or status.stuck:
         node["stuck"] = status.stuck
     if status.children:
         node["children"] = [_node(child) for child in status.children]

@@ -12,7 +12,7 @@ Hypercorn `TCPServer`, with these differences.
 * What is read from a connection goes straight to whoever asked for it.
 * The timer of an idle connection ends with the connection.
 
-The socket is bound once and outlives the listener's crashes: clients wait in its backlog.
+Where connections come from (`endpoint.py`) outlives the listener's crashes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState, LifespanState
 from hypercorn.utils import parse_socket_addr
 
-from .endpoint import BACKLOG
 from .errors import error_body
 from .in_flight import InFlight
 from .request_id import request_id
@@ -78,7 +77,7 @@ flight may read together. Each byte is in memory several times on its way throug
 
 
 class Listener:
-    """Accepts connections at `endpoint`, which it listens on from its first incarnation on."""
+    """Answers the connections that come to `endpoint`."""
 
     def __init__(self, app: CacheApp, endpoint: Endpoint) -> None:
         self._app = app
@@ -100,19 +99,10 @@ class Listener:
         this one. They are left to it until it closes them, or has been told to with an answer.
         """
         context = WorkerContext(None)
-        self._endpoint.sock.listen(BACKLOG)
-        # trio closes what it listens on when this incarnation ends; the next one needs it too.
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._endpoint.sock.dup()))
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
-                accepting.start_soon(
-                    partial(
-                        trio.serve_listeners,
-                        partial(self._serve, context),
-                        [listener],
-                        handler_nursery=connections,
-                    )
-                )
+                serve = partial(self._serve, context)
+                accepting.start_soon(self._endpoint.serve, serve, connections)
                 started()
                 await stop.wait()
                 self._app.in_flight.draining = True

@@ -20,7 +20,7 @@ async def metrics() -> Response:
     """All metrics, in Prometheus's text format; 404 for clients on other hosts."""
     if not is_on_this_host(request().scope["client"]):
         raise HttpError(HTTPStatus.NOT_FOUND, "Not Found")
-    return Response(app().metrics.render(), content_type=CONTENT_TYPE, headers=dict(NO_STORE))
+    return Response(app().services.metrics(), content_type=CONTENT_TYPE, headers=dict(NO_STORE))
 
 
 def is_on_this_host(client: tuple[str, int] | None) -> bool:

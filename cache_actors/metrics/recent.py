@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypedDict
 
 from .served import By
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from .served import Served
 
@@ -40,22 +40,44 @@ class Figures(TypedDict):
 
 
 @dataclass(slots=True)
-class _Step:
+class Step:
+    """What was asked for in one step; `durations` counts answers by class of duration."""
+
     number: int
     requests: int = 0
     errors: int = 0
     hits: int = 0
     misses: int = 0
-    durations: dict[By, Counter[int]] = field(default_factory=lambda: {by: Counter() for by in By})
+    durations: dict[By, dict[int, int]] = field(default_factory=lambda: {by: {} for by in By})
+
+    def add(self, served: Served) -> None:
+        """Take in what has been answered."""
+        self.requests += served.times
+        self.errors += served.times * served.is_error
+        self.hits += served.times * (served.hit is True)
+        self.misses += served.times * (served.hit is False)
+        durations, duration = self.durations[served.by], _duration_class(served.seconds)
+        durations[duration] = durations.get(duration, 0) + served.times
+
+    def merge(self, other: Step) -> None:
+        """Take in what another process has answered in the same step."""
+        self.requests += other.requests
+        self.errors += other.errors
+        self.hits += other.hits
+        self.misses += other.misses
+        for by, durations in self.durations.items():
+            for duration, times in other.durations[by].items():
+                durations[duration] = durations.get(duration, 0) + times
 
     def hit_rate(self) -> float | None:
+        """The share of hits among the reads."""
         reads = self.hits + self.misses
         return round(self.hits / reads, 4) if reads else None
 
     def milliseconds(self, by: By, part: float) -> float | None:
         """What `part` of the answers took at most."""
         durations = self.durations[by]
-        missing = part * durations.total()
+        missing = part * sum(durations.values())
         for number, times in sorted(durations.items()):
             missing -= times
             if missing <= 0:
@@ -63,16 +85,21 @@ class _Step:
         return None
 
 
-class Recent:
-    """What builds have asked for lately, whoever answered.
+@dataclass(frozen=True, slots=True)
+class History:
+    """What one process knows: the number of the step in which it began, and its steps."""
 
-    The step that has not ended yet is not told. `clock` is in seconds.
-    """
+    first: int
+    steps: tuple[Step, ...]
+
+
+class Recent:
+    """What builds have asked for lately, whoever answered. `clock` is in seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._first = self._number()
-        self._steps: deque[_Step] = deque(maxlen=STEPS + 1)
+        self._steps: deque[Step] = deque(maxlen=STEPS + 1)
 
     def add(self, served: Served) -> None:
         """Take in what has been answered just now."""
@@ -80,34 +107,44 @@ class Recent:
             return
         number = self._number()
         if not self._steps or self._steps[-1].number != number:
-            self._steps.append(_Step(number))
-        step = self._steps[-1]
-        step.requests += served.times
-        step.errors += served.times * served.is_error
-        hit = served.hit
-        step.hits += served.times * (hit is True)
-        step.misses += served.times * (hit is False)
-        step.durations[served.by][_duration_class(served.seconds)] += served.times
+            self._steps.append(Step(number))
+        self._steps[-1].add(served)
 
-    def figures(self) -> Figures:
-        """What is known of the steps that have ended, at most five minutes of them."""
+    def history(self) -> History:
+        """All that is known."""
+        return History(self._first, tuple(self._steps))
+
+    def figures(self, others: Iterable[History] = ()) -> Figures:
+        """What is known of the steps that have ended, at most five minutes of them.
+
+        Args:
+            others: what other processes of the service know, by the same clock.
+        """
+        histories = [self.history(), *others]
         now = self._number()
-        known = {step.number: step for step in self._steps}
-        wanted = range(max(self._first, now - STEPS), now)
-        steps = [known.get(number) or _Step(number) for number in wanted]
-        return Figures(
-            step_seconds=STEP_SECONDS,
-            requests_per_second=[step.requests / STEP_SECONDS for step in steps],
-            hit_rate=[step.hit_rate() for step in steps],
-            latency_ms_p50=[step.milliseconds(By.SERVICE, 0.5) for step in steps],
-            latency_ms_p95=[step.milliseconds(By.SERVICE, 0.95) for step in steps],
-            nginx_latency_ms_p50=[step.milliseconds(By.NGINX, 0.5) for step in steps],
-            nginx_latency_ms_p95=[step.milliseconds(By.NGINX, 0.95) for step in steps],
-            errors_per_second=[step.errors / STEP_SECONDS for step in steps],
-        )
+        first = min(history.first for history in histories)
+        steps = {number: Step(number) for number in range(max(first, now - STEPS), now)}
+        for history in histories:
+            for step in history.steps:
+                if step.number in steps:
+                    steps[step.number].merge(step)
+        return _figures(list(steps.values()))
 
     def _number(self) -> int:
         return int(self._clock() // STEP_SECONDS)
+
+
+def _figures(steps: list[Step]) -> Figures:
+    return Figures(
+        step_seconds=STEP_SECONDS,
+        requests_per_second=[step.requests / STEP_SECONDS for step in steps],
+        hit_rate=[step.hit_rate() for step in steps],
+        latency_ms_p50=[step.milliseconds(By.SERVICE, 0.5) for step in steps],
+        latency_ms_p95=[step.milliseconds(By.SERVICE, 0.95) for step in steps],
+        nginx_latency_ms_p50=[step.milliseconds(By.NGINX, 0.5) for step in steps],
+        nginx_latency_ms_p95=[step.milliseconds(By.NGINX, 0.95) for step in steps],
+        errors_per_second=[step.errors / STEP_SECONDS for step in steps],
+    )
 
 
 def _duration_class(seconds: float) -> int:

@@ -47,7 +47,7 @@ class Records(Collector):
             "What runs.",
             {"version": version("cache-actors"), "python": platform.python_version()},
         )
-        yield from _tree(list(_children(self._status())))
+        yield from tree(self._status())
         yield from _disk(self._storage())
         yield from _evicted(self._eviction())
 
@@ -58,7 +58,8 @@ def _children(status: Status) -> Iterator[Status]:
         yield from _children(child)
 
 
-def _tree(children: list[Status]) -> Iterable[Metric]:
+def tree(status: Status) -> Iterable[Metric]:
+    """The metrics of a supervision tree."""
     running = GaugeMetricFamily(
         "cache_actors_child_running", "Whether a child of the tree runs.", labels=["child"]
     )
@@ -78,7 +79,7 @@ def _tree(children: list[Status]) -> Iterable[Metric]:
         "How long messages have waited before an actor took them.",
         labels=["child"],
     )
-    for child in children:
+    for child in _children(status):
         running.add_metric([child.name], child.state is State.RUNNING)
         restarts.add_metric([child.name], child.restarts)
         if child.depth is not None:

@@ -15,9 +15,10 @@ from .errors import (
     RestartIntensityError,
 )
 from .mailbox import Address, Call, Cast, Envelope, Mailbox, Message
-from .supervisor import ChildSpec, Started, State, Status, Supervisor, supervisor_child
+from .supervisor import STUCK_AFTER, ChildSpec, Started, State, Status, Supervisor, supervisor_child
 
 __all__ = [
+    "STUCK_AFTER",
     "Actor",
     "ActorCrashed",
     "ActorError",

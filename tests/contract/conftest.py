@@ -25,6 +25,8 @@ from .raw import RawConnection
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+WORKERS = 3
+
 
 @pytest.fixture(scope="session")
 def tuist() -> Iterator[StandInTuist]:
@@ -44,10 +46,17 @@ def service(tuist: StandInTuist) -> Iterator[Service]:
         yield service
 
 
-@pytest.fixture(scope="session", params=["direct", "wheel", "debian"])
+@pytest.fixture(scope="session", params=["direct", "workers", "wheel", "debian"])
 def front(request: pytest.FixtureRequest) -> str:
-    """Who the clients of the suite talk to: the service itself, or one of two kinds of nginx."""
+    """Who the clients of the suite talk to: the service itself, one of several processes with the
+    same storage, or one of two kinds of nginx."""
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def processes(front: str) -> int:
+    """How many processes the clients of the suite talk to. Each remembers its own decisions."""
+    return WORKERS if front == "workers" else 1
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +64,13 @@ def base_url(front: str, service: Service) -> Iterator[str]:
     """Where the clients of the suite connect to."""
     if front == "direct":
         yield service.url
+        return
+    if front == "workers":
+        environment = LIMITS | {"WORKERS": str(WORKERS)}
+        several = Service(service.storage, service.server_url, environment)
+        with running_service(several):
+            yield several.url
+            _expect_unharmed(several)
         return
     upstream = f"127.0.0.1:{service.port}"
     limit = int(LIMITS["MAX_UPLOAD_BYTES"])
@@ -120,6 +136,10 @@ def new_token(changeable_tuist: StandInTuist) -> Callable[..., str]:
 def _unharmed(service: Service) -> Iterator[None]:
     """Whatever a module did: every part of the service runs, none was restarted, no bug was hit."""
     yield
+    _expect_unharmed(service)
+
+
+def _expect_unharmed(service: Service) -> None:
     health = httpx.get(service.url + "/up", trust_env=False)
     assert health.status_code == httpx.codes.OK, health.text
     parts = list(_parts(health.json()["tree"]))

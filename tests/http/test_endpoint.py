@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cache_actors.http.current import CurrentLink, is_listening
-from cache_actors.http.endpoint import CURRENT, CannotListen, Endpoint, bind
+from cache_actors.http.current import CURRENT, CurrentLink, is_listening
+from cache_actors.http.endpoint import BoundSocket, CannotListen, bind
 from cache_actors.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def opened() -> Iterator[ExitStack]:
         yield stack
 
 
-def endpoint(sockets: Path) -> Endpoint:
+def endpoint(sockets: Path) -> BoundSocket:
     return bind(Settings(server_url="http://tuist", socket_dir=sockets))
 
 

@@ -104,3 +104,24 @@ def test_latencies_of_nginx_are_apart(recent: Recent, clock: Clock) -> None:
     [nginx] = figures["nginx_latency_ms_p50"]
     assert nginx is not None
     assert nginx <= 0.1
+
+
+def test_what_another_process_has_answered_is_taken_in(recent: Recent, clock: Clock) -> None:
+    other = Recent(clock)
+    recent.add(read(200, times=10, seconds=0.001))
+    other.add(read(404, times=30, seconds=0.1))
+    other.add(read(503, times=10))
+    clock.step()
+    figures = recent.figures([other.history()])
+    assert figures["requests_per_second"] == [10.0]
+    assert figures["errors_per_second"] == [2.0]
+    assert figures["hit_rate"] == [0.25]
+    [slowest] = figures["latency_ms_p95"]
+    assert slowest == pytest.approx(100, rel=0.2)
+
+
+def test_process_that_began_later_does_not_hide_what_was_before(clock: Clock) -> None:
+    early = Recent(clock)
+    early.add(read(200, times=5))
+    clock.step(3)
+    assert Recent(clock).figures([early.history()])["requests_per_second"] == [1.0, 0.0, 0.0]

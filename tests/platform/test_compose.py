@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from cache_actors.lifetime import LONGEST_STOP
 from cache_actors.nginx.binary import installed_nginx, packaged_nginx
 from cache_actors.nginx.config import NginxOptions, nginx_config
-from cache_actors.process import LONGEST_STOP
 from cache_actors.settings import Settings
 from tests.support.programs import find_program
 

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from cache_actors.instance import SECONDS
-from cache_actors.process import LONGEST_STOP
+from cache_actors.lifetime import LONGEST_STOP
 from tests.support.programs import find_program
 
 PROJECT = Path(__file__).parents[2]

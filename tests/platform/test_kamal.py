@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cache_actors.process import LONGEST_STOP
+from cache_actors.lifetime import LONGEST_STOP
 from cache_actors.settings import Settings
 from tests.support.programs import find_program
 

@@ -9,8 +9,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from cache_actors.actors.kv_store import KeyValueStore
-from cache_actors.process import run_process
-from cache_actors.settings import load_settings
+
+from .workers import run_service
 
 if TYPE_CHECKING:
     from cache_actors.supervision import Actor
@@ -22,4 +22,4 @@ async def failing_init(_: Actor) -> None:
 
 if __name__ == "__main__":
     KeyValueStore.init = failing_init  # type: ignore[assignment, method-assign]
-    sys.exit(run_process(load_settings()))
+    sys.exit(run_service("tests.support.failing_service"))

@@ -32,12 +32,17 @@ class Instances:
     storage: Path
     sockets: Path
     tuist_url: str
+    workers: int = 1
     started: list[Service] = field(default_factory=list)
 
     def start(self) -> Service:
         """Start another one, and return it when connections to `current.sock` reach it."""
         before = self.current()
-        environment = {"SOCKET_DIR": str(self.sockets), "BODY_TIMEOUT": "10"}
+        environment = {
+            "SOCKET_DIR": str(self.sockets),
+            "BODY_TIMEOUT": "10",
+            "WORKERS": str(self.workers),
+        }
         service = Service(self.storage, self.tuist_url, environment)
         service.start(wait=False)
         self.started.append(service)

@@ -12,9 +12,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from cache_actors import process
-from cache_actors.settings import load_settings
+from cache_actors import lifetime
 from cache_actors.storage.files import FileStore
+
+from .workers import run_service
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,5 +32,5 @@ def slow_publish(self: FileStore, batch: Sequence[Publication]) -> list[Publishe
 
 if __name__ == "__main__":
     FileStore.publish = slow_publish  # type: ignore[method-assign]
-    process.LONGEST_STOP = float(os.environ.get("LONGEST_STOP", process.LONGEST_STOP))
-    sys.exit(process.run_process(load_settings()))
+    lifetime.LONGEST_STOP = float(os.environ.get("LONGEST_STOP", lifetime.LONGEST_STOP))
+    sys.exit(run_service("tests.support.slow_service"))

@@ -37,10 +37,12 @@ def sockets() -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture
-def instances(sockets: Path, tuist: StandInTuist) -> Iterator[Instances]:
+@pytest.fixture(params=[1, 2], ids=["1 worker", "2 workers"])
+def instances(
+    sockets: Path, tuist: StandInTuist, request: pytest.FixtureRequest
+) -> Iterator[Instances]:
     """Instances to be started, which share their folders."""
     with shared_storage() as storage:
-        instances = Instances(storage, sockets, tuist.url)
+        instances = Instances(storage, sockets, tuist.url, request.param)
         yield instances
         instances.kill_all()

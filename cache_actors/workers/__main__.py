@@ -1,0 +1,11 @@
+"""`python -m cache_actors.workers TERMS`: a worker. Only a parent starts it."""
+
+import sys
+
+import msgspec
+
+from .messages import Terms
+from .worker import run_worker
+
+if __name__ == "__main__":
+    sys.exit(run_worker(msgspec.json.decode(sys.argv[-1], type=Terms)))

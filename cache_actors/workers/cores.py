@@ -1,0 +1,21 @@
+"""How many cores there are for this process."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+"""What the control group may use: microseconds of CPU time, or `max`, and of which period. This is
+how containers are limited; in one, the file at this path is its own."""
+
+
+def usable_cores(cpu_max: Path = CPU_MAX) -> int:
+    """The cores that this process may use: those it is bound to, at most what its group may."""
+    bound_to = len(os.sched_getaffinity(0))
+    try:
+        quota, period = map(int, cpu_max.read_text().split())
+    except (OSError, ValueError):  # no such file, or no limit
+        return bound_to
+    return min(bound_to, max(1, math.ceil(quota / period)))

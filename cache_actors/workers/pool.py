@@ -1,0 +1,83 @@
+"""Which worker gets a connection."""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from .messages import Drain
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+    from .link import Link
+
+
+class Pool:
+    """Spreads connections over the workers that run: each goes to the one that has the fewest."""
+
+    def __init__(self) -> None:
+        self._draining = False
+        self._links: list[Link] = []
+        self._pending: deque[socket.socket] = deque()
+        self._changes = trio.lowlevel.ParkingLot()
+
+    @contextmanager
+    def member(self, link: Link) -> Iterator[None]:
+        """Count a worker in, for as long as the context lasts."""
+        self._links.append(link)
+        try:
+            yield
+        finally:
+            self._links.remove(link)
+            self._pending.extend(link.take_back())
+            self.spread()
+
+    def put(self, connection: socket.socket) -> None:
+        """Give `connection` to a worker, now or when one can take it."""
+        self._pending.append(connection)
+        self.spread()
+
+    def spread(self) -> None:
+        """Give what is pending to those who can take it: to be called when a worker has changed."""
+        for link in self._links:
+            if link.closed:
+                self._pending.extend(link.take_back())
+        while self._pending:
+            takers = [link for link in self._links if link.has_room()]
+            if not takers:
+                break
+            taker = min(takers, key=lambda link: link.load())
+            taker.hand(self._pending.popleft())
+            self._links.remove(taker)  # to the end: of those with as many it is the last, next time
+            self._links.append(taker)
+        self._changes.unpark_all()
+
+    async def wait_for_room(self) -> None:
+        """Return once a connection can be handed over at once; the next ones better wait."""
+        while self._pending or not any(link.has_room() for link in self._links):
+            await self._changes.park()
+
+    def drain(self, *, replaced: bool) -> None:
+        """Tell all workers to finish what they have; `replaced`: see `Drain`."""
+        self._draining = True
+        for link in self._links:
+            link.drain(Drain(replaced))
+
+    def is_draining(self) -> bool:
+        """Whether the workers have been told to finish what they have."""
+        return self._draining
+
+    async def wait_closed(self) -> None:
+        """Return once no worker takes connections any more."""
+        while not all(link.closed for link in self._links):
+            await self._changes.park()
+
+    def close(self) -> None:
+        """Close the connections that nobody has taken."""
+        while self._pending:
+            self._pending.popleft().close()

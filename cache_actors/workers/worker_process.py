@@ -1,0 +1,147 @@
+"""A worker's process, as a child in the parent's tree."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from .link import Link
+from .messages import Drain, Terms
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from structlog.typing import FilteringBoundLogger
+
+    from cache_actors.supervision import Started
+
+    from .board import Board
+    from .pool import Pool
+    from .reports import Reporter
+
+COMMAND = (sys.executable, "-m", "cache_actors.workers")
+"""Runs a worker; its terms are one more argument."""
+
+
+class WorkerEnded(Exception):
+    """A worker's process has ended without being asked to, or otherwise than it should."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """Starts the processes of workers.
+
+    Attributes:
+        boards: those of all processes, by name.
+        since: when the service was started, in `time.monotonic()`.
+        secret: the key of the hashes that tokens are kept as, the same for all workers.
+        command: what runs a worker.
+    """
+
+    boards: Mapping[str, Board]
+    since: float
+    secret: str = field(repr=False)
+    command: tuple[str, ...] = COMMAND
+
+    async def launch(self, name: str, channel: socket.socket) -> trio.Process:
+        """Start a process for the worker `name`, with `channel` as its end of the channel."""
+        boards = {process: board.fd for process, board in self.boards.items()}
+        terms = Terms(name, self.since, channel.fileno(), boards)
+        return await trio.lowlevel.open_process(
+            [*self.command, msgspec.json.encode(terms).decode()],
+            pass_fds=(channel.fileno(), *boards.values()),
+            env=os.environ | {"SECRET_KEY_BASE": self.secret},
+        )
+
+
+class WorkerProcess:
+    """Runs a worker's process, incarnation after incarnation.
+
+    Args:
+        name: the worker's.
+        launcher: starts its process.
+        pool: which it takes connections from.
+        reporter: the parent's, which tells of its starts and ends.
+        log: where its starts are logged.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        launcher: Launcher,
+        pool: Pool,
+        reporter: Reporter,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._name = name
+        self._launcher = launcher
+        self._pool = pool
+        self._reporter = reporter
+        self._log = log
+
+    async def run(self, stop: trio.Event, started: Started) -> None:
+        """Run one process, until `stop` is set and it has ended.
+
+        It may be told to end before that, by the pool. Then it is not missed, nor started again.
+
+        Raises:
+            WorkerEnded: it has ended by itself, or not with exit status 0.
+        """
+        if not self._pool.is_draining():
+            try:
+                status = await self._live(stop, started)
+            finally:
+                self._launcher.boards[self._name].clear()
+                self._reporter.report_soon()
+            if status != 0 or not (self._pool.is_draining() or stop.is_set()):
+                raise WorkerEnded(f"exit status {status}")
+        await stop.wait()
+
+    async def _live(self, stop: trio.Event, started: Started) -> int:
+        with _channel() as (ours, theirs):
+            link = Link(ours)
+            with self._pool.member(link):
+                process = await self._launcher.launch(self._name, theirs)
+                theirs.close()
+                self._log.info("worker_started", worker=self._name, pid=process.pid)
+                try:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self._follow, link, started)
+                        nursery.start_soon(_drain, link, stop)
+                        status = await process.wait()
+                        nursery.cancel_scope.cancel()
+                finally:
+                    with trio.CancelScope(shield=True):
+                        process.kill()
+                        await process.wait()
+        return status
+
+    async def _follow(self, link: Link, started: Started) -> None:
+        """Take in how far the worker is, until it is gone."""
+        ready = False
+        while (progress := await link.receive()) is not None:
+            if progress.ready and not ready:
+                ready = True
+                started()
+                self._reporter.report_soon()
+            self._pool.spread()
+
+
+async def _drain(link: Link, stop: trio.Event) -> None:
+    """Tell the worker to end when the supervisor says so, if the pool has not told it before."""
+    await stop.wait()
+    link.drain(Drain(replaced=False))
+
+
+@contextmanager
+def _channel() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        yield ours, theirs

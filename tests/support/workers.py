@@ -1,0 +1,51 @@
+"""Workers as tests see them: their processes, and changed services that consist of several."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from cache_actors.process import run_process
+from cache_actors.settings import load_settings
+from cache_actors.workers.messages import Terms
+from cache_actors.workers.worker import run_worker
+
+if TYPE_CHECKING:
+    from .service import Service
+
+
+def run_service(module: str) -> int:
+    """Run the service or, if this process was started as one of its workers, that worker.
+
+    Args:
+        module: what `python -m` has to run, so that workers are changed as the service is.
+    """
+    if len(sys.argv) > 1:
+        return run_worker(msgspec.json.decode(sys.argv[-1], type=Terms))
+    return run_process(load_settings(), worker_command=(sys.executable, "-m", module))
+
+
+def worker_pids(service: Service) -> dict[str, int]:
+    """The process ids of a service's workers, by name."""
+    assert service.process is not None
+    tasks = Path(f"/proc/{service.process.pid}/task").glob("*/children")
+    names = {}
+    for pid in (pid for task in tasks for pid in task.read_text().split()):
+        terms = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").rpartition(b"\0")[2]
+        with suppress(msgspec.DecodeError):  # it has only just been forked, or has ended
+            names[msgspec.json.decode(terms, type=Terms).name] = int(pid)
+    return names
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is a process with this id."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
