@@ -246,14 +246,14 @@ def test_workers_that_cannot_be_started_end_the_service(
 # The end.
 
 
-def test_stops_within_two_seconds_in_spite_of_idle_clients(service: Service) -> None:
+def test_idle_clients_do_not_hold_up_the_stop(service: Service) -> None:
     with ExitStack() as stack:
         idle = [stack.enter_context(connect(service)) for _ in range(20)]
         for connection in idle[:10]:
             ask(connection, get_head("/up"))
         began = time.monotonic()
         assert service.stop() == 0
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5
         for connection in idle:
             assert read_to_end(connection) == b""
 
@@ -347,7 +347,7 @@ def test_workers_end_with_their_parent(service: Service, hangs: bool) -> None:
         os.kill(pids[0], signal.SIGCONT)
     began = time.monotonic()
     wait_until(lambda: not any(is_alive(pid) for pid in pids))
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
     service.start()  # at the same port
     assert len(worker_pids(service)) == WORKERS
 
