@@ -345,9 +345,7 @@ def test_workers_end_with_their_parent(service: Service, hangs: bool) -> None:
     service.stop(signal.SIGKILL)
     if hangs:
         os.kill(pids[0], signal.SIGCONT)
-    began = time.monotonic()
     wait_until(lambda: not any(is_alive(pid) for pid in pids))
-    assert time.monotonic() - began < 5
     service.start()  # at the same port
     assert len(worker_pids(service)) == WORKERS
 

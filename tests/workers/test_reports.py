@@ -15,7 +15,6 @@ from cache_actors.metrics.served import By, Route, Served
 from cache_actors.supervision import STUCK_AFTER, State, Status
 from cache_actors.workers.board import Board
 from cache_actors.workers.reports import PARENT, REPORT_SECONDS, Everybody, Report, Reporter
-
 from tests.support.metrics import Scrape, new_metrics
 
 if TYPE_CHECKING:
