@@ -7,16 +7,18 @@ taken by name, so that no more goes than has to even if all files have the same 
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from .last_use import WRONG_CLOCK_NS
 
 if TYPE_CHECKING:
     from .capacity import Amount
 
 _MANTISSA_BITS = 6
 _MILLISECOND = 1_000_000
-_DAY = 86_400_000_000_000
 _NAMES = 1 << 32
 _NEVER = 1 << 32
 
@@ -75,21 +77,27 @@ def cutoff(histogram: Histogram, excess: Amount, protected: float) -> Cutoff:
             break
         size, files = histogram.buckets[bucket]
         share = max(
-            (excess.bytes - taken_bytes) / size if size else 0.0,
-            (excess.files - taken_files) / files,
+            _share(excess.bytes - taken_bytes, size), _share(excess.files - taken_files, files)
         )
         if share <= 1.0:
-            return Cutoff(histogram.now, bucket, max(0.0, share))
+            return Cutoff(histogram.now, bucket, share)
         taken_bytes += size
         taken_files += files
     return Cutoff(histogram.now, youngest, 1.0)
+
+
+def _share(wanted: int, there: int) -> float:
+    """Which share of what is there has to go; more than 1 if that is not enough."""
+    if wanted <= 0:
+        return 0.0
+    return wanted / there if there else math.inf  # small files may take nothing on the disk
 
 
 def _age(now: int, last_use: int) -> int:
     """The age in nanoseconds. A time far in the future is that of a wrong clock: it must not keep
     a file for ever."""
     age = now - last_use
-    return age if age > -_DAY else -age
+    return age if age >= -WRONG_CLOCK_NS else -age
 
 
 def _bucket(age_ns: int) -> int:

@@ -210,9 +210,8 @@ class FileStore:
             return False
         fd, status, _ = found
         try:
-            if last_use(status) < when - RECENT_NS:
-                with suppress(PermissionError):  # somebody else's, which eviction leaves alone
-                    touch(fd, status, when)
+            with suppress(PermissionError):  # somebody else's, which eviction leaves alone
+                touch(fd, status, when, RECENT_NS)
         finally:
             os.close(fd)
         return True

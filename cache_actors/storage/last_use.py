@@ -12,19 +12,28 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+WRONG_CLOCK_NS = 86_400_000_000_000
+"""A time that is further in the future, in nanoseconds, is that of a clock that was wrong."""
+
 
 def last_use(status: os.stat_result) -> int:
     """When a file was used last, in nanoseconds since the epoch: read, touched or written."""
     return max(status.st_atime_ns, status.st_mtime_ns)
 
 
-def touch(fd: int, status: os.stat_result, when: int) -> None:
-    """Note that the open file `fd`, of that status, was used at `when`, unless it was used since.
+def touch(fd: int, status: os.stat_result, when: int, tolerance: int = 0) -> None:
+    """Note that the open file `fd`, of that status, was used at `when` (nanoseconds).
+
+    Unless it was used since, or no more than `tolerance` (nanoseconds) before. Times that only a
+    wrong clock can have set are put right, both: else no use could be noted ever after.
 
     Raises:
         OSError: the disk failed, or the file belongs to somebody else.
     """
-    if last_use(status) < when:
+    used = last_use(status)
+    if used > when + WRONG_CLOCK_NS:
+        os.utime(fd, ns=(when, min(when, status.st_mtime_ns)))
+    elif used < when - tolerance:
         os.utime(fd, ns=(when, status.st_mtime_ns))
 
 
@@ -40,6 +49,9 @@ def touch_path(path: str | Path, when: int) -> bool:
         return False
     try:
         touch(fd, os.fstat(fd), when)
+    except OSError as error:
+        error.filename = str(path)  # of a descriptor nobody knows what it was
+        raise
     finally:
         os.close(fd)
     return True

@@ -1,0 +1,98 @@
+"""A storage folder with artifacts and entries of any age, for tests of eviction."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cache_actors.storage.last_use import last_use
+from cache_actors.storage.layout import Entry, Kind, Project
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+APP = Project("acme", "app")
+LIB = Project("acme", "lib")
+SECOND = 1_000_000_000
+HOUR, DAY = 3600.0, 86_400.0
+BLOCK_BYTES = 4096
+"""What a small file takes on the disk here; tests that count use files of that size."""
+
+
+def artifact_id(number: int) -> str:
+    """An id such as clients give to artifacts; the same for the same number."""
+    return hashlib.sha256(number.to_bytes(8, "big")).hexdigest().upper()
+
+
+def value_of(*artifact_ids: str) -> str:
+    """A value as clients store it, which refers to those artifacts: base64 of a protobuf."""
+    fields = b"".join(b"\x0a\x42\x12\x40" + each.encode() for each in artifact_ids)
+    return base64.b64encode(b"\x08\x01" + fields).decode()
+
+
+def body_of(*values: str) -> bytes:
+    """The body of an entry with those values, as it is stored."""
+    entries = [{"value": value} for value in values]
+    return json.dumps({"entries": entries}, separators=(",", ":")).encode()
+
+
+@dataclass
+class Stored:
+    """What is stored below `root`. Ages are in seconds, from the making of this object."""
+
+    root: Path
+    now: int = field(default_factory=time.time_ns)
+
+    def artifact(self, name: int | str, age: float = 0.0, project: Project = APP) -> Path:
+        """An artifact of that number or id, which takes one block; used last at that age."""
+        entry_id = artifact_id(name) if isinstance(name, int) else name
+        return self._file(Entry(project, Kind.CAS, entry_id), os.urandom(BLOCK_BYTES), age)
+
+    def entry(
+        self, name: str, *artifacts: int | str, age: float = 0.0, project: Project = APP
+    ) -> Path:
+        """An entry that refers to artifacts of those numbers or ids; used last at that age."""
+        ids = [artifact_id(each) if isinstance(each, int) else each for each in artifacts]
+        return self.raw_entry(name, body_of(value_of(*ids)), age=age, project=project)
+
+    def raw_entry(self, name: str, body: bytes, age: float = 0.0, project: Project = APP) -> Path:
+        """An entry with any body."""
+        return self._file(Entry(project, Kind.KEYVALUE, f"0~{name}"), body, age)
+
+    def at(self, age: float) -> int:
+        """The time of that age, in nanoseconds since the epoch."""
+        return self.now - int(age * SECOND)
+
+    def age(self, path: Path) -> float:
+        """How long ago a file was used last, in seconds."""
+        return (self.now - last_use(path.stat())) / SECOND
+
+    def names(self) -> set[str]:
+        """The names of all that is stored."""
+        return {path.name for path in self.root.glob("*/*/*/*/*")}
+
+    def _file(self, entry: Entry, content: bytes, age: float) -> Path:
+        path = entry.path(self.root)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        set_age(path, self.at(age))
+        return path
+
+
+def set_age(path: Path, used: int) -> None:
+    """Have a file look as if it had been written and used last at that time (ns)."""
+    os.utime(path, ns=(used, used))
+
+
+def times_below(root: Path) -> dict[str, tuple[int, int, int, int]]:
+    """What could change of each file and folder below `root`: times, size, number."""
+    return {
+        str(path): (status.st_atime_ns, status.st_mtime_ns, status.st_size, status.st_ino)
+        for path in sorted(root.rglob("*"))
+        for status in [path.lstat()]
+    }
