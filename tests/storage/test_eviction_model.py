@@ -24,7 +24,7 @@ from cache_actors.storage.capacity import Amount
 from cache_actors.storage.cutoff import Cutoff, cutoff
 from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
 from cache_actors.storage.eviction import Eviction
-from cache_actors.storage.files import FileStore, Publication
+from cache_actors.storage.files import RECENT_NS, FileStore, Publication
 from cache_actors.storage.last_use import last_use
 from cache_actors.storage.layout import TEMPORARY, Entry, Kind, Project
 from cache_actors.storage.references import references, references_in
@@ -234,7 +234,7 @@ class Cache(RuleBasedStateMachine):
     def _was_taken(self, path: Path, used: int) -> bool:
         """Whether the last rule takes it, if it was used then, or later for itself."""
         assert self.cut is not None
-        used = max(used, self.uses.get(path, 0))
+        used = max(used, self.uses.get(path, 0)) - RECENT_NS  # the disk may know of no later one
         is_protected = self.cut.now - used <= PROTECTED * 1e9
         return not is_protected and self.cut.takes(used, path.name.removesuffix(".json"))
 
