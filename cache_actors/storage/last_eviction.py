@@ -31,8 +31,8 @@ class PassReport:
         youngest_evicted_seconds: the age of the youngest evicted artifact, from its last use to
             the start of the pass: below a few days, the disk is too small. None if none went.
         stored_artifacts, stored_entries, stored_bytes: what is left.
-        entries_checked: when the last pass that looked at entries for missing artifacts did so, in
-            seconds since the epoch; 0 for never.
+        entries_checked: of what is older, no entry refers to an artifact that is missing; in
+            seconds since the epoch; 0 for never looked.
     """
 
     ended: float
@@ -85,6 +85,9 @@ class EvictionLock:
 def last_eviction(root: Path) -> PassReport | None:
     """The report of the last pass over the storage folder `root`, if there is one."""
     try:
-        return PassReport(**json.loads((root / LAST_EVICTION).read_bytes()))
-    except (OSError, ValueError, TypeError):
+        report = PassReport(**json.loads((root / LAST_EVICTION).read_bytes()))
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+    age = report.youngest_evicted_seconds
+    values = asdict(report) | {"youngest_evicted_seconds": 0.0 if age is None else age}
+    return report if all(isinstance(value, int | float) for value in values.values()) else None
