@@ -41,7 +41,7 @@ class Holdings:
         if kind is Kind.CAS:
             self.artifacts += 1
             self.artifact_bytes += size
-            self.oldest_use = min(used, self.oldest_use or used)
+            self.oldest_use = used if self.oldest_use is None else min(used, self.oldest_use)
             self.latest_use = max(used, self.latest_use or used)
         else:
             self.entries += 1
