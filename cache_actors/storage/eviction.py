@@ -31,10 +31,9 @@ import stat
 import time
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .last_use import last_use, touch_path
+from .last_use import WRONG_CLOCK_NS, last_use, touch_path
 from .layout import Entry, Kind
 from .project_lock import exclusive
 from .quarantine import DAMAGE
@@ -43,6 +42,7 @@ from .walk import StoredFile, files, shards
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     from .cutoff import Cutoff
     from .layout import Project
@@ -61,7 +61,7 @@ _FLAGS = os.O_RDONLY | os.O_NOATIME | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEX
 
 
 class ClockStepped(Exception):
-    """The clock was set back during a pass: times of last use mean nothing to it any more."""
+    """The clock was set during a pass: times of last use mean nothing to it any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +118,7 @@ class Eviction:
             be changed at any time.
         removed: what has gone so far.
         kept: what is left of the projects that are done.
+        unsettled: whether there was an entry that still waits for its artifacts.
     """
 
     root: Path
@@ -125,6 +126,7 @@ class Eviction:
     grace: float
     removed: Removed = field(default_factory=Removed)
     kept: dict[Project, Kept] = field(default_factory=dict)
+    unsettled: bool = False
     _waiting: list[tuple[Project, float]] = field(default_factory=list)
 
     def run(self, projects: Iterable[Project]) -> Iterator[Step]:
@@ -196,8 +198,8 @@ class Eviction:
         while batch := list(islice(doomed, BATCH)):
             yield Step()
             with exclusive(project.path(self.root)):
-                if time.time_ns() < self.rule.now:
-                    raise ClockStepped("The clock was set back during the pass")
+                if not 0 <= time.time_ns() - self.rule.now < WRONG_CLOCK_NS:
+                    raise ClockStepped("The clock was set during the pass")
                 removed = sum(remove(project, each) for each in batch)
             yield Step(removed)
 
@@ -223,22 +225,25 @@ class Eviction:
             if self.rule.takes(max(used, last_use(status)), spelling):
                 return False
             is_there |= last_use(status) >= used or touch_path(path, used)
-        return is_there or self.rule.now - entry.status.st_mtime_ns < SETTLING_NS
+        if not is_there and self.rule.now - entry.status.st_mtime_ns < SETTLING_NS:
+            self.unsettled = True
+            return True
+        return is_there
 
     def _is_kept(self, artifact: StoredFile, kept: Kept) -> bool:
         used = last_use(artifact.status)
-        if self.rule.takes(used, artifact.id):
+        if self.rule.takes(used, artifact.id) and _is_ours(artifact.status):
             return False
         kept.artifacts += 1
         kept.bytes += artifact.size
-        kept.oldest_use = min(used, kept.oldest_use or used)
+        kept.oldest_use = used if kept.oldest_use is None else min(used, kept.oldest_use)
         return True
 
     def _remove_entry(self, project: Project, entry: StoredFile) -> bool:
         now = _again(entry)
         if now is None or not self._must_go(project, now):
             return False
-        Path(now.path).unlink()
+        os.unlink(now.path)  # noqa: PTH108 - a Path keeps its names
         self.removed.add_entry(now)
         return True
 
@@ -246,7 +251,7 @@ class Eviction:
         now = _again(artifact)
         if now is None or self._is_kept(now, self.kept[project]):
             return False
-        Path(now.path).unlink()
+        os.unlink(now.path)  # noqa: PTH108 - a Path keeps its names
         self.removed.add_artifact(now)
         return True
 
@@ -264,6 +269,11 @@ def _status(path: str | Path) -> os.stat_result | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return status if stat.S_ISREG(status.st_mode) else None
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    """Whether the file is this user's. Of another's no use can be noted, so none is known."""
+    return os.geteuid() in (0, status.st_uid)
 
 
 def _read(path: str) -> bytes:

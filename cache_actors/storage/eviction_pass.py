@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .capacity import Amount, Capacity
 from .cutoff import cutoff
-from .eviction import Eviction, Kept, Removed
+from .eviction import SETTLING_NS, Eviction, Kept, Removed
 from .last_eviction import PassReport, last_eviction
 from .quarantine import last_taken, remove_old
 from .survey import Survey
@@ -130,6 +130,8 @@ class EvictionPass:
             self._require_parent()
             time.sleep(max(step.pause, step.removed / self._rate()))
             eviction.grace = self._grace()
+        if eviction.unsettled:
+            self._entries_checked -= SETTLING_NS / _SECOND
         remove_old(self._root)
 
     def _must_mend(self) -> bool:

@@ -1,0 +1,359 @@
+"""No entry is stored without its artifacts, and those of one that is are in use from then on."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cache_actors.storage import entries, project_lock
+from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
+from cache_actors.storage.files import RECENT_NS, FileStore
+from cache_actors.storage.last_use import last_use
+from cache_actors.storage.layout import QUARANTINE, Entry, Kind, Project
+from cache_actors.storage.project_lock import exclusive
+from tests.support.stored import APP, DAY, LIB, SECOND, Stored, artifact_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from cache_actors.storage.temporary import TemporaryFolder
+
+A, B, C = map(artifact_id, range(3))
+NONE: frozenset[str] = frozenset()
+
+
+@pytest.fixture
+def stored(root: Path) -> Stored:
+    return Stored(root)
+
+
+@pytest.fixture
+def store(root: Path, temporary: TemporaryFolder) -> FileStore:
+    return FileStore(root, temporary, durable=False)
+
+
+@pytest.fixture
+def writer(store: FileStore) -> EntryWriter:
+    """One that refuses entries without their artifacts."""
+    return EntryWriter(store, require_artifacts=True)
+
+
+@pytest.fixture
+def lenient(store: FileStore) -> EntryWriter:
+    return EntryWriter(store, require_artifacts=False)
+
+
+def write(name: str, *artifacts: str, project: Project = APP, body: bytes = b"body") -> EntryWrite:
+    return EntryWrite(Entry(project, Kind.KEYVALUE, f"0~{name}"), body, frozenset(artifacts))
+
+
+def put(writer: EntryWriter, *batch: EntryWrite) -> list[str | MissingArtifact | OSError | None]:
+    return writer.put(batch)
+
+
+def content(root: Path, name: str, project: Project = APP) -> bytes | None:
+    path = write(name, project=project).entry.path(root)
+    return path.read_bytes() if path.exists() else None
+
+
+def missing(outcome: object) -> str:
+    """The id of the artifact that is missing, by an outcome that is a refusal."""
+    assert isinstance(outcome, MissingArtifact)
+    return outcome.artifact_id
+
+
+def is_in_use(path: Path) -> bool:
+    return last_use(path.stat()) > time.time_ns() - 10 * SECOND
+
+
+# What is stored.
+
+
+def test_entry_is_stored_with_its_artifacts(writer: EntryWriter, stored: Stored) -> None:
+    stored.artifact(A)
+    stored.artifact(B)
+    assert put(writer, write("a", A, B)) == [None]
+    assert content(stored.root, "a") == b"body"
+
+
+def test_entry_that_refers_to_nothing_is_stored(writer: EntryWriter, root: Path) -> None:
+    assert put(writer, write("a")) == [None]
+    assert content(root, "a") == b"body"
+
+
+def test_last_of_a_batch_stays(writer: EntryWriter, root: Path) -> None:
+    assert put(writer, *(write("a", body=b) for b in (b"1", b"2", b"3"))) == [None] * 3
+    assert content(root, "a") == b"3"
+
+
+def test_nothing_to_store_is_nothing(writer: EntryWriter, root: Path) -> None:
+    before = sorted(root.iterdir())
+    assert put(writer) == []
+    assert sorted(root.iterdir()) == before
+
+
+# What is missing.
+
+
+def test_entry_without_an_artifact_is_refused(writer: EntryWriter, stored: Stored) -> None:
+    stored.artifact(A)
+    [outcome] = put(writer, write("a", A, B))
+    assert missing(outcome) == B
+    assert str(outcome) == f"Artifact {B} does not exist"
+    assert content(stored.root, "a") is None
+
+
+def test_refused_entry_leaves_the_one_before_it(writer: EntryWriter, stored: Stored) -> None:
+    stored.artifact(A)
+    assert put(writer, write("a", A, body=b"before")) == [None]
+    [outcome] = put(writer, write("a", B, body=b"after"))
+    assert missing(outcome) == B
+    assert content(stored.root, "a") == b"before"
+
+
+def test_of_several_that_are_missing_always_the_same_one_is_told(writer: EntryWriter) -> None:
+    for _ in range(5):
+        [outcome] = put(writer, write("a", C, B, A))
+        assert missing(outcome) == min(A, B, C)
+
+
+def test_lenient_writer_stores_it_and_tells(lenient: EntryWriter, stored: Stored) -> None:
+    stored.artifact(A)
+    assert put(lenient, write("a", A, B), write("b", A), write("c")) == [B, None, None]
+    assert [content(stored.root, name) for name in "abc"] == [b"body"] * 3
+
+
+def test_artifact_of_another_project_does_not_count(writer: EntryWriter, stored: Stored) -> None:
+    stored.artifact(A, project=LIB)
+    [refused, allowed] = put(writer, write("a", A), write("a", A, project=LIB))
+    assert missing(refused) == A
+    assert allowed is None
+    assert content(stored.root, "a") is None
+    assert content(stored.root, "a", LIB) == b"body"
+
+
+@pytest.mark.parametrize("damage", ["empty", "a folder", "a link"])
+def test_broken_artifact_is_missing(
+    writer: EntryWriter, stored: Stored, damage: str, tmp_path: Path
+) -> None:
+    path = stored.artifact(A)
+    path.unlink()
+    if damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "a folder":
+        path.mkdir()
+    else:
+        (tmp_path / "elsewhere").write_bytes(b"bytes")
+        path.symlink_to(tmp_path / "elsewhere")
+    [outcome] = put(writer, write("a", A))
+    assert missing(outcome) == A
+    assert len(list((stored.root / QUARANTINE).glob("*/*/*/*"))) == 1  # in spite of the lock
+
+
+def test_refusal_hurts_no_other_of_its_batch(writer: EntryWriter, stored: Stored) -> None:
+    stored.artifact(A)
+    outcomes = put(writer, write("a", A), write("b", B), write("c"), write("d", A, C))
+    assert outcomes[0] is None
+    assert outcomes[2] is None
+    assert (missing(outcomes[1]), missing(outcomes[3])) == (B, C)
+    assert [content(stored.root, name) for name in "abcd"] == [b"body", None, b"body", None]
+
+
+# What is in use.
+
+
+def test_artifacts_of_an_entry_are_in_use_and_their_modification_times_stay(
+    writer: EntryWriter, stored: Stored
+) -> None:
+    path, other = stored.artifact(A, DAY), stored.artifact(B, DAY)
+    began = time.time_ns()
+    put(writer, write("a", A))
+    assert began <= path.stat().st_atime_ns <= time.time_ns()
+    assert path.stat().st_mtime_ns == stored.at(DAY)
+    assert stored.age(other) == DAY
+
+
+def test_use_a_moment_ago_is_not_noted_again(writer: EntryWriter, stored: Stored) -> None:
+    path = stored.artifact(A)
+    for age, is_noted in ((0.0, False), (RECENT_NS / SECOND + 0.1, True)):
+        now = time.time_ns()
+        os.utime(path, ns=(before := now - int(age * SECOND), before))
+        put(writer, write("a", A))
+        assert (path.stat().st_atime_ns != before) == is_noted
+
+
+def test_artifact_is_in_use_under_either_spelling(writer: EntryWriter, stored: Stored) -> None:
+    both = [stored.artifact(A, DAY), stored.artifact(A.lower(), DAY)]
+    lower = stored.artifact(B.lower(), DAY)
+    assert put(writer, write("a", A, B)) == [None]
+    assert all(is_in_use(path) for path in (*both, lower))
+
+
+@pytest.mark.parametrize("require", [True, False])
+def test_missing_artifact_does_not_keep_the_others_out_of_use(
+    store: FileStore, stored: Stored, require: bool
+) -> None:
+    """Whoever is refused uploads what is missing and comes again: the others had better stay."""
+    ids = sorted([A, B, C])
+    for absent in ids:
+        present = [stored.artifact(each, DAY) for each in ids if each != absent]
+        Entry(APP, Kind.CAS, absent).path(stored.root).unlink(missing_ok=True)
+        [outcome] = put(EntryWriter(store, require_artifacts=require), write("a", *ids))
+        assert (outcome if isinstance(outcome, str) else missing(outcome)) == absent
+        assert all(is_in_use(path) for path in present)
+
+
+def test_artifact_that_only_a_wrong_clock_can_have_written_is_in_use_too(
+    writer: EntryWriter, stored: Stored
+) -> None:
+    path = stored.artifact(A, -400 * DAY)
+    assert put(writer, write("a", A)) == [None]
+    assert is_in_use(path)
+    assert last_use(path.stat()) <= time.time_ns()
+
+
+def test_artifact_of_somebody_else_is_there(
+    writer: EntryWriter, stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    stored.artifact(A, DAY)
+    monkeypatch.setattr(os, "utime", refuse)
+    assert put(writer, write("a", A)) == [None]
+
+
+def test_disk_that_fails_at_an_artifact_fails_its_entry_alone(
+    writer: EntryWriter, stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = stored.artifact(A, DAY)
+    stored.artifact(B, DAY)
+    really_touch = FileStore.touch
+
+    def touch(store: FileStore, path: Path, when: int) -> bool:
+        if path == bad:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return really_touch(store, path, when)
+
+    monkeypatch.setattr(FileStore, "touch", touch)
+    failed, fine = put(writer, write("a", A), write("b", B))
+    assert isinstance(failed, OSError)
+    assert fine is None
+    assert (content(stored.root, "a"), content(stored.root, "b")) == (None, b"body")
+
+
+# Locks.
+
+
+def can_be_evicted_from(project: Path) -> bool:
+    fd = os.open(project, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch, root: Path) -> list[str]:
+    """What is done while the project cannot be evicted from."""
+    done: list[str] = []
+
+    def watch(name: str) -> None:
+        really = getattr(FileStore, name)
+
+        def watched(store: FileStore, *arguments: object) -> object:
+            assert not can_be_evicted_from(APP.path(root))
+            done.append(name)
+            return really(store, *arguments)
+
+        monkeypatch.setattr(FileStore, name, watched)
+
+    watch("touch")
+    watch("replace")
+    return done
+
+
+def test_eviction_is_kept_out_from_the_first_look_until_the_entry_is_there(
+    writer: EntryWriter, stored: Stored, watched: list[str]
+) -> None:
+    stored.artifact(A)
+    put(writer, write("a", A))
+    assert watched == ["touch", "touch", "replace"]
+    assert can_be_evicted_from(APP.path(stored.root))
+
+
+def test_project_that_is_being_evicted_fails_its_entries_alone(
+    writer: EntryWriter, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(project_lock, "LONGEST_WAIT", 0.0)
+    put(writer, write("a"), write("a", project=LIB))
+    with exclusive(APP.path(root)):
+        outcomes = put(writer, write("b"), write("b", project=LIB), write("c"))
+    numbers = [outcome.errno if isinstance(outcome, OSError) else None for outcome in outcomes]
+    assert numbers == [errno.EBUSY, None, errno.EBUSY]
+    assert [content(root, "b"), content(root, "b", LIB), content(root, "c")] == [
+        None,
+        b"body",
+        None,
+    ]
+    assert put(writer, write("b")) == [None]
+
+
+def test_projects_of_a_batch_are_locked_in_one_order(
+    writer: EntryWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked: list[str] = []
+
+    @contextmanager
+    def shared(project: Path) -> Iterator[None]:
+        locked.append(project.name)
+        yield
+
+    monkeypatch.setattr(entries, "shared", shared)
+    for _ in range(3):
+        put(writer, *(write("a", project=Project("acme", name)) for name in "cabcba"))
+    assert locked == ["a", "b", "c"] * 3
+
+
+def test_folder_that_cannot_be_had_fails_its_project_alone(writer: EntryWriter, root: Path) -> None:
+    (root / "acme").mkdir()
+    (root / "acme" / "app").write_bytes(b"a file in its place")
+    bad, good = put(writer, write("a"), write("a", project=LIB))
+    assert isinstance(bad, OSError)
+    assert good is None
+    assert content(root, "a", LIB) == b"body"
+
+
+@pytest.mark.parametrize("level", range(4))
+def test_folders_that_somebody_removed_are_made_again(
+    writer: EntryWriter, root: Path, level: int
+) -> None:
+    put(writer, write("a"))
+    shutil.rmtree(write("a").entry.path(root).parents[level])
+    assert put(writer, write("a", body=b"again")) == [None]
+    assert content(root, "a") == b"again"
+
+
+def test_descriptors_are_closed(writer: EntryWriter, stored: Stored) -> None:
+    stored.artifact(A)
+    put(writer, write("a", A), write("a", project=LIB))
+    before = os.listdir("/proc/self/fd")  # noqa: PTH208
+    put(writer, write("b", A), write("c", B), write("b", project=LIB))
+    assert os.listdir("/proc/self/fd") == before  # noqa: PTH208
+
+
+def test_folders_of_entries_belong_to_the_group(writer: EntryWriter, root: Path) -> None:
+    put(writer, write("a"))
+    for folder in list(write("a").entry.path(root).parents)[:4]:
+        assert folder.stat().st_mode & 0o7777 == 0o2750
