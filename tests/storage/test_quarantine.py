@@ -6,12 +6,23 @@ import errno
 import os
 import re
 import stat
+import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cache_actors.storage import project_lock
+from cache_actors.storage import quarantine as module
 from cache_actors.storage.layout import QUARANTINE
-from cache_actors.storage.quarantine import Quarantine, hand_over
+from cache_actors.storage.project_lock import exclusive, shared
+from cache_actors.storage.quarantine import (
+    KEPT_SECONDS,
+    Quarantine,
+    hand_over,
+    last_taken,
+    remove_old,
+)
 from tests.support.mounts import require_root, tmpfs
 
 if TYPE_CHECKING:
@@ -223,3 +234,90 @@ def test_root_that_may_not_hand_over_goes_on(
     monkeypatch.setattr(os, "chown", refuse)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert Quarantine(root).take(path, inode_of(path)) is not None
+
+
+# Eviction.
+
+
+def test_last_taken_is_when_something_was_moved_here_last(
+    quarantine: Quarantine, root: Path, path: Path
+) -> None:
+    assert last_taken(root) == 0.0
+    for content in (b"1", b"2"):
+        began = time.time() - 0.1  # the clock for files is coarser
+        quarantine.take(path, put(path, content))
+        assert began <= last_taken(root) <= time.time()
+        os.utime(root / QUARANTINE, ns=(0, 0))
+
+
+def test_what_was_not_taken_does_not_count(quarantine: Quarantine, root: Path, path: Path) -> None:
+    quarantine.take(path, put(path, b"1"))
+    os.utime(root / QUARANTINE, ns=(0, 0))
+    put(path, b"2")
+    assert quarantine.take(path, inode_of(path) + 1) is None
+    remove_old(root)
+    assert last_taken(root) == 0.0
+
+
+def test_eviction_is_kept_out_while_a_file_is_moved(
+    quarantine: Quarantine, root: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it could take the next file of that name for the one that it has looked at."""
+    project = path.parents[2]
+    broken = inode_of(path)
+    monkeypatch.setattr(project_lock, "LONGEST_WAIT", 0.0)
+    with exclusive(project), pytest.raises(OSError, match="being evicted") as caught:
+        quarantine.take(path, broken)
+    assert caught.value.errno == errno.EBUSY
+    assert path.exists()
+    (project / "keyvalue").mkdir()
+    with shared(project):
+        assert quarantine.take(path, broken)
+
+
+def later(patch: pytest.MonkeyPatch, seconds: float) -> None:
+    """As if so many seconds had gone by; times of change cannot be set."""
+    now = time.time() + seconds
+    patch.setattr(module, "time", SimpleNamespace(time=lambda: now))
+
+
+def test_what_was_here_for_a_month_is_removed(
+    quarantine: Quarantine, root: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in ("cas", "keyvalue"):
+        other = root / "acme" / "lib" / kind / "AB" / "x"
+        other.parent.mkdir(parents=True)
+        other.write_bytes(b"x")
+        quarantine.take(other, inode_of(other))
+    os.utime(path, ns=(0, 0))  # it is not its own age that counts
+    target = quarantine.take(path, inode_of(path))
+    assert target is not None
+    later(monkeypatch, KEPT_SECONDS - 60)
+    remove_old(root)
+    assert len(held(root)) == 3
+    later(monkeypatch, KEPT_SECONDS + 60)
+    remove_old(root)
+    assert held(root) == []
+    assert target.parent.is_dir()
+
+
+def test_nothing_else_is_removed(root: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    later(monkeypatch, 2 * KEPT_SECONDS)
+    remove_old(root)  # there is no quarantine yet
+    (root / QUARANTINE).mkdir()
+    (root / QUARANTINE / "note").write_bytes(b"of the operator")
+    remove_old(root)
+    assert path.exists()
+    assert (root / QUARANTINE / "note").exists()
+
+
+def test_what_cannot_be_removed_does_not_keep_the_rest(
+    quarantine: Quarantine, root: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.unlink()
+    path.mkdir()
+    quarantine.take(path, inode_of(path))
+    quarantine.take(path, put(path, b"x"))
+    later(monkeypatch, 2 * KEPT_SECONDS)
+    remove_old(root)
+    assert held(root) == []

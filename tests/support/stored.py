@@ -25,8 +25,9 @@ BLOCK_BYTES = 4096
 
 
 def artifact_id(number: int) -> str:
-    """An id such as clients give to artifacts; the same for the same number."""
-    return hashlib.sha256(number.to_bytes(8, "big")).hexdigest().upper()
+    """An id such as clients give to artifacts; they lie in four folders."""
+    digest = hashlib.sha256(number.to_bytes(8, "big")).hexdigest().upper()
+    return f"{digest[:2]}{number % 4:02X}{digest[4:]}"
 
 
 def value_of(*artifact_ids: str) -> str:
