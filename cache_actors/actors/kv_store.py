@@ -148,6 +148,7 @@ class KeyValueStore(Actor):
             outcomes = await trio.to_thread.run_sync(
                 self._writer.put, writes, limiter=self._threads
             )
+        stored = 0
         for (envelope, put), outcome in zip(puts, outcomes, strict=True):
             self._recent.keep(put.entry.path(self._store.root), None)
             match outcome:
@@ -157,7 +158,9 @@ class KeyValueStore(Actor):
                     envelope.fail(outcome)
                 case missing:
                     envelope.reply(missing)
-        await self._evictor.stored(sum(len(put.body) for _, put in puts))
+                    stored += len(put.body)
+        if stored:
+            await self._evictor.stored(stored)
 
 
 class _Recent:

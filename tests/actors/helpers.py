@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, Self, TypeVa
 import trio
 import trio.testing
 
+from cache_actors.actors.evictor import Stored
 from cache_actors.storage.layout import Entry, Kind, Project
-from cache_actors.supervision import Budget
+from cache_actors.supervision import Budget, Mailbox
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -187,3 +188,21 @@ def in_chunks(content: bytes, size: int = 64 * 1024) -> Body:
     body = Body(*(content[start : start + size] for start in range(0, len(content), size)))
     body.come.set()
     return body
+
+
+async def told(evictor: Mailbox) -> list[int]:
+    """The sizes that an evictor has been told of, which only this function listens for."""
+    batch = await evictor.take(1000) if evictor.depth() else []
+    return [envelope.message.size for envelope in batch if isinstance(envelope.message, Stored)]
+
+
+def leave_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the disk look as if nothing but the reserve was left."""
+
+    class Room:
+        f_frsize = 4096
+        f_blocks = f_files = 1_000_000
+        f_bfree = f_bavail = 100
+        f_ffree = f_favail = 500_000
+
+    monkeypatch.setattr(os, "statvfs", lambda _: Room)

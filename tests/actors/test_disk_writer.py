@@ -36,7 +36,9 @@ from .helpers import (
     begin,
     fail_writes,
     in_chunks,
+    leave_no_room,
     leftovers,
+    told,
 )
 from .stores import Gate, GatedStore
 
@@ -83,6 +85,9 @@ class Writers:
 
     async def put(self, entry: Entry, content: bytes) -> Published:
         return await self.client.store(entry, in_chunks(content), len(content))
+
+    async def put_unknown(self, entry: Entry, content: bytes) -> Published:
+        return await self.client.store(entry, in_chunks(content))
 
     async def put_body(
         self, entry: Entry, body: AsyncIterable[bytes], digest: bytes | None = None
@@ -433,6 +438,64 @@ async def test_stopped_writer_is_heard_and_leaves_nothing_behind(
     with pytest.raises(ActorStopped):
         await writers.put(A, content)
     writers.assert_nothing_is_held()
+
+
+# Room.
+
+
+@CONTENTS
+@pytest.mark.parametrize("is_known", [True, False], ids=["size known", "size unknown"])
+async def test_upload_leaves_the_reserve_alone(
+    writers: Writers, content: bytes, is_known: bool
+) -> None:
+    await writers.put(A, SMALL)
+    late = artifact("LATE")
+    with pytest.MonkeyPatch.context() as full:
+        leave_no_room(full)
+        with pytest.raises(StorageFull):
+            await (writers.put if is_known else writers.put_unknown)(late, content)
+        assert writers.content(late) is None
+        writers.assert_nothing_is_held()
+        assert await writers.put(A, content) is Published.EXISTS  # this needs none
+    assert await writers.put(late, content) is Published.STORED
+    assert writers.restarts() == 0
+
+
+async def test_evictor_is_told_of_what_was_stored(writers: Writers) -> None:
+    await writers.put(A, SMALL)
+    await writers.put_body(artifact("B"), in_chunks(LARGE))
+    assert await told(writers.evictor) == [len(SMALL), len(LARGE)]
+
+
+async def test_evictor_is_not_told_of_what_was_not_stored(writers: Writers) -> None:
+    await writers.put(A, SMALL)
+    await told(writers.evictor)
+    assert await writers.put(A, b"again") is Published.EXISTS
+    with pytest.MonkeyPatch.context() as full:
+        fail_writes(full)
+        with pytest.raises(StorageFull):
+            await writers.put(artifact("B"), SMALL)
+    assert await told(writers.evictor) == []
+
+
+async def test_evictor_is_told_once_of_a_batch(writers: Writers, nursery: trio.Nursery) -> None:
+    mine = [e for e in map(artifact, map(str, range(20))) if not is_elsewhere(writers, e)]
+    with writers.held_up(A) as gate:
+        tasks = [await begin(nursery, lambda: writers.put(A, SMALL))]
+        await gate.reached()
+        tasks += [await begin(nursery, partial(writers.put, e, SMALL)) for e in (*mine, *mine, A)]
+    for task in tasks:
+        await task.result()
+    assert await told(writers.evictor) == [len(SMALL), len(mine) * len(SMALL)]
+
+
+async def test_evictor_that_does_not_listen_holds_up_nobody(writers: Writers) -> None:
+    for number in range(150):
+        assert await writers.put(artifact(str(number)), SMALL) is Published.STORED
+    assert writers.evictor.depth() == 100
+    writers.evictor.close()
+    assert await writers.put(artifact("last"), SMALL) is Published.STORED
+    assert writers.restarts() == 0
 
 
 # Cancellation.

@@ -14,15 +14,26 @@ import trio.testing
 
 from cache_actors.actors.evictor import EvictorClient
 from cache_actors.actors.kv_store import ENTRY_OVERHEAD, KeyValueStore, KeyValueStoreClient, Put
-from cache_actors.storage.entries import EntryWriter
+from cache_actors.storage.entries import EntryWriter, MissingArtifact
 from cache_actors.storage.errors import StorageError, StorageFull
-from cache_actors.storage.files import FileStore, Replacement
+from cache_actors.storage.files import FileStore, Publication, Replacement
 from cache_actors.storage.layout import Entry, Kind, Project
 from cache_actors.storage.record import ATTRIBUTE
 from cache_actors.supervision import ActorCrashed, Mailbox, MailboxFull, actor_child
 from tests.support.metrics import Scrape, new_metrics
 
-from .helpers import OTHER_PROJECT, PROJECT, CountingThreads, begin, fail_writes, leftovers, remove
+from .helpers import (
+    OTHER_PROJECT,
+    PROJECT,
+    CountingThreads,
+    artifact,
+    begin,
+    fail_writes,
+    leave_no_room,
+    leftovers,
+    remove,
+    told,
+)
 from .stores import GatedStore
 
 if TYPE_CHECKING:
@@ -53,8 +64,9 @@ ROOM_FOR_TWO = 2 * (BODY_BYTES + ENTRY_OVERHEAD)
 class KeyValue:
     """A running store, with memory for two entries, and its client."""
 
-    def __init__(self, store: GatedStore) -> None:
+    def __init__(self, store: GatedStore, *, require_artifacts: bool = True) -> None:
         self.store = store
+        self._require_artifacts = require_artifacts
         self.threads = CountingThreads()
         self.metrics = new_metrics()
         self.mailbox = Mailbox("kv_store", capacity=100, max_weight=100_000)
@@ -67,7 +79,7 @@ class KeyValue:
     def _new(self) -> KeyValueStore:
         actor = KeyValueStore(
             self.store,
-            EntryWriter(self.store, require_artifacts=True),
+            EntryWriter(self.store, require_artifacts=self._require_artifacts),
             EvictorClient(self.evictor.address),
             ROOM_FOR_TWO,
             self.threads.as_limiter(),
@@ -559,3 +571,84 @@ async def test_commits_are_counted(kv: KeyValue) -> None:
     found = Scrape.of(kv.metrics)
     assert found.value("cache_actors_commit_files_sum", kind="entry") == 1
     assert found.value("cache_actors_commit_files_count", kind="entry") == 1
+
+
+# Artifacts.
+
+ID = "AB" * 32
+
+
+async def put_with(kv: KeyValue, entry: Entry, *artifacts: str) -> str | None:
+    """Store an entry that refers to artifacts."""
+    return await kv.client.put(entry, body("x"), frozenset(artifacts))
+
+
+async def test_entry_without_its_artifact_is_refused(kv: KeyValue) -> None:
+    await kv.put(A, body("before"))
+    for _ in range(2):
+        with pytest.raises(MissingArtifact, match=f"Artifact {ID} does not exist"):
+            await put_with(kv, A, ID)
+    assert await kv.get(A) == body("before")
+    kv.store.publish([Publication(artifact(ID).path(kv.store.root), [b"bytes"])])
+    assert await put_with(kv, A, ID) is None
+    assert await kv.get(A) == body("x")
+    assert kv.root.child("kv_store").restarts == 0
+
+
+async def test_refusal_hurts_no_other_of_its_batch(kv: KeyValue, nursery: trio.Nursery) -> None:
+    kv.store.load_gate.close()
+    first = await begin(nursery, lambda: kv.get(A))
+    await kv.store.load_gate.reached()
+    writes = [
+        await begin(nursery, partial(put_with, kv, pair(f"{number}"), *[ID] * (number % 2)))
+        for number in range(10)
+    ]
+    kv.store.load_gate.open()
+    await first.result()
+    for number, write in enumerate(writes):
+        if number % 2:
+            assert isinstance(await write.error(), MissingArtifact)
+        else:
+            assert await write.result() is None
+        assert (await kv.get(pair(f"{number}")) is None) == bool(number % 2)
+    assert len(kv.store.replacements) == 1
+
+
+async def test_lenient_store_takes_it_and_says_what_is_missing(
+    run_tree: Run, storage: Path, temporary: TemporaryFolder
+) -> None:
+    kv = KeyValue(GatedStore(storage, temporary, durable=True), require_artifacts=False)
+    kv.root = await run_tree(kv.child)
+    assert await put_with(kv, A, ID, "CD" * 32) == ID
+    assert await kv.get(A) == body("x")
+    assert await told(kv.evictor) == [BODY_BYTES]
+
+
+# Room.
+
+
+async def test_entries_may_use_the_reserve(kv: KeyValue, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_no_room(monkeypatch)
+    await kv.put(A, body("a"))
+    assert await kv.get(A) == body("a")
+
+
+async def test_evictor_is_told_of_what_was_stored_and_of_nothing_else(kv: KeyValue) -> None:
+    await kv.put(A, body("a"))
+    await kv.put(A, body("again"))
+    assert await told(kv.evictor) == [BODY_BYTES] * 2
+    with pytest.raises(MissingArtifact):
+        await put_with(kv, A, ID)
+    with pytest.MonkeyPatch.context() as full:
+        fail_writes(full)
+        with pytest.raises(StorageFull):
+            await kv.put(B, body("b"))
+    await kv.get(A)
+    assert await told(kv.evictor) == []
+
+
+async def test_evictor_that_does_not_listen_holds_up_nobody(kv: KeyValue) -> None:
+    for number in range(120):
+        await kv.put(pair(f"{number}"), b"x")
+    assert kv.evictor.depth() == 100
+    assert await kv.get(pair("119")) == b"x"

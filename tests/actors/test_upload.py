@@ -26,6 +26,7 @@ from .helpers import (
     begin,
     fail_writes,
     in_chunks,
+    leave_no_room,
     leftovers,
 )
 from .stores import Gate
@@ -502,3 +503,30 @@ async def test_room_is_looked_for_where_an_upload_will_go(
     assert body.is_read is not is_full
     assert asked == [len(LARGE)]
     uploads.assert_nothing_is_held()
+
+
+async def test_room_for_one_of_unknown_size_is_looked_for_as_it_comes(
+    uploads: Uploads, store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def require_room(size: int) -> None:
+        asked.append(size)
+        if sum(asked) > 2 * SMALL_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(store.capacity, "require_room", require_room)
+    body = Body(LARGE, LARGE, LARGE)  # the rest does not come
+    with pytest.raises(StorageFull):
+        await uploads.receive(body)
+    assert asked == [0, len(LARGE), len(LARGE)]
+    uploads.assert_nothing_is_held()
+
+
+async def test_upload_that_needs_no_room_is_not_refused_for_it(
+    uploads: Uploads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(uploads.path)
+    leave_no_room(monkeypatch)
+    assert await uploads.receive(Body(LARGE), len(LARGE)) is None
+    assert await uploads.receive(in_chunks(b"small"), 5) is tuple  # its writer will see

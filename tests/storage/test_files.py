@@ -9,6 +9,7 @@ import shutil
 import stat
 import tempfile
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -1026,3 +1027,160 @@ def test_entry_that_was_written_says_nothing_of_artifacts(store: FileStore, path
     assert store.health.status().state is StorageState.FULL
     assert publish(store, path, b"bytes") is STORED
     assert store.health.status().state is StorageState.OK
+
+
+# Room, and uses.
+
+
+@pytest.fixture
+def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk of which nothing but the reserve is left."""
+
+    class Room:
+        f_frsize = 4096
+        f_blocks = f_files = 1_000_000
+        f_bfree = f_bavail = 100
+        f_ffree = f_favail = 500_000
+
+    monkeypatch.setattr(os, "statvfs", lambda _: Room)
+
+
+def test_publications_leave_the_reserve_alone_and_replacements_use_it(
+    store: FileStore, path: Path, temporary: TemporaryFolder, request: pytest.FixtureRequest
+) -> None:
+    publish(store, path, b"x")
+    request.getfixturevalue("no_room")
+    late = path.with_name("02AB")
+    assert number_of(publish(store, late, b"x")) == errno.ENOSPC
+    assert not late.exists()
+    assert store.health.status().state is StorageState.FULL
+    assert publish(store, path, b"again") is EXISTS
+    entry = path.with_name("entry")
+    assert replace(store, entry, b"x") is None
+    assert entry.read_bytes() == b"x"
+    assert store.health.status().state is StorageState.FULL  # of uploads that is still true
+    store.probe()
+    assert store.health.status().state is StorageState.FULL
+    assert leftovers(temporary) == []
+
+
+def test_upload_that_has_its_room_already_is_published_without_more(
+    store: FileStore, path: Path, temporary: TemporaryFolder, request: pytest.FixtureRequest
+) -> None:
+    upload = temporary.create()
+    upload.write([b"abc"])
+    request.getfixturevalue("no_room")
+    assert publish_file(store, path, upload) is STORED
+    upload.discard()
+
+
+def test_publications_know_their_size(temporary: TemporaryFolder, path: Path) -> None:
+    upload = temporary.create()
+    upload.write([b"abc", b"de"])
+    assert Publication(path, upload).size == 5
+    assert Publication(path, [b"abc", b"", b"d"]).size == 4
+    upload.discard()
+
+
+HOUR_NS = 3600 * 10**9
+
+
+def make_old(path: Path) -> tuple[int, int]:
+    """Have a file look as if nobody had used it for hours; say when it was read and written."""
+    now = time.time_ns()
+    read, written = now - HOUR_NS, now - 2 * HOUR_NS
+    os.utime(path, ns=(read, written))
+    return read, written
+
+
+def times_of(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_atime_ns, status.st_mtime_ns
+
+
+@pytest.mark.parametrize("ask", ["exists", "publish", "publish a file"])
+def test_artifact_that_is_said_to_exist_is_in_use_from_then_on(
+    store: FileStore, path: Path, temporary: TemporaryFolder, ask: str
+) -> None:
+    """Its client goes on to put an entry that refers to it."""
+    publish(store, path, b"x")
+    _, written = make_old(path)
+    began = time.time_ns()
+    if ask == "exists":
+        assert store.exists(path)
+    elif ask == "publish":
+        assert publish(store, path, b"y") is EXISTS
+    else:
+        upload = temporary.create()
+        upload.write([b"y"])
+        assert publish_file(store, path, upload) is EXISTS
+        upload.discard()
+    assert times_of(path)[0] >= began
+    assert times_of(path)[1] == written
+
+
+def test_asking_for_what_is_not_there_changes_nothing(store: FileStore, path: Path) -> None:
+    publish(store, path.with_name("other"), b"x")
+    before = make_old(path.with_name("other"))
+    assert not store.exists(path)
+    assert times_of(path.with_name("other")) == before
+
+
+def test_touch_says_whether_there_is_a_whole_file(store: FileStore, path: Path, root: Path) -> None:
+    assert not store.touch(path, time.time_ns())
+    publish(store, path, b"0123")
+    assert store.touch(path, time.time_ns())
+    os.truncate(path, 2)
+    assert not store.touch(path, time.time_ns())
+    assert held(root) == [b"01"]
+
+
+def test_entry_from_memory_is_in_use_and_stays_the_same_version(
+    store: FileStore, path: Path
+) -> None:
+    replace(store, path, b"a")
+    _, written = make_old(path)
+    version = loaded(store, path)
+    make_old(path)
+    os.utime(path, ns=(times_of(path)[0], written))
+    began = time.time_ns()
+    assert loaded(store, path, version) is version
+    assert times_of(path)[0] >= began
+    assert times_of(path)[1] == written
+    assert loaded(store, path, version) is version
+
+
+def test_use_of_an_entry_from_memory_is_noted_once_a_minute(store: FileStore, path: Path) -> None:
+    replace(store, path, b"a")
+    _, written = make_old(path)
+    version = loaded(store, path)
+    for age, is_noted in ((0.0, False), (55.0, False), (65.0, True)):
+        used = time.time_ns() - int(age * 1e9)
+        os.utime(path, ns=(used, written))
+        assert loaded(store, path, version) is version
+        assert (times_of(path)[0] != used) is is_noted
+
+
+def test_version_in_memory_that_is_out_of_date_notes_no_use_of_another(
+    store: FileStore, path: Path
+) -> None:
+    replace(store, path, b"a")
+    version = loaded(store, path)
+    path.unlink()
+    assert load(store, path, version) is None
+    assert not path.exists()
+
+
+def test_entry_whose_use_cannot_be_noted_is_served_all_the_same(
+    store: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise fail(errno.EROFS)
+
+    replace(store, path, b"a")
+    make_old(path)
+    version = loaded(store, path)
+    make_old(path)
+    os.utime(path, ns=(0, version.fingerprint.mtime_ns))
+    monkeypatch.setattr(os, "utime", refuse)
+    assert loaded(store, path, version) is version
