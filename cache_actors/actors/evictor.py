@@ -158,11 +158,13 @@ class Evictor(Actor):
             await trio.sleep(RETRY_SECONDS)
             return
         self._record.note_pass(report)
+        self._capacity.note_scan(report.stored_bytes)
         self._log("evicted", **asdict(report))
         after, _ = await in_thread(self._inspect, threads=self._threads)
         gone = Amount(report.bytes, report.artifacts + report.entries)
         self._held.note(before.used, gone, self._stored, after.used)
-        self._look.set()  # it may not have been enough
+        if gone:
+            self._look.set()  # it may not have been enough
 
     def _inspect(self) -> tuple[Usage, bool]:
         """How full it is, and whether there is another reason for a pass."""
@@ -177,7 +179,7 @@ class Evictor(Actor):
         if last is None:
             return usage, self._capacity.needs_scan(RESCAN_SHARE)
         taken = last_taken(self._root)
-        must_mend = last.entries_checked < min(taken, now - MEND_SECONDS)
+        must_mend = last.entries_checked < taken and last.ended < now - MEND_SECONDS
         is_old = self._limits.max_bytes is not None and last.ended < now - RESCAN_SECONDS
         return usage, must_mend or is_old or self._capacity.needs_scan(RESCAN_SHARE)
 
