@@ -21,6 +21,7 @@ from .tables import print_table
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from .storage.last_eviction import PassReport
     from .storage.layout import Project
 
 EXIT_RUNNING = 3
@@ -62,9 +63,10 @@ def run_evict(
             try:
                 _show_progress(eviction)
             finally:  # what has gone is known, come what may
-                if not dry_run:
-                    lock.completed(eviction.report())
-                _print(eviction, as_json=as_json, dry_run=dry_run)
+                report = eviction.report()
+                if eviction.survey.complete and not dry_run:  # else what is left is not known
+                    lock.completed(report)
+                _print(eviction, report, as_json=as_json, dry_run=dry_run)
     except (KeyboardInterrupt, ParentGone):
         return EXIT_INTERRUPTED
     except EvictionRunning as error:
@@ -107,8 +109,7 @@ def _show_progress(eviction: EvictionPass) -> None:
             )
 
 
-def _print(eviction: EvictionPass, *, as_json: bool, dry_run: bool) -> None:
-    report = eviction.report()
+def _print(eviction: EvictionPass, report: PassReport, *, as_json: bool, dry_run: bool) -> None:
     if as_json:
         click.echo(msgspec.json.encode(asdict(report) | {"projects": _projects(eviction)}))
         return
