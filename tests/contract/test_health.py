@@ -65,6 +65,20 @@ def test_every_part_of_the_tree_is_told(stranger: httpx.Client) -> None:
         assert "oldest_message_seconds" in mailbox
 
 
+def test_eviction_is_told_in_totals(stranger: httpx.Client) -> None:
+    eviction = stranger.get("/up").json()["eviction"]
+    assert 0 < eviction.pop("used_percent") < 100
+    assert eviction == {
+        "running": False,
+        "failure": None,
+        "passes": 0,
+        "artifacts": 0,
+        "entries": 0,
+        "bytes": 0,
+        "last_pass": None,
+    }
+
+
 @pytest.mark.parametrize("accept", ["application/json", "text/html"])
 def test_no_token_handle_or_path_is_told(
     stranger: httpx.Client, client: httpx.Client, accept: str
