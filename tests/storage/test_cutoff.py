@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import pytest
@@ -75,8 +75,8 @@ def test_as_much_goes_as_has_to_if_there_is_so_much(
     excess = Amount(int(everything.bytes * bytes_share), int(everything.files * files_share))
     rule = rule_for(files, excess, protected=0)
     going = taken(rule, files)
-    of_bucket = [f for f in files if rule_for([f], Amount(1, 1), 0).bucket == rule.bucket]
-    chance = sum_of(of_bucket)
+    all_names = replace(rule, share=1.0)
+    chance = sum_of([f for f in taken(all_names, files) if not rule.takes_all(f.used)])
     assert sum_of(going).bytes + chance.bytes >= excess.bytes or all_old_go(rule, files)
     assert sum_of(going).files + chance.files >= excess.files or all_old_go(rule, files)
 
