@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 
+from cache_actors import evict as command
 from cache_actors.__main__ import main
 from cache_actors.storage import eviction, eviction_pass
 from cache_actors.storage.eviction import ClockStepped, Step
-from cache_actors.storage.eviction_pass import EvictionPass
+from cache_actors.storage.eviction_pass import EvictionPass, Limits
 from cache_actors.storage.last_eviction import EvictionLock, last_eviction
 from cache_actors.storage.layout import LAST_EVICTION
 from tests.support.stored import (
@@ -168,10 +169,19 @@ def test_settings_are_those_of_the_service(stored: Stored) -> None:
     assert report_of(result)["stored_artifacts"] == pytest.approx(0.2 * FILES, abs=3)
 
 
-def test_target_may_be_above_the_high_watermark_of_the_service(stored: Stored) -> None:
-    result = evict(stored.root, LIMIT, "--target=90", "--json", DISK_HIGH_WATERMARK_PERCENT="50")
-    assert result.exit_code == 0
-    assert report_of(result)["stored_artifacts"] == pytest.approx(0.9 * FILES, abs=3)
+def test_target_may_be_above_the_high_watermark_of_the_service(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Limits] = []
+
+    def run_evict(_storage: Path, limits: Limits, *_: object, **__: object) -> int:
+        told.append(limits)
+        return 0
+
+    monkeypatch.setattr(command, "run_evict", run_evict)
+    evict(stored.root, LIMIT, "--target=90", DISK_HIGH_WATERMARK_PERCENT="50")
+    evict(stored.root, "--target=50", "--high=60")
+    assert told == [Limits(0.9, 0.9, FILES * BLOCK_BYTES), Limits(0.6, 0.5, None)]
 
 
 # When it cannot.
