@@ -51,6 +51,9 @@ MEND_SECONDS = 60.0
 HELD_SECONDS = 15.0
 """For which nginx may hold the space of files that are gone (its `open_file_cache`)."""
 
+FRUITLESS_SECONDS = 30.0
+"""After a pass over a full disk that found nothing to evict: others have filled it."""
+
 RETRY_SECONDS = 5.0
 """After a pass that failed, or could not be made since another was running."""
 
@@ -165,6 +168,8 @@ class Evictor(Actor):
         self._held.note(before.used, gone, self._stored, after.used)
         if gone:
             self._look.set()  # it may not have been enough
+        elif is_full:
+            await trio.sleep(FRUITLESS_SECONDS)
 
     def _inspect(self) -> tuple[Usage, bool]:
         """How full it is, and whether there is another reason for a pass."""
@@ -175,12 +180,10 @@ class Evictor(Actor):
                 self._capacity.note_scan(last.stored_bytes)
         usage = self._capacity.usage()
         self._record.note(used=usage.share)
+        checked, ended = (last.entries_checked, last.ended) if last else (0.0, 0.0)
         now = time.time()
-        if last is None:
-            return usage, self._capacity.needs_scan(RESCAN_SHARE)
-        taken = last_taken(self._root)
-        must_mend = last.entries_checked < taken and last.ended < now - MEND_SECONDS
-        is_old = self._limits.max_bytes is not None and last.ended < now - RESCAN_SECONDS
+        must_mend = checked < last_taken(self._root) and ended < now - MEND_SECONDS
+        is_old = self._limits.max_bytes is not None and ended < now - RESCAN_SECONDS
         return usage, must_mend or is_old or self._capacity.needs_scan(RESCAN_SHARE)
 
 

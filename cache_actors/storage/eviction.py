@@ -38,7 +38,7 @@ from .layout import Entry, Kind
 from .project_lock import exclusive
 from .quarantine import DAMAGE
 from .references import references_in, spellings
-from .walk import StoredFile, files, shards
+from .walk import StoredFile, files, passing_by_damage, shards
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -137,8 +137,9 @@ class Eviction:
             OSError: the disk failed, or belongs to somebody else.
         """
         for project in projects:
-            yield from self._entries(project)
-            self._waiting.append((project, time.monotonic()))
+            with passing_by_damage():  # entries that cannot be seen may need any of its artifacts
+                yield from self._entries(project)
+                self._waiting.append((project, time.monotonic()))
             yield from self._artifacts_of_those_ready()
         while self._waiting:
             yield Step(pause=min(self.grace, LONGEST_PAUSE))
@@ -151,26 +152,30 @@ class Eviction:
             As `run`.
         """
         for project in projects:
-            yield from self._entries(project)
+            with passing_by_damage():
+                yield from self._entries(project)
 
     def look(self, projects: Iterable[Project]) -> Iterator[None]:
         """Count in `removed` what would go at most, and in `kept` what stays; change nothing."""
         for project in projects:
             kept = self.kept[project] = Kept()
-            for kind in Kind:
-                for shard in shards(self.root, project, kind):
-                    for file in files(shard, kind):
-                        if kind is Kind.CAS and not self._is_kept(file, kept):
-                            self.removed.add_artifact(file)
-                        elif kind is Kind.KEYVALUE and self.rule.takes(
-                            last_use(file.status), file.id
-                        ):
+            with passing_by_damage():
+                for shard in shards(self.root, project, Kind.KEYVALUE):
+                    for file in files(shard, Kind.KEYVALUE):
+                        if self.rule.takes(last_use(file.status), file.id):
                             self.removed.add_entry(file)
+                    yield
+                for shard in shards(self.root, project, Kind.CAS):
+                    for file in files(shard, Kind.CAS):
+                        if not self._is_kept(file, kept):
+                            self.removed.add_artifact(file)
                     yield
 
     def _artifacts_of_those_ready(self) -> Iterator[Step]:
         while self._waiting and time.monotonic() - self._waiting[0][1] >= self.grace:
-            yield from self._artifacts(self._waiting.pop(0)[0])
+            project, _ = self._waiting.pop(0)
+            with passing_by_damage():
+                yield from self._artifacts(project)
 
     def _entries(self, project: Project) -> Iterator[Step]:
         """Phase 1."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .cutoff import Histogram
 from .last_use import last_use
 from .layout import Kind, Project
-from .walk import files, projects, shards
+from .walk import files, passing_by_damage, projects, shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,20 +82,20 @@ class Survey:
         Raises:
             OSError: the disk failed.
         """
-        todo = [
-            (project, kind, shard)
-            for project in projects(root)
-            for kind in Kind
-            for shard in shards(root, project, kind)
-        ]
+        todo = []
+        for project in projects(root):
+            for kind in Kind:
+                with passing_by_damage():
+                    todo += [(project, kind, shard) for shard in shards(root, project, kind)]
         self.folders = len(todo)
         for project, kind, shard in todo:
             holdings = self.holdings.setdefault(project, Holdings())
-            for file in files(shard, kind):
-                used = last_use(file.status)
-                holdings.add(kind, file.size, used)
-                if wanted in (None, project):
-                    self.histogram.add(used, file.size)
+            with passing_by_damage():
+                for file in files(shard, kind):
+                    used = last_use(file.status)
+                    holdings.add(kind, file.size, used)
+                    if wanted in (None, project):
+                        self.histogram.add(used, file.size)
             self.folders_done += 1
             yield
         self.complete = True

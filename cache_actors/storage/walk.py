@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,16 @@ class StoredFile:
         return self.status.st_blocks * BLOCK
 
 
+@contextmanager
+def passing_by_damage() -> Iterator[None]:
+    """Leave what is done here where a folder turns out to be lost; the rest of the disk goes on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DAMAGE:
+            raise
+
+
 def projects(root: Path) -> list[Project]:
     """The projects that have a folder below the storage folder `root`.
 
@@ -48,13 +59,21 @@ def projects(root: Path) -> list[Project]:
 
 
 def shards(root: Path, project: Project, kind: Kind) -> list[str]:
-    """The folders in which a project's files of one kind lie."""
+    """The folders in which a project's files of one kind lie.
+
+    Raises:
+        OSError: the disk failed. Those with a number in `DAMAGE` say that a folder is lost.
+    """
     folder = project.path(root) / kind.folder
     return [each.path for each in _listed(str(folder)) if _is_folder(each)]
 
 
 def files(shard: str, kind: Kind) -> Iterator[StoredFile]:
-    """The files in one of those folders. Whatever else lies there is left out."""
+    """The files in one of those folders. Whatever else lies there is left out.
+
+    Raises:
+        OSError: as `shards`.
+    """
     name = os.path.basename(shard)  # noqa: PTH119 - a Path for each file is what takes longest
     for each in _listed(shard):
         entry_id = id_of(kind, name, each.name)
@@ -64,15 +83,9 @@ def files(shard: str, kind: Kind) -> Iterator[StoredFile]:
 
 
 def _listed(folder: str) -> Iterator[os.DirEntry[str]]:
-    """What is in `folder`; nothing more if it is gone, or cannot be read."""
-    try:
-        with os.scandir(folder) as entries:
-            yield from entries
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except OSError as error:
-        if error.errno not in DAMAGE:
-            raise
+    """What is in `folder`; nothing more if it is gone."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        yield from entries
 
 
 def _status(each: os.DirEntry[str]) -> os.stat_result | None:

@@ -234,6 +234,25 @@ def test_entry_that_cannot_be_read_any_more_goes_by_its_age(
     assert stored.names() == {"0~a.json"}
 
 
+def test_artifacts_stay_where_a_folder_of_entries_is_lost(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = stored.artifact(1, OLD)
+    lost = str(stored.entry("a", 1, age=RECENT).parent)
+    stored.artifact(2, OLD, LIB)
+    really_scan = os.scandir
+
+    def scan(path: Any) -> Any:
+        if str(path) == lost:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), lost)
+        return really_scan(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    evict(stored, APP, LIB)
+    monkeypatch.undo()
+    assert stored.names() == {kept.name, "0~a.json"}
+
+
 def refuse_to_open(patch: pytest.MonkeyPatch, paths: set[str], number: int) -> None:
     really_open = os.open
 
