@@ -13,7 +13,8 @@ project, everything too old goes in two phases:
 No entry is left that refers to an artifact which goes. The artifacts of one that phase 1 has kept
 are not too old, since they have been touched. One that was put later has touched its artifacts
 itself (`entries.py`), at a time after the cut-off. Last uses never move back, and the rule spares a
-file at every later last use too.
+file at every later last use too. One whose put began before the cut-off may have touched its
+artifacts long ago, on a slow disk: phase 1 begins when those have come to their end.
 
 Between a look and the removal that follows from it nobody may put an entry: those two happen under
 the project's exclusive lock, a few files at a time. All folders of entries are synced before phase
@@ -29,6 +30,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -179,6 +181,7 @@ class Eviction:
 
     def _entries(self, project: Project) -> Iterator[Step]:
         """Phase 1."""
+        self._await_puts(project)
         for shard in shards(self.root, project, Kind.KEYVALUE):
             doomed = (each for each in files(shard, Kind.KEYVALUE) if self._must_go(project, each))
             yield from self._in_batches(project, doomed, self._remove_entry)
@@ -192,6 +195,11 @@ class Eviction:
             doomed = (each for each in files(shard, Kind.CAS) if not self._is_kept(each, kept))
             yield from self._in_batches(project, doomed, self._remove_artifact)
             yield Step()
+
+    def _await_puts(self, project: Project) -> None:
+        """Wait until every put that began before this moment has ended."""
+        with suppress(FileNotFoundError), exclusive(project.path(self.root)):
+            pass
 
     def _in_batches(
         self,

@@ -1,0 +1,345 @@
+"""Eviction beside everyone else, as processes: no entry is ever without its artifacts.
+
+What the steps of one process may come to is `tests/storage/test_eviction_model.py`; here is what
+happens within a step.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
+from cache_actors.storage.files import FileStore, Publication
+from cache_actors.storage.layout import TEMPORARY, Entry, Kind, Project
+from cache_actors.storage.references import references_in
+from cache_actors.storage.temporary import TemporaryFolder
+from tests.support.cache_workers import SPARED, artifact, artifacts_of, entry
+from tests.support.mounts import tmpfs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from cache_actors.storage.files import Replacement
+
+SECONDS = 8.0
+WRITERS = 3
+PASSES = 2
+LONGEST_LIFE = 1.5
+"""Seconds after which a pass that is going to be killed is, at the latest."""
+
+LIMITS = ["--max-bytes=12000000", "--target=80", "--high=80"]
+"""So low that passes hurry all the time."""
+
+WORKER = [sys.executable, "-m", "tests.support.cache_workers"]
+EVICT = [sys.executable, "-m", "cache_actors"]
+EXIT_RUNNING = 3
+
+LONG_ENOUGH = 0.5
+"""Seconds in which a put would be over if nothing kept it from that."""
+
+
+@dataclass
+class Passes:
+    """Passes of eviction, one after the other, of which some are killed.
+
+    Attributes:
+        evicted: how many artifacts went, by pass; without those that were killed.
+        killed: how many were.
+        problems: what other passes ended with.
+    """
+
+    root: Path
+    random: random.Random
+    evicted: list[int] = field(default_factory=list)
+    killed: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def run(self, over: threading.Event) -> None:
+        for kills in itertools.cycle([False, True]):
+            if over.is_set():
+                break
+            with running_pass(self.root) as process:
+                if kills:
+                    over.wait(self.random.uniform(0.1, LONGEST_LIFE))
+                    process.kill()
+                    self.killed += process.wait() < 0
+                else:
+                    self._take_in(process)
+
+    def _take_in(self, process: subprocess.Popen[bytes]) -> None:
+        said, complaint = process.communicate(timeout=60)
+        if process.returncode == EXIT_RUNNING:
+            time.sleep(0.05)
+        elif process.returncode != 0:
+            self.problems.append(complaint.decode())
+        else:
+            self.evicted.append(json.loads(said)["artifacts"])
+
+
+@contextmanager
+def running_pass(
+    root: Path, limits: Sequence[str] = LIMITS, command: Sequence[str] = EVICT
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A pass of eviction; killed in the end if it still runs."""
+    process = subprocess.Popen(
+        [*command, "evict", "--json", f"--storage={root}", *limits],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+class Worker:
+    """A writer or a reader, which is started again when it has been killed."""
+
+    def __init__(self, output: Path, *arguments: str) -> None:
+        self.output = output
+        self._arguments = arguments
+        self._lives = 0
+        self.start()
+
+    def start(self) -> None:
+        what, root, seed, *rest = self._arguments
+        self._lives += 1
+        with self.output.open("ab") as output:
+            self._process = subprocess.Popen(
+                [*WORKER, what, root, f"{seed}.{self._lives}", *rest], stdout=output, stderr=output
+            )
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def problems(self) -> list[str]:
+        """What it has said."""
+        return self.output.read_text().splitlines()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    with tmpfs(tmp_path / "cas", "size=1g,mode=755,strictatime") as root:
+        yield root
+
+
+def test_no_entry_is_found_without_its_artifacts_whoever_is_killed(
+    root: Path, tmp_path: Path
+) -> None:
+    seed = random.SystemRandom().randrange(1_000_000)
+    rng = random.Random(seed)
+    ledger = tmp_path / "ledger"
+    writers = [
+        Worker(tmp_path / f"writer{number}", "write", str(root), f"{seed}.{number}", str(ledger))
+        for number in range(WRITERS)
+    ]
+    readers = [
+        Worker(tmp_path / f"reader{number}", "read", str(root), f"{seed}.{number}", how)
+        for number, how in enumerate(["strictatime", "noatime"])
+    ]
+    passes = [Passes(root, random.Random(f"{seed} {number}")) for number in range(PASSES)]
+    over = threading.Event()
+    loops = [threading.Thread(target=each.run, args=(over,)) for each in passes]
+    for loop in loops:
+        loop.start()
+    try:
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            time.sleep(rng.uniform(0.2, 0.8))
+            victim = rng.choice(writers)
+            victim.kill()
+            victim.start()
+        over.set()
+        for loop in loops:
+            loop.join()
+        last = evict_once_more(root)
+    finally:
+        over.set()
+        for worker in [*writers, *readers]:
+            worker.kill()
+
+    assert [line for each in [*writers, *readers] for line in each.problems()] == [], seed
+    assert incomplete_entries(root) == [], seed
+    assert missing(ledger, since=last - SPARED) == [], seed
+    assert [line for each in passes for line in each.problems] == [], seed
+    print(
+        [(p.evicted, p.killed) for p in passes],
+        len(ledger.read_text().splitlines()),
+        os.statvfs(root),
+    )
+    # Otherwise nothing has been tried.
+    assert sum(sum(each.evicted) for each in passes) > 0, seed
+    assert sum(each.killed for each in passes) > 0, seed
+
+
+def evict_once_more(root: Path) -> float:
+    """Run a pass that nobody kills; return when it took its look at the disk."""
+    with running_pass(root) as process:
+        said, complaint = process.communicate(timeout=60)
+    assert process.returncode == 0, complaint
+    report = json.loads(said)
+    return float(report["ended"] - report["seconds"])
+
+
+def incomplete_entries(root: Path) -> list[str]:
+    """Entries on disk of which an artifact is missing."""
+    return [
+        str(path)
+        for path in root.glob("*/*/keyvalue/*/*.json")
+        if not all(
+            each.exists()
+            for each in artifacts_of(
+                root, Project(*path.relative_to(root).parts[:2]), path.read_bytes()
+            )
+        )
+    ]
+
+
+def missing(ledger: Path, since: float) -> list[str]:
+    """The files that are gone of what was put since then."""
+    rows = [line.split() for line in ledger.read_text().splitlines()]
+    recent = [files for began, *files in rows if float(began) >= since]
+    assert recent
+    return [path for files in recent for path in files if not Path(path).exists()]
+
+
+# What is only possible at certain moments, one by one.
+
+EVERYTHING = ["--max-bytes=1", "--target=1", "--high=1"]
+
+
+@dataclass
+class Build:
+    """An entry that refers to an artifact which was used a minute ago; the entry is not there yet.
+
+    Attributes:
+        outcomes: of its puts.
+    """
+
+    root: Path
+    store: FileStore
+    outcomes: list[object] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.entry = entry(0)
+        self.file = self.entry.path(self.root)
+        self.artifact = Entry(self.entry.project, Kind.CAS, artifact(0)).path(self.root)
+        self.store.publish([Publication(self.artifact, [b"artifact"])])
+        age(self.artifact)
+
+    def put(self) -> threading.Thread:
+        """Begin to put the entry."""
+        body = f'{{"entries":[{{"value":"{artifact(0)}"}}]}}'.encode()
+        write = EntryWrite(self.entry, body, frozenset({artifact(0)}))
+        assert references_in(body) == write.artifacts
+        writer = EntryWriter(self.store, require_artifacts=True)
+        thread = threading.Thread(target=lambda: self.outcomes.extend(writer.put([write])))
+        thread.start()
+        return thread
+
+
+def age(path: Path) -> None:
+    """Make it look as if it had been used a minute ago."""
+    a_minute_ago = path.stat().st_mtime_ns - 60_000_000_000
+    os.utime(path, ns=(a_minute_ago, a_minute_ago))
+
+
+@pytest.fixture
+def build(root: Path) -> Build:
+    return Build(root, FileStore(root, TemporaryFolder(root / TEMPORARY), durable=False))
+
+
+def test_entry_is_refused_if_its_artifact_is_just_being_evicted(build: Build) -> None:
+    with running_pass(build.root, EVERYTHING, WORKER) as process:
+        assert about_to_remove(process) == str(build.artifact)
+        put = build.put()
+        put.join(LONG_ENOUGH)
+        go_on(process)
+        put.join()
+        assert process.wait(60) == 0
+    assert isinstance(build.outcomes[0], MissingArtifact)
+    assert not build.file.exists()
+
+
+def test_entry_that_is_put_while_the_one_before_is_just_being_evicted_stays(build: Build) -> None:
+    build.put().join()
+    age(build.file)
+    age(build.artifact)
+    with running_pass(build.root, EVERYTHING, WORKER) as process:
+        assert about_to_remove(process) == str(build.file)
+        put = build.put()
+        put.join(LONG_ENOUGH)
+        go_on(process)
+        put.join()
+        assert process.wait(60) == 0
+    assert build.outcomes == [None, None]
+    assert build.file.exists()
+    assert build.artifact.exists()
+
+
+def about_to_remove(process: subprocess.Popen[bytes]) -> str:
+    assert process.stderr is not None
+    return process.stderr.readline().decode().rstrip()
+
+
+def go_on(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+
+
+class SlowStore(FileStore):
+    """A store that does not write entries until it may."""
+
+    def __init__(self, root: Path, temporary: TemporaryFolder) -> None:
+        super().__init__(root, temporary, durable=False)
+        self.reached, self.may_go_on = threading.Event(), threading.Event()
+
+    def replace(self, batch: Sequence[Replacement]) -> list[OSError | None]:
+        self.reached.set()
+        assert self.may_go_on.wait(60)
+        return super().replace(batch)
+
+
+def test_entry_that_takes_long_to_write_keeps_the_artifacts_that_it_was_found_with(
+    root: Path,
+) -> None:
+    store = SlowStore(root, TemporaryFolder(root / TEMPORARY))
+    build = Build(root, store)
+    put = build.put()
+    assert store.reached.wait(60)
+    age(build.artifact)  # the disk takes a minute to write the entry
+    with running_pass(root, EVERYTHING) as process:
+        wait_until_it_waits_for_a_lock(process)
+        store.may_go_on.set()
+        put.join()
+        assert process.wait(60) == 0
+    assert build.outcomes == [None]
+    assert not build.file.exists() or build.artifact.exists()
+
+
+def wait_until_it_waits_for_a_lock(process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None
+        for line in Path("/proc/locks").read_text().splitlines():
+            if "->" in line and str(process.pid) in line.split():
+                return
+        time.sleep(0.01)
+    raise AssertionError("it waits for nothing")
