@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+FULL = {errno.ENOSPC, errno.EDQUOT}
+"""Errors that say that there is no room."""
+
 _BUSY = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBUSY}
 
 
@@ -24,7 +26,7 @@ def storage_error(error: OSError) -> StorageError:
     """What an operating system error means to a caller. It names no path: clients may see it."""
     reason = error.strerror or type(error).__name__
     kind, what = StorageError, "failed"
-    if error.errno in _FULL:
+    if error.errno in FULL:
         kind, what = StorageFull, "is full"
     elif error.errno in _BUSY:
         kind, what = StorageBusy, "is busy"

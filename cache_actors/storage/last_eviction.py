@@ -1,7 +1,8 @@
 """The last pass of eviction: what it did, and the lock that only one pass at a time can hold.
 
-Both are one file below the storage folder. What it says is for people and a hint for processes;
-whatever is missing or broken there is found out again by the next pass.
+What it did is in a file below the storage folder, for people and as a hint for processes; whatever
+is missing or broken there is found out again by the next pass. The lock is on the folder itself: on
+a disk without an inode left there may be no file.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Self
 
+from .errors import FULL
 from .layout import LAST_EVICTION
 from .quarantine import hand_over
 
@@ -60,14 +62,18 @@ class EvictionLock:
     """
 
     def __init__(self, root: Path) -> None:
-        path = root / LAST_EVICTION
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+        self._root = root
+        self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            hand_over(path, root)
+            os.close(self._open())
         except BlockingIOError:
             os.close(self._fd)
             raise EvictionRunning("Another eviction of this storage is running") from None
+        except OSError as error:
+            if error.errno not in FULL:
+                os.close(self._fd)
+                raise
 
     def __enter__(self) -> Self:
         return self
@@ -78,8 +84,18 @@ class EvictionLock:
     def completed(self, report: PassReport) -> None:
         """Keep the report. On a disk that is full to the last byte it is lost."""
         with suppress(OSError):
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, json.dumps(asdict(report)).encode(), 0)
+            fd = self._open()
+            try:
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, json.dumps(asdict(report)).encode(), 0)
+            finally:
+                os.close(fd)
+
+    def _open(self) -> int:
+        path = self._root / LAST_EVICTION
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+        hand_over(path, self._root)
+        return fd
 
 
 def last_eviction(root: Path) -> PassReport | None:
