@@ -91,6 +91,8 @@ class EvictionPass:
         self._begun = time.monotonic()
         self._eviction: Eviction | None = None
         self._capacity = Capacity(root, limits.max_bytes)
+        self._disk = Capacity(root)
+        self._disk_bytes = 0  # used when the survey was complete
         last = last_eviction(root)
         self._entries_checked = last.entries_checked if last else 0.0
         self.survey = Survey(time.time_ns())
@@ -114,6 +116,7 @@ class EvictionPass:
             self._require_parent()
             yield
         self._capacity.note_scan(self.survey.bytes)
+        self._disk_bytes = self._disk.usage().used.bytes
         usage = self._capacity.usage()
         self.excess = usage.excess(self._limits.target)
         rule = cutoff(self.survey.histogram, self.excess, self._grace())
@@ -129,10 +132,17 @@ class EvictionPass:
             yield
             self._require_parent()
             time.sleep(max(step.pause, step.removed / self._rate()))
+            self._note_changes()
             eviction.grace = self._grace()
         if eviction.unsettled:
             self._entries_checked -= SETTLING_NS / _SECOND
         remove_old(self._root)
+
+    def _note_changes(self) -> None:
+        """Take in what was stored and removed since the survey, for a limit of our own."""
+        if self._limits.max_bytes is not None:
+            changed = self._disk.usage().used.bytes - self._disk_bytes
+            self._capacity.note_scan(self.survey.bytes + changed)
 
     def _must_mend(self) -> bool:
         """Whether artifacts have gone into quarantine, and their entries have stayed."""
