@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import trio
 
+from cache_actors.storage.capacity import on_disk
 from cache_actors.storage.errors import storage_error
 from cache_actors.storage.files import FileStore, Publication, Published
 from cache_actors.supervision import Actor, Call, Envelope
@@ -147,9 +148,9 @@ class DiskWriter(Actor):
             else:
                 envelope.reply(outcome)
         stored = [
-            publication.size
+            on_disk(publication.size)
             for publication, outcome in zip(publications, outcomes, strict=True)
             if outcome is Published.STORED
         ]
         if stored:
-            await self._evictor.stored(sum(stored))
+            await self._evictor.stored(sum(stored), len(stored))

@@ -36,7 +36,7 @@ LOOK_SECONDS = 5.0
 """Between two looks at the disk, at most."""
 
 LOOK_SHARE = 0.01
-"""Of the disk: so much stored since the last look calls for another."""
+"""Of the disk, or its inodes: so much stored since the last look calls for another."""
 
 RESCAN_SHARE = 0.05
 """Of a limit of the folder's own: so much stored since the last scan calls for another, since
@@ -48,7 +48,7 @@ RESCAN_SECONDS = 3600.0
 MEND_SECONDS = 60.0
 """Between two searches for entries whose artifacts have gone into quarantine, at least."""
 
-HELD_SECONDS = 15.0
+HELD_SECONDS = 5.0
 """For which nginx may hold the space of files that are gone (its `open_file_cache`)."""
 
 FRUITLESS_SECONDS = 30.0
@@ -64,17 +64,21 @@ class EvictorClient:
     def __init__(self, evictor: Address) -> None:
         self._evictor = evictor
 
-    async def stored(self, size: int) -> None:
-        """Say that `size` bytes have been stored. A hint: it is dropped if there are too many."""
+    async def stored(self, size: int, files: int = 1) -> None:
+        """Say that files have been stored, which take `size` bytes on the disk.
+
+        A hint: it is dropped if there are too many.
+        """
         with suppress(MailboxFull, ActorStopped):
-            await self._evictor.cast(Stored(size), wait_for_room=False)
+            await self._evictor.cast(Stored(size, files), wait_for_room=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Stored(Cast):
-    """`size` bytes have been stored."""
+    """So many files of `size` bytes on the disk have been stored."""
 
     size: int
+    files: int
 
 
 class Evictor(Actor):
@@ -106,8 +110,8 @@ class Evictor(Actor):
         self._record = record
         self._threads = threads
         self._log = log
-        self._stored = 0  # bytes since the last look
-        self._enough = 0  # bytes that call for another
+        self._stored = Amount()  # since the last look
+        self._enough = Amount()  # that calls for another; no number of files is none
         self._look = trio.Event()
         self._held = _Held()
 
@@ -120,10 +124,12 @@ class Evictor(Actor):
 
     async def handle(self, batch: list[Envelope]) -> None:
         """Count what has been stored."""
-        size = sum(e.message.size for e in batch if isinstance(e.message, Stored))
+        stored = [e.message for e in batch if isinstance(e.message, Stored)]
+        size = sum(message.size for message in stored)
         self._capacity.note_stored(size)
-        self._stored += size
-        if self._stored >= self._enough:
+        files = self._stored.files + sum(message.files for message in stored)
+        self._stored = Amount(self._stored.bytes + size, files)
+        if self._stored.bytes >= self._enough.bytes or 0 < self._enough.files <= files:
             self._look.set()
 
     async def _keep_within_limits(self) -> None:
@@ -145,9 +151,11 @@ class Evictor(Actor):
             PassFailed: the pass did.
         """
         self._look = trio.Event()
-        self._stored = 0
+        self._stored = Amount()
         before, must_scan = await in_thread(self._inspect, threads=self._threads)
-        self._enough = max(1, int(before.limit.bytes * LOOK_SHARE))
+        self._enough = Amount(
+            max(1, int(before.limit.bytes * LOOK_SHARE)), int(before.limit.files * LOOK_SHARE)
+        )
         is_full = self._limits.high < 1 and self._held.without(before).share >= self._limits.high
         if not is_full and not must_scan:
             return
@@ -165,7 +173,8 @@ class Evictor(Actor):
         self._log("evicted", **asdict(report))
         after, _ = await in_thread(self._inspect, threads=self._threads)
         gone = Amount(report.bytes, report.artifacts + report.entries)
-        self._held.note(before.used, gone, self._stored, after.used)
+        if self._limits.max_bytes is None:  # such a limit is for what has a name
+            self._held.note(before.used, gone, self._stored, after.used)
         if gone:
             self._look.set()  # it may not have been enough
         elif is_full:
@@ -194,11 +203,11 @@ class _Held:
         self._amount = Amount()
         self._until = 0.0
 
-    def note(self, before: Amount, gone: Amount, stored: int, after: Amount) -> None:
-        """Take in what was used before and after a pass, what went, and the bytes stored since."""
+    def note(self, before: Amount, gone: Amount, stored: Amount, after: Amount) -> None:
+        """Take in what was used before and after a pass, what went, and what was stored since."""
         self._amount = Amount(
-            max(0, after.bytes - (before.bytes - gone.bytes + stored)),
-            max(0, after.files - (before.files - gone.files)),
+            max(0, after.bytes - (before.bytes - gone.bytes + stored.bytes)),
+            max(0, after.files - (before.files - gone.files + stored.files)),
         )
         self._until = trio.current_time() + HELD_SECONDS
 

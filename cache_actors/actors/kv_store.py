@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import trio
 
+from cache_actors.storage.capacity import on_disk
 from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
 from cache_actors.storage.errors import storage_error
 from cache_actors.storage.files import FileStore, Lookup, Version
@@ -148,7 +149,7 @@ class KeyValueStore(Actor):
             outcomes = await trio.to_thread.run_sync(
                 self._writer.put, writes, limiter=self._threads
             )
-        stored = 0
+        stored: list[int] = []
         for (envelope, put), outcome in zip(puts, outcomes, strict=True):
             self._recent.keep(put.entry.path(self._store.root), None)
             match outcome:
@@ -158,9 +159,9 @@ class KeyValueStore(Actor):
                     envelope.fail(outcome)
                 case missing:
                     envelope.reply(missing)
-                    stored += len(put.body)
+                    stored.append(on_disk(len(put.body)))
         if stored:
-            await self._evictor.stored(stored)
+            await self._evictor.stored(sum(stored), len(stored))
 
 
 class _Recent:

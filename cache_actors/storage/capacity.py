@@ -21,6 +21,15 @@ SMALLEST_RESERVE = 1 << 20
 """Of the room, in bytes, that uploads leave alone: entries, and eviction itself, need some."""
 
 
+BLOCK_BYTES = 4096
+"""In which disks give room to files, mostly."""
+
+
+def on_disk(size: int) -> int:
+    """What a file of `size` bytes takes on the disk."""
+    return -(-size // BLOCK_BYTES) * BLOCK_BYTES
+
+
 @dataclass(frozen=True, slots=True)
 class Amount:
     """Bytes on disk, and files."""
