@@ -111,6 +111,7 @@ def running_site() -> Iterator[Site]:
         tokens = {token: [str(project)] for project, token in TOKENS.items()}
         tuist = stack.enter_context(StandInTuist(tokens))
         environment = {"SOAK_FLAGS": str(flags), "LOG_LEVEL": "warning"}
+        environment["DISK_HIGH_WATERMARK_PERCENT"] = "100"  # what is evicted cannot be looked for
         service = Service(storage, tuist.url, environment, COMMAND)
         which = "wheel" if installed_nginx() is None else "debian"
         nginx = stack.enter_context(nginx_before(f"127.0.0.1:{service.port}", storage, which))

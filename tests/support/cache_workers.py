@@ -65,6 +65,20 @@ def artifacts_of(root: Path, project: Project, body: bytes) -> list[Path]:
     return [Entry(project, Kind.CAS, each).path(root) for each in references_in(body)]
 
 
+def incomplete_entries(root: Path) -> list[str]:
+    """The entries on disk of which an artifact is missing."""
+    return [
+        str(path)
+        for path in root.glob("*/*/keyvalue/*/*.json")
+        if not all(
+            each.exists()
+            for each in artifacts_of(
+                root, Project(*path.relative_to(root).parts[:2]), path.read_bytes()
+            )
+        )
+    ]
+
+
 def say(what: str) -> None:
     """Print a line at once, as the next moment may be the last."""
     os.write(sys.stdout.fileno(), f"{what}\n".encode())

@@ -124,13 +124,15 @@ class Report:
         counts: of what happened, by a few words.
         problems: what should not have been.
         least: the least room that there was, in bytes and in files.
-        refused_at: when something was refused for want of room last (monotonic).
+        uploaded: bytes.
+        longest_refusal: seconds in which all uploads and puts were refused for want of room.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     least: tuple[int, int] = (1 << 62, 1 << 62)
-    refused_at: float = 0.0
+    uploaded: int = 0
+    longest_refusal: float = 0.0
 
 
 class Load:
@@ -157,6 +159,7 @@ class Load:
         self._sizes = sizes
         self._builds: deque[Build] = deque(maxlen=KNOWN)
         self._numbers = itertools.count()
+        self._accepted_at = 0.0
         self._salt = random.SystemRandom().randbytes(8).hex()
         self._over, self._built = threading.Event(), threading.Event()
         self._builders = [
@@ -203,8 +206,10 @@ class Load:
     def _build(self, client: Client) -> None:
         artifacts = tuple(self._artifact() for _ in range(random.randint(1, 3)))
         build = Build(f"0~{self._name()}=", artifacts)
-        if not all(self._accepted("upload", client.upload(each)) for each in artifacts):
-            return
+        for each in artifacts:
+            if not self._accepted("upload", client.upload(each)):
+                return
+            self.report.uploaded += each.size
         began = time.monotonic()
         if not self._accepted("put", client.put(build)):
             return
@@ -215,10 +220,13 @@ class Load:
     def _accepted(self, what: str, status: int) -> bool:
         """Whether a write has been; one that was not has to say why."""
         self.report.counts[f"{what} {status}"] += 1
+        now = time.monotonic()
         if status == HTTPStatus.NO_CONTENT:
+            self._accepted_at = now
             return True
         if status == HTTPStatus.INSUFFICIENT_STORAGE:
-            self.report.refused_at = time.monotonic()
+            lasts = now - self._accepted_at
+            self.report.longest_refusal = max(lasts, self.report.longest_refusal)
             self._built.wait(0.05)
         elif status == HTTPStatus.SERVICE_UNAVAILABLE:  # it has been killed
             self._built.wait(0.05)

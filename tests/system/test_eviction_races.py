@@ -23,10 +23,10 @@ import pytest
 
 from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
 from cache_actors.storage.files import FileStore, Publication
-from cache_actors.storage.layout import TEMPORARY, Entry, Kind, Project
+from cache_actors.storage.layout import TEMPORARY, Entry, Kind
 from cache_actors.storage.references import references_in
 from cache_actors.storage.temporary import TemporaryFolder
-from tests.support.cache_workers import SPARED, artifact, artifacts_of, entry
+from tests.support.cache_workers import SPARED, artifact, entry, incomplete_entries
 from tests.support.mounts import tmpfs
 
 if TYPE_CHECKING:
@@ -195,20 +195,6 @@ def evict_once_more(root: Path) -> float:
     assert process.returncode == 0, complaint
     report = json.loads(said)
     return float(report["ended"] - report["seconds"])
-
-
-def incomplete_entries(root: Path) -> list[str]:
-    """Entries on disk of which an artifact is missing."""
-    return [
-        str(path)
-        for path in root.glob("*/*/keyvalue/*/*.json")
-        if not all(
-            each.exists()
-            for each in artifacts_of(
-                root, Project(*path.relative_to(root).parts[:2]), path.read_bytes()
-            )
-        )
-    ]
 
 
 def missing(ledger: Path, since: float) -> list[str]:

@@ -1,0 +1,85 @@
+"""What runs below a load that makes the cache grow: the service on a disk of its own, and nginx."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .mounts import tmpfs
+from .nginx import NOBODY, Nginx, nginx_before, shared_storage
+from .service import Service, running_service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from cache_actors.dev.tuist import StandInTuist
+
+
+DEADLINE = 60.0
+"""Seconds that anything may take."""
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition, but not for ever."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@dataclass
+class Site:
+    """What runs: the service, nginx in front of it, and the disk of its own below it."""
+
+    service: Service
+    nginx: Nginx
+
+    @property
+    def storage(self) -> Path:
+        return self.service.storage
+
+    def passes(self) -> list[int]:
+        """The processes of eviction that the service has started and that run now."""
+        process = self.service.process
+        assert process is not None
+        with suppress(FileNotFoundError):
+            children = Path(f"/proc/{process.pid}/task").glob("*/children")
+            return [int(pid) for child in children for pid in child.read_text().split()]
+        return []
+
+    def kill_a_pass(self) -> None:
+        """Wait for one that is running, and kill it."""
+        wait_until(lambda: self.passes() != [])
+        with suppress(ProcessLookupError, IndexError):  # it has just ended
+            os.kill(self.passes()[0], signal.SIGKILL)
+
+    def kill_the_service(self) -> None:
+        """Kill the service while a pass is running, and start it again."""
+        wait_until(lambda: self.passes() != [])
+        self.service.stop(signal.SIGKILL)
+        self.service.start()
+
+    def evictions(self) -> list[dict[str, Any]]:
+        """What the service has logged of passes that have evicted something."""
+        lines = self.service.log.read_text().rpartition("\n")[0].splitlines()
+        events: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        return [each for each in events if each["event"] == "evicted" and each["artifacts"]]
+
+
+@contextmanager
+def running_site(tuist: StandInTuist, disk: str, **environment: str) -> Iterator[Site]:
+    """All that runs, on a tmpfs with the mount options `disk`."""
+    options = f"mode=2750,gid={NOBODY},strictatime,{disk}"
+    with (
+        shared_storage() as folder,
+        tmpfs(folder, options) as storage,
+        running_service(Service(storage, tuist.url, environment)) as service,
+        nginx_before(f"127.0.0.1:{service.port}", storage, "debian") as nginx,
+    ):
+        yield Site(service, nginx)
