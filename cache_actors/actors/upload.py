@@ -10,6 +10,7 @@ read only as fast as they are written.
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Self
 
 import trio
@@ -154,14 +155,14 @@ class Upload:
     def _open(self, path: Path, size: int) -> TemporaryFile | None:
         if self._store.exists(path):
             return None
-        self._store.capacity.require_room(size)
-        file = self._temporary.create()
-        try:
-            if size > 0:
-                file.reserve(size)
-        except OSError:
-            file.discard()
-            raise
+        with self._store.capacity.room_for(size):
+            file = self._temporary.create()
+            try:
+                if size > 0:
+                    file.reserve(size)
+            except OSError:
+                file.discard()
+                raise
         return file
 
     async def _write(self) -> None:
@@ -172,9 +173,10 @@ class Upload:
 
     def _append(self, file: TemporaryFile) -> None:
         """Write what has been received; of an upload of unknown size nobody has seen the room."""
-        if self._expected_size is None:
-            self._store.capacity.require_room(self._buffered)
-        file.write(self._pieces)
+        has_room = self._expected_size is not None
+        capacity = self._store.capacity
+        with nullcontext() if has_room else capacity.room_for(self._buffered):
+            file.write(self._pieces)
 
     def _drop_pieces(self) -> None:
         self._memory.give_back(self._reserved)

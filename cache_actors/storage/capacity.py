@@ -9,10 +9,12 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 RESERVE_SHARE = 0.01
@@ -72,6 +74,7 @@ class Capacity:
         self._lock = threading.Lock()
         self._stored = 0  # bytes, of a limit of our own
         self._since_scan: int | None = None  # of those; None before the first scan
+        self._spoken_for = 0  # bytes that are about to be written
 
     def note_stored(self, size: int) -> None:
         """Take in that `size` more bytes have been stored."""
@@ -112,12 +115,29 @@ class Capacity:
         )
         return Usage(used, limit)
 
+    @contextmanager
+    def room_for(self, size: int) -> Iterator[None]:
+        """Keep room for `size` bytes of an upload from other uploads, until they are written.
+
+        Raises:
+            As `require_room`.
+        """
+        with self._lock:
+            self.require_room(size)
+            self._spoken_for += size
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._spoken_for -= size
+
     def require_room(self, size: int) -> None:
         """Make sure that there is room for an upload of `size` bytes beside the reserve.
 
         Raises:
             OSError: ENOSPC, there isn't; or the disk failed.
         """
+        size += self._spoken_for
         room = os.statvfs(self._root)
         reserve = min(LARGEST_RESERVE, int(room.f_blocks * room.f_frsize * RESERVE_SHARE))
         reserve = max(SMALLEST_RESERVE, reserve)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -30,6 +30,7 @@ from .whole import WholeFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 PROBE_BYTES = 1 << 20
@@ -284,9 +285,8 @@ class FileStore:
         self._folders.ensure(item.path.parent)
         if self._is_published(item.path):
             return Published.EXISTS
-        if not isinstance(item.source, TemporaryFile):
-            self.capacity.require_room(item.size)
-        file, ours = self._on_this_device(item.source)
+        with self._room_for(item):
+            file, ours = self._on_this_device(item.source)
         try:
             file.seal()
             self._sync_file(file)
@@ -299,6 +299,11 @@ class FileStore:
             if ours:
                 file.discard()
         return Published.STORED
+
+    def _room_for(self, item: Publication) -> AbstractContextManager[None]:
+        """Room to write it, which a temporary file has had from the start."""
+        is_written = isinstance(item.source, TemporaryFile)
+        return nullcontext() if is_written else self.capacity.room_for(item.size)
 
     def _on_this_device(
         self, source: Sequence[bytes] | TemporaryFile
