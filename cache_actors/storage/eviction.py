@@ -182,9 +182,12 @@ class Eviction:
     def _entries(self, project: Project) -> Iterator[Step]:
         """Phase 1."""
         self._await_puts(project)
-        for shard in shards(self.root, project, Kind.KEYVALUE):
+        folders = shards(self.root, project, Kind.KEYVALUE)
+        for shard in folders:
             doomed = (each for each in files(shard, Kind.KEYVALUE) if self._must_go(project, each))
             yield from self._in_batches(project, doomed, self._remove_entry)
+            yield Step()
+        for shard in folders:  # only now: the first sync does most of the work for the others
             _sync(shard)
             yield Step()
 
@@ -231,7 +234,7 @@ class Eviction:
         used = last_use(entry.status)
         is_there = False
         for spelling in spellings(artifact_id):
-            path = Entry(project, Kind.CAS, spelling).path(self.root)
+            path = f"{self.root}/{Entry(project, Kind.CAS, spelling).place}"
             status = _status(path)
             if status is None:
                 continue

@@ -74,10 +74,12 @@ class Entry:
 
     def path(self, storage: Path) -> Path:
         """Where this entry's file lives below the `storage` folder."""
-        return self.project.path(storage) / self.kind.folder / shard(self.id) / self._file_name()
+        return storage / self.place
 
-    def _file_name(self) -> str:
-        return self.id + self.kind.ending
+    @property
+    def place(self) -> str:
+        """The path from the storage folder to this entry's file."""
+        return f"{self.project}/{self.kind.folder}/{shard(self.id)}/{self.id}{self.kind.ending}"
 
 
 def parse_project(account_handle: str, project_handle: str) -> Project:
