@@ -17,7 +17,7 @@ from cache_actors.storage import eviction, eviction_pass
 from cache_actors.storage.eviction import ClockStepped, Step
 from cache_actors.storage.eviction_pass import EvictionPass, Limits
 from cache_actors.storage.last_eviction import EvictionLock, last_eviction
-from cache_actors.storage.layout import LAST_EVICTION
+from cache_actors.storage.layout import LAST_EVICTION, TEMPORARY
 from tests.support.stored import (
     APP,
     BLOCK_BYTES,
@@ -118,12 +118,18 @@ def test_text_has_a_row_for_each_project_and_a_summary(stored: Stored) -> None:
     assert "\x1b" not in result.stdout
 
 
+def forget_the_lock(root: Path) -> None:
+    """Remove what a pass makes on a storage that no service has used yet."""
+    (root / LAST_EVICTION).unlink()
+    (root / TEMPORARY).rmdir()
+
+
 def test_nothing_goes_where_there_is_room(stored: Stored) -> None:
     before = times_below(stored.root)
     result = evict(stored.root, "--max-bytes=1000000000")
     assert result.exit_code == 0
     assert result.stdout.splitlines()[-1].startswith("Gone: 0 artifacts and 0 entries, 0 B, in ")
-    (stored.root / LAST_EVICTION).unlink()
+    forget_the_lock(stored.root)
     assert times_below(stored.root) == before
 
 
@@ -140,7 +146,7 @@ def test_dry_run_changes_nothing_and_leaves_no_report(stored: Stored) -> None:
     assert "Would go, at most: 2" in result.stdout
     report = report_of(evict(stored.root, LIMIT, "--target=60", "--dry-run", "--json"))
     assert last_eviction(stored.root) is None
-    (stored.root / LAST_EVICTION).unlink()  # the lock
+    forget_the_lock(stored.root)
     assert times_below(stored.root) == before
     assert evict(stored.root, LIMIT, "--target=60").exit_code == 0
     assert len(stored.names()) == report["stored_artifacts"] + report["stored_entries"]
@@ -216,7 +222,7 @@ def test_storage_that_is_not_there_exits_with_2(tmp_path: Path) -> None:
     result = evict(missing)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == (
-        f"Cannot evict from {missing / LAST_EVICTION}: No such file or directory\n"
+        f"Cannot evict from {missing / TEMPORARY}: No such file or directory\n"
     )
     assert not missing.exists()
 

@@ -40,7 +40,7 @@ from .layout import Entry, Kind
 from .project_lock import exclusive
 from .quarantine import DAMAGE
 from .references import references_in, spellings
-from .walk import StoredFile, files, passing_by_damage, shards
+from .walk import FolderLost, StoredFile, files, shards
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -139,7 +139,7 @@ class Eviction:
             OSError: the disk failed, or belongs to somebody else.
         """
         for project in projects:
-            with passing_by_damage():  # entries that cannot be seen may need any of its artifacts
+            with suppress(FolderLost):  # entries that cannot be seen may need any of its artifacts
                 yield from self._entries(project)
                 self._waiting.append((project, time.monotonic()))
             yield from self._artifacts_of_those_ready()
@@ -154,14 +154,14 @@ class Eviction:
             As `run`.
         """
         for project in projects:
-            with passing_by_damage():
+            with suppress(FolderLost):
                 yield from self._entries(project)
 
     def look(self, projects: Iterable[Project]) -> Iterator[None]:
         """Count in `removed` what would go at most, and in `kept` what stays; change nothing."""
         for project in projects:
             kept = self.kept[project] = Kept()
-            with passing_by_damage():
+            with suppress(FolderLost):
                 for shard in shards(self.root, project, Kind.KEYVALUE):
                     for file in files(shard, Kind.KEYVALUE):
                         if self.rule.takes(last_use(file.status), file.id):
@@ -176,7 +176,7 @@ class Eviction:
     def _artifacts_of_those_ready(self) -> Iterator[Step]:
         while self._waiting and time.monotonic() - self._waiting[0][1] >= self.grace:
             project, _ = self._waiting.pop(0)
-            with passing_by_damage():
+            with suppress(FolderLost):
                 yield from self._artifacts(project)
 
     def _entries(self, project: Project) -> Iterator[Step]:

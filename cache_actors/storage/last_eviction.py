@@ -1,8 +1,9 @@
 """The last pass of eviction: what it did, and the lock that only one pass at a time can hold.
 
 What it did is in a file below the storage folder, for people and as a hint for processes; whatever
-is missing or broken there is found out again by the next pass. The lock is on the folder itself: on
-a disk without an inode left there may be no file.
+is missing or broken there is found out again by the next pass. The lock is on the folder of
+temporary files, which every service has made: on a disk without an inode left there may be no file,
+and the storage folder itself is locked by whoever scrubs it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Self
 
 from .errors import FULL
-from .layout import LAST_EVICTION
+from .layout import LAST_EVICTION, TEMPORARY
 from .quarantine import hand_over
 
 if TYPE_CHECKING:
@@ -63,7 +64,11 @@ class EvictionLock:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder = root / TEMPORARY
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o750)
+            hand_over(folder, root)
+        self._fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.close(self._open())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .cutoff import Histogram
 from .last_use import last_use
 from .layout import Kind, Project
-from .walk import files, passing_by_damage, projects, shards
+from .walk import FolderLost, files, projects, shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,12 +86,12 @@ class Survey:
         todo = []
         for project in projects(root):
             for kind in Kind:
-                with passing_by_damage():
+                with suppress(FolderLost):
                     todo += [(project, kind, shard) for shard in shards(root, project, kind)]
         self.folders = len(todo)
         for project, kind, shard in todo:
             holdings = self.holdings.setdefault(project, Holdings())
-            with passing_by_damage():
+            with suppress(FolderLost):
                 for file in files(shard, kind):
                     used = last_use(file.status)
                     holdings.add(kind, file.size, used)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,14 +32,8 @@ class StoredFile:
         return self.status.st_blocks * BLOCK
 
 
-@contextmanager
-def passing_by_damage() -> Iterator[None]:
-    """Leave what is done here where a folder turns out to be lost; the rest of the disk goes on."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DAMAGE:
-            raise
+class FolderLost(OSError):
+    """A folder cannot be read any more. The rest of the disk goes on."""
 
 
 def projects(root: Path) -> list[Project]:
@@ -62,7 +55,8 @@ def shards(root: Path, project: Project, kind: Kind) -> list[str]:
     """The folders in which a project's files of one kind lie.
 
     Raises:
-        OSError: the disk failed. Those with a number in `DAMAGE` say that a folder is lost.
+        FolderLost: not all of them can be known.
+        OSError: the disk failed, or a folder is somebody else's.
     """
     folder = project.path(root) / kind.folder
     return [each.path for each in _listed(str(folder)) if _is_folder(each)]
@@ -84,8 +78,15 @@ def files(shard: str, kind: Kind) -> Iterator[StoredFile]:
 
 def _listed(folder: str) -> Iterator[os.DirEntry[str]]:
     """What is in `folder`; nothing more if it is gone."""
-    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
-        yield from entries
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        if error.errno in DAMAGE:
+            raise FolderLost(error.errno, error.strerror, folder) from error
+        raise
 
 
 def _status(each: os.DirEntry[str]) -> os.stat_result | None:

@@ -20,6 +20,7 @@ from cache_actors.actors.disk_writer import DiskWriter, DiskWriterClient, Publis
 from cache_actors.actors.evictor import EvictorClient
 from cache_actors.actors.partitions import Partitions
 from cache_actors.actors.upload import SMALL_BYTES, EmptyUpload, WrongDigest
+from cache_actors.storage.capacity import on_disk
 from cache_actors.storage.errors import StorageError, StorageFull
 from cache_actors.storage.files import Published
 from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
@@ -464,7 +465,7 @@ async def test_upload_leaves_the_reserve_alone(
 async def test_evictor_is_told_of_what_was_stored(writers: Writers) -> None:
     await writers.put(A, SMALL)
     await writers.put_body(artifact("B"), in_chunks(LARGE))
-    assert await told(writers.evictor) == [len(SMALL), len(LARGE)]
+    assert await told(writers.evictor) == [on_disk(len(SMALL)), on_disk(len(LARGE))]
 
 
 async def test_evictor_is_not_told_of_what_was_not_stored(writers: Writers) -> None:
@@ -486,7 +487,7 @@ async def test_evictor_is_told_once_of_a_batch(writers: Writers, nursery: trio.N
         tasks += [await begin(nursery, partial(writers.put, e, SMALL)) for e in (*mine, *mine, A)]
     for task in tasks:
         await task.result()
-    assert await told(writers.evictor) == [len(SMALL), len(mine) * len(SMALL)]
+    assert await told(writers.evictor) == [on_disk(len(SMALL)), len(mine) * on_disk(len(SMALL))]
 
 
 async def test_evictor_that_does_not_listen_holds_up_nobody(writers: Writers) -> None:

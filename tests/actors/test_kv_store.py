@@ -14,6 +14,7 @@ import trio.testing
 
 from cache_actors.actors.evictor import EvictorClient
 from cache_actors.actors.kv_store import ENTRY_OVERHEAD, KeyValueStore, KeyValueStoreClient, Put
+from cache_actors.storage.capacity import on_disk
 from cache_actors.storage.entries import EntryWriter, MissingArtifact
 from cache_actors.storage.errors import StorageError, StorageFull
 from cache_actors.storage.files import FileStore, Publication, Replacement
@@ -621,7 +622,7 @@ async def test_lenient_store_takes_it_and_says_what_is_missing(
     kv.root = await run_tree(kv.child)
     assert await put_with(kv, A, ID, "CD" * 32) == ID
     assert await kv.get(A) == body("x")
-    assert await told(kv.evictor) == [BODY_BYTES]
+    assert await told(kv.evictor) == [on_disk(BODY_BYTES)]
 
 
 # Room.
@@ -636,7 +637,7 @@ async def test_entries_may_use_the_reserve(kv: KeyValue, monkeypatch: pytest.Mon
 async def test_evictor_is_told_of_what_was_stored_and_of_nothing_else(kv: KeyValue) -> None:
     await kv.put(A, body("a"))
     await kv.put(A, body("again"))
-    assert await told(kv.evictor) == [BODY_BYTES] * 2
+    assert await told(kv.evictor) == [on_disk(BODY_BYTES)] * 2
     with pytest.raises(MissingArtifact):
         await put_with(kv, A, ID)
     with pytest.MonkeyPatch.context() as full:

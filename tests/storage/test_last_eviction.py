@@ -19,6 +19,7 @@ from cache_actors.storage.last_eviction import (
     last_eviction,
 )
 from cache_actors.storage.layout import LAST_EVICTION
+from cache_actors.storage.scrub import ScrubLock
 from tests.support.mounts import require_root, tmpfs
 
 if TYPE_CHECKING:
@@ -163,3 +164,8 @@ def test_file_that_root_makes_belongs_to_the_storages_owner(root: Path) -> None:
 def test_everything_in_a_report_is_a_total() -> None:
     values: dict[str, Any] = asdict(REPORT)
     assert all(isinstance(value, int | float) for value in values.values())
+
+
+def test_scrub_does_not_keep_it_away(root: Path) -> None:
+    with ScrubLock(root), EvictionLock(root):
+        pass

@@ -11,7 +11,7 @@ import pytest
 
 from cache_actors.storage import walk
 from cache_actors.storage.layout import Kind, Project
-from cache_actors.storage.walk import files, passing_by_damage, projects, shards
+from cache_actors.storage.walk import FolderLost, files, projects, shards
 from tests.support.stored import APP, BLOCK_BYTES, LIB, Stored, artifact_id
 
 if TYPE_CHECKING:
@@ -146,16 +146,12 @@ def failing(patch: pytest.MonkeyPatch, folder: Path, number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EUCLEAN])
-def test_broken_folder_is_told_and_can_be_passed_by(
+def test_broken_folder_is_told_as_lost(
     stored: Stored, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     failing(monkeypatch, stored.artifact(1).parent, number)
-    with pytest.raises(OSError, match=os.strerror(number)):
+    with pytest.raises(FolderLost, match=os.strerror(number)):
         found(stored.root, APP, Kind.CAS)
-    with passing_by_damage():
-        found(stored.root, APP, Kind.CAS)
-    with pytest.raises(PermissionError), passing_by_damage():
-        raise PermissionError
 
 
 @pytest.mark.parametrize("level", [0, 1, 3, 4])
