@@ -28,7 +28,7 @@ MINIMUM_GRACE = 1.0
 """What is left of that when the pass has to hurry."""
 
 HURRY = 0.5
-"""How far on the way from the high watermark to a full disk a pass spares nobody any more."""
+"""How far on the way from the high watermark to a full disk a pass goes as fast as it can."""
 
 RATE = 2_000.0
 """Files a second that are removed at the high watermark; more as the disk fills further."""
@@ -127,15 +127,16 @@ class EvictionPass:
             return
         if not self.excess and not self._must_mend():
             return
-        self._entries_checked = time.time()
+        began = time.time()
         for step in eviction.run(projects) if self.excess else eviction.mend(projects):
             yield
             self._require_parent()
             time.sleep(max(step.pause, step.removed / self._rate()))
             self._note_changes()
             eviction.grace = self._grace()
-        if eviction.unsettled:
-            self._entries_checked -= SETTLING_NS / _SECOND
+        if self._project is None:
+            waiting = SETTLING_NS / _SECOND if eviction.unsettled else 0.0
+            self._entries_checked = began - waiting
         remove_old(self._root)
 
     def _note_changes(self) -> None:
