@@ -229,7 +229,8 @@ def cache_on(
     command: tuple[str, ...] = COMMAND,
 ) -> Iterator[Cache]:
     """A service with its storage there."""
-    service = Service(storage, tuist.url, environment or {}, command)
+    no_eviction = {"DISK_HIGH_WATERMARK_PERCENT": "100"}  # disks are to stay full here
+    service = Service(storage, tuist.url, no_eviction | (environment or {}), command)
     with running_service(service), client_of(service) as client:
         yield Cache(service, client)
 
