@@ -129,7 +129,7 @@ class Evictor(Actor):
             try:
                 await self._look_and_evict()
             except (StorageError, PassFailed) as error:
-                self._record.note(failure=str(error))
+                self._record.note_failure(str(error))
                 self._log("eviction_failed", reason=str(error))
                 await trio.sleep(RETRY_SECONDS)
             with trio.move_on_after(LOOK_SECONDS):
@@ -171,7 +171,7 @@ class Evictor(Actor):
             if last is not None:
                 self._capacity.note_scan(last.stored_bytes)
         usage = self._capacity.usage()
-        self._record.note(used=usage.share)
+        self._record.note(used=usage.share, high_watermark=self._limits.high)
         now = time.time()
         if last is None:
             return usage, self._capacity.needs_scan(RESCAN_SHARE)

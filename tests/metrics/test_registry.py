@@ -38,7 +38,8 @@ def storage() -> StorageHealth:
 
 def eviction() -> EvictionRecord:
     record = EvictionRecord()
-    record.note(used=0.5)
+    record.note(used=0.5, high_watermark=0.85)
+    record.note_failure("the disk cannot be read")
     record.note_pass(PassReport(100.0, 2.0, 10, 20, 3000, 60.0, 7, 8, 9000))
     return record
 
@@ -146,10 +147,20 @@ def test_evictions_are_told(metrics: Metrics) -> None:
     assert scrape.value("cache_actors_evicted_total", kind="entry") == 20
     assert scrape.value("cache_actors_evicted_bytes_total") == 3000
     assert scrape.value("cache_actors_eviction_pass_seconds_sum") == 2
+    assert scrape.value("cache_actors_eviction_failures_total") == 1
     assert scrape.value("cache_actors_stored_files", kind="artifact") == 7
     assert scrape.value("cache_actors_stored_bytes") == 9000
     assert scrape.value("cache_actors_youngest_evicted_seconds") == 60
     assert scrape.value("cache_actors_storage_used_ratio") == 0.5
+    assert scrape.value("cache_actors_storage_high_watermark_ratio") == 0.85
+
+
+def test_first_entry_without_its_artifact_is_an_increase() -> None:
+    """Prometheus sees none where there was nothing before, and one such entry may be all."""
+    labelled = 'cache_actors_missing_artifacts_total{result="%s"} 0.0'
+    text = Scrape.of(new_metrics()).text
+    assert labelled % "stored" in text
+    assert labelled % "refused" in text
 
 
 def test_storage_is_told_as_it_is_now() -> None:
