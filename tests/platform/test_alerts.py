@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from cache_actors.__main__ import main
+from tests.support.programs import find_program
 
 from .promql import PromtoolRefuses, grouping, promtool, told, unknown
 
@@ -136,6 +138,24 @@ def test_runbook_uses_commands_and_metrics_that_there_are() -> None:
     assert {"status", "check", "usage", "evict"} <= commands <= main.commands.keys()
     for name in re.findall(r"\bmetrics (\w+)", text):
         assert any(each.startswith(name) for each in told()), name
+
+
+def test_runbook_can_be_pasted_into_a_shell() -> None:
+    blocks = re.findall(r"^```bash\n(.*?)^```", operations(), re.DOTALL | re.MULTILINE)
+    assert len(blocks) > len(ALERTS)
+    for block in blocks:
+        run = subprocess.run(
+            [find_program("bash"), "-n"], input=block, text=True, capture_output=True, check=False
+        )
+        assert (run.returncode, run.stderr) == (0, ""), block
+
+
+def test_runbook_looks_for_events_that_are_logged() -> None:
+    logged = re.findall(r"^\| (`.*?) \| [a-z, ]+ \|", operations(), re.MULTILINE)
+    events = set(re.findall(r"`(\w+)`", " ".join(logged)))
+    for wanted in re.findall(r"\blogs '?([a-z_|]+)", "\n".join(runbook().values())):
+        for event in wanted.split("|"):
+            assert any(each.startswith(event) for each in events), event
 
 
 def operations() -> str:
