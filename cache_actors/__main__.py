@@ -105,6 +105,11 @@ def dev() -> None:
     envvar="NGINX_LOG",
     help="Log of what nginx answers alone, for the service's metrics: its NGINX_LOG.",
 )
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65535),
+    help="Port on 127.0.0.1 at which Prometheus gets the service's metrics; none by default.",
+)
 @click.option("--user", help="What workers run as if root starts nginx: USER or 'USER GROUP'.")
 @click.option(
     "--nginx", type=_FILE, help="The nginx that it is for, if not the one that would be found."

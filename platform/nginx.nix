@@ -8,8 +8,8 @@
 #     storage = "/cas";
 #   };
 #
-# How requests are answered is in nginx/http.conf and nginx/server.conf, unchanged from what the tests
-# run. Here is what belongs to the host: TLS, folders, users, limits, logs.
+# How requests are answered is in nginx/*.conf, unchanged from what the tests run. Here is what belongs to
+# the host: TLS, folders, users, limits, logs.
 { config, lib, ... }:
 
 let
@@ -69,6 +69,12 @@ in
       type = lib.types.ints.positive;
       default = 26214400;
       description = "The largest upload: the service's MAX_UPLOAD_BYTES.";
+    };
+
+    metricsPort = lib.mkOption {
+      type = lib.types.nullOr lib.types.port;
+      default = 9464;
+      description = "The port on 127.0.0.1 at which Prometheus gets the service's metrics; null for none.";
     };
   };
 
@@ -153,6 +159,19 @@ in
         access_log ${shared}/answers.log cache_answers buffer=64k flush=1s;
         ssl_conf_command Options KTLS;
         http2_max_concurrent_streams 512;
+      '';
+
+      # Only the port can be chosen: what is told is nobody's business outside.
+      appendHttpConfig = lib.mkIf (cfg.metricsPort != null) ''
+        upstream cache_metrics {
+            server ${cfg.upstream};
+        }
+
+        server {
+            listen 127.0.0.1:${toString cfg.metricsPort};
+
+            ${builtins.readFile ./nginx/metrics.conf}
+        }
       '';
 
       virtualHosts.${cfg.hostName} = {

@@ -137,7 +137,7 @@ class Evictor(Actor):
             try:
                 await self._look_and_evict()
             except (StorageError, PassFailed) as error:
-                self._record.note(failure=str(error))
+                self._record.note_failure(str(error))
                 self._log("eviction_failed", reason=str(error))
                 await trio.sleep(RETRY_SECONDS)
             with trio.move_on_after(LOOK_SECONDS):
@@ -188,7 +188,7 @@ class Evictor(Actor):
             if last is not None:
                 self._capacity.note_scan(last.stored_bytes)
         usage = self._capacity.usage()
-        self._record.note(used=usage.share)
+        self._record.note(used=usage.share, high_watermark=self._limits.high)
         checked, ended = (last.entries_checked, last.ended) if last else (0.0, 0.0)
         now = time.time()
         must_mend = checked < last_taken(self._root) and ended < now - MEND_SECONDS

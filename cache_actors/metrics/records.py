@@ -120,11 +120,20 @@ def _evicted(status: EvictionStatus) -> Iterator[Metric]:
     )
     passes.add_metric([], count_value=status.passes, sum_value=status.seconds)
     yield passes
+    yield CounterMetricFamily(
+        "cache_actors_eviction_failures", "Attempts to evict that have failed.", status.failures
+    )
     if status.used is not None:
         yield GaugeMetricFamily(
             "cache_actors_storage_used_ratio",
             "How full the disk is, or what the service may take of it, from 0 to 1.",
             status.used,
+        )
+    if status.high_watermark is not None:
+        yield GaugeMetricFamily(
+            "cache_actors_storage_high_watermark_ratio",
+            "How full it may get before eviction starts.",
+            status.high_watermark,
         )
     last = status.last
     if last is None:

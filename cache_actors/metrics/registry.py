@@ -184,6 +184,8 @@ class Metrics:
             ("result",),
             registry=registry,
         )
+        for result in "refused", "stored":  # rare ones are 0 before: a first one is an increase
+            self.missing_artifacts.labels(result)
         self.nginx_lines_ignored = Counter(
             "cache_actors_nginx_lines_ignored_total",
             "Lines in nginx's log of its own answers that cannot be read.",

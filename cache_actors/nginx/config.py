@@ -40,6 +40,7 @@ class NginxOptions:
         worker_processes: number of them.
         tls_cert, tls_key: PEM files; with them it speaks TLS and HTTP/2.
         answers_log: where nginx writes what it answers alone, if anywhere: the service's NGINX_LOG.
+        metrics_port: the port on 127.0.0.1 at which Prometheus gets the service's metrics, if any.
         user: what workers run as, `user` or `user group`, when nginx is started by root.
         nginx_version: for which nginx it is.
     """
@@ -54,6 +55,7 @@ class NginxOptions:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     answers_log: Path | None = None
+    metrics_port: int | None = None
     user: str | None = None
     nginx_version: tuple[int, ...] = (1, 30, 0)
 
@@ -109,7 +111,7 @@ http {{
 
 {_indented("server.conf", 8)}
     }}
-}}
+{_metrics_server(options)}}}
 """
 
 
@@ -118,6 +120,22 @@ def _answers_log(options: NginxOptions) -> str:
         return ""
     path = _plain("--answers-log", options.answers_log)
     return f"\n    access_log {path} cache_answers buffer=64k flush=1s;"
+
+
+def _metrics_server(options: NginxOptions) -> str:
+    if options.metrics_port is None:
+        return ""
+    return f"""
+    upstream cache_metrics {{
+        server {_plain("--upstream", options.upstream)};
+    }}
+
+    server {{
+        listen 127.0.0.1:{options.metrics_port};
+
+{_indented("metrics.conf", 8)}
+    }}
+"""
 
 
 def _user(options: NginxOptions) -> str:

@@ -15,14 +15,17 @@ class EvictionStatus:
 
     Attributes:
         used: the used share of the disk, or of the limit, at the last look; None before it.
+        high_watermark: the share from which on there is a pass; None before the first look.
         running: whether a pass of this process's is running.
         passes, seconds, artifacts, entries, bytes: totals of the passes that this process has had
             run, since it started.
         last: the last pass, of whatever process.
         failure: why the last attempt failed; None if it didn't.
+        failures: how many attempts of this process's have failed, since it started.
     """
 
     used: float | None = None
+    high_watermark: float | None = None
     running: bool = False
     passes: int = 0
     seconds: float = 0.0
@@ -31,6 +34,7 @@ class EvictionStatus:
     bytes: int = 0
     last: PassReport | None = None
     failure: str | None = None
+    failures: int = 0
 
 
 class EvictionRecord:
@@ -60,3 +64,7 @@ class EvictionRecord:
             last=report,
             failure=None,
         )
+
+    def note_failure(self, reason: str) -> None:
+        """Take in why an attempt to evict has failed."""
+        self._status = replace(self._status, failure=reason, failures=self._status.failures + 1)

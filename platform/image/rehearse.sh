@@ -112,7 +112,7 @@ PYTHON
 sed -n 's/^\([a-z0-9-]*\)==.*/\1/p' requirements-runtime.lock | sort >"$work/locked"
 expect "packages that the lock does not name" cache-actors \
     "$(sort "$work/packages" | comm -23 - "$work/locked" | xargs)"
-expect "snippets in the package" "http.conf server.conf" "$(inside sh -c \
+expect "snippets in the package" "http.conf metrics.conf server.conf" "$(inside sh -c \
     'cd /opt/cache-actors/lib/python3*/site-packages/cache_actors/nginx/snippets && find . -type f' |
     sed 's|./||' | sort | xargs)"
 say "packages" "$(wc -l <"$work/packages")"

@@ -300,7 +300,7 @@ async def test_watermark_of_the_whole_disk_is_never_reached(
         await world.stored(ENOUGH)
         await world.after(HOUR)
     assert world.passes.count == 0
-    assert world.status() == EvictionStatus(used=1.0)
+    assert world.status() == EvictionStatus(used=1.0, high_watermark=1.0)
     assert world.mailbox.depth() == 0
 
 
@@ -457,7 +457,14 @@ async def test_totals_are_of_all_passes_and_the_last_is_known(
         world.disk.fill(0.9)
         await world.after(LOOK_SECONDS + HELD_SECONDS)
     assert world.status() == EvictionStatus(
-        used=TARGET, passes=2, seconds=4.0, artifacts=33, entries=44, bytes=55, last=second
+        used=TARGET,
+        high_watermark=HIGH,
+        passes=2,
+        seconds=4.0,
+        artifacts=33,
+        entries=44,
+        bytes=55,
+        last=second,
     )
     evicted = world.logged("evicted")
     assert [line["artifacts"] for line in evicted] == [3, 30]

@@ -13,52 +13,16 @@ from cache_actors.metrics.registry import Metrics
 from cache_actors.metrics.served import By, Route, Served
 from cache_actors.storage.eviction_record import EvictionRecord
 from cache_actors.storage.health import StorageHealth
-from cache_actors.storage.last_eviction import PassReport
-from cache_actors.supervision import State, Status
-from tests.support.metrics import Scrape, new_metrics
+from tests.support.metrics import TREE, Scrape, new_metrics, told_metrics
 from tests.support.programs import find_program
 
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
-
-TREE = Status(
-    "root",
-    State.RUNNING,
-    children=(
-        Status("kv_store", State.RUNNING, restarts=3, depth=2, oldest=0.5, taken=10, waited=1.5),
-        Status("group", State.STARTING, children=(Status("below", State.RUNNING, restarts=1),)),
-    ),
-)
-
-
-def storage() -> StorageHealth:
-    health = StorageHealth()
-    health.note_room(5000, 300)
-    return health
-
-
-def eviction() -> EvictionRecord:
-    record = EvictionRecord()
-    record.note(used=0.5)
-    record.note_pass(PassReport(100.0, 2.0, 10, 20, 3000, 60.0, 7, 8, 9000))
-    return record
 
 
 @pytest.fixture
 def metrics() -> Metrics:
     """All metrics, each with something to tell."""
-    metrics = Metrics(lambda: TREE, storage().status, eviction().status)
-    for by in By:
-        for route in Route:
-            for status in 200, 204, 404, 503, 0:
-                metrics.served(Served(by, route, status, 0.002, 10, received=20))
-    metrics.decided("granted", "memory")
-    metrics.tuist_asked("failed", 0.2)
-    with metrics.commit("artifact", 3):
-        metrics.synced(0.001)
-    metrics.temporary_files.inc()
-    metrics.nginx_lines_ignored.inc()
-    metrics.missing_artifacts.labels("refused").inc()
-    return metrics
+    return told_metrics()
 
 
 def test_promtool_finds_nothing_to_say(metrics: Metrics) -> None:
@@ -146,10 +110,20 @@ def test_evictions_are_told(metrics: Metrics) -> None:
     assert scrape.value("cache_actors_evicted_total", kind="entry") == 20
     assert scrape.value("cache_actors_evicted_bytes_total") == 3000
     assert scrape.value("cache_actors_eviction_pass_seconds_sum") == 2
+    assert scrape.value("cache_actors_eviction_failures_total") == 1
     assert scrape.value("cache_actors_stored_files", kind="artifact") == 7
     assert scrape.value("cache_actors_stored_bytes") == 9000
     assert scrape.value("cache_actors_youngest_evicted_seconds") == 60
     assert scrape.value("cache_actors_storage_used_ratio") == 0.5
+    assert scrape.value("cache_actors_storage_high_watermark_ratio") == 0.85
+
+
+def test_first_entry_without_its_artifact_is_an_increase() -> None:
+    """Prometheus sees none where there was nothing before, and one such entry may be all."""
+    labelled = 'cache_actors_missing_artifacts_total{result="%s"} 0.0'
+    text = Scrape.of(new_metrics()).text
+    assert labelled % "stored" in text
+    assert labelled % "refused" in text
 
 
 def test_storage_is_told_as_it_is_now() -> None:

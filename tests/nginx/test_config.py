@@ -33,8 +33,9 @@ EXPLAINED = {
 
 
 def test_snippets_are_in_it_unchanged() -> None:
-    config = [line.strip() for line in nginx_config(OPTIONS).splitlines()]
-    for snippet in "http.conf", "server.conf":
+    printed = nginx_config(replace(OPTIONS, metrics_port=9464))
+    config = [line.strip() for line in printed.splitlines()]
+    for snippet in "http.conf", "server.conf", "metrics.conf":
         lines = [line.strip() for line in (SNIPPETS / snippet).read_text().splitlines()]
         start = config.index(lines[0])
         assert config[start : start + len(lines)] == lines
@@ -55,6 +56,13 @@ def test_what_nginx_answers_is_logged_for_the_service_if_it_wants_that() -> None
     lines = [line.strip() for line in config.splitlines()]
     log = lines.index("access_log /run/answers.log cache_answers buffer=64k flush=1s;")
     assert lines[log - 1].startswith("access_log /run/cache-nginx/access.log cache_actors ")
+
+
+def test_metrics_are_for_loopback_and_only_if_asked_for() -> None:
+    assert "cache_metrics" not in nginx_config(OPTIONS)
+    config = nginx_config(replace(OPTIONS, metrics_port=9000))
+    _, _, metrics = config.partition("upstream cache_metrics {")
+    assert re.findall(r"listen (\S+?);", metrics) == ["127.0.0.1:9000"]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +101,7 @@ def test_location_that_adds_headers_names_cache_control() -> None:
 
 def test_checker_finds_nothing_that_is_not_explained(tmp_path: Path) -> None:
     config = tmp_path / "nginx.conf"
-    config.write_text(nginx_config(OPTIONS))
+    config.write_text(nginx_config(replace(OPTIONS, metrics_port=9464)))
     gixy = Path(sys.executable).with_name("gixy")
     run = subprocess.run(
         [gixy, "-f", "json", config], capture_output=True, text=True, check=False, timeout=60

@@ -31,12 +31,14 @@ class Site:
     Attributes:
         name: its host name.
         http, https: the ports on loopback that stand for the addresses it listens on.
+        metrics: the port on loopback at which Prometheus gets the metrics.
         certificate: what it shows, in PEM.
     """
 
     name: str
     http: tuple[int, ...]
     https: tuple[int, ...]
+    metrics: int
     certificate: Path
 
 
@@ -77,6 +79,8 @@ def render(
         words = ["listen", f"127.0.0.1:{ports[tls][-1]}"]
         words += ["ssl"] * tls + ["http2"] * (tls and http2_with_listen)
         listen[tls].append(" ".join(words + where["extraParameters"]) + ";")
+    metrics = free_port()
+    servers = nginx["appendHttpConfig"].replace("127.0.0.1:9464", f"127.0.0.1:{metrics}")
     challenges = (
         "location ^~ /.well-known/acme-challenge/ "
         f"{{ root {_moved(host['acmeRoot'], folder)}; auth_basic off; }}"
@@ -123,12 +127,12 @@ ssl_certificate {folder}/acme/fullchain.pem;
 ssl_certificate_key {folder}/acme/key.pem;
 {_moved(host["extraConfig"], folder)}
 }}
-{nginx["appendHttpConfig"]}
+{servers}
 }}
 {nginx["appendConfig"]}
 """
     certificate = folder / "acme" / "fullchain.pem"
-    return text, Site(name, tuple(ports[False]), tuple(ports[True]), certificate)
+    return text, Site(name, tuple(ports[False]), tuple(ports[True]), metrics, certificate)
 
 
 def _moved(text: str, folder: Path) -> str:

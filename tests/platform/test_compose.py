@@ -98,7 +98,12 @@ def test_nginx_waits_for_the_services_health(services: dict[str, Any]) -> None:
 
 def test_decisions_are_in_memory_and_the_cache_on_loopback(services: dict[str, Any]) -> None:
     assert services["nginx"]["tmpfs"] == ["/run/nginx"]
-    assert services["nginx"]["ports"] == ["127.0.0.1:8080:8080"]
+    assert services["nginx"]["ports"] == ["127.0.0.1:8080:8080", "127.0.0.1:9464:9464"]
+
+
+def test_metrics_stay_on_loopback_whatever_is_set() -> None:
+    [port] = re.findall(r"^ *- (\S*METRICS_PORT\S*)$", COMPOSE.read_text(), re.MULTILINE)
+    assert port == "127.0.0.1:${METRICS_PORT:-9464}:9464"
 
 
 def test_mounted_files_are_there(services: dict[str, Any]) -> None:
@@ -120,6 +125,7 @@ def test_nginx_has_the_limits_that_it_has_elsewhere() -> None:
             runtime=Path("/run/nginx"),
             max_upload_bytes=Settings.model_fields["max_upload_bytes"].default,
             answers_log=Path("/run/cache-actors/answers.log"),
+            metrics_port=9464,
         )
     )
     ours = directives(NGINX_CONF.read_text()) - directives(elsewhere)
@@ -128,15 +134,19 @@ def test_nginx_has_the_limits_that_it_has_elsewhere() -> None:
         "worker_processes auto",
         "error_log stderr warn",
         "access_log /dev/stdout cache_actors",
+        "listen 0.0.0.0:9464",
         "include /etc/cache-actors/snippets/http.conf",
         "include /etc/cache-actors/snippets/server.conf",
+        "include /etc/cache-actors/snippets/metrics.conf",
         "include /etc/cache-actors/tls/*.conf",
     }
     snippets = "".join(
-        (PROJECT / "platform/nginx" / name).read_text() for name in ("http.conf", "server.conf")
+        (PROJECT / "platform/nginx" / name).read_text()
+        for name in ("http.conf", "server.conf", "metrics.conf")
     )
     theirs = directives(elsewhere) - directives(snippets) - directives(NGINX_CONF.read_text())
     assert {directive.split()[0] for directive in theirs} == {
+        "listen",
         "worker_processes",
         "error_log",
         "access_log",

@@ -60,8 +60,25 @@ def test_largest_upload_is_that_of_nginx_config(host: Any) -> None:
 def test_snippets_are_in_it_unchanged(host: Any) -> None:
     nginx = host["services"]["nginx"]
     [site] = nginx["virtualHosts"].values()
-    for text, snippet in (nginx["commonHttpConfig"], "http"), (site["extraConfig"], "server"):
+    for text, snippet in (
+        (nginx["commonHttpConfig"], "http"),
+        (site["extraConfig"], "server"),
+        (nginx["appendHttpConfig"], "metrics"),
+    ):
         assert (SNIPPETS / f"{snippet}.conf").read_text() in text
+
+
+def test_metrics_are_told_on_loopback_and_the_port_can_be_chosen(host: Any) -> None:
+    assert listening(host) == ["127.0.0.1:9464"]
+    assert 9464 not in host["networking"]["firewall"]["allowedTCPPorts"]
+    for port, expected in ("9000", ["127.0.0.1:9000"]), ("null", []):
+        change = f"{{ services.cache-actors-nginx.metricsPort = {port}; }}"
+        assert listening(evaluate_hosts(change=change)["staging"]["config"]) == expected
+
+
+def listening(config: Any) -> list[str]:
+    """Where nginx listens beside its virtual host."""
+    return re.findall(r"listen (\S+?);", config["services"]["nginx"]["appendHttpConfig"])
 
 
 # --- Running --------------------------------------------------------------------------------------
@@ -173,6 +190,17 @@ def test_up_is_answered_by_the_service(running: Running) -> None:
         assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
         assert answer.http_version == "HTTP/2"
         assert running.upstream.asked.pop() == "/up"
+
+
+def test_metrics_are_for_prometheus_and_not_for_clients(running: Running) -> None:
+    running.upstream.asked.clear()
+    assert running.http("/metrics", running.site.metrics).status_code == 200
+    assert running.upstream.asked == ["/metrics"]
+    for path in "/metrics", "//metrics", "/metrics?a=b":
+        assert running.https(path).status_code == 404, path
+    for path in "/", "/up", "/metrics/", "/_auth_cas":
+        assert running.http(path, running.site.metrics).status_code == 404, path
+    assert running.upstream.asked == ["/metrics"]
 
 
 @pytest.mark.parametrize("path", ["/_auth_cas", "/_auth_cas?account_handle=acme", "//_auth_cas"])

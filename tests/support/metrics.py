@@ -6,10 +6,22 @@ from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from cache_actors.actors.tuist_api import Access
 from cache_actors.metrics.registry import Metrics
+from cache_actors.metrics.served import STATUSES, By, Route, Served
 from cache_actors.storage.eviction_record import EvictionRecord
 from cache_actors.storage.health import StorageHealth
+from cache_actors.storage.last_eviction import PassReport
 from cache_actors.supervision import State, Status
+
+TREE = Status(
+    "root",
+    State.RUNNING,
+    children=(
+        Status("kv_store", State.RUNNING, restarts=3, depth=2, oldest=0.5, taken=10, waited=1.5),
+        Status("group", State.STARTING, children=(Status("below", State.RUNNING, restarts=1),)),
+    ),
+)
 
 
 def new_metrics() -> Metrics:
@@ -17,6 +29,37 @@ def new_metrics() -> Metrics:
     return Metrics(
         lambda: Status("root", State.RUNNING), StorageHealth().status, EvictionRecord().status
     )
+
+
+def told_metrics() -> Metrics:
+    """The metrics of a process to which all has happened that is counted."""
+    health, evictions = StorageHealth(), EvictionRecord()
+    health.note_room(5000, 300)
+    evictions.note(used=0.5, high_watermark=0.85)
+    evictions.note_failure("the disk cannot be read")
+    evictions.note_pass(PassReport(100.0, 2.0, 10, 20, 3000, 60.0, 7, 8, 9000))
+    metrics = Metrics(lambda: TREE, health.status, evictions.status)
+    for by in By:
+        for route in Route:
+            for status in 0, *STATUSES.values():
+                metrics.served(Served(by, route, status, 0.002, 10, received=20))
+    metrics.served(Served(By.NGINX, Route.ARTIFACT_STORE, 204, 0.001, 0, duplicate=True))
+    for access in Access:
+        metrics.tuist_asked(access.value, 0.2)
+        for source in "memory", "tuist":
+            metrics.decided(access.value, source)
+    metrics.tuist_asked("failed", 0.2)
+    metrics.decided("granted", "stale")
+    for source in "memory", "tuist":
+        metrics.decided("unknown", source)
+    for kind in "artifact", "entry":
+        with metrics.commit(kind, 3):
+            metrics.synced(0.001)
+    metrics.temporary_files.inc()
+    metrics.nginx_lines_ignored.inc()
+    for result in "refused", "stored":
+        metrics.missing_artifacts.labels(result).inc()
+    return metrics
 
 
 @dataclass(frozen=True)
@@ -47,6 +90,16 @@ class Scrape:
             for name, value in sample.labels.items()
             if name != "le"
         }
+
+    def samples(self) -> dict[str, dict[str, set[str]]]:
+        """The names of all samples, each with its labels and their values."""
+        found: dict[str, dict[str, set[str]]] = {}
+        for family in text_string_to_metric_families(self.text):
+            for sample in family.samples:
+                labels = found.setdefault(sample.name, {})
+                for name, value in sample.labels.items():
+                    labels.setdefault(name, set()).add(value)
+        return found
 
     def families(self) -> set[str]:
         """The names of all metrics, as they stand in HELP lines."""

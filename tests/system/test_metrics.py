@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,7 @@ from tests.contract.examples import bearer, cas_path, handles, kv_path, new_cas_
 from tests.contract.raw import RawConnection
 from tests.support.metrics import Scrape
 from tests.support.nginx import NOBODY, nginx_before, shared_storage
-from tests.support.service import Service
+from tests.support.service import Service, free_port
 
 from .site import PROJECT, Site, eventually, running_site, wait_for_log
 
@@ -202,6 +203,45 @@ def test_instance_that_takes_over_counts_what_comes_from_then_on(
             miss(4)
             eventually(lambda: counted(new_socket) == 4)
             assert counted(old_socket) == 3
+
+
+def test_nginx_hands_metrics_on_to_prometheus_and_nothing_else(
+    which: str, tuist: StandInTuist
+) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with running_site(which, tuist, {}, metrics_port=port) as site:
+        answer = httpx.get(f"{url}/metrics")
+        assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        assert Scrape(answer.text).value("cache_actors_build_info") == 1
+        for path in "/", "/up", "/_auth_cas", "/metrics/":
+            assert httpx.get(url + path).status_code == 404, path
+        assert site.client.get("/metrics").status_code == 404
+
+
+def test_prometheus_is_answered_by_the_instance_that_has_taken_over(
+    which: str, tuist: StandInTuist, shared_folder: Path
+) -> None:
+    port = free_port()
+
+    def answering() -> float:
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        return Scrape(text).value("process_start_time_seconds")
+
+    with (
+        shared_storage() as storage,
+        instance(storage, tuist, shared_folder),
+        nginx_before(
+            f"unix:{shared_folder}/current.sock", storage, which, metrics_port=port
+        ) as nginx,
+    ):
+        old = answering()
+        with ThreadPoolExecutor(8) as clients:  # nginx keeps their connections to the old instance
+            list(clients.map(lambda _: httpx.get(f"{nginx.url}/up"), range(8)))
+        with instance(storage, tuist, shared_folder):
+            new = answering()
+            assert new != old
+            assert {answering() for _ in range(10)} == {new}
 
 
 @contextmanager
