@@ -8,8 +8,8 @@ Three questions, three parts, each a module:
   wrk asks one after the other for the same, in short turns and several rounds.
 - `mixed.py`: how many build farms does it take? `farm.py` says what they ask for and when,
   `generator.py` asks, whatever becomes of it, and counts from when it should have been asked.
-- `scale.py`: does it matter how much is stored? `fill.py` makes a million artifacts, and it is asked
-  for some of them.
+- `scale.py`: does it matter how much is stored? `fill.py` makes a million artifacts, and the
+  service is asked for some of them.
 
 What they find out are values (`results.py`) that are kept as JSON; tables, plots and the block in
 docs/performance.md are made of those alone. What the figures mean is said there.

@@ -35,5 +35,11 @@ class Entrant:
             p99_ms=said.p99_ms,
             cpu_us={part: (after[part] - before[part]) / said.requests * 1e6 for part in after},
             wrk_busy=wrk_busy,
-            shares=[count / sum(answered.values()) for count in answered.values()],
+            shares=_shares(answered, said.requests),
         )
+
+
+def _shares(answered: dict[str, int], requests: int) -> list[float]:
+    """Each worker's part of what the service answered; none if that was a decision or two only."""
+    total = sum(answered.values())
+    return [count / total for count in answered.values()] if total > requests / 2 else []
