@@ -1,6 +1,7 @@
 # make run     set up, then run the service on an embedded default (Ctrl-C stops it)
 # make test    set up, then run every test
 # make soak    set up, then break things at random under load; SOAK="--seconds 60 --seed 1" has options
+# make bench   set up, then measure; BENCH="--quick" or BENCH="--help" for less, or more, of it
 # make check   set up, then format check, lint and types
 # make format  rewrite the code the way `make check` wants it
 # make lock    pin the newest versions that pyproject.toml allows
@@ -12,7 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: run test soak check format lock clean system-packages
+.PHONY: run test soak bench check format lock clean system-packages
 
 run: $(READY)
 	@exec $(BIN)/cache-actors dev
@@ -23,21 +24,27 @@ test: $(READY) system-packages
 soak: $(READY) system-packages
 	@exec $(BIN)/python -m tests.soak $(SOAK)
 
+bench: PROGRAMS := /usr/sbin/nginx wrk
+bench: PACKAGES := nginx-light wrk
+bench: $(READY) system-packages
+	@exec $(BIN)/python -m tests.bench $(BENCH)
+
 # Debian's nginx, which is older than the one from PyPI, and what else tests run. Installed where that
 # is allowed.
+PROGRAMS := /usr/sbin/nginx curl openssl strace nix-instantiate promtool chromium-headless-shell
+PACKAGES := nginx-light curl openssl strace nix-bin prometheus chromium-headless-shell
+
 system-packages:
-	@missing=; for program in /usr/sbin/nginx curl openssl strace nix-instantiate promtool \
-		chromium-headless-shell; do \
+	@missing=; for program in $(PROGRAMS); do \
 		command -v $$program >/dev/null || missing="$$missing $$program"; done; \
 	if [ -z "$$missing" ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "Installing for the tests:$$missing ..."; \
+		echo "Installing what is missing:$$missing ..."; \
 		apt-get update -qq >/dev/null && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-			apt-get install -y -qq --no-install-recommends nginx-light curl openssl strace nix-bin prometheus \
-			chromium-headless-shell >/dev/null; \
+			apt-get install -y -qq --no-install-recommends $(PACKAGES) >/dev/null; \
 	else \
 		echo "WARNING: missing, and not to be installed from here:$$missing" >&2; \
-		echo "WARNING: the tests that need these will be SKIPPED (and fail where CI is set)." >&2; \
+		echo "WARNING: what needs these will be SKIPPED (and fail where CI is set)." >&2; \
 	fi
 
 check: $(READY)

@@ -1,1 +1,18 @@
-"""Measurements, run by hand: nothing here is a test, and nothing fails for being slow."""
+"""Benchmarks that anyone can repeat: `make bench`.
+
+Theory of operation
+-------------------
+Three questions, three parts, each a module:
+
+- `comparison.py`: how fast is the service beside what else there is? Everybody runs at once, and
+  wrk asks one after the other for the same, in short turns and several rounds.
+- `mixed.py`: how many build farms does it take? `farm.py` says what they ask for and when,
+  `generator.py` asks, whatever becomes of it, and counts from when it should have been asked.
+- `scale.py`: does it matter how much is stored? `fill.py` makes a million artifacts, and the
+  service is asked for some of them.
+
+What they find out are values (`results.py`) that are kept as JSON; tables, plots and the block in
+docs/performance.md are made of those alone. What the figures mean is said there.
+
+`nginx_reads.py` is a benchmark of its own, of nothing but what nginx answers.
+"""

@@ -1,0 +1,106 @@
+"""The command line of the benchmarks."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from .comparison import compare
+from .document import rewrite
+from .failure import BenchmarkFailed
+from .mixed import measure_mixed
+from .plan import LONGEST, QUICK, SHORTEST, plan_for
+from .plots import write_plots
+from .results import Results, load, save
+from .scale import measure_scale
+from .tables import tables_of
+
+PROJECT = Path(__file__).parents[2]
+DOCUMENT = PROJECT / "docs/performance.md"
+PUBLISHED = PROJECT / "docs/performance"
+TRIED = PROJECT / "build/bench/results"
+INSTALLED = PROJECT / "build/bench/turborepo"
+
+WIDE = 160
+"""Columns of what is not a terminal, such as a log."""
+
+PARTS = ("comparison", "mixed", "scale")
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--quick", is_flag=True, help="About two minutes, to see whether all of it works.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(SHORTEST, LONGEST),
+    default=18.0,
+    show_default=True,
+    help="How long all parts together may take.",
+)
+@click.option(
+    "--part",
+    "parts",
+    type=click.Choice(PARTS),
+    multiple=True,
+    help="Measure this part only; can be repeated.",
+)
+@click.option(
+    "--publish/--no-publish",
+    default=None,
+    help="Whether to write to docs/; a quick run writes to build/bench unless it is told to.",
+)
+def main(quick: bool, minutes: float, parts: tuple[str, ...], publish: bool | None) -> None:
+    """Measure the service, print tables, and write JSON and plots.
+
+    Parts that are not measured keep the figures that they have.
+    """
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDE
+    published = not quick if publish is None else publish
+    folder = PUBLISHED if published else TRIED
+    plan = QUICK if quick else plan_for(minutes)
+    began = time.monotonic()
+
+    def say(what: str) -> None:
+        console.print(f"[dim]{time.monotonic() - began:6.0f} s[/dim]  {what}", highlight=False)
+
+    results = load(folder / "results.json")
+    if shutil.which("wrk") is None:
+        raise click.ClickException("wrk is missing: apt-get install wrk")
+    try:
+        if "comparison" in (parts or PARTS):
+            results.comparison = compare(plan, INSTALLED, say)
+        if "mixed" in (parts or PARTS):
+            results.mixed = measure_mixed(plan, say)
+        if "scale" in (parts or PARTS):
+            results.scale = measure_scale(plan, say)
+    except BenchmarkFailed as problem:
+        console.print(str(problem), style="red", markup=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("Interrupted: nothing is written.")
+        sys.exit(130)
+    save(results, folder / "results.json")
+    plots = write_plots(results, folder)
+    if published:
+        rewrite(DOCUMENT, results)
+    for table in tables_of(results):
+        console.print(table.rich(), "")
+    for reason in sorted(_skipped(results)):
+        console.print(f"[bold yellow]SKIPPED[/bold yellow] {reason}")
+    say(f"written: {', '.join(str(path.relative_to(PROJECT)) for path in plots)}, results.json")
+
+
+def _skipped(results: Results) -> set[str]:
+    """Why something has been left out, if it has."""
+    parts = (results.comparison, results.mixed)
+    return {reason for part in parts if part is not None for reason in part.skipped}
+
+
+if __name__ == "__main__":
+    main()

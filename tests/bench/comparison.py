@@ -1,0 +1,140 @@
+"""The service, a bare nginx and another build cache, asked for the same in turns.
+
+A machine with other work on it is fast now and slow then. So all run at the same time, each turn is
+short, and a round has a turn of everybody at everything.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from . import turborepo as other
+from .contestants import (
+    KEYVALUE,
+    STORE_KEYVALUE,
+    Contestant,
+    bare_nginx,
+    cache_actors,
+    scratch_folder,
+    storage_in,
+    turborepo,
+)
+from .entrant import Entrant
+from .failure import NotHere
+from .machine import describe, load_average
+from .names import SMALL, STORED, artifact_id, new_entry, payload
+from .results import Case, Comparison, Turn
+from .store import store
+from .wrk import Ask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from .plan import Plan
+
+ARTIFACTS = 256
+"""So many are read, and uploaded again."""
+
+WARM_UP_SECONDS = 1.0
+
+READ, DUPLICATE, NEW = "artifact read", "upload that exists", "new upload"
+HIT, MISS, PUT = "entry read", "entry that is not there", "entry stored"
+
+
+def compare(plan: Plan, installed: Path, say: Callable[[str], None]) -> Comparison:
+    """Measure everybody.
+
+    Args:
+        plan: how long.
+        installed: a folder in which to install the other cache.
+        say: told how it goes.
+    """
+    load = load_average()
+    skipped: list[str] = []
+    with ExitStack() as stack:
+        scratch = stack.enter_context(scratch_folder())
+        entrants = [
+            entrant
+            for contestant in _contestants(stack, scratch, installed, skipped, say)
+            for entrant in _entrants(contestant, scratch)
+        ]
+        entrants.sort(key=lambda entrant: _CASES.index(entrant.case))
+        if plan.rounds > 1:
+            for entrant in entrants:
+                entrant.turn(WARM_UP_SECONDS)
+        turns: list[list[Turn]] = [[] for _ in entrants]
+        for number in range(1, plan.rounds + 1):
+            say(f"round {number} of {plan.rounds}")
+            for entrant, of_entrant in zip(entrants, turns, strict=True):
+                of_entrant.append(entrant.turn(plan.turn_seconds))
+    versions = {} if any("turborepo" in each for each in skipped) else other.versions(installed)
+    return Comparison(
+        machine=describe(load, versions),
+        seconds=plan.turn_seconds,
+        rounds=plan.rounds,
+        cases=[
+            Case(entrant.case, entrant.contestant.name, of_entrant)
+            for entrant, of_entrant in zip(entrants, turns, strict=True)
+        ],
+        skipped=skipped,
+    )
+
+
+_CASES = [READ, DUPLICATE, HIT, MISS, NEW, PUT]
+
+
+def _contestants(
+    stack: ExitStack,
+    scratch: Path,
+    installed: Path,
+    skipped: list[str],
+    say: Callable[[str], None],
+) -> Iterator[Contestant]:
+    """Everybody who can be had here, up and running."""
+    yield stack.enter_context(bare_nginx(scratch))
+    try:
+        say("installing turborepo-remote-cache, unless it is there")
+        other.install(installed)
+    except NotHere as reason:
+        skipped.append(str(reason))
+    else:
+        yield from stack.enter_context(turborepo(installed, scratch))
+    for workers in (1, 2):
+        for relaxed in (False, True):
+            storage = storage_in(scratch, f"cas-{workers}-{'relaxed' if relaxed else 'fsync'}")
+            try:
+                ours, _ = stack.enter_context(
+                    cache_actors(storage, workers=workers, relaxed=relaxed)
+                )
+            except NotHere as reason:
+                skipped.append(str(reason))
+                break
+            yield ours
+
+
+def _entrants(contestant: Contestant, scratch: Path) -> Iterator[Entrant]:
+    """What a contestant is asked, after it has stored what is read."""
+    body, entry = scratch / "body", scratch / "entry"
+    body.write_bytes(payload(SMALL))
+    entry.write_bytes(new_entry("{id}", artifact_id(STORED, 0)))
+    store(contestant, ARTIFACTS, lambda _: SMALL, entries=contestant.has_entries)
+    api = contestant.api
+    # Reads do not sync anything: one of the two ways is enough.
+    if contestant.syncs or not contestant.has_entries:
+        yield Entrant(READ, contestant, Ask("GET", api.path, "cas", STORED, ARTIFACTS))
+        yield Entrant(
+            DUPLICATE, contestant, Ask(api.method, api.path, "cas", STORED, ARTIFACTS, body)
+        )
+        if contestant.has_entries:
+            missing = "missing".ljust(16, "0")
+            yield Entrant(HIT, contestant, Ask("GET", KEYVALUE, "keyvalue", STORED, ARTIFACTS))
+            yield Entrant(
+                MISS,
+                contestant,
+                Ask("GET", KEYVALUE, "keyvalue", missing, ARTIFACTS, refused=True),
+            )
+    yield Entrant(NEW, contestant, Ask(api.method, api.path, "cas", STORED, 0, body))
+    if contestant.has_entries:
+        yield Entrant(PUT, contestant, Ask("PUT", STORE_KEYVALUE, "keyvalue", STORED, 0, entry))

@@ -1,0 +1,102 @@
+"""The block of docs/performance.md that holds the figures of the last run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .failure import BenchmarkFailed
+from .summary import in_words
+from .tables import comparison_table, latency_table, mixed_table, scale_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .results import Comparison, Latency, Machine, Mixed, Results, Scale
+
+BEGIN = "<!-- Written by `make bench` from docs/performance/results.json: -->"
+END = "<!-- Until here. -->"
+
+
+def rewrite(document: Path, results: Results) -> None:
+    """Put the results into the document, in place of those that are there.
+
+    Raises:
+        BenchmarkFailed: the document has no place for them.
+    """
+    before, begin, rest = document.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise BenchmarkFailed(f"{document} has no block for the figures")
+    document.write_text(f"{before}{begin}\n\n{block(results)}\n\n{end}{after}")
+
+
+def block(results: Results) -> str:
+    """What is put there."""
+    parts = []
+    if results.comparison is not None:
+        parts.append(_comparison(results.comparison))
+    if results.mixed is not None:
+        parts.append(_mixed(results.mixed))
+    if results.scale is not None:
+        parts.append(_scale(results.scale))
+    return "\n\n".join(parts)
+
+
+def _comparison(comparison: Comparison) -> str:
+    turns = f"{comparison.rounds} turns of {comparison.seconds:g} s each."
+    return f"""\
+### In turns
+
+{_machine(comparison.machine)} {turns}{_skipped(comparison.skipped)}
+
+![Rates of everybody, case by case](performance/comparison.svg)
+
+{comparison_table(comparison).markdown()}"""
+
+
+def _mixed(mixed: Mixed) -> str:
+    steps = f"{mixed.seconds:g} s for each size."
+    gave = "\n".join(f"- {farm.contestant}: {farm.gave}." for farm in mixed.farms)
+    return f"""\
+### Build farms
+
+{_machine(mixed.machine)} {steps}{_skipped(mixed.skipped)}
+{_generator(mixed.generator_limit, mixed.generator_floor)}
+
+What gave first:
+
+{gave}
+
+![Operations per second, and latencies, as farms are added](performance/mixed.svg)
+
+{mixed_table(mixed).markdown()}
+
+{latency_table(mixed).markdown()}"""
+
+
+def _scale(scale: Scale) -> str:
+    return f"""\
+### With more and more stored
+
+{_machine(scale.machine)} One worker, `fsync`.
+
+![CPU time, start and memory, over what is stored](performance/scale.svg)
+
+{scale_table(scale).markdown()}"""
+
+
+def _machine(machine: Machine) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+    return f"{machine.date}, {in_words(machine)}. Linux {machine.kernel}, {versions}."
+
+
+def _skipped(reasons: list[str]) -> str:
+    return "".join(f" **Skipped**: {reason}." for reason in reasons)
+
+
+def _generator(limit: float, floor: Latency) -> str:
+    return (
+        f"One process of the generator makes {limit:,.0f} requests/s of a bare nginx at most. At a"
+        f" farm's rate it sees a p50 of {floor.p50_ms:.2f} ms there and a p99 of"
+        f" {floor.p99_ms:.2f} ms, which is what is not the service's."
+    )

@@ -1,0 +1,11 @@
+"""What goes wrong in a benchmark."""
+
+from __future__ import annotations
+
+
+class BenchmarkFailed(Exception):
+    """What was measured is not what was meant, or there is nothing to measure with."""
+
+
+class NotHere(Exception):
+    """A part cannot be measured on this machine; the message says why. The others go on."""

@@ -1,0 +1,37 @@
+"""Figures out of many measurements. Pure functions."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Spread(msgspec.Struct, frozen=True):
+    """The middle of several measurements, and how far they lie apart."""
+
+    median: float
+    least: float
+    most: float
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """The spread of at least one value."""
+    return Spread(median(values), min(values), max(values))
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """The smallest of some values that so many percent of them do not exceed; NaN of none.
+
+    Args:
+        ordered: the values, smallest first.
+        percent: more than 0, up to 100.
+    """
+    if not ordered:
+        return math.nan
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]

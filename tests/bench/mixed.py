@@ -1,0 +1,220 @@
+"""The load of build farms on the service behind nginx, more and more of them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from .contestants import (
+    PLAIN_FILES,
+    Contestant,
+    bare_nginx,
+    cache_actors,
+    scratch_folder,
+    storage_in,
+)
+from .failure import BenchmarkFailed, NotHere
+from .farm import RATES, Load, Operation, get, operations, size_of
+from .figures import percentile
+from .generator import Generator, Outcome
+from .machine import describe, load_average
+from .names import SMALL, STORED, artifact_id
+from .results import Farm, Latency, Mixed, Step
+from .store import store
+from .tags import new_tag
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.connection import Connection
+
+    from .plan import Plan
+
+GENERATORS = 2
+"""Processes that share the load."""
+
+STORED_ARTIFACTS = 500
+FACTORS = (0.5, 1.0, 2.0, 4.0, 8.0)
+
+READY_CONNECTIONS = 32
+HEAD_START = 0.2
+"""Seconds between the word to start and the start."""
+
+ENOUGH_PART = 0.95
+"""What has to be achieved of what is offered; with less, something has given."""
+
+MOST_P99_MS = 1000.0
+MOST_ERRORS = 0.001
+
+LIMIT_CONNECTIONS = 32
+"""For the measurement of the generator itself."""
+
+
+def measure_mixed(plan: Plan, say: Callable[[str], None]) -> Mixed:
+    """Have more and more farms build, with one worker and with two, until something gives."""
+    load = load_average()
+    skipped: list[str] = []
+    farms: list[Farm] = []
+    with scratch_folder() as scratch, bare_nginx(scratch) as bare:
+        say("the generator itself")
+        store(bare, STORED_ARTIFACTS, lambda _: SMALL, entries=False)
+        limit, floor = (
+            generator_limit(bare, plan.step_seconds / 4),
+            generator_floor(bare, plan.step_seconds / 4),
+        )
+    for workers in (1, 2):
+        try:
+            with ExitStack() as stack:
+                scratch = stack.enter_context(scratch_folder())
+                storage = storage_in(scratch, "cas")
+                ours, _ = stack.enter_context(cache_actors(storage, workers=workers))
+                store(ours, STORED_ARTIFACTS, size_of, entries=True)
+                farms.append(grow(ours, plan.step_seconds, say))
+        except NotHere as reason:
+            skipped.append(str(reason))
+    return Mixed(
+        machine=describe(load),
+        seconds=plan.step_seconds,
+        generator_limit=limit,
+        generator_floor=floor,
+        farms=farms,
+        skipped=skipped,
+    )
+
+
+def grow(contestant: Contestant, seconds: float, say: Callable[[str], None]) -> Farm:
+    """More and more farms, until there are no more or something gives."""
+    steps = []
+    for factor in FACTORS:
+        say(f"{contestant.name}: {factor:g}x a build farm")
+        rates = {kind: rate * factor for kind, rate in RATES.items()}
+        steps.append(_step(contestant, Load(rates, seconds, STORED_ARTIFACTS, "", 0), factor))
+        contestant.tidy()
+        gave = what_gave(steps[-1])
+        if gave:
+            return Farm(contestant.name, steps, f"at {factor:g}x: {gave}")
+    return Farm(contestant.name, steps, f"nothing up to {FACTORS[-1]:g}x")
+
+
+def what_gave(step: Step) -> str:
+    """What was no longer as it should be, in words; empty if nothing."""
+    reasons = []
+    operations = step.operations.get("all")
+    if step.achieved < ENOUGH_PART * step.offered:
+        reasons.append(f"{step.achieved:,.0f} operations/s of {step.offered:,.0f}")
+    if operations is None or operations.p99_ms > MOST_P99_MS:
+        reasons.append(f"p99 over {MOST_P99_MS:,.0f} ms")
+    wrong = sum(step.errors.values())
+    if wrong > MOST_ERRORS * (wrong + (operations.count if operations else 0)):
+        reasons.append(f"{wrong:,} errors")
+    return ", ".join(reasons)
+
+
+def generator_limit(bare: Contestant, seconds: float) -> float:
+    """Requests per second that one generator makes of a bare nginx when all are due at once."""
+    count = max(2_000, int(10_000 * seconds))
+    request = get(_path_of(0))
+    due = [Operation(0.0, "file", (request,)) for _ in range(count)]
+    generator = Generator(_address(bare), LIMIT_CONNECTIONS, patience=60.0)
+    began = time.monotonic()
+    outcome = generator.run(due, began)
+    if outcome.endings:
+        raise BenchmarkFailed(f"A bare nginx does not serve its files: {outcome.endings}")
+    return count / (time.monotonic() - began)
+
+
+def generator_floor(bare: Contestant, seconds: float) -> Latency:
+    """Latencies of a bare nginx at the rate of one farm: what is not the service's."""
+    rate = sum(RATES.values())
+    count = int(rate * seconds)
+    due = [
+        Operation(number / rate, "file", (get(_path_of(number % STORED_ARTIFACTS)),))
+        for number in range(count)
+    ]
+    generator = Generator(_address(bare))
+    generator.connect(READY_CONNECTIONS)
+    outcome = generator.run(due, time.monotonic() + HEAD_START)
+    return _latency(outcome.latencies["file"])
+
+
+def _path_of(number: int) -> str:
+    artifact = artifact_id(STORED, number)
+    return PLAIN_FILES.path.replace("{id}", artifact).replace("{shard}", artifact[2:4])
+
+
+def _step(contestant: Contestant, load: Load, factor: float) -> Step:
+    """One size of the farm, its load shared by several generators."""
+    context = multiprocessing.get_context("spawn")
+    shares = {kind: rate / GENERATORS for kind, rate in load.rates.items()}
+    pipes, processes = [], []
+    for number in range(GENERATORS):
+        ours, theirs = context.Pipe()
+        share = replace(load, rates=shares, tag=new_tag(), seed=number)
+        process = context.Process(
+            target=_generate, args=(_address(contestant), share, theirs), daemon=True
+        )
+        process.start()
+        pipes.append(ours)
+        processes.append(process)
+    try:
+        due = sum(pipe.recv() for pipe in pipes)
+        start = time.monotonic() + HEAD_START
+        before = contestant.cpu_seconds()
+        for pipe in pipes:
+            pipe.send(start)
+        time.sleep(max(0.0, start + load.seconds - time.monotonic()))
+        after, took = contestant.cpu_seconds(), time.monotonic() - start
+        memory = contestant.memory_bytes()
+        outcomes: list[Outcome] = [pipe.recv() for pipe in pipes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+    busy = {str(part): (after[part] - before[part]) / took for part in after}
+    busy["generator"] = sum(outcome.cpu_seconds for outcome in outcomes) / took
+    return Step(
+        factor=factor,
+        offered=due / load.seconds,
+        achieved=sum(outcome.complete_in_time for outcome in outcomes) / load.seconds,
+        errors=dict(sum((outcome.endings for outcome in outcomes), Counter())),
+        operations=_latencies(outcomes),
+        busy=busy,
+        memory_bytes={str(part): value for part, value in memory.items()},
+        late_ms=max(outcome.late for outcome in outcomes) * 1000,
+    )
+
+
+def _generate(address: tuple[str, int], load: Load, pipe: Connection) -> None:
+    """What each of the generators' processes does."""
+    due = operations(load)
+    generator = Generator(address)
+    generator.connect(READY_CONNECTIONS)
+    pipe.send(len(due))
+    pipe.send(generator.run(due, pipe.recv()))
+
+
+def _latencies(outcomes: list[Outcome]) -> dict[str, Latency]:
+    kinds: dict[str, list[float]] = {}
+    for outcome in outcomes:
+        for kind, values in outcome.latencies.items():
+            kinds.setdefault(kind, []).extend(values)
+    every = [value for values in kinds.values() for value in values]
+    named = {kind: kinds[kind] for kind in RATES if kind in kinds}
+    if every:
+        named["all"] = every
+    return {kind: _latency(values) for kind, values in named.items()}
+
+
+def _latency(seconds: list[float]) -> Latency:
+    ordered = sorted(seconds)
+    p50, p95, p99, most = (percentile(ordered, percent) * 1000 for percent in (50, 95, 99, 100))
+    return Latency(len(ordered), p50, p95, p99, most)
+
+
+def _address(contestant: Contestant) -> tuple[str, int]:
+    parts = urlsplit(contestant.url)
+    return str(parts.hostname), int(parts.port or 80)

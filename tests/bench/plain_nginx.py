@@ -1,0 +1,92 @@
+"""nginx with a configuration of the benchmark's own, for what the service is compared with."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from cache_actors.nginx.binary import installed_nginx
+from tests.support.service import free_port
+
+from .failure import BenchmarkFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+START_SECONDS = 10.0
+
+
+def debian_nginx() -> Path:
+    """Debian's nginx.
+
+    Raises:
+        BenchmarkFailed: there is none.
+    """
+    nginx = installed_nginx()
+    if nginx is None:
+        raise BenchmarkFailed("There is no nginx: apt-get install nginx-light")
+    return nginx
+
+
+@contextmanager
+def plain_nginx(servers: str, temporary: Path | None = None) -> Iterator[tuple[str, int]]:
+    """An nginx for as long as the context lasts: its base URL, and the pid of its master.
+
+    It has one worker, as the one before the service has here, and the same settings for files and
+    connections.
+
+    Args:
+        servers: the rest of its configuration's http block; `{listen}` becomes an address.
+        temporary: where it puts bodies that it takes in; on tmpfs unless it is told.
+    """
+    listen = f"127.0.0.1:{free_port()}"
+    with TemporaryDirectory(prefix="cache-bench-nginx-", dir="/dev/shm") as folder:
+        runtime = Path(folder)
+        runtime.chmod(0o755)
+        config = runtime / "nginx.conf"
+        config.write_text(f"""\
+{"user nobody nogroup;" if os.geteuid() == 0 else ""}
+worker_processes 1;
+pid {runtime}/nginx.pid;
+events {{
+    worker_connections 4096;
+}}
+http {{
+    client_body_temp_path {temporary or runtime / "client_body"};
+    proxy_temp_path       {runtime}/proxy;
+    fastcgi_temp_path     {runtime}/fastcgi;
+    uwsgi_temp_path       {runtime}/uwsgi;
+    scgi_temp_path        {runtime}/scgi;
+
+    access_log           off;
+    sendfile             on;
+    tcp_nopush           on;
+    keepalive_requests   10000;
+    client_max_body_size 100m;
+
+{servers.replace("{listen}", listen).replace("{runtime}", str(runtime))}
+}}
+""")
+        log = runtime / "error.log"
+        with subprocess.Popen(
+            [debian_nginx(), "-c", config, "-e", log, "-g", "daemon off;"]
+        ) as process:
+            try:
+                _wait_for(runtime / "nginx.pid", process)
+                yield f"http://{listen}", process.pid
+            finally:
+                process.terminate()
+
+
+def _wait_for(pid_file: Path, process: subprocess.Popen[bytes]) -> None:
+    """nginx writes its pid once it listens."""
+    deadline = time.monotonic() + START_SECONDS
+    while not pid_file.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise BenchmarkFailed(f"nginx does not start; see {pid_file.parent}")
+        time.sleep(0.01)

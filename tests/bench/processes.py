@@ -1,0 +1,45 @@
+"""What processes cost: the CPU time and the memory of some, and of all below them."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+TICK = 1 / os.sysconf("SC_CLK_TCK")
+"""Seconds in which the kernel counts CPU time."""
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that it has started, as far as they live."""
+    members = [pid]
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in task.read_text().split():
+                members += family(int(child))
+    return members
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """The CPU time that processes have had so far."""
+    ticks = 0
+    for pid in pids:
+        with suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks * TICK
+
+
+def memory_bytes(pids: Iterable[int]) -> int:
+    """The memory that processes take; what several share counts once."""
+    kilobytes = 0
+    for pid in pids:
+        with suppress(OSError):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    kilobytes += int(line.split()[1])
+    return kilobytes * 1024

@@ -1,0 +1,166 @@
+"""What a run has found out, as it is kept in JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from .figures import Spread  # noqa: TC001  (msgspec reads the annotations)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """Where, and in what company, a part was measured.
+
+    Attributes:
+        loads: the load average over a minute, before and after.
+    """
+
+    date: str
+    cores: int
+    processor: str
+    memory_bytes: int
+    kernel: str
+    disk: str
+    versions: dict[str, str]
+    loads: tuple[float, float]
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """One contestant's turn at one case.
+
+    Attributes:
+        rate: answers per second.
+        p50_ms, p99_ms: percentiles of the latency.
+        cpu_us: CPU time of each part for one answer, in microseconds.
+        wrk_busy: which part of a core wrk used.
+        shares: which part of the requests that it answered each worker of the service had.
+    """
+
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    cpu_us: dict[str, float]
+    wrk_busy: float
+    shares: list[float]
+
+
+class Case(msgspec.Struct, frozen=True):
+    """All turns of one contestant at one case."""
+
+    case: str
+    contestant: str
+    turns: list[Turn]
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """The service and others, asked in turns."""
+
+    machine: Machine
+    seconds: float
+    rounds: int
+    cases: list[Case]
+    skipped: list[str]
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """How long operations took from when they were due, in milliseconds."""
+
+    count: int
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    most_ms: float
+
+
+class Step(msgspec.Struct, frozen=True):
+    """A build farm of one size, for a while.
+
+    Attributes:
+        factor: how many farms' load it was.
+        offered: operations that were due, in a second.
+        achieved: operations that were complete, in a second.
+        errors: how many did not end as they should, by what they ended with.
+        operations: latencies of each kind, and of all.
+        busy: which part of a core nginx, the service and the generator used.
+        memory_bytes: what each part took at the end.
+        late_ms: how late the generator sent at worst.
+    """
+
+    factor: float
+    offered: float
+    achieved: float
+    errors: dict[str, int]
+    operations: dict[str, Latency]
+    busy: dict[str, float]
+    memory_bytes: dict[str, int]
+    late_ms: float
+
+
+class Farm(msgspec.Struct, frozen=True):
+    """One contestant under a growing load."""
+
+    contestant: str
+    steps: list[Step]
+    gave: str
+
+
+class Mixed(msgspec.Struct, frozen=True):
+    """The load of a build farm.
+
+    Attributes:
+        generator_limit: requests per second that the generator can make of a bare nginx at most.
+        generator_floor: the latency of a bare nginx, as the generator sees it at a farm's rate.
+    """
+
+    machine: Machine
+    seconds: float
+    generator_limit: float
+    generator_floor: Latency
+    farms: list[Farm]
+    skipped: list[str]
+
+
+class Size(msgspec.Struct, frozen=True):
+    """The service with so many artifacts, and as many entries.
+
+    Attributes:
+        start_seconds: from its start to the first 200 of `/up`.
+        resident_bytes: memory after its start, and in the end.
+        cases: cost of each operation: CPU time of all in microseconds, and rate.
+    """
+
+    stored: int
+    start_seconds: Spread
+    resident_bytes: tuple[int, int]
+    cases: list[Case]
+
+
+class Scale(msgspec.Struct, frozen=True):
+    """The service with more and more that is stored."""
+
+    machine: Machine
+    seconds: float
+    sizes: list[Size]
+
+
+class Results(msgspec.Struct):
+    """All parts that have been measured, each when it was measured last."""
+
+    comparison: Comparison | None = None
+    mixed: Mixed | None = None
+    scale: Scale | None = None
+
+
+def load(path: Path) -> Results:
+    """What is in the file, if there is one."""
+    return msgspec.json.decode(path.read_bytes(), type=Results) if path.exists() else Results()
+
+
+def save(results: Results, path: Path) -> None:
+    """Write it, to be read by people too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")

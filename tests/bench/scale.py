@@ -1,0 +1,123 @@
+"""Whether the service is slower, or larger, the more is stored."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.client import HTTPConnection
+from typing import TYPE_CHECKING
+
+from cache_actors.dev.tuist import StandInTuist
+from tests.support.service import Service
+
+from .comparison import HIT, NEW, PUT, READ
+from .contestants import (
+    CACHE_ACTORS,
+    KEYVALUE,
+    STORE_KEYVALUE,
+    Contestant,
+    cache_actors,
+    scratch_folder,
+    storage_in,
+)
+from .entrant import Entrant
+from .failure import BenchmarkFailed
+from .figures import spread
+from .fill import fill
+from .machine import describe, load_average
+from .names import PROJECT, SMALL, STORED, TOKEN, artifact_id, new_entry, payload
+from .results import Case, Scale, Size, Turn
+from .wrk import Ask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from .plan import Plan
+
+STARTS = 3
+START_SECONDS = 30.0
+LOOK_SECONDS = 0.005
+
+
+def measure_scale(plan: Plan, say: Callable[[str], None]) -> Scale:
+    """Measure with more and more artifacts, and as many entries."""
+    load = load_average()
+    sizes = []
+    with scratch_folder() as scratch, _removed_fast(storage_in(scratch, "cas")) as storage:
+        stored = 0
+        for size in plan.sizes:
+            say(f"making {size:,} artifacts and entries")
+            fill(storage, stored, size)
+            stored = size
+            say(f"asking for some of {size:,}")
+            sizes.append(_measure(plan, scratch, storage, size))
+    return Scale(machine=describe(load), seconds=plan.turn_seconds, sizes=sizes)
+
+
+def _measure(plan: Plan, scratch: Path, storage: Path, stored: int) -> Size:
+    starts = [_seconds_to_start(storage) for _ in range(STARTS)]
+    with cache_actors(storage) as (ours, service):
+        before = service.resident_bytes()
+        entrants = _entrants(ours, scratch, stored)
+        turns: list[list[Turn]] = [[] for _ in entrants]
+        for _ in range(plan.size_turns):
+            for entrant, of_entrant in zip(entrants, turns, strict=True):
+                of_entrant.append(entrant.turn(plan.turn_seconds))
+        after = service.resident_bytes()
+    cases = [
+        Case(entrant.case, entrant.contestant.name, of_entrant)
+        for entrant, of_entrant in zip(entrants, turns, strict=True)
+    ]
+    return Size(stored, spread(starts), (before, after), cases)
+
+
+def _entrants(ours: Contestant, scratch: Path, stored: int) -> list[Entrant]:
+    body, entry = scratch / "body", scratch / "entry"
+    body.write_bytes(payload(SMALL))
+    entry.write_bytes(new_entry("{id}", artifact_id(STORED, 0)))
+    path = CACHE_ACTORS.path
+    return [
+        Entrant(READ, ours, Ask("GET", path, "cas", STORED, stored)),
+        Entrant(HIT, ours, Ask("GET", KEYVALUE, "keyvalue", STORED, stored)),
+        Entrant(NEW, ours, Ask("POST", path, "cas", STORED, 0, body)),
+        Entrant(PUT, ours, Ask("PUT", STORE_KEYVALUE, "keyvalue", STORED, 0, entry)),
+    ]
+
+
+def _seconds_to_start(storage: Path) -> float:
+    """From the start of the service to its first 200 of `/up`."""
+    with StandInTuist({TOKEN: [str(PROJECT)]}) as tuist:
+        service = Service(storage, tuist.url)
+        began = time.monotonic()
+        service.start(wait=False)
+        try:
+            while not _is_up(service.port):
+                if time.monotonic() - began > START_SECONDS:
+                    raise BenchmarkFailed(f"The service does not start:\n{service.log_tail()}")
+                time.sleep(LOOK_SECONDS)
+            return time.monotonic() - began
+        finally:
+            service.stop()
+
+
+def _is_up(port: int) -> bool:
+    connection = HTTPConnection("127.0.0.1", port, timeout=1)
+    try:
+        connection.request("GET", "/up")
+        return connection.getresponse().status == HTTPStatus.OK
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+@contextmanager
+def _removed_fast(storage: Path) -> Iterator[Path]:
+    """Python would take minutes to remove a million files."""
+    try:
+        yield storage
+    finally:
+        subprocess.run(["/bin/rm", "-rf", storage], check=True)

@@ -1,0 +1,161 @@
+"""The tables of a run's results, for terminals and for the documentation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.table import Table as RichTable
+
+from .summary import cpu_us, of_limit, rates, shares
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .figures import Spread
+    from .results import Comparison, Mixed, Results, Scale
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table: the columns up to `words` hold words, the others numbers."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: int = 1
+
+    def rich(self) -> RichTable:
+        """For a terminal."""
+        table = RichTable(title=self.title, title_justify="left", title_style="bold")
+        for number, column in enumerate(self.columns):
+            table.add_column(column, justify="left" if number < self.words else "right")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def markdown(self) -> str:
+        """For the documentation."""
+        rules = ["---" if n < self.words else "---:" for n in range(len(self.columns))]
+        lines = [self.columns, rules, *self.rows]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def tables_of(results: Results) -> list[Table]:
+    """All tables of what has been measured."""
+    tables = []
+    if results.comparison is not None:
+        tables.append(comparison_table(results.comparison))
+    if results.mixed is not None:
+        tables += [mixed_table(results.mixed), latency_table(results.mixed)]
+    if results.scale is not None:
+        tables.append(scale_table(results.scale))
+    return tables
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Everybody at everything."""
+    rows, last = [], ""
+    for case in comparison.cases:
+        limit = of_limit(case, comparison)
+        busy = sum(turn.wrk_busy for turn in case.turns) / len(case.turns)
+        p50 = sorted(turn.p50_ms for turn in case.turns)[len(case.turns) // 2]
+        p99 = sorted(turn.p99_ms for turn in case.turns)[len(case.turns) // 2]
+        rows.append(
+            [
+                case.case if case.case != last else "",
+                case.contestant,
+                f"{rates(case).median:,.0f}",
+                _between(rates(case), ",.0f"),
+                "" if limit is None else f"{limit.median:.2f}",
+                f"{p50:.1f}",
+                f"{p99:.1f}",
+                _number(cpu_us(case, "nginx").median),
+                _number(cpu_us(case, "service").median),
+                f"{busy:.0%}",
+                " / ".join(f"{share:.0%}" for share in shares(case)),
+            ]
+        )
+        last = case.case
+    columns = ["", "", "answers/s", "spread", "of the first", "p50 ms", "p99 ms"]
+    columns += ["nginx CPU µs", "service CPU µs", "wrk busy", "shares"]
+    return Table("In turns, 10 KiB artifacts, 32 connections", columns, rows, words=2)
+
+
+def mixed_table(mixed: Mixed) -> Table:
+    """Each size of the farm."""
+    rows = [
+        [
+            farm.contestant,
+            f"{step.factor:g}x",
+            f"{step.offered:,.0f}",
+            f"{step.achieved:,.0f}",
+            *_latencies(step.operations.get("all")),
+            f"{sum(step.errors.values()):,}",
+            *(f"{step.busy.get(part, 0.0):.0%}" for part in ("nginx", "service", "generator")),
+            *(f"{step.memory_bytes.get(part, 0) / 2**20:.0f}" for part in ("nginx", "service")),
+        ]
+        for farm in mixed.farms
+        for step in farm.steps
+    ]
+    columns = ["", "farms", "asked/s", "achieved/s", "p50 ms", "p95 ms", "p99 ms", "errors"]
+    columns += ["nginx CPU", "service CPU", "generator CPU", "nginx MiB", "service MiB"]
+    return Table("Build farms, open loop", columns, rows)
+
+
+def latency_table(mixed: Mixed) -> Table:
+    """Each kind of operation, at each size of the farm."""
+    rows = [
+        [
+            farm.contestant,
+            f"{step.factor:g}x",
+            kind,
+            f"{latency.count:,}",
+            *_latencies(latency),
+            _number(latency.most_ms),
+        ]
+        for farm in mixed.farms
+        for step in farm.steps
+        for kind, latency in step.operations.items()
+        if kind != "all"
+    ]
+    columns = ["", "farms", "operation", "count", "p50 ms", "p95 ms", "p99 ms", "longest ms"]
+    return Table("Build farms, by operation", columns, rows, words=3)
+
+
+def scale_table(scale: Scale) -> Table:
+    """Each number of artifacts."""
+    names = list(dict.fromkeys(case.case for size in scale.sizes for case in size.cases))
+    rows = []
+    for size in scale.sizes:
+        cases = {case.case: case for case in size.cases}
+        rows.append(
+            [
+                f"{size.stored:,}",
+                *(
+                    f"{_number(cpu_us(cases[name]).median)} ({rates(cases[name]).median:,.0f}/s)"
+                    for name in names
+                ),
+                f"{size.start_seconds.median:.2f} ({_between(size.start_seconds, '.2f')})",
+                " → ".join(f"{resident / 2**20:.0f}" for resident in size.resident_bytes),
+            ]
+        )
+    columns = ["stored", *(f"{name}, CPU µs" for name in names), "start s", "memory MiB"]
+    return Table("With more and more stored", columns, rows)
+
+
+def _latencies(latency: object) -> list[str]:
+    if latency is None:
+        return ["", "", ""]
+    return [_number(getattr(latency, name)) for name in ("p50_ms", "p95_ms", "p99_ms")]
+
+
+def _between(values: Spread, form: str) -> str:
+    return f"{values.least:{form}} to {values.most:{form}}"
+
+
+def _number(value: float) -> str:
+    """A number with as many places as it deserves; nothing for nothing."""
+    if not value:
+        return ""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
