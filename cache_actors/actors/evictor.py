@@ -52,7 +52,8 @@ HELD_SECONDS = 5.0
 """For which nginx may hold the space of files that are gone (its `open_file_cache`)."""
 
 FRUITLESS_SECONDS = 30.0
-"""After a pass over a full disk that found nothing to evict: others have filled it."""
+"""After a pass over a full disk that found nothing to evict, if nothing is stored either: others
+have filled it."""
 
 RETRY_SECONDS = 5.0
 """After a pass that failed, or could not be made since another was running."""
@@ -134,17 +135,21 @@ class Evictor(Actor):
 
     async def _keep_within_limits(self) -> None:
         while True:
+            pause = LOOK_SECONDS
             try:
-                await self._look_and_evict()
+                if await self._look_and_evict():
+                    pause = FRUITLESS_SECONDS
             except (StorageError, PassFailed) as error:
                 self._record.note_failure(str(error))
                 self._log("eviction_failed", reason=str(error))
                 await trio.sleep(RETRY_SECONDS)
-            with trio.move_on_after(LOOK_SECONDS):
+            with trio.move_on_after(pause):
                 await self._look.wait()
 
-    async def _look_and_evict(self) -> None:
+    async def _look_and_evict(self) -> bool:
         """Look, and have a pass run if there is a reason for one.
+
+        Returns whether the disk is full and there is nothing that may go.
 
         Raises:
             StorageError: the disk failed.
@@ -158,7 +163,7 @@ class Evictor(Actor):
         )
         is_full = self._limits.high < 1 and self._held.without(before).share >= self._limits.high
         if not is_full and not must_scan:
-            return
+            return False
         limits = self._limits if is_full else replace(self._limits, target=1.0)
         self._record.note(running=True)
         try:
@@ -167,7 +172,7 @@ class Evictor(Actor):
             self._record.note(running=False)
         if report is None:  # another process's is running
             await trio.sleep(RETRY_SECONDS)
-            return
+            return False
         self._record.note_pass(report)
         self._capacity.note_scan(report.stored_bytes)
         self._log("evicted", **asdict(report))
@@ -177,8 +182,7 @@ class Evictor(Actor):
             self._held.note(before.used, gone, self._stored, after.used)
         if gone:
             self._look.set()  # it may not have been enough
-        elif is_full:
-            await trio.sleep(FRUITLESS_SECONDS)
+        return is_full and not gone
 
     def _inspect(self) -> tuple[Usage, bool]:
         """How full it is, and whether there is another reason for a pass."""

@@ -75,6 +75,7 @@ class Site:
 @contextmanager
 def running_site(tuist: StandInTuist, disk: str, **environment: str) -> Iterator[Site]:
     """All that runs, on a tmpfs with the mount options `disk`."""
+    environment = {"DISK_HIGH_WATERMARK_PERCENT": "85"} | environment
     options = f"mode=2750,gid={NOBODY},strictatime,{disk}"
     with (
         shared_storage() as folder,

@@ -184,5 +184,5 @@ def test_folder_of_somebody_else_is_named(stored: Stored) -> None:
     assert done.stderr == f"Cannot look at {folder}: Permission denied\n"
     done = run_as_nobody("evict", stored.root, "--target=0")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"{stored.root / '.last-eviction'} belongs to somebody else: ")
+    assert done.stderr.startswith(f"{stored.root / '.tmp'} belongs to somebody else: ")
     assert len(stored.names()) == 20
