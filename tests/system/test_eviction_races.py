@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from cache_actors.storage.files import Replacement
 
-SECONDS = 8.0
+SECONDS = 6.0
 WRITERS = 3
 PASSES = 2
 LONGEST_LIFE = 1.5
