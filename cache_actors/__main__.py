@@ -6,6 +6,7 @@ Each command imports what it needs when it runs. Together that is most of a seco
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -174,6 +175,14 @@ def scrub(storage: Path, rate: float, as_json: bool) -> None:
 )
 @click.option("--project", "handles", metavar="ACCOUNT/PROJECT", help="Evict from this one only.")
 @click.option("--dry-run", is_flag=True, help="Say what would go; change nothing.")
+@click.option(
+    "--require-artifacts",
+    type=bool,
+    default=True,
+    show_default=True,
+    envvar="KV_REQUIRE_ARTIFACTS",
+    help="Off leaves entries ten minutes in which their artifacts may come.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--parent", type=int, hidden=True)
 def evict(
@@ -193,6 +202,8 @@ def evict(
     from .evict import CannotEvict, run_evict
     from .storage.eviction_pass import Limits
 
+    if math.isnan(high) or math.isnan(target):
+        raise click.BadParameter("percentages are numbers")
     limits = Limits(max(high, target) / 100, target / 100, max_bytes)
     project = None if handles is None else _project(handles)
     _exit_with(lambda: run_evict(storage, limits, project, parent=parent, **how), CannotEvict)

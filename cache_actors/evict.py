@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ def run_evict(
     project: Project | None,
     *,
     dry_run: bool,
+    require_artifacts: bool,
     as_json: bool,
     parent: int | None,
 ) -> int:
@@ -51,20 +53,28 @@ def run_evict(
         limits: how full it may be.
         project: the one that is evicted from; None for all.
         dry_run: whether to look only at what would go.
+        require_artifacts: whether an entry may not be put before its artifacts.
         as_json: whether to print JSON rather than text.
         parent: the process with which this one ends; None for none.
 
     Raises:
         CannotEvict: the folder cannot be used, or is not this user's.
     """
-    eviction = EvictionPass(storage, limits, project, dry_run=dry_run, parent=parent)
+    eviction = EvictionPass(
+        storage,
+        limits,
+        project,
+        dry_run=dry_run,
+        require_artifacts=require_artifacts,
+        parent=parent,
+    )
     try:
-        with EvictionLock(storage) as lock:
+        with nullcontext() if dry_run else EvictionLock(storage) as lock:
             try:
                 _show_progress(eviction)
             finally:  # what has gone is known, come what may
                 report = eviction.report()
-                if eviction.survey.complete and not dry_run:  # else what is left is not known
+                if lock is not None and eviction.survey.complete:  # else what is left is not known
                     lock.completed(report)
                 _print(eviction, report, as_json=as_json, dry_run=dry_run)
     except (KeyboardInterrupt, ParentGone):

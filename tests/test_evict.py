@@ -133,6 +133,12 @@ def test_nothing_goes_where_there_is_room(stored: Stored) -> None:
     assert times_below(stored.root) == before
 
 
+def test_percentage_that_is_no_number_is_refused(stored: Stored) -> None:
+    result = evict(stored.root, "--target=nan")
+    assert result.exit_code == 2
+    assert "percentages are numbers" in result.stderr
+
+
 def test_whole_disk_counts_unless_there_is_a_limit(stored: Stored) -> None:
     assert report_of(evict(stored.root, "--target=100", "--json"))["artifacts"] == 0
     assert report_of(evict(stored.root, "--target=0", "--json"))["artifacts"] == FILES
@@ -146,7 +152,6 @@ def test_dry_run_changes_nothing_and_leaves_no_report(stored: Stored) -> None:
     assert "Would go, at most: 2" in result.stdout
     report = report_of(evict(stored.root, LIMIT, "--target=60", "--dry-run", "--json"))
     assert last_eviction(stored.root) is None
-    forget_the_lock(stored.root)
     assert times_below(stored.root) == before
     assert evict(stored.root, LIMIT, "--target=60").exit_code == 0
     assert len(stored.names()) == report["stored_artifacts"] + report["stored_entries"]

@@ -175,7 +175,8 @@ class Evictor(Actor):
             return False
         self._record.note_pass(report)
         self._capacity.note_scan(report.stored_bytes)
-        self._log("evicted", **asdict(report))
+        if report.artifacts or report.entries:
+            self._log("evicted", **asdict(report))
         after, _ = await in_thread(self._inspect, threads=self._threads)
         gone = Amount(report.bytes, report.artifacts + report.entries)
         if self._limits.max_bytes is None:  # such a limit is for what has a name

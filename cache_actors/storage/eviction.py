@@ -118,6 +118,8 @@ class Eviction:
         rule: what goes.
         grace: seconds between the end of a project's entries and the start of its artifacts. May
             be changed at any time.
+        require_artifacts: whether entries go at once whose artifacts are missing; else they may
+            wait for them for `SETTLING_NS`.
         removed: what has gone so far.
         kept: what is left of the projects that are done.
         unsettled: whether there was an entry that still waits for its artifacts.
@@ -126,6 +128,7 @@ class Eviction:
     root: Path
     rule: Cutoff
     grace: float
+    require_artifacts: bool = True
     removed: Removed = field(default_factory=Removed)
     kept: dict[Project, Kept] = field(default_factory=dict)
     unsettled: bool = False
@@ -241,7 +244,8 @@ class Eviction:
             if self.rule.takes(max(used, last_use(status)), spelling):
                 return False
             is_there |= last_use(status) >= used or touch_path(path, used)
-        if not is_there and self.rule.now - entry.status.st_mtime_ns < SETTLING_NS:
+        waited = self.rule.now - entry.status.st_mtime_ns
+        if not is_there and not self.require_artifacts and 0 <= waited < SETTLING_NS:
             self.unsettled = True
             return True
         return is_there

@@ -66,6 +66,7 @@ class EvictionPass:
         limits: how full it may be.
         project: the one that is evicted from; None for all.
         dry_run: whether to look only at what would go.
+        require_artifacts: whether an entry may not be put before its artifacts.
         parent: the process with which the pass ends; None for none.
 
     Attributes:
@@ -81,12 +82,14 @@ class EvictionPass:
         project: Project | None = None,
         *,
         dry_run: bool = False,
+        require_artifacts: bool = True,
         parent: int | None = None,
     ) -> None:
         self._root = root
         self._limits = limits
         self._project = project
         self._dry_run = dry_run
+        self._require_artifacts = require_artifacts
         self._parent = parent
         self._begun = time.monotonic()
         self._eviction: Eviction | None = None
@@ -120,7 +123,9 @@ class EvictionPass:
         usage = self._capacity.usage()
         self.excess = usage.excess(self._limits.target)
         rule = cutoff(self.survey.histogram, self.excess, self._grace())
-        self._eviction = eviction = Eviction(self._root, rule, self._grace())
+        self._eviction = eviction = Eviction(
+            self._root, rule, self._grace(), self._require_artifacts
+        )
         projects = [self._project] if self._project else list(self.survey.holdings)
         if self._dry_run:
             yield from eviction.look(projects)

@@ -123,9 +123,14 @@ def entry_at(parts: tuple[str, ...]) -> Entry | None:
 
 def project_at(parts: tuple[str, ...]) -> Project | None:
     """The project whose folder lies at these parts of a path below storage, if any does."""
-    if len(parts) == 2 and all(_HANDLE.fullmatch(h) and h == h.lower() for h in parts):
+    if len(parts) == 2 and all(map(is_account, parts)):
         return Project(*parts)
     return None
+
+
+def is_account(name: str) -> bool:
+    """Whether a folder of that name may be an account's (or, one further down, a project's)."""
+    return _HANDLE.fullmatch(name) is not None and name == name.lower()
 
 
 def id_of(kind: Kind, folder_of_id: str, file_name: str) -> str | None:

@@ -7,7 +7,7 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .layout import Kind, Project, id_of, project_at
+from .layout import Kind, Project, id_of, is_account, project_at
 from .quarantine import DAMAGE
 
 if TYPE_CHECKING:
@@ -42,11 +42,13 @@ def projects(root: Path) -> list[Project]:
     Raises:
         OSError: the storage folder cannot be read.
     """
-    accounts = [each.name for each in os.scandir(root) if _is_folder(each)]
+    accounts = [
+        each.name for each in os.scandir(root) if is_account(each.name) and _is_folder(each)
+    ]
     return [
         project
         for account in accounts
-        for each in _listed(str(root / account))
+        for each in _listed(f"{root}/{account}")
         if _is_folder(each) and (project := project_at((account, each.name)))
     ]
 

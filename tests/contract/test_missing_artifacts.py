@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +11,6 @@ from tests.support.stored import value_of
 from .examples import (
     all_at_once,
     cas_path,
-    direct_only,
     expect_entries,
     expect_error,
     expect_no_entries,
@@ -129,18 +127,3 @@ def test_artifact_that_is_gone_can_be_stored_again(client: httpx.Client, service
     assert upload(client, cas_id, new_body()).status_code == 204
     assert store(client, kv_id, cas_id).status_code == 204
     assert client.get(cas_path(cas_id)).status_code == 200
-
-
-@direct_only
-def test_refusal_is_logged_with_what_is_missing(client: httpx.Client, service: Service) -> None:
-    cas_id = new_cas_id()
-    answer = store(client, new_kv_id(), value_of(cas_id))
-    expect_error(answer, 409)
-    lines = [json.loads(line) for line in service.log.read_text().splitlines() if cas_id in line]
-    assert [line["event"] for line in lines] == ["artifact_missing"]
-    [line] = lines
-    assert line["level"] == "warning"
-    assert line["request_id"] == answer.headers["X-Request-ID"]
-    assert line["project"] == PROJECT.lower()
-    assert line["artifact"] == cas_id
-    assert line["stored"] is False

@@ -164,6 +164,16 @@ def test_folder_of_somebody_else_is_an_error(
         [found(stored.root, project, Kind.CAS) for project in projects(stored.root)]
 
 
+def test_folder_that_cannot_be_an_accounts_is_not_looked_into(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as ext4's own, which is root's."""
+    stored.artifact(1)
+    (stored.root / "lost+found").mkdir()
+    failing(monkeypatch, stored.root / "lost+found", errno.EACCES)
+    assert projects(stored.root) == [APP]
+
+
 def test_missing_root_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         projects(tmp_path / "missing")

@@ -63,6 +63,21 @@ def test_entry_without_its_artifact_is_stored_and_logged(
     assert client.get(f"/api/cache/keyvalue/{there}").status_code == 200
 
 
+def test_refusal_is_logged_with_what_is_missing(tmp_path: Path, tuist: StandInTuist) -> None:
+    cas_id = new_cas_id()
+    with running_service(Service(tmp_path / "cas", tuist.url)) as service:
+        with httpx.Client(
+            base_url=service.url, params=handles("acme/app"), headers=bearer("token")
+        ) as client:
+            answer = store(client, new_kv_id(), value_of(cas_id))
+        lines = [json.loads(line) for line in service.log.read_text().splitlines()]
+    assert answer.status_code == 409
+    [line] = [line for line in lines if line["event"] == "artifact_missing"]
+    assert (line["level"], line["artifact"], line["stored"]) == ("warning", cas_id, False)
+    assert line["request_id"] == answer.headers["X-Request-ID"]
+    assert line["project"] == "acme/app"
+
+
 def test_last_pass_is_told_by_up_without_names(tmp_path: Path, tuist: StandInTuist) -> None:
     stored_files = Stored(tmp_path / "cas")
     artifact, entry = stored_files.artifact(1, DAY), stored_files.entry("a", 1, age=DAY)
