@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from pydantic import ValidationError
@@ -80,6 +81,11 @@ class Contestant:
     log: Path | None = None
     access_log: Path | None = None
 
+    def address(self) -> tuple[str, int]:
+        """The host and the port that it listens on."""
+        parts = urlsplit(self.url)
+        return str(parts.hostname), int(parts.port or 80)
+
     def cpu_seconds(self) -> dict[Part, float]:
         """The CPU time of each part so far."""
         return {part: cpu_seconds(family(pid)) for part, pid in self.pids.items()}
@@ -142,8 +148,8 @@ def bare_nginx(scratch: Path) -> Iterator[Contestant]:
         create_full_put_path on;
         dav_access           group:r;
     }}"""
-    with plain_nginx(server, uploads) as (url, pid):
-        yield Contestant("nginx alone", PLAIN_FILES, url, storage, {"nginx": pid})
+    with plain_nginx(server, uploads) as nginx:
+        yield Contestant("nginx alone", PLAIN_FILES, nginx.url, storage, {"nginx": nginx.pid})
 
 
 @contextmanager
@@ -170,13 +176,13 @@ def turborepo(installed: Path, scratch: Path) -> Iterator[tuple[Contestant, Cont
     }"""
     with (
         running_turborepo(installed, storage) as (direct, pid),
-        plain_nginx(server.replace("UPSTREAM", direct.removeprefix("http://"))) as (url, nginx),
+        plain_nginx(server.replace("UPSTREAM", direct.removeprefix("http://"))) as nginx,
     ):
         alone, behind = "turborepo-remote-cache", "turborepo-remote-cache behind nginx"
-        both: dict[Part, int] = {"nginx": nginx, "service": pid}
+        both: dict[Part, int] = {"nginx": nginx.pid, "service": pid}
         yield (
             Contestant(alone, TURBOREPO, direct, storage, {"service": pid}),
-            Contestant(behind, TURBOREPO, url, storage, both),
+            Contestant(behind, TURBOREPO, nginx.url, storage, both),
         )
 
 

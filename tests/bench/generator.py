@@ -152,7 +152,7 @@ class Connection:
 
 
 class Generator:
-    """Carries out operations.
+    """Carries out operations, once.
 
     Args:
         address: of the server.
@@ -202,6 +202,7 @@ class Generator:
         gc.enable()
         for connection in self._connections.values():
             connection.close()
+        self._poll.close()
         return self._outcome
 
     def _may_start(self) -> bool:

@@ -8,24 +8,23 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
+from .calibration import generator_floor, generator_limit
 from .contestants import (
-    PLAIN_FILES,
     Contestant,
     bare_nginx,
     cache_actors,
     scratch_folder,
     storage_in,
 )
-from .failure import BenchmarkFailed, NotHere
-from .farm import RATES, Load, Operation, get, operations, size_of
-from .figures import percentile
+from .failure import NotHere
+from .farm import RATES, Load, operations, size_of
 from .generator import Generator, Outcome
 from .machine import describe, load_average
-from .names import SMALL, STORED, artifact_id
+from .names import SMALL
 from .results import Farm, Latency, Mixed, Step
 from .store import store
+from .summary import latency_of
 from .tags import new_tag
 
 if TYPE_CHECKING:
@@ -50,9 +49,6 @@ ENOUGH_PART = 0.95
 MOST_P99_MS = 1000.0
 MOST_ERRORS = 0.001
 
-LIMIT_CONNECTIONS = 32
-"""For the measurement of the generator itself."""
-
 
 def measure_mixed(plan: Plan, say: Callable[[str], None]) -> Mixed:
     """Have more and more farms build, with one worker and with two, until something gives."""
@@ -64,7 +60,7 @@ def measure_mixed(plan: Plan, say: Callable[[str], None]) -> Mixed:
         store(bare, STORED_ARTIFACTS, lambda _: SMALL, entries=False)
         limit, floor = (
             generator_limit(bare, plan.step_seconds / 4),
-            generator_floor(bare, plan.step_seconds / 4),
+            generator_floor(bare, STORED_ARTIFACTS, plan.step_seconds / 4),
         )
     for workers in (1, 2):
         try:
@@ -114,38 +110,6 @@ def what_gave(step: Step) -> str:
     return ", ".join(reasons)
 
 
-def generator_limit(bare: Contestant, seconds: float) -> float:
-    """Requests per second that one generator makes of a bare nginx when all are due at once."""
-    count = max(2_000, int(10_000 * seconds))
-    request = get(_path_of(0))
-    due = [Operation(0.0, "file", (request,)) for _ in range(count)]
-    generator = Generator(_address(bare), LIMIT_CONNECTIONS, patience=60.0)
-    began = time.monotonic()
-    outcome = generator.run(due, began)
-    if outcome.endings:
-        raise BenchmarkFailed(f"A bare nginx does not serve its files: {outcome.endings}")
-    return count / (time.monotonic() - began)
-
-
-def generator_floor(bare: Contestant, seconds: float) -> Latency:
-    """Latencies of a bare nginx at the rate of one farm: what is not the service's."""
-    rate = sum(RATES.values())
-    count = int(rate * seconds)
-    due = [
-        Operation(number / rate, "file", (get(_path_of(number % STORED_ARTIFACTS)),))
-        for number in range(count)
-    ]
-    generator = Generator(_address(bare))
-    generator.connect(READY_CONNECTIONS)
-    outcome = generator.run(due, time.monotonic() + HEAD_START)
-    return _latency(outcome.latencies["file"])
-
-
-def _path_of(number: int) -> str:
-    artifact = artifact_id(STORED, number)
-    return PLAIN_FILES.path.replace("{id}", artifact).replace("{shard}", artifact[2:4])
-
-
 def _step(contestant: Contestant, load: Load, factor: float) -> Step:
     """One size of the farm, its load shared by several generators."""
     context = multiprocessing.get_context("spawn")
@@ -155,7 +119,7 @@ def _step(contestant: Contestant, load: Load, factor: float) -> Step:
         ours, theirs = context.Pipe()
         share = replace(load, rates=shares, tag=new_tag(), seed=number)
         process = context.Process(
-            target=_generate, args=(_address(contestant), share, theirs), daemon=True
+            target=_generate, args=(contestant.address(), share, theirs), daemon=True
         )
         process.start()
         pipes.append(ours)
@@ -206,15 +170,4 @@ def _latencies(outcomes: list[Outcome]) -> dict[str, Latency]:
     named = {kind: kinds[kind] for kind in RATES if kind in kinds}
     if every:
         named["all"] = every
-    return {kind: _latency(values) for kind, values in named.items()}
-
-
-def _latency(seconds: list[float]) -> Latency:
-    ordered = sorted(seconds)
-    p50, p95, p99, most = (percentile(ordered, percent) * 1000 for percent in (50, 95, 99, 100))
-    return Latency(len(ordered), p50, p95, p99, most)
-
-
-def _address(contestant: Contestant) -> tuple[str, int]:
-    parts = urlsplit(contestant.url)
-    return str(parts.hostname), int(parts.port or 80)
+    return {kind: latency_of(values) for kind, values in named.items()}

@@ -36,6 +36,9 @@ from cache_actors.storage.layout import Entry, Kind, Project
 from tests.support.nginx import nginx_before, shared_storage
 from tests.support.service import Service, free_port, running_service
 
+from .failure import BenchmarkFailed
+from .plain_nginx import debian_nginx, plain_nginx
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -51,10 +54,6 @@ ACME_APP = Project("acme", "app")
 QUERY = f"account_handle={ACME_APP.account}&project_handle={ACME_APP.name}"
 PACKAGES = {"wrk": "wrk", "h2load": "nghttp2-client", "openssl": "openssl"}
 """The programs that are needed besides nginx, and Debian's packages with them."""
-
-
-class BenchmarkFailed(Exception):
-    """There is nothing to measure with, or what was measured is not what was meant."""
 
 
 @dataclass(frozen=True)
@@ -224,36 +223,12 @@ def make_certificate(openssl: str, folder: Path) -> tuple[Path, Path]:
 @contextmanager
 def bare_nginx(storage: Path, cert: Path, key: Path) -> Iterator[tuple[Server, Server]]:
     """An nginx with the worker and the TLS of production that serves files, and nothing else."""
-    nginx = installed_nginx()
-    assert nginx is not None
-    http2 = " http2" if nginx_version(nginx) < HTTP2_DIRECTIVE_SINCE else "; http2 on"
-    plain, tls = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-    with TemporaryDirectory(prefix="cache-bench-nginx-", dir="/dev/shm") as folder:
-        runtime = Path(folder)
-        runtime.chmod(0o755)
-        config = runtime / "nginx.conf"
-        config.write_text(f"""\
-{"user nobody nogroup;" if os.geteuid() == 0 else ""}
-worker_processes 1;
-pid {runtime}/nginx.pid;
-events {{
-    worker_connections 4096;
-}}
-http {{
-    client_body_temp_path {runtime}/client_body;
-    proxy_temp_path       {runtime}/proxy;
-    fastcgi_temp_path     {runtime}/fastcgi;
-    uwsgi_temp_path       {runtime}/uwsgi;
-    scgi_temp_path        {runtime}/scgi;
-
-    access_log         off;
-    sendfile           on;
-    tcp_nopush         on;
-    keepalive_requests 10000;
-    root               {storage};
-
+    http2 = " http2" if nginx_version(debian_nginx()) < HTTP2_DIRECTIVE_SINCE else "; http2 on"
+    tls = f"127.0.0.1:{free_port()}"
+    servers = f"""\
+    root {storage};
     server {{
-        listen {plain} backlog=4096;
+        listen {{listen}} backlog=4096;
     }}
     server {{
         listen {tls} ssl{http2};
@@ -262,16 +237,10 @@ http {{
         ssl_protocols       TLSv1.2 TLSv1.3;
         ssl_session_cache   shared:bare_tls:10m;
         ssl_conf_command    Options KTLS;
-    }}
-}}
-""")
-        log = runtime / "error.log"
-        with subprocess.Popen([nginx, "-c", config, "-e", log, "-g", "daemon off;"]) as process:
-            try:
-                worker_of(runtime)
-                yield Server(f"http://{plain}", runtime), Server(f"https://{tls}", runtime)
-            finally:
-                process.terminate()
+    }}"""
+    with plain_nginx(servers) as nginx:
+        worker_of(nginx.runtime)
+        yield Server(nginx.url, nginx.runtime), Server(f"https://{tls}", nginx.runtime)
 
 
 def worker_of(runtime: Path) -> int:

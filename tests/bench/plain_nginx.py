@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -33,9 +34,24 @@ def debian_nginx() -> Path:
     return nginx
 
 
+@dataclass(frozen=True, slots=True)
+class PlainNginx:
+    """A running nginx.
+
+    Attributes:
+        url: its base URL.
+        pid: its master process.
+        runtime: the folder with its configuration, logs and pid file.
+    """
+
+    url: str
+    pid: int
+    runtime: Path
+
+
 @contextmanager
-def plain_nginx(servers: str, temporary: Path | None = None) -> Iterator[tuple[str, int]]:
-    """An nginx for as long as the context lasts: its base URL, and the pid of its master.
+def plain_nginx(servers: str, temporary: Path | None = None) -> Iterator[PlainNginx]:
+    """An nginx for as long as the context lasts.
 
     It has one worker, as the one before the service has here, and the same settings for files and
     connections.
@@ -78,7 +94,7 @@ http {{
         ) as process:
             try:
                 _wait_for(runtime / "nginx.pid", process)
-                yield f"http://{listen}", process.pid
+                yield PlainNginx(f"http://{listen}", process.pid, runtime)
             finally:
                 process.terminate()
 

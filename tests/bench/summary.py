@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .figures import Spread, spread
+from .figures import Spread, percentile, spread
+from .results import Latency
 
 if TYPE_CHECKING:
     from .results import Case, Comparison, Machine
@@ -37,6 +38,13 @@ def of_limit(case: Case, comparison: Comparison) -> Spread | None:
             if best.rate
         ]
     )
+
+
+def latency_of(seconds: list[float]) -> Latency:
+    """The latency of some operations that took so many seconds each."""
+    ordered = sorted(seconds)
+    p50, p95, p99, most = (percentile(ordered, percent) * 1000 for percent in (50, 95, 99, 100))
+    return Latency(len(ordered), p50, p95, p99, most)
 
 
 def shares(case: Case) -> list[float]:
