@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
-from contextlib import contextmanager
 from http import HTTPStatus
 from http.client import HTTPConnection
 from typing import TYPE_CHECKING
@@ -32,7 +30,7 @@ from .results import Case, Scale, Size, Turn
 from .wrk import Ask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from .plan import Plan
@@ -46,8 +44,8 @@ def measure_scale(plan: Plan, say: Callable[[str], None]) -> Scale:
     """Measure with more and more artifacts, and as many entries."""
     load = load_average()
     sizes = []
-    with scratch_folder() as scratch, _removed_fast(storage_in(scratch, "cas")) as storage:
-        stored = 0
+    with scratch_folder() as scratch:
+        storage, stored = storage_in(scratch, "cas"), 0
         for size in plan.sizes:
             say(f"making {size:,} artifacts and entries")
             fill(storage, stored, size)
@@ -112,12 +110,3 @@ def _is_up(port: int) -> bool:
         return False
     finally:
         connection.close()
-
-
-@contextmanager
-def _removed_fast(storage: Path) -> Iterator[Path]:
-    """Python would take minutes to remove a million files."""
-    try:
-        yield storage
-    finally:
-        subprocess.run(["/bin/rm", "-rf", storage], check=True)
