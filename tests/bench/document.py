@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 BEGIN = "<!-- Written by `make bench` from docs/performance/results.json: -->"
 END = "<!-- Until here. -->"
 
+BUSY = (
+    " **The machine was busy with other work**, so look at CPU time, and at ratios of the same round;"
+    " rates would be higher without it."
+)
+
 
 def rewrite(document: Path, results: Results) -> None:
     """Put the results into the document, in place of those that are there.
@@ -87,7 +92,8 @@ def _scale(scale: Scale) -> str:
 
 def _machine(machine: Machine) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
-    return f"{machine.date}, {in_words(machine)}. Linux {machine.kernel}, {versions}."
+    busy = BUSY if machine.loads[0] > machine.cores / 2 else ""
+    return f"{machine.date}, {in_words(machine)}. Linux {machine.kernel}, {versions}.{busy}"
 
 
 def _skipped(reasons: list[str]) -> str:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import pytest
+from msgspec.structs import replace
 
-from .document import BEGIN, END, rewrite
+from .document import BEGIN, BUSY, END, block, rewrite
 from .failure import BenchmarkFailed
 from .figures import Spread
 from .mixed import what_gave
@@ -120,6 +121,12 @@ def test_only_the_block_of_the_document_is_rewritten(tmp_path: Path) -> None:
     assert "**Skipped**: No <node> here." in once
     rewrite(document, RESULTS)
     assert document.read_text() == once
+
+
+def test_a_busy_machine_is_told() -> None:
+    busy = replace(COMPARISON, machine=replace(MACHINE, loads=(3.0, 3.0)))
+    assert BUSY in block(Results(busy))
+    assert BUSY not in block(RESULTS)
 
 
 def test_a_document_without_a_block_is_left_alone(tmp_path: Path) -> None:
