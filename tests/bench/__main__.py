@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -20,12 +21,18 @@ from .results import Results, load, save
 from .scale import measure_scale
 from .tables import tables_of
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .plan import Plan
+
 PROJECT = Path(__file__).parents[2]
 DOCUMENT = PROJECT / "docs/performance.md"
 PUBLISHED = PROJECT / "docs/performance"
 TRIED = PROJECT / "build/bench/results"
 INSTALLED = PROJECT / "build/bench/turborepo"
 
+INTERRUPTED = 130
 WIDE = 160
 """Columns of what is not a terminal, such as a log."""
 
@@ -73,19 +80,15 @@ def main(quick: bool, minutes: float, parts: tuple[str, ...], publish: bool | No
     if shutil.which("wrk") is None:
         raise click.ClickException("wrk is missing: apt-get install wrk")
     try:
-        if "comparison" in (parts or PARTS):
-            results.comparison = compare(plan, INSTALLED, say)
-        if "mixed" in (parts or PARTS):
-            results.mixed = measure_mixed(plan, say)
-        if "scale" in (parts or PARTS):
-            results.scale = measure_scale(plan, say)
+        for part in parts or PARTS:
+            measure(part, plan, results, say)
+            save(results, folder / "results.json")
     except BenchmarkFailed as problem:
         console.print(str(problem), style="red", markup=False)
         sys.exit(1)
     except KeyboardInterrupt:
-        console.print("Interrupted: nothing is written.")
-        sys.exit(130)
-    save(results, folder / "results.json")
+        console.print("Interrupted: the part that was being measured is not written.")
+        sys.exit(INTERRUPTED)
     plots = write_plots(results, folder)
     if published:
         rewrite(DOCUMENT, results)
@@ -94,6 +97,20 @@ def main(quick: bool, minutes: float, parts: tuple[str, ...], publish: bool | No
     for reason in sorted(_skipped(results)):
         console.print(f"[bold yellow]SKIPPED[/bold yellow] {reason}")
     say(f"written: {', '.join(str(path.relative_to(PROJECT)) for path in plots)}, results.json")
+
+
+def measure(part: str, plan: Plan, results: Results, say: Callable[[str], None]) -> None:
+    """Measure one of the parts, and put what came of it among the results.
+
+    Raises:
+        BenchmarkFailed: what was measured is not what was meant.
+    """
+    if part == "comparison":
+        results.comparison = compare(plan, INSTALLED, say)
+    elif part == "mixed":
+        results.mixed = measure_mixed(plan, say)
+    else:
+        results.scale = measure_scale(plan, say)
 
 
 def _skipped(results: Results) -> set[str]:

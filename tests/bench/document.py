@@ -17,8 +17,8 @@ BEGIN = "<!-- Written by `make bench` from docs/performance/results.json: -->"
 END = "<!-- Until here. -->"
 
 BUSY = (
-    " **The machine was busy with other work**, so look at CPU time, and at ratios of the same round;"
-    " rates would be higher without it."
+    " **The machine was busy with other work**, so look at CPU time, and at ratios of the same"
+    " round; rates would be higher without it."
 )
 
 

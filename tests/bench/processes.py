@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,14 @@ if TYPE_CHECKING:
 
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 """Seconds in which the kernel counts CPU time."""
+
+
+def allow_open_files(wanted: int) -> int:
+    """Let what is started from now on have so many open files, and return how many it may have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # only root may raise the limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, hard)))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def family(pid: int) -> list[int]:

@@ -26,6 +26,7 @@ from .figures import spread
 from .fill import fill
 from .machine import describe, load_average
 from .names import PROJECT, SMALL, STORED, TOKEN, artifact_id, new_entry, payload
+from .processes import allow_open_files
 from .results import Case, Scale, Size, Turn
 from .wrk import Ask
 
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 
 STARTS = 3
 START_SECONDS = 30.0
+
+OPEN_FILES = 131_072
+"""As many as nginx may have open in production. It keeps 20,000 open in each of three caches."""
+
 LOOK_SECONDS = 0.005
 
 
@@ -44,6 +49,11 @@ def measure_scale(plan: Plan, say: Callable[[str], None]) -> Scale:
     """Measure with more and more artifacts, and as many entries."""
     load = load_average()
     sizes = []
+    spread_over = plan.sizes[-1]
+    allowed = allow_open_files(OPEN_FILES)
+    if allowed < OPEN_FILES:
+        spread_over = allowed // 4
+        say(f"only {allowed:,} open files are allowed: reads are of {spread_over:,} artifacts")
     with scratch_folder() as scratch:
         storage, stored = storage_in(scratch, "cas"), 0
         for size in plan.sizes:
@@ -51,15 +61,15 @@ def measure_scale(plan: Plan, say: Callable[[str], None]) -> Scale:
             fill(storage, stored, size)
             stored = size
             say(f"asking for some of {size:,}")
-            sizes.append(_measure(plan, scratch, storage, size))
+            sizes.append(_measure(plan, scratch, storage, size, min(size, spread_over)))
     return Scale(machine=describe(load), seconds=plan.turn_seconds, sizes=sizes)
 
 
-def _measure(plan: Plan, scratch: Path, storage: Path, stored: int) -> Size:
+def _measure(plan: Plan, scratch: Path, storage: Path, stored: int, asked: int) -> Size:
     starts = [_seconds_to_start(storage) for _ in range(STARTS)]
     with cache_actors(storage) as (ours, service):
         before = service.resident_bytes()
-        entrants = _entrants(ours, scratch, stored)
+        entrants = _entrants(ours, scratch, asked)
         turns: list[list[Turn]] = [[] for _ in entrants]
         for _ in range(plan.size_turns):
             for entrant, of_entrant in zip(entrants, turns, strict=True):
@@ -72,14 +82,14 @@ def _measure(plan: Plan, scratch: Path, storage: Path, stored: int) -> Size:
     return Size(stored, spread(starts), (before, after), cases)
 
 
-def _entrants(ours: Contestant, scratch: Path, stored: int) -> list[Entrant]:
+def _entrants(ours: Contestant, scratch: Path, asked: int) -> list[Entrant]:
     body, entry = scratch / "body", scratch / "entry"
     body.write_bytes(payload(SMALL))
     entry.write_bytes(new_entry("{id}", artifact_id(STORED, 0)))
     path = CACHE_ACTORS.path
     return [
-        Entrant(READ, ours, Ask("GET", path, "cas", STORED, stored)),
-        Entrant(HIT, ours, Ask("GET", KEYVALUE, "keyvalue", STORED, stored)),
+        Entrant(READ, ours, Ask("GET", path, "cas", STORED, asked)),
+        Entrant(HIT, ours, Ask("GET", KEYVALUE, "keyvalue", STORED, asked)),
         Entrant(NEW, ours, Ask("POST", path, "cas", STORED, 0, body)),
         Entrant(PUT, ours, Ask("PUT", STORE_KEYVALUE, "keyvalue", STORED, 0, entry)),
     ]
