@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from .calibration import generator_floor, generator_limit
 from .contestants import (
+    STORE_KEYVALUE,
     Contestant,
     bare_nginx,
     cache_actors,
@@ -18,23 +19,35 @@ from .contestants import (
     storage_in,
 )
 from .failure import NotHere
-from .farm import RATES, Load, operations, size_of
+from .farm import (
+    ARTIFACT_READ,
+    ARTIFACT_WRITE,
+    ENTRY_PUT,
+    ENTRY_READ,
+    RATES,
+    Load,
+    operations,
+    size_of,
+)
 from .generator import Generator, Outcome
 from .machine import describe, load_average
-from .names import SMALL
+from .names import SMALL, STORED, artifact_id, new_entry
 from .results import Farm, Latency, Mixed, Step
 from .store import store
 from .summary import latency_of
 from .tags import new_tag
+from .wrk import Ask, run_wrk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.connection import Connection
+    from pathlib import Path
 
     from .plan import Plan
 
-GENERATORS = 2
-"""Processes that share the load."""
+GENERATORS = ((ENTRY_READ, ARTIFACT_READ), (ENTRY_PUT, ARTIFACT_WRITE))
+"""What each of the generator's processes does. They share no connections: reads do not wait because
+all of them are busy storing."""
 
 STORED_ARTIFACTS = 500
 FACTORS = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -69,6 +82,8 @@ def measure_mixed(plan: Plan, say: Callable[[str], None]) -> Mixed:
                 storage = storage_in(scratch, "cas")
                 ours, _ = stack.enter_context(cache_actors(storage, workers=workers))
                 store(ours, STORED_ARTIFACTS, size_of, entries=True)
+                say(f"{ours.name}: warming up")
+                _warm_up(ours, scratch, plan.step_seconds)
                 farms.append(grow(ours, plan.step_seconds, say))
         except NotHere as reason:
             skipped.append(str(reason))
@@ -96,6 +111,18 @@ def grow(contestant: Contestant, seconds: float, say: Callable[[str], None]) -> 
     return Farm(contestant.name, steps, f"nothing up to {FACTORS[-1]:g}x")
 
 
+def _warm_up(contestant: Contestant, scratch: Path, seconds: float) -> None:
+    """Store entries in as many folders as possible.
+
+    The first one that a process puts into a folder after its start costs it a sync more, and there
+    are 4,096 of them.
+    """
+    body = scratch / "entry"
+    body.write_bytes(new_entry("{id}", artifact_id(STORED, 0)))
+    run_wrk(contestant.url, Ask("PUT", STORE_KEYVALUE, "keyvalue", new_tag(), 0, body), seconds)
+    contestant.tidy()
+
+
 def what_gave(step: Step) -> str:
     """What was no longer as it should be, in words; empty if nothing."""
     reasons = []
@@ -111,13 +138,13 @@ def what_gave(step: Step) -> str:
 
 
 def _step(contestant: Contestant, load: Load, factor: float) -> Step:
-    """One size of the farm, its load shared by several generators."""
+    """One size of the farm."""
     context = multiprocessing.get_context("spawn")
-    shares = {kind: rate / GENERATORS for kind, rate in load.rates.items()}
     pipes, processes = [], []
-    for number in range(GENERATORS):
+    for number, kinds in enumerate(GENERATORS):
         ours, theirs = context.Pipe()
-        share = replace(load, rates=shares, tag=new_tag(), seed=number)
+        rates = {kind: load.rates[kind] for kind in kinds}
+        share = replace(load, rates=rates, tag=new_tag(), seed=number)
         process = context.Process(
             target=_generate, args=(contestant.address(), share, theirs), daemon=True
         )
