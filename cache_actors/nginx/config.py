@@ -72,7 +72,6 @@ def nginx_config(options: NginxOptions) -> str:
     return f"""\
 # Made by `cache-actors nginx-config`: what differs from place to place, around the snippets.
 {_user(options)}worker_processes {options.worker_processes};
-worker_rlimit_nofile 32768;
 pcre_jit on;
 pid {runtime}/nginx.pid;
 error_log {runtime}/error.log warn;

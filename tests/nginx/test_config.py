@@ -26,6 +26,7 @@ SERVER_CONF = (SNIPPETS / "server.conf").read_text()
 
 EXPLAINED = {
     "add_header_redefinition": "each location names all its headers; what is proxied brings some",
+    "worker_rlimit_nofile_vs_connections": "the limit is the host's to set, as we need not be root",
     "if_is_evil": "it holds nothing but what is safe there: a return, and its headers",
 }
 """What gixy finds, and why it stays."""

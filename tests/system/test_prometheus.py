@@ -46,9 +46,10 @@ class Prometheus:
     def is_up(self) -> bool:
         """Whether it answers, and has looked at its target more than twice."""
         try:
-            return self.query("count_over_time(up[1m]) > 2 and up == 1") != []
+            is_ready = httpx.get(f"{self._url}/-/ready").is_success
         except httpx.TransportError:
             return False
+        return is_ready and self.query("count_over_time(up[1m]) > 2 and up == 1") != []
 
 
 @contextmanager
