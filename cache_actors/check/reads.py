@@ -6,9 +6,7 @@ mount of its own, read-only, or with other options. So an artifact is stored and
 
 from __future__ import annotations
 
-import os
 import secrets
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -16,6 +14,7 @@ import httpx
 
 from cache_actors.storage.layout import Entry, Kind
 
+from .access_times import Moves, moves_of
 from .finding import Finding, Verdict
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from cache_actors.storage.layout import Project
 
 SUBJECT = "reads through nginx"
-DAY_NS = 86_400_000_000_000
 MEANWHILE = (
     "Until then eviction goes by what was stored last; no entry loses its artifacts by that."
 )
@@ -70,24 +68,19 @@ def _look(client: httpx.Client, route: str, path: Path) -> Finding:
                 f"{answer.request.method} there answers {answer.status_code}: {answer.text[:200]}"
             )
             return _broken(text, "Look at the project, and at CACHE_TOKEN.")
-    if _is_seen(client, route, path, time.time_ns() + DAY_NS):
-        return Finding(SUBJECT, Verdict.OK, "every one counts")
-    if _is_seen(client, route, path, time.time_ns() - 2 * DAY_NS):
-        advice = f"Mount the storage with strictatime,lazytime. {MEANWHILE}"
-        return Finding(SUBJECT, Verdict.WARNING, "they count once a day (relatime)", advice)
-    advice = (
-        "Mount the storage with strictatime,lazytime, and let nginx's unit write to it "
-        f"(ReadWritePaths=). {MEANWHILE}"
-    )
-    return Finding(SUBJECT, Verdict.WARNING, "they do not count (noatime, read-only)", advice)
-
-
-def _is_seen(client: httpx.Client, route: str, path: Path, accessed: int) -> bool:
-    """Whether a read of a file that was `accessed` then moves that."""
-    os.utime(path, ns=(accessed, path.stat().st_mtime_ns))
-    before = path.stat().st_atime_ns
-    client.get(route)
-    return path.stat().st_atime_ns != before
+    match moves_of(path, lambda: client.get(route)):
+        case Moves.ALWAYS:
+            return Finding(SUBJECT, Verdict.OK, "every one counts")
+        case Moves.ONCE_A_DAY:
+            advice = f"Mount the storage with strictatime,lazytime. {MEANWHILE}"
+            return Finding(SUBJECT, Verdict.WARNING, "they count once a day (relatime)", advice)
+        case Moves.NEVER:
+            advice = (
+                "Mount the storage with strictatime,lazytime, and let nginx's unit write to it "
+                f"(ReadWritePaths=). {MEANWHILE}"
+            )
+            text = "they do not count (noatime, read-only)"
+            return Finding(SUBJECT, Verdict.WARNING, text, advice)
 
 
 def _broken(text: str, advice: str) -> Finding:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
 from cache_actors.storage.record import Record, read_record, write_record
 
+from .access_times import Moves, moves_of
 from .finding import Finding, Verdict
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 LEAST_FREE = 0.05
 """Of bytes and inodes; with less, uploads may be refused before long."""
 
-DAY = 86_400
 FOR_ITS_GROUP = stat.S_IRGRP | stat.S_IXGRP
 
 
@@ -79,30 +78,16 @@ def _features(file: Path, storage: Path) -> Iterator[Finding]:
         )
     else:
         yield Finding("extended attributes", Verdict.OK, "digests are recorded")
-    if _read_moves_access_time(file, time.time() + DAY):
-        yield Finding("access times", Verdict.OK, "every read counts")
-    elif _read_moves_access_time(file, time.time() - 2 * DAY):
-        yield Finding(
-            "access times",
-            Verdict.WARNING,
-            "they move once a day (relatime)",
-            f"Mount {storage} with strictatime,lazytime to see what is in use.",
-        )
-    else:
-        yield Finding(
-            "access times",
-            Verdict.WARNING,
-            "reads do not move them (noatime)",
-            f"Mount {storage} with strictatime,lazytime to see what is in use.",
-        )
-
-
-def _read_moves_access_time(file: Path, accessed: float) -> bool:
-    """Whether reading a file that was `accessed` then is seen; relatime believes in the future."""
-    os.utime(file, (accessed, file.stat().st_mtime))
-    before = file.stat().st_atime_ns
-    file.read_bytes()
-    return file.stat().st_atime_ns != before
+    advice = f"Mount {storage} with strictatime,lazytime to see what is in use."
+    match moves_of(file, file.read_bytes):
+        case Moves.ALWAYS:
+            yield Finding("access times", Verdict.OK, "every read counts")
+        case Moves.ONCE_A_DAY:
+            text = "they move once a day (relatime)"
+            yield Finding("access times", Verdict.WARNING, text, advice)
+        case Moves.NEVER:
+            text = "reads do not move them (noatime)"
+            yield Finding("access times", Verdict.WARNING, text, advice)
 
 
 def _group(storage: Path) -> Finding:
