@@ -16,7 +16,7 @@ from rich.table import Table
 from .status.words import in_bytes, in_time
 from .storage.eviction import ClockStepped
 from .storage.eviction_pass import EvictionPass, Limits, ParentGone
-from .storage.last_eviction import EvictionLock, EvictionRunning
+from .storage.last_eviction import EXIT_RUNNING, EvictionLock, EvictionRunning
 from .tables import print_table
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
     from .storage.last_eviction import PassReport
     from .storage.layout import Project
-
-EXIT_RUNNING = 3
-"""Exit status: another pass is running."""
 
 EXIT_INTERRUPTED = 130
 """Exit status: interrupted, as shells have it. What has gone is gone, in good order."""

@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from cache_actors.storage.last_eviction import PassReport
+from cache_actors.storage.last_eviction import EXIT_RUNNING, PassReport
 
 if TYPE_CHECKING:
     from pathlib import Path
     from subprocess import CompletedProcess
 
     from cache_actors.storage.eviction_pass import Limits
-
-EXIT_RUNNING = 3
-"""Exit status of `cache-actors evict`: another pass is running."""
 
 
 class PassFailed(Exception):

@@ -35,6 +35,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from .folders import sync_folder
 from .last_use import WRONG_CLOCK_NS, last_use, touch_path
 from .layout import Entry, Kind
 from .project_lock import exclusive
@@ -191,7 +192,8 @@ class Eviction:
             yield from self._in_batches(project, doomed, self._remove_entry)
             yield Step()
         for shard in folders:  # only now: the first sync does most of the work for the others
-            _sync(shard)
+            with suppress(FileNotFoundError):
+                sync_folder(shard)
             yield Step()
 
     def _artifacts(self, project: Project) -> Iterator[Step]:
@@ -307,15 +309,3 @@ def _read(path: str) -> bytes:
         if error.errno not in DAMAGE:
             raise
         return b""
-
-
-def _sync(folder: str) -> None:
-    """See to it that what was removed from `folder` stays so after a power cut."""
-    try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

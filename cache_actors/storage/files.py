@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from .capacity import Capacity
-from .folders import Folders
+from .folders import Folders, sync_folder
 from .health import StorageHealth
 from .last_use import last_use, touch, touch_path
 from .open_file import OpenFile
@@ -365,15 +365,10 @@ class FileStore:
             self._synced(time.monotonic() - began)
 
     def _sync_folder(self, folder: Path) -> None:
-        if not self._durable:
-            return
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        if self._durable:
             began = time.monotonic()
-            os.fsync(fd)
+            sync_folder(folder)
             self._synced(time.monotonic() - began)
-        finally:
-            os.close(fd)
 
 
 def _attempt(action: Callable[[Argument], Outcome], argument: Argument) -> Outcome | OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -13,6 +14,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MOST_KNOWN_FOLDERS = 100_000
+
+
+def sync_folder(folder: str | Path) -> None:
+    """See to it that what has been put into `folder`, or removed from it, survives a power cut.
+
+    Raises:
+        OSError: the folder is gone, or the disk failed.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 class Folders:

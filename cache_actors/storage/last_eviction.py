@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+EXIT_RUNNING = 3
+"""Exit status of a process that was to make a pass: another one is running."""
+
+
 @dataclass(frozen=True, slots=True)
 class PassReport:
     """What a pass has done; all of it totals.
