@@ -37,7 +37,6 @@ class Part(msgspec.Struct, frozen=True):
     oldest_message_seconds: float | None = None
     stuck: bool = False
     uptime_seconds: float | None = None
-    eviction: Eviction | None = None
     children: tuple[Part, ...] = ()
 
 

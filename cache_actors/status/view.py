@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -56,9 +55,8 @@ def _summary(health: Health) -> Iterator[Text]:
         yield _line(_traffic(health.recent))
     if health.storage:
         yield _line("Storage", _styled(health.storage.state), _room(health.storage))
-    eviction = health.eviction or _eviction_below(health)
-    if eviction:
-        yield _line(_evicted(eviction))
+    if health.eviction:
+        yield _line(_evicted(health.eviction))
 
 
 def _traffic(recent: Recent) -> str:
@@ -94,19 +92,6 @@ def _evicted(eviction: Eviction) -> str:
         f"{in_percent(used)} used, last eviction {in_time(last.ended_seconds_ago)} ago: "
         + ", ".join(what)
     )
-
-
-def _eviction_below(health: Health) -> Eviction | None:
-    """What the actor that evicts tells, wherever it is."""
-    trees = [health.tree, *(worker.tree for worker in health.workers)]
-    parts = chain.from_iterable(_parts(tree) for tree in trees if tree)
-    return next((part.eviction for part in parts if part.eviction), None)
-
-
-def _parts(part: Part) -> Iterator[Part]:
-    yield part
-    for child in part.children:
-        yield from _parts(child)
 
 
 def _tree(health: Health, lines: tuple[str, ...]) -> Table:

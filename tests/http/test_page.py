@@ -256,7 +256,7 @@ def test_single_moment_of_traffic_is_a_dot_at_the_right(browser: Browser, servic
     assert browser.text("figure .now") == "-"
 
 
-def test_eviction_is_shown_wherever_it_is_told(browser: Browser, service: StandIn) -> None:
+def test_eviction_is_shown(browser: Browser, service: StandIn) -> None:
     text = shown(browser, service, up_answers.EVICTING)
     assert "81.4 %" in text
     assert "2 min 10 s ago" in text

@@ -126,10 +126,7 @@ BUSY = PLAIN | {
         3.2 * DAY,
     ),
 }
-EVICTING = BUSY | {
-    "tree": BUSY["tree"]
-    | {"children": [*BUSY["tree"]["children"], part("evictor", eviction=EVICTION)]}
-}
+EVICTING = BUSY | {"eviction": EVICTION}
 NOT_YET_EVICTED = PLAIN | {"eviction": {"used_percent": 12, "last_pass": None}}
 
 WORKERS = PLAIN | {

@@ -26,7 +26,7 @@ function trafficTiles(recent) {
 /** How writing goes, what room there is, and what the last eviction did, as far as it is told. */
 function storageTiles(health) {
   const { storage } = health;
-  return [...(storage ? roomTiles(storage) : []), ...evictionTiles(evictionIn(health))];
+  return [...(storage ? roomTiles(storage) : []), ...evictionTiles(health.eviction)];
 }
 
 function roomTiles(storage) {
@@ -58,13 +58,6 @@ function evictionTiles(eviction) {
         ].filter(Boolean).join(", "))
       : tile("Last eviction", "none yet"),
   ];
-}
-
-/** What is told of eviction: at the top, or by the actor that does it. */
-function evictionIn(health) {
-  if (health.eviction) return health.eviction;
-  const parts = treesOf(health).flatMap(({ tree }) => (tree ? [...partsOf(tree)] : []));
-  return parts.map(({ node }) => node.eviction).find(Boolean);
 }
 
 function tile(title, value, more = null, mood = "") {
