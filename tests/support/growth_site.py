@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tests.support.waiting import eventually
 
 from .mounts import tmpfs
 from .nginx import NOBODY, Nginx, nginx_before, shared_storage
@@ -26,11 +27,8 @@ DEADLINE = 60.0
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, but not for ever."""
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    """Wait for a condition, as long as growth may take."""
+    eventually(condition, DEADLINE)
 
 
 @dataclass

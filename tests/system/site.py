@@ -7,7 +7,6 @@ import os
 import secrets
 import signal
 import tempfile
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,10 @@ import httpx
 from tests.contract.examples import bearer, cas_path, handles, new_cas_id
 from tests.support.nginx import NOBODY, Nginx, nginx_before, shared_storage
 from tests.support.service import COMMAND, Service
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from cache_actors.dev.tuist import StandInTuist
 
@@ -174,11 +174,3 @@ def client_of(nginx: Nginx, **how: Any) -> httpx.Client:
 def wait_for_log(service: Service, text: str, times: int = 1) -> None:
     """Return once the service has logged `text` so many times."""
     eventually(lambda: service.log.exists() and service.log.read_text().count(text) >= times)
-
-
-def eventually(is_so: Callable[[], bool], within: float = 20) -> None:
-    """Return once something is so."""
-    deadline = time.monotonic() + within
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

@@ -11,8 +11,9 @@ import pytest
 
 from tests.contract.examples import cas_path, kv_path, new_cas_id, new_kv_id
 from tests.contract.raw import RawConnection
+from tests.support.waiting import eventually
 
-from .site import PROJECT, Site, eventually, running_site
+from .site import PROJECT, Site, running_site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

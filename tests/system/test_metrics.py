@@ -18,8 +18,9 @@ from tests.contract.raw import RawConnection
 from tests.support.metrics import Scrape
 from tests.support.nginx import NOBODY, nginx_before, shared_storage
 from tests.support.service import Service, free_port
+from tests.support.waiting import eventually
 
-from .site import PROJECT, Site, eventually, running_site, wait_for_log
+from .site import PROJECT, Site, running_site, wait_for_log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

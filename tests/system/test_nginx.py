@@ -43,6 +43,7 @@ from tests.contract.examples import (
 from tests.contract.raw import RawConnection, RawResponse, chunked, pieces_of
 from tests.support.nginx import NOBODY, Nginx, find_binary, nginx_before
 from tests.support.programs import find_program
+from tests.support.waiting import eventually
 
 from .site import (
     OTHER_PROJECT,
@@ -51,7 +52,6 @@ from .site import (
     TOKEN,
     Site,
     client_of,
-    eventually,
     running_site,
     wait_for_log,
 )

@@ -14,8 +14,9 @@ import pytest
 from tests.contract.examples import cas_path, new_cas_id, new_kv_id
 from tests.support.programs import find_program
 from tests.support.service import free_port
+from tests.support.waiting import eventually
 
-from .site import Site, eventually, running_site
+from .site import Site, running_site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
