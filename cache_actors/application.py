@@ -69,6 +69,9 @@ class Others(Protocol):
     def tree(self, own: Status) -> Status:
         """The tree of the whole service."""
 
+    def is_replaced(self, own: bool) -> bool:
+        """Whether another instance has taken over from the service."""
+
     def metrics(self, own: bytes) -> bytes:
         """The metrics of the whole service."""
 
@@ -81,6 +84,10 @@ class Nobody:
 
     def tree(self, own: Status) -> Status:
         """This process's own."""
+        return own
+
+    def is_replaced(self, own: bool) -> bool:
+        """What this process knows."""
         return own
 
     def metrics(self, own: bytes) -> bytes:
@@ -263,7 +270,7 @@ class Application:
             metrics=lambda: self._others.metrics(self.metrics.render()),
             recent=lambda: self.metrics.recent.figures(self._others.histories()),
             storage=self._store.health.status,
-            is_replaced=endpoint.is_replaced,
+            is_replaced=lambda: self._others.is_replaced(endpoint.is_replaced()),
             eviction=self._evictions.status,
         )
 

@@ -59,7 +59,8 @@ class Workers:
         names = [f"worker_{number}" for number in range(1, count + 1)]
         self._boards = {name: Board() for name in (PARENT, *names)}
         self._reporter = Reporter(
-            self._boards[PARENT], lambda: Report(tree=self.supervisor.status())
+            self._boards[PARENT],
+            lambda: Report(tree=self.supervisor.status(), replaced=sock.is_replaced()),
         )
         secret = settings.secret_key_base.get_secret_value()
         launcher = Launcher(self._boards, time.monotonic(), secret, command)

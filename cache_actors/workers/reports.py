@@ -35,12 +35,14 @@ class Report:
         tree: its supervision tree.
         metrics: what `/metrics` tells of it; nothing of a process that counts nothing.
         recent: what it has answered lately.
+        replaced: whether it knows that another instance has taken over.
         at: when that was so, in `time.monotonic()`, a clock that all processes share.
     """
 
     tree: Status
     metrics: bytes = b""
     recent: History | None = None
+    replaced: bool = False
     at: float = field(default_factory=time.monotonic)
 
     def is_late(self) -> bool:
@@ -95,12 +97,24 @@ class Everybody:
         """The parent's tree, with each worker's tree below the worker.
 
         A process is stuck whose report is late. `own_tree` is the looking worker's, as it is now.
+        The service stops as soon as one of them does: they are told one after the other.
         """
         parent = read_report(self._boards[PARENT])
         if parent is None:
             return Status(PARENT, State.STARTING)
+        states = {own_tree.state, *(report.tree.state for _, report in self._reports())}
         children = tuple(self._with_tree(child, own_tree) for child in parent.tree.children)
-        return replace(parent.tree, stuck=parent.is_late(), children=children)
+        return replace(
+            parent.tree,
+            state=State.STOPPING if State.STOPPING in states else parent.tree.state,
+            stuck=parent.is_late(),
+            children=children,
+        )
+
+    def is_replaced(self, own: bool) -> bool:
+        """Whether any process knows that another instance has taken over; `own` is what we know."""
+        reports = map(read_report, self._boards.values())
+        return own or any(report.replaced for report in reports if report is not None)
 
     def metrics(self, own: bytes) -> bytes:
         """The metrics of all processes; `own` are the looking worker's, as they are now."""

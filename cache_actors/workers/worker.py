@@ -53,7 +53,12 @@ async def _run(
 
     def new_report() -> Report:
         metrics = application.metrics
-        return Report(application.supervisor.status(), metrics.render(), metrics.recent.history())
+        return Report(
+            application.supervisor.status(),
+            metrics.render(),
+            metrics.recent.history(),
+            connections.is_replaced(),
+        )
 
     reporter = Reporter(boards[terms.name], new_report)
 

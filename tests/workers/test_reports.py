@@ -158,3 +158,22 @@ def test_what_workers_count_and_have_answered_is_told_together(
     assert scrape.value("cache_actors_child_running", worker=PARENT) == 3
     [other] = everybody.histories()
     assert [step.requests for step in other.steps] == [2]
+
+
+def test_service_stops_as_soon_as_one_worker_does(
+    boards: dict[str, Board], everybody: Everybody
+) -> None:
+    assert everybody.tree(OWN_TREE).state is State.RUNNING
+    assert everybody.tree(replace(OWN_TREE, state=State.STOPPING)).state is State.STOPPING
+    put(boards["worker_2"], replace(TREE, state=State.STOPPING))
+    assert everybody.tree(OWN_TREE).state is State.STOPPING
+
+
+@pytest.mark.parametrize("name", [PARENT, "worker_2"])
+def test_what_one_process_knows_of_a_successor_all_know(
+    boards: dict[str, Board], everybody: Everybody, name: str
+) -> None:
+    assert not everybody.is_replaced(own=False)
+    assert everybody.is_replaced(own=True)
+    boards[name].write(msgspec.msgpack.encode(Report(TREE, replaced=True)))
+    assert everybody.is_replaced(own=False)
