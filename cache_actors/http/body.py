@@ -2,8 +2,7 @@
 
 Quart-Trio pushes the body into an unbounded buffer, from a task of its own; here the handler takes
 each piece when it is ready for it, so that a slow disk slows the client's socket. Sizes are counted
-and pauses are bounded as the pieces come, which neither of Quart's own limits does for a body that
-is iterated over.
+as the pieces come, which Quart's own limit does not do for a body that is iterated over.
 """
 
 from __future__ import annotations
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from cache_actors.storage.layout import Project
     from cache_actors.supervision import Budget
 
+    from .app import CacheApp
+
     Receive = Callable[[], Awaitable[ASGIReceiveEvent]]
 
 
@@ -43,12 +44,10 @@ class RequestBody(TrioBody):
         self.complete = False
         self._expected = expected_content_length
         self._limit = 0
-        self._pause = 0.0
 
-    def pull_from(self, receive: Receive, *, pause: float) -> None:
-        """Take the pieces from `receive`, with at most `pause` seconds between two of them."""
+    def pull_from(self, receive: Receive) -> None:
+        """Take the pieces from `receive`."""
         self._receive = receive
-        self._pause = pause
 
     def limit(self, most: int) -> RequestBody:
         """Allow at most `most` bytes.
@@ -66,18 +65,12 @@ class RequestBody(TrioBody):
 
         Raises:
             StopAsyncIteration: that was all.
-            HttpError: 408, nothing has come for too long; 413, it is more than the limit.
+            HttpError: 413, it is more than the limit.
+            BodyStalled: nothing has come for too long.
             ClientDisconnected: the rest will not come.
         """
         while not self.complete:
-            try:
-                with trio.fail_after(self._pause):
-                    piece = await self.pull()
-            except trio.TooSlowError:
-                raise HttpError(
-                    HTTPStatus.REQUEST_TIMEOUT,
-                    f"No more of the body has come for {self._pause:g} seconds",
-                ) from None
+            piece = await self.pull()
             if self.received > self._limit:
                 raise self._too_large()
             if piece:
@@ -85,10 +78,11 @@ class RequestBody(TrioBody):
         raise StopAsyncIteration
 
     async def pull(self) -> bytes:
-        """The next piece, however large or late; empty ones occur.
+        """The next piece, however large; empty ones occur.
 
         Raises:
             ClientDisconnected: the rest will not come.
+            BodyStalled: nothing has come for too long.
         """
         message = await self._receive()
         if message["type"] != "http.request":
@@ -130,6 +124,7 @@ class Request(TrioRequest):
     """A request whose body is pulled.
 
     Attributes:
+        app: the application that it came to.
         id: what ties together its lines in the logs.
         project: the project it names, once that is known, for the logs.
         duplicate: whether it has brought an artifact that existed, for the metrics.
@@ -137,6 +132,7 @@ class Request(TrioRequest):
 
     body_class = RequestBody
     body: RequestBody
+    app: CacheApp
     id: str = ""
     project: Project | None = None
     duplicate: bool = False

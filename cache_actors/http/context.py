@@ -1,22 +1,27 @@
-"""The request and the application that the current handler works for, with their own types."""
+"""The request that the current task is answering, and the application that it came to."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
-
-from quart import current_app
-from quart import request as current_request
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .app import CacheApp
     from .body import Request
 
+_request: ContextVar[Request] = ContextVar("request")
 
-def app() -> CacheApp:
-    """The application."""
-    return cast("CacheApp", current_app)
+
+def enter_request(request: Request) -> None:
+    """Mark the current task as answering `request`."""
+    _request.set(request)
 
 
 def request() -> Request:
-    """The request that is being handled."""
-    return cast("Request", current_request)
+    """The request that is being answered."""
+    return _request.get()
+
+
+def app() -> CacheApp:
+    """The application."""
+    return _request.get().app

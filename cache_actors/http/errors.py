@@ -38,6 +38,13 @@ class ClientDisconnected(Exception):
     """The client left before its request was complete. Normal; nobody is there for an answer."""
 
 
+class BodyStalled(Exception):
+    """No more of a request's body has come for so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"No more of the body has come for {seconds:g} seconds")
+
+
 def error_body(message: str) -> bytes:
     """The JSON that every error answers with; Tuist's client decodes it."""
     return msgspec.json.encode({"message": message})
@@ -55,6 +62,8 @@ def translate(error: Exception) -> HttpError | None:
             return error
         case InvalidIdentifier() | EmptyUpload():
             return HttpError(HTTPStatus.BAD_REQUEST, str(error))
+        case BodyStalled():
+            return HttpError(HTTPStatus.REQUEST_TIMEOUT, str(error))
         case MissingArtifact():
             return HttpError(HTTPStatus.CONFLICT, str(error))
         case WrongDigest():

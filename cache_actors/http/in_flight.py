@@ -1,19 +1,30 @@
-"""What is going on, requests or connections, so that a stop can wait for it."""
+"""Which requests are being answered, so that a stop can wait for them."""
 
 from __future__ import annotations
 
-import itertools
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
 import trio
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+
+
+class _Request:
+    """A request in flight. A class of its own, as a generator would take longer than to count."""
+
+    __slots__ = ("_requests", "_waiting")
+
+    def __init__(self, requests: set[_Request], waiting: trio.lowlevel.ParkingLot) -> None:
+        self._requests = requests
+        self._waiting = waiting
+
+    def __enter__(self) -> None:
+        self._requests.add(self)
+
+    def __exit__(self, *_: object) -> None:
+        self._requests.remove(self)
+        self._waiting.unpark_all()
 
 
 class InFlight:
-    """Knows which requests are being answered, or which connections are open.
+    """Knows which requests are being answered.
 
     Attributes:
         draining: set once the service is about to stop; connections then end with their response.
@@ -21,31 +32,18 @@ class InFlight:
 
     def __init__(self) -> None:
         self.draining = False
-        self._numbers = itertools.count()
-        self._requests: set[int] = set()
+        self._requests: set[_Request] = set()
         self._waiting = trio.lowlevel.ParkingLot()
 
     def __len__(self) -> int:
         return len(self._requests)
 
-    @contextmanager
-    def one(self) -> Iterator[None]:
+    def one(self) -> _Request:
         """Count one for as long as the context lasts."""
-        number = next(self._numbers)
-        self._requests.add(number)
-        try:
-            yield
-        finally:
-            self._requests.remove(number)
-            self._waiting.unpark_all()
+        return _Request(self._requests, self._waiting)
 
     async def wait_for_current(self) -> None:
         """Return once all requests that are in flight now have ended, whatever came after them."""
         current = frozenset(self._requests)
         while current & self._requests:
-            await self._waiting.park()
-
-    async def wait_for_none(self) -> None:
-        """Return once there is none."""
-        while self._requests:
             await self._waiting.park()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from urllib.parse import parse_qsl
 
 from cache_actors.storage.layout import InvalidIdentifier, Project, parse_project
@@ -9,6 +10,7 @@ from cache_actors.storage.layout import InvalidIdentifier, Project, parse_projec
 _HANDLES = ("account_handle", "project_handle")
 
 
+@lru_cache(maxsize=1024)  # a build asks for one project, again and again
 def project_in(query: bytes) -> Project:
     """The project that a query string names with `account_handle` and `project_handle`.
 

@@ -19,11 +19,16 @@ def json_response(body: bytes, status: int = 200, headers: Mapping[str, str] = {
     )
 
 
+class _Empty(Response):
+    """A response without a body, nor headers that describe one."""
+
+    default_mimetype = None
+    automatically_set_content_length = False
+
+
 def empty_response(status: int = 204, headers: Mapping[str, str] = {}) -> Response:
     """A response without a body, nor headers that describe one."""
-    response = Response(b"", status=status, headers=dict(headers))
-    del response.headers["Content-Type"], response.headers["Content-Length"]
-    return response
+    return _Empty(b"", status=status, headers=dict(headers))
 
 
 __all__ = ["NO_STORE", "Response", "empty_response", "json_response"]
