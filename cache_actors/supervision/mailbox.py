@@ -29,7 +29,7 @@ the moment they are sent until they are answered. When it is full the caller cho
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -187,23 +187,27 @@ class Mailbox:
         if self._closed:
             raise ActorStopped(f"{self.name} has stopped")
         weight = envelope.message.weight
-        with ExitStack() as undo:
-            self._waiting[envelope] = None
-            undo.callback(self._waiting.pop, envelope, None)
-            try:
-                if wait_for_room:
-                    await self._weight.take(weight)
-                    undo.callback(self._weight.give_back, weight)
-                    await self._send.send(envelope)
-                else:
-                    self._weight.take_nowait(weight)
-                    undo.callback(self._weight.give_back, weight)
-                    self._send.send_nowait(envelope)
-            except trio.WouldBlock:
-                raise MailboxFull(f"{self.name} has no room for more messages") from None
-            except trio.ClosedResourceError:
-                raise ActorStopped(f"{self.name} has stopped") from None
-            undo.pop_all()
+        self._waiting[envelope] = None
+        taken = is_sent = False
+        try:
+            if wait_for_room:
+                await self._weight.take(weight)
+                taken = True
+                await self._send.send(envelope)
+            else:
+                self._weight.take_nowait(weight)
+                taken = True
+                self._send.send_nowait(envelope)
+            is_sent = True
+        except trio.WouldBlock:
+            raise MailboxFull(f"{self.name} has no room for more messages") from None
+        except trio.ClosedResourceError:
+            raise ActorStopped(f"{self.name} has stopped") from None
+        finally:
+            if not is_sent:
+                self._waiting.pop(envelope, None)
+                if taken:
+                    self._weight.give_back(weight)
 
     # What the incarnation uses.
 
