@@ -26,7 +26,7 @@ from .exchange import Exchange
 from .in_flight import InFlight
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from structlog.typing import FilteringBoundLogger
@@ -105,24 +105,23 @@ class CacheApp(QuartTrio):
         """
         enter_request(request)
         try:
-            handler = self._route(request)
-            response: Response = await handler(**request.view_args)
+            handler, arguments = self._route(request)
+            response: Response = await handler(**arguments)
         except Exception as error:
             return self._answer_error(request, error)
         return response
 
-    def _route(self, request: Request) -> Callable[..., Any]:
-        """The handler of a request.
+    def _route(self, request: Request) -> tuple[Callable[..., Any], Mapping[str, Any]]:
+        """The handler of a request, and its arguments.
 
         Raises:
             HTTPException: there is none.
         """
         if request.path.startswith("//"):  # nginx, which goes by the path, does not take it for /up
             raise NotFound
-        request.url_rule, request.view_args = self._routes.match(
-            request.path, request.method, return_rule=True
-        )
-        return self.view_functions[request.url_rule.endpoint]
+        route, arguments = self._routes.match(request.path, request.method)
+        request.route = Route(route)
+        return self.view_functions[route], arguments
 
     def _answer_error(self, request: Request, error: Exception) -> Response:
         answer = translate(error)
@@ -158,7 +157,7 @@ class CacheApp(QuartTrio):
         self.metrics.served(
             Served(
                 By.SERVICE,
-                Route(request.url_rule.endpoint) if request.url_rule else Route.OTHER,
+                request.route,
                 status,
                 seconds,
                 sent,

@@ -15,6 +15,8 @@ import trio
 from quart_trio.wrappers import TrioRequest
 from quart_trio.wrappers.request import TrioBody
 
+from cache_actors.metrics.served import Route
+
 from .errors import RETRY_AFTER, ClientDisconnected, HttpError, unavailable
 
 if TYPE_CHECKING:
@@ -125,6 +127,7 @@ class Request(TrioRequest):
 
     Attributes:
         app: the application that it came to.
+        route: what it asks for, once that is known.
         id: what ties together its lines in the logs.
         project: the project it names, once that is known, for the logs.
         duplicate: whether it has brought an artifact that existed, for the metrics.
@@ -133,6 +136,7 @@ class Request(TrioRequest):
     body_class = RequestBody
     body: RequestBody
     app: CacheApp
+    route: Route = Route.OTHER
     id: str = ""
     project: Project | None = None
     duplicate: bool = False

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
         AppWrapper,
         ASGIReceiveEvent,
         ASGISendEvent,
-        H11SendableEvent,
         Scope,
     )
 
@@ -242,11 +241,13 @@ class _Protocol(H11Protocol):
     async def _run_application(self) -> None:
         """Have the application answer the request that has just come."""
         try:
-            await self._application(self._inline.scope, self._receive, self._inline.send)  # type: ignore[arg-type]
-        finally:
+            await self._application(self._inline.scope, self._receive, self._inline.send)
+        except Exception:
             await self._inline.send(None)
+            raise
+        await self._inline.send(None)
 
-    async def _next_event(self) -> h11.Event | type[h11.PAUSED]:
+    async def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         """What comes next, after as much has been read for it as needed.
 
         Raises:

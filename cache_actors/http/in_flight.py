@@ -5,7 +5,6 @@ from __future__ import annotations
 import trio
 
 
-
 class _Request:
     """A request in flight. A class of its own, as a generator would take longer than to count."""
 

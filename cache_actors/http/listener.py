@@ -16,7 +16,6 @@ from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 
 from .connection import Connection
-from .in_flight import InFlight
 
 if TYPE_CHECKING:
     from cache_actors.supervision import Started

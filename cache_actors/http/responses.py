@@ -22,7 +22,7 @@ def json_response(body: bytes, status: int = 200, headers: Mapping[str, str] = {
 class _Empty(Response):
     """A response without a body, nor headers that describe one."""
 
-    default_mimetype = None
+    default_mimetype = None  # type: ignore[assignment]  # none at all
     automatically_set_content_length = False
 
 
