@@ -315,6 +315,8 @@ def test_up_says_that_the_disk_fails_and_when_it_does_not_any_more(small_cache: 
 def test_folders_that_may_not_be_written_to_are_500_until_they_may(tuist: StandInTuist) -> None:
     require_root()
     user = [find_program("setpriv"), f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    # Python may lie where only root may look; its processes have to be started all the same.
+    user += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
     with tempfile.TemporaryDirectory(prefix="cache-actors-storage-") as folder:
         Path(folder).chmod(0o755)
         storage = Path(folder) / "cas"
