@@ -11,6 +11,7 @@ from .actors.artifact_reader import ArtifactReader
 from .actors.auth_cache import AuthCache, AuthCacheClient
 from .actors.disk_writer import DiskWriter, DiskWriterClient
 from .actors.evictor import Evictor, EvictorClient
+from .actors.hands import PublishingProcess, PuttingProcess
 from .actors.housekeeper import Housekeeper
 from .actors.kv_store import KeyValueStore, KeyValueStoreClient
 from .actors.nginx_counter import NginxCounter
@@ -21,7 +22,6 @@ from .http.app import CacheApp, Services
 from .http.listener import Listener
 from .metrics.registry import Metrics
 from .storage.capacity import Capacity
-from .storage.entries import EntryWriter
 from .storage.eviction_pass import Limits
 from .storage.eviction_record import EvictionRecord
 from .storage.files import FileStore
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from .settings import Settings
     from .supervision import Started, Status
 
-WRITERS = 8
+WRITERS = 1
 STREAM_THREADS = 16
 MEBIBYTE = 1024 * 1024
 
@@ -212,12 +212,22 @@ class Application:
         )
 
     def _disk_writer(self) -> DiskWriter:
-        return DiskWriter(self._store, self._evictor_client, self._disk_threads, self.metrics)
+        return DiskWriter(
+            PublishingProcess(self._store, self.metrics.synced),
+            self._store,
+            self._evictor_client,
+            self._disk_threads,
+            self.metrics,
+        )
 
     def _key_value_store(self) -> KeyValueStore:
         return KeyValueStore(
             self._store,
-            EntryWriter(self._store, require_artifacts=self._settings.kv_require_artifacts),
+            PuttingProcess(
+                self._store,
+                self.metrics.synced,
+                require_artifacts=self._settings.kv_require_artifacts,
+            ),
             self._evictor_client,
             RECENT_ENTRIES_BYTES,
             self._disk_threads,

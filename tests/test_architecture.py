@@ -99,7 +99,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "supervision": ({"supervision"}, set()),
     "storage": ({"storage"}, set()),
     "metrics": ({"metrics", "supervision", "storage"}, set()),
-    "actors": ({"actors", "metrics", "supervision", "storage"}, set()),
+    "disk": ({"disk", "storage"}, set()),
+    "actors": ({"actors", "disk", "metrics", "supervision", "storage"}, set()),
     "http": ({"http", "actors", "metrics", "supervision", "storage"}, {"settings"}),
     "nginx": ({"nginx"}, set()),
     "workers": (

@@ -12,6 +12,7 @@ from cache_actors.storage.errors import storage_error
 from cache_actors.storage.files import FileStore, Publication, Published
 from cache_actors.supervision import Actor, Call, Envelope
 
+from .hands import ThreadHands
 from .upload import Upload
 
 if TYPE_CHECKING:
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
     from cache_actors.metrics.registry import Metrics
     from cache_actors.storage.layout import Entry
     from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
-    from cache_actors.supervision import Budget
+    from cache_actors.supervision import Budget, Mailbox, Started
 
     from .evictor import EvictorClient
+    from .hands import Hands
     from .partitions import Partitions
 
 
@@ -106,14 +108,15 @@ class Publish(Call[Published]):
 
 
 class DiskWriter(Actor):
-    """Publishes one batch after the other, each in one trip to a thread.
+    """Publishes one batch after the other: the small artifacts by its hands, large ones beside.
 
     It has no state but the disk, so there is nothing for a crash to lose.
 
     Args:
-        store: where the artifacts go.
+        hands: publish small artifacts.
+        store: where large ones go, from a thread.
         evictor: told of what has been stored.
-        threads: for its trips to the disk.
+        threads: for large artifacts.
         metrics: where its commits are counted.
     """
 
@@ -121,36 +124,64 @@ class DiskWriter(Actor):
 
     def __init__(
         self,
+        hands: Hands[Publication, Published | OSError],
         store: FileStore,
         evictor: EvictorClient,
         threads: trio.CapacityLimiter,
         metrics: Metrics,
     ) -> None:
-        self._store = store
+        self._hands = hands
+        self._large: ThreadHands[Publication, Published | OSError] = ThreadHands(
+            lambda batch: store.publish(batch), threads
+        )
         self._evictor = evictor
-        self._threads = threads
         self._metrics = metrics
+
+    async def run(self, mailbox: Mailbox, started: Started) -> None:
+        """Live one life, with hands for as long."""
+        async with self._hands:
+            await super().run(mailbox, started)
 
     async def handle(self, batch: list[Envelope]) -> None:
         """Publish a batch; a write that fails is its sender's to hear about, and not a crash."""
-        publications = [
-            Publication(message.path, message.source)
-            for envelope in batch
-            if isinstance(message := envelope.message, Publish)
-        ]
+        small: list[tuple[Envelope, Publish]] = []
+        large: list[tuple[Envelope, Publish]] = []
+        for envelope in batch:
+            if isinstance(message := envelope.message, Publish):
+                is_small = isinstance(message.source, tuple)
+                (small if is_small else large).append((envelope, message))
+        if not large:
+            await self._commit(self._hands, small)
+        elif not small:
+            await self._commit(self._large, large)
+        else:
+            paths = {message.path for _, message in small}
+            beside = [each for each in large if each[1].path not in paths]
+            behind = [each for each in large if each[1].path in paths]
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._commit, self._large, beside)
+                await self._commit(self._hands, small)
+                await self._commit(self._large, behind)
+
+    async def _commit(
+        self,
+        hands: Hands[Publication, Published | OSError],
+        messages: list[tuple[Envelope, Publish]],
+    ) -> None:
+        if not messages:
+            return
+        publications = [Publication(message.path, message.source) for _, message in messages]
         with self._metrics.commit("artifact", len(publications)):
-            outcomes = await trio.to_thread.run_sync(
-                self._store.publish, publications, limiter=self._threads
-            )
-        for envelope, outcome in zip(batch, outcomes, strict=True):
+            outcomes = await hands.commit(publications)
+        stored: list[int] = []
+        for (envelope, _), publication, outcome in zip(
+            messages, publications, outcomes, strict=True
+        ):
             if isinstance(outcome, OSError):
                 envelope.fail(storage_error(outcome))
-            else:
-                envelope.reply(outcome)
-        stored = [
-            on_disk(publication.size)
-            for publication, outcome in zip(publications, outcomes, strict=True)
-            if outcome is Published.STORED
-        ]
+                continue
+            if outcome is Published.STORED:
+                stored.append(on_disk(publication.size))
+            envelope.reply(outcome)
         if stored:
             await self._evictor.stored(sum(stored), len(stored))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import trio
 
 from cache_actors.storage.capacity import on_disk
-from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
+from cache_actors.storage.entries import EntryWrite, MissingArtifact
 from cache_actors.storage.errors import storage_error
 from cache_actors.storage.files import FileStore, Lookup, Version
 from cache_actors.supervision import Actor, Address, Call, Envelope
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
     from cache_actors.metrics.registry import Metrics
     from cache_actors.storage.layout import Entry
+    from cache_actors.supervision import Mailbox, Started
 
     from .evictor import EvictorClient
+    from .hands import Hands
 
 ENTRY_OVERHEAD = 600
 """Bytes that an entry costs in memory beside its body: path, fingerprint, places in tables."""
@@ -93,16 +95,16 @@ class Put(Call[str | None]):
 
 
 class KeyValueStore(Actor):
-    """Works through batches: the reads in one trip to a thread, then the writes in another.
+    """Works through batches: the reads in one trip to a thread, then the writes by its hands.
 
     Whoever waits for a write has not been told yet, so reads may go first.
 
     Args:
         store: where the files are.
-        writer: what writes them.
+        hands: write them.
         evictor: told of what has been stored.
         memory_bytes: how much memory the recent entries may take.
-        threads: for its trips to the disk.
+        threads: for reads.
         metrics: where its commits are counted.
     """
 
@@ -111,18 +113,23 @@ class KeyValueStore(Actor):
     def __init__(
         self,
         store: FileStore,
-        writer: EntryWriter,
+        hands: Hands[EntryWrite, str | MissingArtifact | OSError | None],
         evictor: EvictorClient,
         memory_bytes: int,
         threads: trio.CapacityLimiter,
         metrics: Metrics,
     ) -> None:
         self._store = store
-        self._writer = writer
+        self._hands = hands
         self._evictor = evictor
         self._recent = _Recent(memory_bytes)
         self._threads = threads
         self._metrics = metrics
+
+    async def run(self, mailbox: Mailbox, started: Started) -> None:
+        """Live one life, with hands for as long."""
+        async with self._hands:
+            await super().run(mailbox, started)
 
     async def handle(self, batch: list[Envelope]) -> None:
         """Handle reads and writes; one that the disk fails is its sender's to hear about."""
@@ -146,9 +153,7 @@ class KeyValueStore(Actor):
     async def _put(self, puts: list[tuple[Envelope, Put]]) -> None:
         writes = [EntryWrite(put.entry, put.body, put.artifacts) for _, put in puts]
         with self._metrics.commit("entry", len(writes)):
-            outcomes = await trio.to_thread.run_sync(
-                self._writer.put, writes, limiter=self._threads
-            )
+            outcomes = await self._hands.commit(writes)
         stored: list[int] = []
         for (envelope, put), outcome in zip(puts, outcomes, strict=True):
             self._recent.keep(put.entry.path(self._store.root), None)

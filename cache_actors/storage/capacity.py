@@ -66,11 +66,14 @@ class Capacity:
     """The room for the storage folder `root`, of which it may take `max_bytes` if that is set.
 
     Threads and the event loop share it.
+
+    Attributes:
+        max_bytes: that limit.
     """
 
     def __init__(self, root: Path, max_bytes: int | None = None) -> None:
         self._root = root
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._lock = threading.Lock()
         self._stored = 0  # bytes, of a limit of our own
         self._since_scan: int | None = None  # of those; None before the first scan
@@ -91,9 +94,9 @@ class Capacity:
 
     def needs_scan(self, share: float) -> bool:
         """Whether a limit of our own is set, and `share` of it was stored since the last scan."""
-        if self._max_bytes is None:
+        if self.max_bytes is None:
             return False
-        return self._since_scan is None or self._since_scan >= share * self._max_bytes
+        return self._since_scan is None or self._since_scan >= share * self.max_bytes
 
     def usage(self) -> Usage:
         """How full it is at the moment.
@@ -101,8 +104,8 @@ class Capacity:
         Raises:
             OSError: the disk failed.
         """
-        if self._max_bytes is not None:
-            return Usage(Amount(self._stored), Amount(self._max_bytes))
+        if self.max_bytes is not None:
+            return Usage(Amount(self._stored), Amount(self.max_bytes))
         room = os.statvfs(self._root)
         used = Amount(
             (room.f_blocks - room.f_bfree) * room.f_frsize,
@@ -131,6 +134,26 @@ class Capacity:
             with self._lock:
                 self._spoken_for -= size
 
+    @contextmanager
+    def claim(self, size: int) -> Iterator[tuple[int, int]]:
+        """Speak for `size` bytes that another process writes, which looks itself whether it may.
+
+        Yields how many bytes are stored, and are spoken for by others, for it to `adopt`.
+        """
+        with self._lock:
+            others = self._stored, self._spoken_for
+            self._spoken_for += size
+        try:
+            yield others
+        finally:
+            with self._lock:
+                self._spoken_for -= size
+
+    def adopt(self, stored: int, spoken_for: int) -> None:
+        """Take over another process's count of what is stored and spoken for, in bytes."""
+        with self._lock:
+            self._stored, self._spoken_for = stored, spoken_for
+
     def require_room(self, size: int) -> None:
         """Make sure that there is room for an upload of `size` bytes beside the reserve.
 
@@ -142,7 +165,7 @@ class Capacity:
         reserve = min(LARGEST_RESERVE, int(room.f_blocks * room.f_frsize * RESERVE_SHARE))
         reserve = max(SMALLEST_RESERVE, reserve)
         files = int(room.f_files * RESERVE_SHARE)
-        too_much = self._max_bytes is not None and self._stored + size > self._max_bytes
+        too_much = self.max_bytes is not None and self._stored + size > self.max_bytes
         no_inode = room.f_files > 0 and room.f_favail <= files
         if too_much or no_inode or room.f_bavail * room.f_frsize < size + reserve:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

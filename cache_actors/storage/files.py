@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -29,7 +29,7 @@ from .temporary import TemporaryFile, TemporaryFolder
 from .whole import WholeFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -126,6 +126,7 @@ class FileStore:
 
     Attributes:
         root: the storage folder.
+        durable: whether it syncs before anything is reported done.
         capacity: the room that there is.
         health: how writing has gone.
         quarantine: where files go that turn out to be broken.
@@ -143,7 +144,7 @@ class FileStore:
         self.root = root
         self.capacity = capacity or Capacity(root)
         self._temporary = temporary
-        self._durable = durable
+        self.durable = durable
         self._synced = synced
         self._folders = Folders(root, self._sync_folder)
         self._device = root.stat().st_dev
@@ -163,6 +164,24 @@ class FileStore:
             self._unsettled.difference_update(paths)
         self.health.note([each for each in settled if each is not Published.EXISTS])
         return settled
+
+    @contextmanager
+    def unsettled(self, paths: set[Path]) -> Iterator[None]:
+        """Another process is publishing at `paths` for this one: they do not exist meanwhile."""
+        self._unsettled.update(paths)
+        try:
+            yield
+        finally:
+            self._unsettled.difference_update(paths)
+
+    def sync_ahead(self, file: TemporaryFile) -> None:
+        """Sync a large file before it is published, so that publishing it takes little time.
+
+        Raises:
+            OSError: the disk failed; the file must be discarded.
+        """
+        if self.holds(file):  # another is going to be copied
+            self._sync_file(file)
 
     def replace(self, batch: Sequence[Replacement]) -> list[OSError | None]:
         """Write each item of `batch` in order; of those that share a path the last one stays."""
@@ -359,13 +378,13 @@ class FileStore:
         return settled
 
     def _sync_file(self, file: TemporaryFile) -> None:
-        if self._durable:
+        if self.durable:
             began = time.monotonic()
             file.sync()
             self._synced(time.monotonic() - began)
 
     def _sync_folder(self, folder: Path) -> None:
-        if self._durable:
+        if self.durable:
             began = time.monotonic()
             sync_folder(folder)
             self._synced(time.monotonic() - began)

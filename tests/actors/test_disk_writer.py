@@ -18,11 +18,12 @@ import trio.testing
 
 from cache_actors.actors.disk_writer import DiskWriter, DiskWriterClient, Publish
 from cache_actors.actors.evictor import EvictorClient
+from cache_actors.actors.hands import ThreadHands
 from cache_actors.actors.partitions import Partitions
 from cache_actors.actors.upload import SMALL_BYTES, EmptyUpload, WrongDigest
 from cache_actors.storage.capacity import on_disk
 from cache_actors.storage.errors import StorageError, StorageFull
-from cache_actors.storage.files import Published
+from cache_actors.storage.files import Publication, Published
 from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
 from cache_actors.supervision import ActorCrashed, ActorStopped, Mailbox, actor_child
 from tests.support.metrics import Scrape, new_metrics
@@ -82,7 +83,11 @@ class Writers:
 
     def _new(self) -> DiskWriter:
         evictor = EvictorClient(self.evictor.address)
-        return DiskWriter(self.store, evictor, self.disk_threads.as_limiter(), self.metrics)
+        threads = self.disk_threads.as_limiter()
+        hands: ThreadHands[Publication, Published | OSError] = ThreadHands(
+            lambda batch: self.store.publish(batch), threads
+        )
+        return DiskWriter(hands, self.store, evictor, threads, self.metrics)
 
     async def put(self, entry: Entry, content: bytes) -> Published:
         return await self.client.store(entry, in_chunks(content), len(content))
@@ -243,6 +248,8 @@ async def test_artifact_is_on_disk_before_it_is_acknowledged(
     monkeypatch.setattr(os, "link", link)
     await writers.put(A, content)
     journal.append("acknowledged")
+    if content is LARGE:
+        assert journal.pop(0) == "synced the file"  # ahead, by the thread that has received it
     assert journal == ["synced the file", "linked", "synced its folder", "acknowledged"]
 
 

@@ -13,6 +13,7 @@ import trio
 import trio.testing
 
 from cache_actors.actors.evictor import EvictorClient
+from cache_actors.actors.hands import ThreadHands
 from cache_actors.actors.kv_store import ENTRY_OVERHEAD, KeyValueStore, KeyValueStoreClient, Put
 from cache_actors.storage.capacity import on_disk
 from cache_actors.storage.entries import EntryWriter, MissingArtifact
@@ -78,9 +79,10 @@ class KeyValue:
         self.root: Root
 
     def _new(self) -> KeyValueStore:
+        writer = EntryWriter(self.store, require_artifacts=self._require_artifacts)
         actor = KeyValueStore(
             self.store,
-            EntryWriter(self.store, require_artifacts=self._require_artifacts),
+            ThreadHands(writer.put, self.threads.as_limiter()),
             EvictorClient(self.evictor.address),
             ROOM_FOR_TWO,
             self.threads.as_limiter(),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from cache_actors import lifetime
 from cache_actors.storage.files import FileStore
 
-from .workers import run_service
+from .workers import run_as_disk_process_if_asked, run_service
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,5 +32,6 @@ def slow_publish(self: FileStore, batch: Sequence[Publication]) -> list[Publishe
 
 if __name__ == "__main__":
     FileStore.publish = slow_publish  # type: ignore[method-assign]
+    run_as_disk_process_if_asked("tests.support.slow_service")
     lifetime.LONGEST_STOP = float(os.environ.get("LONGEST_STOP", lifetime.LONGEST_STOP))
     sys.exit(run_service("tests.support.slow_service"))

@@ -46,6 +46,7 @@ _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 class SystemCall:
     """A system call; `began` and `ended` are places in the order of all that was seen."""
 
+    thread: str
     name: str
     arguments: str
     result: str
@@ -94,7 +95,9 @@ def parse(lines: Iterable[str]) -> list[SystemCall]:
             rest = head + resumed["rest"]
         if whole := _WHOLE.fullmatch(rest):
             calls.append(
-                SystemCall(whole["name"], whole["arguments"], whole["result"], began, number)
+                SystemCall(
+                    thread, whole["name"], whole["arguments"], whole["result"], began, number
+                )
             )
     return calls
 
@@ -153,16 +156,16 @@ def _file_problems(calls: Sequence[SystemCall], naming: SystemCall) -> Iterator[
     if opened is None:
         yield f"the file of the {naming.name} was not seen to be opened"
         return
-    fd = int(opened.result.partition("<")[0])
+    file = opened.result
     closed = min(
         (
             call.began
             for call in calls
-            if call.name == "close" and _is_of(call, fd) and call.began > opened.ended
+            if call.name == "close" and _is_of(call, file) and call.began > opened.ended
         ),
         default=float("inf"),
     )
-    own = [call for call in calls if _is_of(call, fd) and opened.ended < call.began <= closed]
+    own = [call for call in calls if _is_of(call, file) and opened.ended < call.began <= closed]
     changes = [call for call in own if call.name in _CHANGES]
     if not any(call.name in _WRITES for call in changes):
         yield "the file was not seen to be written"
@@ -183,18 +186,30 @@ def _file_problems(calls: Sequence[SystemCall], naming: SystemCall) -> Iterator[
 def _opening(calls: Sequence[SystemCall], naming: SystemCall) -> SystemCall | None:
     """How the file was opened: the source of a link is a number in /proc/self/fd, or a path."""
     source = naming.strings[-2]
-    found = None
-    for call in calls:
-        if call.name != "openat" or not call.succeeded or call.ended > naming.began:
-            continue
-        by_number = source.isdigit() and call.result.startswith(f"{source}<")
-        if by_number or call.strings[0] == source:
-            found = call
-    return found
+    found = [
+        call
+        for call in calls
+        if call.name == "openat" and call.succeeded and call.ended <= naming.began
+        if call.strings[0] == source or (source.isdigit() and call.result.startswith(f"{source}<"))
+    ]
+    if source.isdigit():  # of the same process: those that write for an actor have one thread
+        pid, pids = _owner(naming), {_owner(call) for call in calls if call.name in _LINKS}
+        found = [call for call in found if call.thread == pid] or [
+            call for call in found if call.thread not in pids
+        ]
+    return found[-1] if found else None
 
 
-def _is_of(call: SystemCall, fd: int) -> bool:
-    return call.descriptor is not None and call.descriptor[0] == fd
+def _owner(link: SystemCall) -> str | None:
+    """The process of a link from /proc/<process>/fd."""
+    match = re.search(r"</proc/(\d+)/fd>", link.arguments)
+    return match[1] if match else None
+
+
+def _is_of(call: SystemCall, file: str) -> bool:
+    """Whether a call is about `file`, a descriptor and its path as strace writes them."""
+    match = _DESCRIPTOR.match(call.arguments)
+    return match is not None and file.startswith(match[0])
 
 
 def _synced(calls: Sequence[SystemCall], folder: str, after: int, before: int) -> bool:
@@ -211,21 +226,21 @@ def _synced(calls: Sequence[SystemCall], folder: str, after: int, before: int) -
 
 @contextmanager
 def attached(service: Service, output: Path, *options: str) -> Iterator[None]:
-    """strace is attached to all threads of `service`, and to those it will start; then detached."""
+    """strace is attached to all threads of `service` and of its processes, until it is detached."""
     program = find_program("strace")
     assert service.process is not None
-    pid = service.process.pid
+    pids = family(service.process.pid)
     errors = output.with_name(output.name + ".errors")
     with errors.open("wb") as file:
         strace = subprocess.Popen(
-            [program, "-f", "-p", str(pid), "-o", str(output), *options],
+            [program, "-f", *(f"--attach={pid}" for pid in pids), "-o", str(output), *options],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
         )
     try:
         deadline = time.monotonic() + ATTACH_SECONDS
-        while " attached" not in errors.read_text() or not _is_traced(pid):
+        while " attached" not in errors.read_text() or not all(map(_is_traced, pids)):
             assert strace.poll() is None, errors.read_text()
             assert time.monotonic() < deadline, "strace does not attach"
             time.sleep(0.01)
@@ -253,6 +268,13 @@ def injected(service: Service, output: Path, names: Sequence[str], error: str) -
     with attached(service, output, "-e", f"trace={calls}", "-e", f"inject={calls}:error={error}"):
         yield
     assert "(INJECTED)" in output.read_text(), f"none of {calls} was called"
+
+
+def family(pid: int) -> list[int]:
+    """A process and those that it has started."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    children = [int(child) for task in tasks for child in task.read_text().split()]
+    return [pid, *(each for child in children for each in family(child))]
 
 
 def _is_traced(pid: int) -> bool:

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from cache_actors.actors import hands
+from cache_actors.disk.__main__ import run
+from cache_actors.disk.messages import Terms as DiskTerms
 from cache_actors.process import run_process
 from cache_actors.settings import load_settings
 from cache_actors.workers.messages import Terms
@@ -28,6 +31,18 @@ def run_service(module: str) -> int:
     if len(sys.argv) > 1:
         return run_worker(msgspec.json.decode(sys.argv[-1], type=Terms))
     return run_process(load_settings(), worker_command=(sys.executable, "-m", module))
+
+
+def run_as_disk_process_if_asked(module: str) -> None:
+    """Have processes that write to the disk changed as the service is; be one if started as one.
+
+    Args:
+        module: what `python -m` has to run.
+    """
+    if "disk" in sys.argv:
+        run(msgspec.json.decode(sys.argv[-1], type=DiskTerms))
+        sys.exit()
+    hands.COMMAND = (sys.executable, "-m", module, "disk")
 
 
 def worker_pids(service: Service) -> dict[str, int]:

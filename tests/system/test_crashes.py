@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import threading
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +16,12 @@ import trio
 
 from cache_actors.actors.auth_cache import AuthCache
 from cache_actors.actors.disk_writer import DiskWriter
+from cache_actors.actors.hands import PuttingProcess
 from cache_actors.actors.kv_store import KeyValueStore
 from cache_actors.application import Application
 from cache_actors.http.endpoint import bind
 from cache_actors.http.listener import Listener
 from cache_actors.settings import Settings
-from cache_actors.storage.files import FileStore
 from cache_actors.supervision import RestartIntensityError, supervisor
 from tests.support.service import free_port
 
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from cache_actors.dev.tuist import StandInTuist
-    from cache_actors.storage.files import Replacement
+    from cache_actors.storage.entries import EntryWrite
     from cache_actors.supervision import Actor, Envelope, Status
 
 MOST_RESTARTS = 20
@@ -244,23 +243,23 @@ async def open_connection(url: httpx.URL) -> None:
 async def test_crash_with_work_in_hand_loses_that_work_and_keeps_what_waits(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = threading.Event()
-    replace = FileStore.replace
+    gate = trio.Event()
+    commit = PuttingProcess.commit
     batches: list[int] = []
     answers: dict[str, httpx.Response] = {}
 
-    def crashing_once(self: FileStore, batch: Sequence[Replacement]) -> list[OSError | None]:
+    async def crashing_once(self: PuttingProcess, batch: Sequence[EntryWrite]) -> Any:
         batches.append(len(batch))
         if len(batches) == 1:
-            assert gate.wait(10)
+            await gate.wait()
             raise Injected
-        return replace(self, batch)
+        return await commit(self, batch)
 
     async def put(name: str) -> None:
         entry = {"cas_id": name, "entries": [{"value": name}]}
         answers[name] = await running.client.put("/api/cache/keyvalue", json=entry)
 
-    monkeypatch.setattr(FileStore, "replace", crashing_once)
+    monkeypatch.setattr(PuttingProcess, "commit", crashing_once)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(put, "0~FIRST")
         await wait_for(lambda: len(batches) == 1)

@@ -1,0 +1,105 @@
+"""`python -m cache_actors.disk TERMS`: the process that commits batches for an actor."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import msgspec
+
+from cache_actors.storage.capacity import Capacity
+from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
+from cache_actors.storage.files import FileStore, Publication, Published
+from cache_actors.storage.layout import TEMPORARY, Entry, Kind, Project
+from cache_actors.storage.temporary import TemporaryFolder
+
+from .messages import (
+    LENGTH,
+    Done,
+    Failed,
+    Line,
+    Missing,
+    Outcome,
+    Publish,
+    Put,
+    Report,
+    Terms,
+    decode_batch,
+    framed,
+)
+
+
+class Committer:
+    """Commits batches, one after the other, in a store of its own."""
+
+    def __init__(self, terms: Terms, temporary: TemporaryFolder) -> None:
+        root = Path(terms.root)
+        self._syncs: list[float] = []
+        self._capacity = Capacity(root, terms.max_bytes)
+        self._store = FileStore(
+            root,
+            temporary,
+            durable=terms.durable,
+            capacity=self._capacity,
+            synced=self._syncs.append,
+        )
+        self._entries = EntryWriter(self._store, require_artifacts=terms.require_artifacts)
+
+    def commit(self, batch: Publish | Put) -> Report:
+        """Commit one batch."""
+        self._syncs.clear()
+        found: list[Published | str | MissingArtifact | OSError | None] = []
+        if isinstance(batch, Publish):
+            self._capacity.adopt(batch.stored, batch.spoken_for)
+            found += self._store.publish([Publication(Path(f.path), f.pieces) for f in batch.files])
+        else:
+            found += self._entries.put([_write(line) for line in batch.lines])
+        return Report([_outcome(each) for each in found], self._syncs)
+
+
+def _write(line: Line) -> EntryWrite:
+    entry = Entry(Project(line.account, line.project), Kind.KEYVALUE, line.id)
+    return EntryWrite(entry, line.body, frozenset(line.artifacts))
+
+
+def _outcome(found: Published | str | MissingArtifact | OSError | None) -> Outcome:
+    match found:
+        case OSError():
+            return Failed.of(found)
+        case MissingArtifact():
+            return Missing(found.artifact_id)
+        case Published():
+            return Done(found.value)
+    return Done(found)
+
+
+def run(terms: Terms) -> None:
+    """Commit what comes through the channel until its other end is gone.
+
+    Raises:
+        OSError: the storage folder cannot be used.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    temporary = TemporaryFolder(Path(terms.root) / TEMPORARY)
+    try:
+        committer = Committer(terms, temporary)
+        with socket.socket(fileno=terms.channel) as channel, channel.makefile("rb") as stream:
+            try:
+                channel.sendall(LENGTH.pack(0))
+                while len(head := stream.read(LENGTH.size)) == LENGTH.size:
+                    (size,) = LENGTH.unpack(head)
+                    message = stream.read(size)
+                    if len(message) < size:
+                        break  # its sender died on the way
+                    channel.sendall(framed(committer.commit(decode_batch(message))))
+            except ConnectionError:
+                pass  # nobody is there to be told
+    finally:
+        temporary.remove()
+
+
+if __name__ == "__main__":
+    run(msgspec.json.decode(sys.argv[-1], type=Terms))
