@@ -5,7 +5,9 @@ with `link()`, which fails if the name is taken. *Replaced* files get theirs wit
 reader sees all of a file or none of it. When `publish` or `replace` return, the file and every
 folder above it will survive a power cut, unless the store is relaxed.
 
-Both take batches, and report on each item: what one of them meets does not hurt the others.
+Both take batches, and work through them in stages: all files are written, all are synced, all get
+their names, and each folder is synced once (`group_sync.py`). They report on each item: what one of
+them meets does not hurt the others.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from .capacity import Capacity
 from .folders import Folders, sync_folder
+from .group_sync import GroupSync
 from .health import StorageHealth
 from .last_use import last_use, touch, touch_path
 from .open_file import OpenFile
@@ -29,7 +32,7 @@ from .temporary import TemporaryFile, TemporaryFolder
 from .whole import WholeFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -107,6 +110,14 @@ class Lookup:
     known: Version | None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Written:
+    """A file whose bytes are written, and whether it was made here, to be discarded in the end."""
+
+    file: TemporaryFile
+    is_ours: bool
+
+
 Item = TypeVar("Item", Publication, Replacement)
 
 
@@ -145,7 +156,7 @@ class FileStore:
         self.capacity = capacity or Capacity(root)
         self._temporary = temporary
         self.durable = durable
-        self._synced = synced
+        self._group_sync = GroupSync(synced)
         self._folders = Folders(root, self._sync_folder)
         self._device = root.stat().st_dev
         self._unsettled: set[Path] = set()  # being published at the moment
@@ -155,19 +166,15 @@ class FileStore:
 
     def publish(self, batch: Sequence[Publication]) -> list[Published | OSError]:
         """Publish each item of `batch` in order; of those that share a path the first one wins."""
-        paths = {item.path for item in batch}
-        self._unsettled.update(paths)
-        try:
-            outcomes = [_attempt(self._publish, item) for item in batch]
+        with self.unsettled({item.path for item in batch}):
+            outcomes = self._in_stages(batch, self._write_artifact, self._link)
             settled = self._settle(batch, outcomes, undo=_unlink_if_stored)
-        finally:
-            self._unsettled.difference_update(paths)
         self.health.note([each for each in settled if each is not Published.EXISTS])
         return settled
 
     @contextmanager
     def unsettled(self, paths: set[Path]) -> Iterator[None]:
-        """Another process is publishing at `paths` for this one: they do not exist meanwhile."""
+        """`paths` are being published, here or by another process: they do not exist meanwhile."""
         self._unsettled.update(paths)
         try:
             yield
@@ -185,7 +192,7 @@ class FileStore:
 
     def replace(self, batch: Sequence[Replacement]) -> list[OSError | None]:
         """Write each item of `batch` in order; of those that share a path the last one stays."""
-        outcomes = [_attempt(self._replace, item) for item in batch]
+        outcomes = self._in_stages(batch, self._write_entry, self._rename)
         settled = self._settle(batch, outcomes, undo=_leave)
         # Entries may use the reserve: that they can be written does not say that artifacts can.
         self.health.note([each for each in settled if each is not None])
@@ -300,36 +307,80 @@ class FileStore:
                 touch_path(path, now)
         return True
 
-    def _publish(self, item: Publication) -> Published:
+    def _in_stages(
+        self,
+        batch: Sequence[Item],
+        write: Callable[[Item], _Written | Outcome],
+        name: Callable[[Item, TemporaryFile], Outcome],
+    ) -> list[Outcome | OSError]:
+        """Write all files of a batch, sync them, and give them their names."""
+        self._folders.prepare({item.path.parent for item in batch})
+        found: list[_Written | Outcome | OSError] = []
+        try:
+            found += (_attempt(write, item) for item in batch)
+            written = [each for each in found if isinstance(each, _Written)]
+            failures = dict(zip(written, self._sync_files(written), strict=True))
+            outcomes: list[Outcome | OSError] = []
+            for item, each in zip(batch, found, strict=True):
+                if not isinstance(each, _Written):
+                    outcomes.append(each)
+                elif failure := failures[each]:
+                    outcomes.append(failure)
+                else:
+                    outcomes.append(_attempt(partial(name, item), each.file))
+            return outcomes
+        finally:
+            for each in found:
+                if isinstance(each, _Written) and each.is_ours:
+                    each.file.discard()
+
+    def _write_artifact(self, item: Publication) -> _Written | Published:
         self._folders.ensure(item.path.parent)
         if self._is_published(item.path):
             return Published.EXISTS
         with self._room_for(item):
-            file, ours = self._on_this_device(item.source)
+            written = self._on_this_device(item.source)
+        return self._sealed(written)
+
+    def _link(self, item: Publication, file: TemporaryFile) -> Published:
         try:
-            file.seal()
-            self._sync_file(file)
             self._folders.call_in(item.path.parent, file.link, item.path)
         except FileExistsError:
             if not self._is_published(item.path):
                 raise  # something else is in its place
             return Published.EXISTS
-        finally:
-            if ours:
-                file.discard()
         return Published.STORED
+
+    def _write_entry(self, item: Replacement) -> _Written | None:
+        file = self._temporary.create(named=True)
+        try:
+            file.write([item.data])
+        except OSError:
+            file.discard()
+            raise
+        return self._sealed(_Written(file, is_ours=True))
+
+    def _rename(self, item: Replacement, file: TemporaryFile) -> None:
+        self._folders.call_in(item.path.parent, file.rename, item.path)
+
+    def _sealed(self, written: _Written) -> _Written:
+        try:
+            written.file.seal()
+        except OSError:
+            if written.is_ours:
+                written.file.discard()
+            raise
+        return written
 
     def _room_for(self, item: Publication) -> AbstractContextManager[None]:
         """Room to write it, which a temporary file has had from the start."""
         is_written = isinstance(item.source, TemporaryFile)
         return nullcontext() if is_written else self.capacity.room_for(item.size)
 
-    def _on_this_device(
-        self, source: Sequence[bytes] | TemporaryFile
-    ) -> tuple[TemporaryFile, bool]:
-        """A file from which `source` can be linked, and whether it was made for that."""
+    def _on_this_device(self, source: Sequence[bytes] | TemporaryFile) -> _Written:
+        """A file from which `source` can be linked."""
         if isinstance(source, TemporaryFile) and self.holds(source):
-            return source, False
+            return _Written(source, is_ours=False)
         file = self._temporary.create()
         try:
             if isinstance(source, TemporaryFile):
@@ -339,17 +390,7 @@ class FileStore:
         except OSError:
             file.discard()
             raise
-        return file, True
-
-    def _replace(self, item: Replacement) -> None:
-        file = self._temporary.create(named=True)
-        try:
-            file.write([item.data])
-            file.seal()
-            self._sync_file(file)
-            self._folders.call_in(item.path.parent, file.rename, item.path)
-        finally:
-            file.discard()
+        return _Written(file, is_ours=True)
 
     def _settle(
         self,
@@ -359,14 +400,12 @@ class FileStore:
         undo: Callable[[Item, Outcome], None],
     ) -> list[Outcome | OSError]:
         """Sync each folder of the batch once; what lies in one that cannot be synced has failed."""
-        synced = {
-            folder: _attempt(self._sync_folder, folder)
-            for folder in {
-                item.path.parent
-                for item, outcome in zip(batch, outcomes, strict=True)
-                if not isinstance(outcome, OSError)
-            }
+        folders = {
+            item.path.parent
+            for item, outcome in zip(batch, outcomes, strict=True)
+            if not isinstance(outcome, OSError)
         }
+        synced = self._sync_folders(folders)
         settled: list[Outcome | OSError] = []
         for item, outcome in zip(batch, outcomes, strict=True):
             failure = synced.get(item.path.parent)
@@ -377,17 +416,32 @@ class FileStore:
                 settled.append(failure)
         return settled
 
+    def _sync_files(self, written: Sequence[_Written]) -> list[OSError | None]:
+        """Sync files that have been written, and return what went wrong with each."""
+        if not self.durable:
+            return [None] * len(written)
+        if len(written) > 1:
+            for each in written:
+                each.file.start_sync()
+        return self._group_sync.run([each.file.sync for each in written])
+
+    def _sync_folders(self, folders: set[Path]) -> dict[Path, OSError | None]:
+        """Sync folders, and return what went wrong with each."""
+        if not self.durable:
+            return dict.fromkeys(folders)
+        syncs = [partial(sync_folder, folder) for folder in folders]
+        return dict(zip(folders, self._group_sync.run(syncs), strict=True))
+
     def _sync_file(self, file: TemporaryFile) -> None:
-        if self.durable:
-            began = time.monotonic()
-            file.sync()
-            self._synced(time.monotonic() - began)
+        self._raise_first(self._sync_files([_Written(file, is_ours=False)]))
 
     def _sync_folder(self, folder: Path) -> None:
-        if self.durable:
-            began = time.monotonic()
-            sync_folder(folder)
-            self._synced(time.monotonic() - began)
+        self._raise_first(self._sync_folders({folder}).values())
+
+    def _raise_first(self, failures: Iterable[OSError | None]) -> None:
+        for failure in failures:
+            if failure is not None:
+                raise failure
 
 
 def _attempt(action: Callable[[Argument], Outcome], argument: Argument) -> Outcome | OSError:

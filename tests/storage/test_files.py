@@ -636,16 +636,16 @@ def test_file_that_is_just_being_published_does_not_exist_yet(
 ) -> None:
     """Whoever is told that it exists must not lose it when its own sync fails."""
     told: list[bool] = []
-    sync = FileStore._sync_folder
+    sync = folders.sync_folder
 
-    def failing_sync(self: FileStore, folder: Path) -> None:
+    def failing_sync(folder: Path) -> None:
         if folder == path.parent and path.exists() and not told:
             told.append(False)  # while it asks
-            told[0] = self.exists(path)
+            told[0] = durable.exists(path)
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        sync(self, folder)
+        sync(folder)
 
-    monkeypatch.setattr(FileStore, "_sync_folder", failing_sync)
+    monkeypatch.setattr("cache_actors.storage.files.sync_folder", failing_sync)
     assert number_of(publish(durable, path, b"x")) == errno.EIO
     assert told == [False]
     assert not durable.exists(path)
