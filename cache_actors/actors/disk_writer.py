@@ -88,9 +88,12 @@ class DiskWriterClient:
                 return Published.EXISTS
             source = upload.source()
             writer = self._partitions.address(str(path))
+            message = Publish(path, source)
+            if isinstance(source, tuple):
+                return await writer.call(message, wait_for_room=True)
             # The writer reads from the temporary file: it must not be discarded under its hands.
-            with trio.CancelScope(shield=not isinstance(source, tuple)):
-                return await writer.call(Publish(path, source), wait_for_room=True)
+            with trio.CancelScope(shield=True):
+                return await writer.call(message, wait_for_room=True)
             raise AssertionError("a scope that nobody cancels has swallowed something")
 
 
