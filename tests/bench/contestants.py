@@ -1,6 +1,7 @@
 """Who is compared: the service, a bare nginx as the physical limit, and another build cache.
 
-They run at the same time, keep what they store on the same disk, and are asked in turns.
+They run at the same time, keep what they store on the same disk, and are asked in turns. Every nginx
+has one worker process for each core.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tests.support.service import Service, running_service
 
 from .failure import NotHere
 from .names import PROJECT, QUERY, TOKEN
-from .plain_nginx import plain_nginx
+from .plain_nginx import cores, plain_nginx
 from .processes import cpu_seconds, family, memory_bytes
 from .turborepo import running_turborepo
 
@@ -154,7 +155,7 @@ def bare_nginx(scratch: Path) -> Iterator[Contestant]:
         create_full_put_path on;
         dav_access           group:r;
     }}"""
-    with plain_nginx(server, uploads) as nginx:
+    with plain_nginx(server, uploads, workers=cores()) as nginx:
         yield Contestant("nginx alone", PLAIN_FILES, nginx.url, storage, {"nginx": nginx.pid})
 
 
@@ -182,7 +183,9 @@ def turborepo(installed: Path, scratch: Path) -> Iterator[tuple[Contestant, Cont
     }"""
     with (
         running_turborepo(installed, storage) as (direct, pid),
-        plain_nginx(server.replace("UPSTREAM", direct.removeprefix("http://"))) as nginx,
+        plain_nginx(
+            server.replace("UPSTREAM", direct.removeprefix("http://")), workers=cores()
+        ) as nginx,
     ):
         alone, behind = "turborepo-remote-cache", "turborepo-remote-cache behind nginx"
         both: dict[Part, int] = {"nginx": nginx.pid, "service": pid}
@@ -217,7 +220,11 @@ def cache_actors(
             with (
                 running_service(service),
                 nginx_before(
-                    f"127.0.0.1:{service.port}", storage, "debian", answers_log=answers
+                    f"127.0.0.1:{service.port}",
+                    storage,
+                    "debian",
+                    answers_log=answers,
+                    worker_processes=cores(),
                 ) as nginx,
             ):
                 assert service.process is not None
