@@ -1,7 +1,7 @@
 """Who is compared: the service, a bare nginx as the physical limit, and another build cache.
 
-They run at the same time, keep what they store on the same disk, and are asked in turns. Every nginx
-has one worker process for each core.
+They run at the same time, keep what they store on the same disk, and are asked in turns. Every
+nginx has one worker process for each core.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class Contestant:
         pids: the first process of each part of it.
         syncs: whether it syncs what it stores.
         has_entries: whether it keeps key-value entries too.
+        workers: of the service's processes, so many answer.
         log: the service's own log.
         access_log: nginx's.
     """
@@ -80,6 +81,7 @@ class Contestant:
     pids: dict[Part, int]
     syncs: bool = False
     has_entries: bool = False
+    workers: int = 1
     log: Path | None = None
     access_log: Path | None = None
 
@@ -238,6 +240,7 @@ def cache_actors(
                         {"nginx": pid, "service": service.process.pid},
                         syncs=not relaxed,
                         has_entries=True,
+                        workers=workers,
                         log=service.log,
                         access_log=nginx.options.runtime / "access.log",
                     ),
