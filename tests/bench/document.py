@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from .failure import BenchmarkFailed
 from .summary import in_words
-from .tables import comparison_table, latency_table, mixed_table, scale_table
+from .tables import comparison_table, latency_table, mixed_table, scale_table, versions_table
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .results import Comparison, Latency, Machine, Mixed, Results, Scale
+    from .results import Comparison, Latency, Machine, Mixed, Results, Scale, Versions
 
 BEGIN = "<!-- Written by `make bench` from docs/performance/results.json: -->"
 END = "<!-- Until here. -->"
@@ -40,6 +40,8 @@ def block(results: Results) -> str:
     parts = []
     if results.comparison is not None:
         parts.append(_comparison(results.comparison))
+    if results.versions is not None:
+        parts.append(_versions(results.versions))
     if results.mixed is not None:
         parts.append(_mixed(results.mixed))
     if results.scale is not None:
@@ -57,6 +59,17 @@ def _comparison(comparison: Comparison) -> str:
 ![Rates of everybody, case by case](performance/comparison.svg)
 
 {comparison_table(comparison).markdown()}"""
+
+
+def _versions(versions: Versions) -> str:
+    turns = f"{versions.rounds} turns of {versions.seconds:g} s each."
+    return f"""\
+### Before and after
+
+{_machine(versions.machine)} {turns}{_skipped(versions.skipped)}
+Before is commit {versions.before}, after is {versions.after}.
+
+{versions_table(versions).markdown()}"""
 
 
 def _mixed(mixed: Mixed) -> str:

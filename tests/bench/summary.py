@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .figures import Spread, percentile, spread
+from .figures import Spread, percentile, ratios, spread
 from .results import Latency
 
 if TYPE_CHECKING:
-    from .results import Case, Comparison, Machine
+    from collections.abc import Sequence
+
+    from .results import Case, Comparison, Machine, Turn
 
 
 def rates(case: Case) -> Spread:
@@ -18,12 +20,15 @@ def rates(case: Case) -> Spread:
 
 def cpu_us(case: Case, part: str | None = None) -> Spread:
     """CPU time for one answer in microseconds, of one part or of all."""
-    return spread(
-        [
-            turn.cpu_us.get(part, 0.0) if part is not None else sum(turn.cpu_us.values())
-            for turn in case.turns
-        ]
-    )
+    return spread(costs(case.turns, part))
+
+
+def costs(turns: Sequence[Turn], part: str | None = None) -> list[float]:
+    """The same, turn by turn."""
+    return [
+        turn.cpu_us.get(part, 0.0) if part is not None else sum(turn.cpu_us.values())
+        for turn in turns
+    ]
 
 
 def of_limit(case: Case, comparison: Comparison) -> Spread | None:
@@ -31,13 +36,7 @@ def of_limit(case: Case, comparison: Comparison) -> Spread | None:
     first = next(each for each in comparison.cases if each.case == case.case)
     if first.contestant == case.contestant:
         return None
-    return spread(
-        [
-            turn.rate / best.rate
-            for turn, best in zip(case.turns, first.turns, strict=True)
-            if best.rate
-        ]
-    )
+    return ratios([turn.rate for turn in case.turns], [turn.rate for turn in first.turns])
 
 
 def latency_of(seconds: list[float]) -> Latency:

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from .axis import decades, factors, linear_axis, short
-from .figures import Spread, percentile, spread
+from .figures import Spread, percentile, ratios, spread
 
 
 def test_percentile_is_a_value_that_was_measured() -> None:
@@ -32,6 +32,12 @@ def test_so_many_percent_do_not_exceed_a_percentile() -> None:
 
 def test_spread() -> None:
     assert spread([3.0, 1.0, 8.0]) == Spread(3.0, 1.0, 8.0)
+
+
+def test_ratios_are_of_values_of_the_same_round() -> None:
+    assert ratios([2.0, 9.0, 4.0], [1.0, 3.0, 4.0]) == Spread(2.0, 1.0, 3.0)
+    assert ratios([2.0, 9.0], [0.0, 3.0]) == Spread(3.0, 3.0, 3.0)
+    assert ratios([2.0], [0.0]) is None
 
 
 @pytest.mark.parametrize("most", [0.03, 0.7, 1, 4.2, 9, 10, 11, 640, 7855, 97_123, 1e6])
