@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from . import turborepo as other
+from .cases import DUPLICATE, HIT, MISS, NEW, PUT, READ
 from .contestants import (
     KEYVALUE,
     STORE_KEYVALUE,
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 
 ARTIFACTS = 256
 """So many are read, and uploaded again."""
-
-READ, DUPLICATE, NEW = "artifact read", "upload that exists", "new upload"
-HIT, MISS, PUT = "entry read", "entry that is not there", "entry stored"
 
 
 def compare(plan: Plan, installed: Path, say: Callable[[str], None]) -> Comparison:

@@ -24,6 +24,7 @@ from cache_actors.settings import Settings
 from tests.support.nginx import NOBODY, nginx_before
 from tests.support.service import Service, running_service
 
+from .cases import NGINX, OTHER, OTHER_BEHIND_NGINX, ours
 from .failure import NotHere
 from .names import PROJECT, QUERY, TOKEN
 from .plain_nginx import cores, plain_nginx
@@ -158,7 +159,7 @@ def bare_nginx(scratch: Path) -> Iterator[Contestant]:
         dav_access           group:r;
     }}"""
     with plain_nginx(server, uploads, workers=cores()) as nginx:
-        yield Contestant("nginx alone", PLAIN_FILES, nginx.url, storage, {"nginx": nginx.pid})
+        yield Contestant(NGINX, PLAIN_FILES, nginx.url, storage, {"nginx": nginx.pid})
 
 
 @contextmanager
@@ -189,11 +190,10 @@ def turborepo(installed: Path, scratch: Path) -> Iterator[tuple[Contestant, Cont
             server.replace("UPSTREAM", direct.removeprefix("http://")), workers=cores()
         ) as nginx,
     ):
-        alone, behind = "turborepo-remote-cache", "turborepo-remote-cache behind nginx"
         both: dict[Part, int] = {"nginx": nginx.pid, "service": pid}
         yield (
-            Contestant(alone, TURBOREPO, direct, storage, {"service": pid}),
-            Contestant(behind, TURBOREPO, nginx.url, storage, both),
+            Contestant(OTHER, TURBOREPO, direct, storage, {"service": pid}),
+            Contestant(OTHER_BEHIND_NGINX, TURBOREPO, nginx.url, storage, both),
         )
 
 
@@ -208,7 +208,6 @@ def cache_actors(
     """
     _require_workers(workers)
     sync = "relaxed" if relaxed else "fsync"
-    name = f"cache-actors, {workers} worker{'s' if workers > 1 else ''}, {sync}"
     with tempfile.TemporaryDirectory(prefix="cache-bench-", dir="/dev/shm") as folder:
         Path(folder).chmod(0o777)
         answers = Path(folder) / "answers.log"
@@ -233,7 +232,7 @@ def cache_actors(
                 pid = int((nginx.options.runtime / "nginx.pid").read_text())
                 yield (
                     Contestant(
-                        name,
+                        ours(workers, sync),
                         CACHE_ACTORS,
                         nginx.url,
                         storage,

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 from .failure import BenchmarkFailed
 from .summary import in_words
-from .tables import comparison_table, latency_table, mixed_table, scale_table, versions_table
+from .tables import (
+    comparison_table,
+    latency_table,
+    mixed_table,
+    scale_table,
+    targets_table,
+    versions_table,
+)
+from .targets import targets
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +45,7 @@ def rewrite(document: Path, results: Results) -> None:
 
 def block(results: Results) -> str:
     """What is put there."""
-    parts = []
+    parts = [_targets(results)]
     if results.comparison is not None:
         parts.append(_comparison(results.comparison))
     if results.versions is not None:
@@ -47,6 +55,15 @@ def block(results: Results) -> str:
     if results.scale is not None:
         parts.append(_scale(results.scale))
     return "\n\n".join(parts)
+
+
+def _targets(results: Results) -> str:
+    return f"""\
+### Targets
+
+For two cores. Ratios are medians of those of the same round, with the least and the most of them.
+
+{targets_table(targets(results)).markdown()}"""
 
 
 def _comparison(comparison: Comparison) -> str:

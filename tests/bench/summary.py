@@ -33,10 +33,36 @@ def costs(turns: Sequence[Turn], part: str | None = None) -> list[float]:
 
 def of_limit(case: Case, comparison: Comparison) -> Spread | None:
     """The rate as a part of that of the first contestant at the same case, round by round."""
-    first = next(each for each in comparison.cases if each.case == case.case)
-    if first.contestant == case.contestant:
+    first = next(each.contestant for each in comparison.cases if each.case == case.case)
+    if first == case.contestant:
         return None
-    return ratios([turn.rate for turn in case.turns], [turn.rate for turn in first.turns])
+    return rate_ratio(comparison, case.case, case.contestant, first)
+
+
+def turns_of(comparison: Comparison | None, case: str, contestant: str) -> list[Turn]:
+    """The turns of a contestant at a case, round by round; none if that has not been measured."""
+    for each in comparison.cases if comparison is not None else ():
+        if (each.case, each.contestant) == (case, contestant):
+            return each.turns
+    return []
+
+
+def rate_ratio(comparison: Comparison | None, case: str, one: str, other: str) -> Spread | None:
+    """How many times the other contestant's rate that of the one is, round by round."""
+    one_s, other_s = (turns_of(comparison, case, name) for name in (one, other))
+    if not one_s or not other_s:
+        return None
+    return ratios([turn.rate for turn in one_s], [turn.rate for turn in other_s])
+
+
+def cost_ratio(
+    comparison: Comparison | None, case: str, one: str, other: str, part: str
+) -> Spread | None:
+    """The same of the CPU time that a part takes for an answer."""
+    one_s, other_s = (turns_of(comparison, case, name) for name in (one, other))
+    if not one_s or not other_s:
+        return None
+    return ratios(costs(one_s, part), costs(other_s, part))
 
 
 def latency_of(seconds: list[float]) -> Latency:

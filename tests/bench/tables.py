@@ -9,12 +9,14 @@ from rich.table import Table as RichTable
 
 from .figures import ratios, spread
 from .summary import costs, cpu_us, of_limit, rates, shares
+from .targets import targets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .figures import Spread
     from .results import Comparison, Mixed, Results, Scale, Versions
+    from .targets import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Table:
 
 def tables_of(results: Results) -> list[Table]:
     """All tables of what has been measured."""
-    tables = []
+    tables = [targets_table(targets(results))]
     if results.comparison is not None:
         tables.append(comparison_table(results.comparison))
     if results.versions is not None:
@@ -54,6 +56,12 @@ def tables_of(results: Results) -> list[Table]:
     if results.scale is not None:
         tables.append(scale_table(results.scale))
     return tables
+
+
+def targets_table(found: Sequence[Target]) -> Table:
+    """Each target, and whether it is met."""
+    rows = [[each.what, each.wanted, each.measured, each.verdict] for each in found]
+    return Table("Targets", ["", "target", "measured", ""], rows, words=4)
 
 
 def comparison_table(comparison: Comparison) -> Table:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from cache_actors.dev.tuist import StandInTuist
 from tests.support.service import Service, running_service
 
+from .cases import DECISION, NEW, PUT, way_of
 from .checkout import version_of, working_tree
-from .comparison import NEW, PUT
 from .contestants import CACHE_ACTORS, STORE_KEYVALUE, Contestant, scratch_folder, storage_in
 from .entrant import Entrant
 from .machine import describe, load_average
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 BEFORE = "c4fe580"
 """The last commit before the work on what a request costs the service itself."""
 
-DECISION = "decision for nginx"
 DECIDE = f"/_auth_cas?{QUERY}"
 AS_NGINX = ("X-Request-ID: 0123456789abcdef0123456789abcdef",)
 
@@ -115,7 +114,7 @@ def _running(
             assert service.process is not None
             version.check_process(service.process.pid)
             yield Contestant(
-                f"{workers} worker{'s' if workers > 1 else ''}, {durability}",
+                way_of(workers, durability),
                 CACHE_ACTORS,
                 service.url,
                 storage,
