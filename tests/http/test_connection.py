@@ -183,15 +183,29 @@ async def test_nothing_is_read_that_nobody_asks_for(app: App) -> None:
         await say_body(scope, receive, send)
 
     app.handler = ask_late
-    body = b"x" * 4_000_000
+    body = b"x" * 100_000
     head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
-    async with connected(app) as client, trio.open_nursery() as nursery:
-        client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        nursery.start_soon(client.send, head + body)
-        await trio.testing.wait_all_tasks_blocked(0.05)
-        assert client.connection._socket.recv(1, socket.MSG_PEEK) == b"x"  # it lies there
+    async with connected(app) as client:
+        await client.send(head + body)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        unread = client.connection._socket.recv(1_000_000, socket.MSG_PEEK)
+        assert len(unread) == len(head + body) - module.FIRST_READ
         go_on.set()
-        await client.read_until(b"x" * len(body))
+        await client.read_until(body)
+
+
+async def test_answer_that_comes_before_the_body_is_not_held_back(app: App) -> None:
+    async def answer_first(_: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        start: Any = {"type": "http.response.start", "status": 413, "headers": []}
+        await send(start)
+        await body_of(receive)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    app.handler = answer_first
+    async with connected(app) as client:
+        await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n")
+        assert (await client.read_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 413")
+        await client.send(b"body" + GET % 1)
 
 
 async def test_body_that_stops_is_given_up(
