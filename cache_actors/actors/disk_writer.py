@@ -12,7 +12,7 @@ from cache_actors.storage.errors import storage_error
 from cache_actors.storage.files import FileStore, Publication, Published
 from cache_actors.supervision import Actor, Call, Envelope
 
-from .hands import ThreadHands
+from .hands import ThreadHands, watched
 from .upload import Upload
 
 if TYPE_CHECKING:
@@ -138,8 +138,8 @@ class DiskWriter(Actor):
         self._metrics = metrics
 
     async def run(self, mailbox: Mailbox, started: Started) -> None:
-        """Live one life, with hands for as long."""
-        async with self._hands:
+        """Live one life, with hands for as long; it ends when they are lost."""
+        async with watched(self._hands):
             await super().run(mailbox, started)
 
     async def handle(self, batch: list[Envelope]) -> None:

@@ -16,6 +16,7 @@ from tests.support.service import COMMAND, Service, running_service
 from tests.support.strace import family
 from tests.support.workers import is_alive
 
+from .test_actor_crashes import nodes_of
 from .test_process import client_of, stored
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from cache_actors.dev.tuist import StandInTuist
 
 LIMIT = 30.0
+SOON = 1.0
 
 
 @pytest.fixture
@@ -53,6 +55,22 @@ def upload(service: Service, name: str) -> int:
         return client.post(f"/api/cache/cas/{name}", content=name.encode(), timeout=60).status_code
 
 
+def put(service: Service, name: str) -> int:
+    entry = {"cas_id": name, "entries": [{"value": "dg=="}]}
+    with client_of(service) as client:
+        return client.put("/api/cache/keyvalue", json=entry, timeout=60).status_code
+
+
+def is_up(service: Service) -> bool:
+    return httpx.get(service.url + "/up", trust_env=False).is_success
+
+
+def crashes(service: Service) -> list[tuple[int, str]]:
+    """How often each child that has crashed did so, and what of."""
+    tree = httpx.get(service.url + "/up", trust_env=False).json()["tree"]
+    return [(node["restarts"], node["last_error"]) for node in nodes_of(tree) if node["restarts"]]
+
+
 def test_killed_process_is_503_for_what_it_had_in_hand(service: Service) -> None:
     first, second = children(service)
     os.kill(first, signal.SIGSTOP)
@@ -68,8 +86,22 @@ def test_killed_process_is_503_for_what_it_had_in_hand(service: Service) -> None
     assert statuses == [503]
     assert upload(service, "AAAA") == 204
     assert stored(service, "AAAA") == b"AAAA"
-    up = httpx.get(service.url + "/up", trust_env=False)
-    assert up.text.count("HandsLost") >= 1
+    assert crashes(service) == [(1, "HandsLost")] * 2
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["one", "the other"])
+def test_process_that_is_killed_while_it_is_idle_is_replaced_at_once(
+    service: Service, which: int
+) -> None:
+    pids = children(service)
+    os.kill(pids[which], signal.SIGKILL)
+    began = time.monotonic()
+    wait_until(lambda: crashes(service) and is_up(service))
+    assert time.monotonic() - began < SOON
+    assert upload(service, "AAAA") == 204
+    assert put(service, "0~A") == 204
+    assert crashes(service) == [(1, "HandsLost")]
+    assert len(set(children(service)) - set(pids)) == 1
 
 
 def test_stop_is_bounded_though_the_processes_hang(service: Service) -> None:
