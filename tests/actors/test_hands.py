@@ -116,20 +116,28 @@ async def test_process_that_is_killed_while_it_is_idle_is_noticed_at_once(
     store: FileStore,
 ) -> None:
     process = PublishingProcess(store, lambda _: None)
-    with trio.fail_after(LIMIT), pytest.raises(HandsLost):
+
+    async def live() -> None:
         async with watched(process):
             os.kill(process._process.pid, signal.SIGKILL)
             await trio.sleep_forever()
 
+    with trio.fail_after(LIMIT), pytest.raises(HandsLost):
+        await live()
+
 
 async def test_watch_and_batch_that_notice_it_together_raise_one_error(store: FileStore) -> None:
     process = PublishingProcess(store, lambda _: None)
-    with trio.fail_after(LIMIT), pytest.raises(HandsLost):
+
+    async def live() -> None:
         async with watched(process):
             os.kill(process._process.pid, signal.SIGKILL)
             with trio.CancelScope(shield=True):
                 await process._process.wait()
             raise HandsLost("a batch has noticed it")
+
+    with trio.fail_after(LIMIT), pytest.raises(HandsLost):
+        await live()
 
 
 async def test_process_is_not_in_the_group_that_a_terminal_interrupts(store: FileStore) -> None:
