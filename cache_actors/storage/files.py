@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -30,7 +30,6 @@ from .whole import WholeFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
 PROBE_BYTES = 1 << 20
@@ -56,7 +55,7 @@ class Published(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """A file to publish at `path`: the pieces of it, or the temporary file that holds them."""
+    """A file to publish at `path`: the pieces of it, or a file from `FileStore.ready`."""
 
     path: Path
     source: Sequence[bytes] | TemporaryFile
@@ -174,14 +173,29 @@ class FileStore:
         finally:
             self._unsettled.difference_update(paths)
 
-    def sync_ahead(self, file: TemporaryFile) -> None:
-        """Sync a large file before it is published, so that publishing it takes little time.
+    def ready(self, file: TemporaryFile) -> TemporaryFile:
+        """Make a large `file` ready, so that publishing it is a link and a sync of its folder.
+
+        It is sealed and synced. One from another file system is brought over first; then it is
+        discarded, and the file that has taken its place returned.
 
         Raises:
-            OSError: the disk failed; the file must be discarded.
+            OSError: the disk failed, or is full; `file` must be discarded.
         """
-        if self.holds(file):  # another is going to be copied
-            self._sync_file(file)
+        here = file if self.holds(file) else self._temporary.create()
+        try:
+            if here is not file:
+                here.copy_from(file)
+            here.seal()
+            self._sync_file(here)
+        except OSError as error:
+            self.health.note([error])
+            if here is not file:
+                here.discard()
+            raise
+        if here is not file:
+            file.discard()
+        return here
 
     def replace(self, batch: Sequence[Replacement]) -> list[OSError | None]:
         """Write each item of `batch` in order; of those that share a path the last one stays."""
@@ -304,42 +318,27 @@ class FileStore:
         self._folders.ensure(item.path.parent)
         if self._is_published(item.path):
             return Published.EXISTS
-        with self._room_for(item):
-            file, ours = self._on_this_device(item.source)
-        try:
-            file.seal()
-            self._sync_file(file)
-            self._folders.call_in(item.path.parent, file.link, item.path)
-        except FileExistsError:
-            if not self._is_published(item.path):
-                raise  # something else is in its place
-            return Published.EXISTS
-        finally:
-            if ours:
-                file.discard()
-        return Published.STORED
-
-    def _room_for(self, item: Publication) -> AbstractContextManager[None]:
-        """Room to write it, which a temporary file has had from the start."""
-        is_written = isinstance(item.source, TemporaryFile)
-        return nullcontext() if is_written else self.capacity.room_for(item.size)
-
-    def _on_this_device(
-        self, source: Sequence[bytes] | TemporaryFile
-    ) -> tuple[TemporaryFile, bool]:
-        """A file from which `source` can be linked, and whether it was made for that."""
-        if isinstance(source, TemporaryFile) and self.holds(source):
-            return source, False
+        if isinstance(item.source, TemporaryFile):
+            return self._link(item.source, item.path)
         file = self._temporary.create()
         try:
-            if isinstance(source, TemporaryFile):
-                file.copy_from(source)
-            else:
-                file.write(source)
-        except OSError:
+            with self.capacity.room_for(item.size):
+                file.write(item.source)
+            file.seal()
+            self._sync_file(file)
+            return self._link(file, item.path)
+        finally:
             file.discard()
-            raise
-        return file, True
+
+    def _link(self, file: TemporaryFile, path: Path) -> Published:
+        assert file.is_sealed, "it would be published without its record"  # noqa: S101
+        try:
+            self._folders.call_in(path.parent, file.link, path)
+        except FileExistsError:
+            if not self._is_published(path):
+                raise  # something else is in its place
+            return Published.EXISTS
+        return Published.STORED
 
     def _replace(self, item: Replacement) -> None:
         file = self._temporary.create(named=True)
