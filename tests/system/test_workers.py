@@ -69,7 +69,7 @@ def test_up_shows_all_workers_with_their_trees_and_the_same_through_each(
         assert [child["name"] for child in tree["children"]] == PARENTS_CHILDREN
         for worker in tree["children"][1:-1]:
             names = [child["name"] for child in worker["children"]]
-            assert names[0] == "disk_writers"
+            assert names[0] == "disk_writer"
             assert names[-1] == "http"
 
 
