@@ -15,7 +15,6 @@ from .actors.hands import PublishingProcess, PuttingProcess
 from .actors.housekeeper import Housekeeper
 from .actors.kv_store import KeyValueStore, KeyValueStoreClient
 from .actors.nginx_counter import NginxCounter
-from .actors.partitions import Partitions
 from .actors.scrubber import Scrubber
 from .actors.tuist_api import TuistApi
 from .http.app import CacheApp, Services
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
     from .settings import Settings
     from .supervision import Started, Status
 
-WRITERS = 1
 STREAM_THREADS = 16
 MEBIBYTE = 1024 * 1024
 
@@ -148,13 +146,10 @@ class Application:
             capacity=self._capacity,
             synced=self.metrics.synced,
         )
-        self._disk_threads = trio.CapacityLimiter(WRITERS + 1)  # one for each actor that needs one
+        self._disk_threads = trio.CapacityLimiter(2)  # one for each actor that commits
         self._background_threads = trio.CapacityLimiter(4)  # of those that look after the disk
         self._stream_threads = trio.CapacityLimiter(STREAM_THREADS)
-        self._writers = [
-            Mailbox(f"disk_writer_{number}", capacity=256, max_weight=4 * MEBIBYTE)
-            for number in range(WRITERS)
-        ]
+        self._artifacts = Mailbox("disk_writer", capacity=256, max_weight=4 * MEBIBYTE)
         self._entries = Mailbox("kv_store", capacity=4096, max_weight=ENTRIES_BYTES)
         self._decisions = Mailbox("auth_cache", capacity=4096)
         self._stored = Mailbox("evictor", capacity=1024)
@@ -165,10 +160,6 @@ class Application:
 
     def _tree(self) -> Supervisor:
         """The supervision tree, in start order. It stops in reverse: requests end first."""
-        writers = [
-            actor_child(mailbox, self._disk_writer, shutdown=ACTOR_SHUTDOWN)
-            for mailbox in self._writers
-        ]
         housekeeper = Housekeeper(
             self._store,
             [self._temporary, self._uploads],
@@ -192,9 +183,7 @@ class Application:
         listener = ChildSpec("listener", self._listener.run, shutdown=LISTENER_SHUTDOWN)
         return self._supervisor(
             "cache_actors",
-            supervisor_child(
-                self._supervisor("disk_writers", *writers), shutdown=WRITERS * ACTOR_SHUTDOWN
-            ),
+            actor_child(self._artifacts, self._disk_writer, shutdown=ACTOR_SHUTDOWN),
             actor_child(self._entries, self._key_value_store, shutdown=ACTOR_SHUTDOWN),
             actor_child(self._decisions, self._auth_cache, shutdown=ACTOR_SHUTDOWN),
             ChildSpec("housekeeper", housekeeper.run, shutdown=ACTOR_SHUTDOWN),
@@ -266,7 +255,7 @@ class Application:
             auth=AuthCacheClient(self._decisions.address, secret),
             keyvalue=KeyValueStoreClient(self._entries.address, self._store.root),
             writer=DiskWriterClient(
-                Partitions([mailbox.address for mailbox in self._writers]),
+                self._artifacts.address,
                 self._store,
                 self._uploads,
                 Budget(UPLOADS_BYTES),

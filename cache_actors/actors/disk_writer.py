@@ -1,4 +1,8 @@
-"""Disk writers: they publish artifacts, those of one id in order, in groups that share a sync."""
+"""The disk writer: it publishes artifacts, those of one id in order, in groups that share syncs.
+
+There is one in a process of the service. Different ids hardly wait for each other: a commit takes
+milliseconds, what is large is ready before it comes here, and those that wait share the next one.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,9 @@ import trio
 from cache_actors.storage.capacity import on_disk
 from cache_actors.storage.errors import storage_error
 from cache_actors.storage.files import FileStore, Publication, Published
-from cache_actors.supervision import Actor, Call, Envelope
+from cache_actors.supervision import Actor, Address, Call, Envelope
 
-from .hands import ThreadHands
+from .hands import ThreadHands, watched
 from .upload import Upload
 
 if TYPE_CHECKING:
@@ -26,14 +30,13 @@ if TYPE_CHECKING:
 
     from .evictor import EvictorClient
     from .hands import Hands
-    from .partitions import Partitions
 
 
 class DiskWriterClient:
     """Stores artifacts.
 
     Args:
-        partitions: the writers' addresses.
+        writer: the disk writer's address.
         store: where the artifacts go.
         temporary: where large uploads wait for their end; may be on another device.
         memory: what all small uploads together may hold in memory, in bytes.
@@ -43,14 +46,14 @@ class DiskWriterClient:
 
     def __init__(
         self,
-        partitions: Partitions,
+        writer: Address,
         store: FileStore,
         temporary: TemporaryFolder,
         memory: Budget,
         threads: trio.CapacityLimiter,
         metrics: Metrics,
     ) -> None:
-        self._partitions = partitions
+        self._writer = writer
         self._store = store
         self._temporary = temporary
         self._memory = memory
@@ -87,13 +90,12 @@ class DiskWriterClient:
             if not await upload.receive(path, chunks, expected_size, expected_digest):
                 return Published.EXISTS
             source = upload.source()
-            writer = self._partitions.address(str(path))
             message = Publish(path, source)
             if isinstance(source, tuple):
-                return await writer.call(message, wait_for_room=True)
+                return await self._writer.call(message, wait_for_room=True)
             # The writer reads from the temporary file: it must not be discarded under its hands.
             with trio.CancelScope(shield=True):
-                return await writer.call(message, wait_for_room=True)
+                return await self._writer.call(message, wait_for_room=True)
             raise AssertionError("a scope that nobody cancels has swallowed something")
 
 
@@ -141,8 +143,8 @@ class DiskWriter(Actor):
         self._metrics = metrics
 
     async def run(self, mailbox: Mailbox, started: Started) -> None:
-        """Live one life, with hands for as long."""
-        async with self._hands:
+        """Live one life, with hands for as long; it ends when they are lost."""
+        async with watched(self._hands):
             await super().run(mailbox, started)
 
     async def handle(self, batch: list[Envelope]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
 import msgspec
@@ -27,7 +28,7 @@ from cache_actors.storage.entries import EntryWrite, MissingArtifact
 from cache_actors.storage.files import FileStore, Publication, Published
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from cache_actors.storage.temporary import TemporaryFile
 
@@ -60,6 +61,29 @@ class Hands(Protocol[Given, Found]):
     async def commit(self, batch: Sequence[Given]) -> Sequence[Found]:
         """Commit a batch and return each item's outcome."""
 
+    async def watch(self) -> None:
+        """Never return.
+
+        Raises:
+            HandsLost: they can do nothing any more.
+        """
+
+
+@asynccontextmanager
+async def watched(hands: Hands[Given, Found]) -> AsyncGenerator[None, None]:
+    """Enter `hands`, and watch them meanwhile: what is done inside ends as soon as they are lost.
+
+    Raises:
+        HandsLost: they are.
+    """
+    try:
+        async with hands, trio.open_nursery() as nursery:
+            nursery.start_soon(hands.watch)
+            yield
+            nursery.cancel_scope.cancel()
+    except* HandsLost as lost:  # a batch may have noticed it at the same time
+        raise HandsLost("the process that commits is gone") from lost
+
 
 class ThreadHands(Generic[Item, Outcome]):
     """Commits in a thread of this process, by calling `action` with the batch."""
@@ -79,6 +103,10 @@ class ThreadHands(Generic[Item, Outcome]):
     async def commit(self, batch: Sequence[Item]) -> Sequence[Outcome]:
         """Commit a batch and return each item's outcome."""
         return await trio.to_thread.run_sync(self._action, batch, limiter=self._threads)
+
+    async def watch(self) -> None:
+        """Never return: threads are not lost."""
+        await trio.sleep_forever()
 
 
 class DiskProcess:
@@ -118,7 +146,9 @@ class DiskProcess:
                 self._require_artifacts,
             )
             self._process = await trio.lowlevel.open_process(
-                [*COMMAND, msgspec.json.encode(terms).decode()], pass_fds=(theirs.fileno(),)
+                [*COMMAND, msgspec.json.encode(terms).decode()],
+                pass_fds=(theirs.fileno(),),
+                process_group=0,  # a terminal's Ctrl-C is its parent's to deal with
             )
         try:
             await self._receive()
@@ -142,6 +172,14 @@ class DiskProcess:
                 with trio.move_on_after(END_SECONDS):  # a dead disk may hold it
                     await self._process.wait()
             await trio.aclose_forcefully(self._stream)
+
+    async def watch(self) -> None:
+        """Never return.
+
+        Raises:
+            HandsLost: the process has ended.
+        """
+        raise HandsLost(f"the process has ended: {await self._process.wait()}")
 
     async def ask(self, batch: Publish | Put, size: int) -> Report:
         """Have a batch of `size` items committed.

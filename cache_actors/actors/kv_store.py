@@ -20,6 +20,8 @@ from cache_actors.storage.errors import storage_error
 from cache_actors.storage.files import FileStore, Lookup, Version
 from cache_actors.supervision import Actor, Address, Call, Envelope
 
+from .hands import watched
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -127,8 +129,8 @@ class KeyValueStore(Actor):
         self._metrics = metrics
 
     async def run(self, mailbox: Mailbox, started: Started) -> None:
-        """Live one life, with hands for as long."""
-        async with self._hands:
+        """Live one life, with hands for as long; it ends when they are lost."""
+        async with watched(self._hands):
             await super().run(mailbox, started)
 
     async def handle(self, batch: list[Envelope]) -> None:

@@ -107,8 +107,8 @@ class Upload:
             raise EmptyUpload("The body is empty")
         if expected_digest is not None and expected_digest != self._digest():
             raise WrongDigest("The body does not match the digest that was declared")
-        if self._file is not None and self._store.durable:
-            await in_thread(self._store.sync_ahead, self._file, threads=self._threads)
+        if self._file is not None:
+            self._file = await in_thread(self._store.ready, self._file, threads=self._threads)
         return True
 
     def source(self) -> tuple[bytes, ...] | TemporaryFile:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -30,12 +32,28 @@ from .messages import (
     framed,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class ParentGone(Exception):
+    """The process that has asked for the commit has ended."""
+
 
 class Committer:
-    """Commits batches, one after the other, in a store of its own."""
+    """Commits batches, one after the other, in a store of its own.
 
-    def __init__(self, terms: Terms, temporary: TemporaryFolder) -> None:
+    Args:
+        terms: how.
+        temporary: its temporary folder.
+        parent_is_there: whether somebody waits for the outcome; asked by any thread.
+    """
+
+    def __init__(
+        self, terms: Terms, temporary: TemporaryFolder, parent_is_there: Callable[[], bool]
+    ) -> None:
         root = Path(terms.root)
+        self._parent_is_there = parent_is_there
         self._syncs: list[float] = []
         self._capacity = Capacity(root, terms.max_bytes)
         self._store = FileStore(
@@ -43,12 +61,16 @@ class Committer:
             temporary,
             durable=terms.durable,
             capacity=self._capacity,
-            synced=self._syncs.append,
+            synced=self._synced,
         )
         self._entries = EntryWriter(self._store, require_artifacts=terms.require_artifacts)
 
     def commit(self, batch: Publish | Put) -> Report:
-        """Commit one batch."""
+        """Commit one batch.
+
+        Raises:
+            ParentGone: its parent has ended meanwhile. What was not done by then will not be done.
+        """
         self._syncs.clear()
         found: list[Published | str | MissingArtifact | OSError | None] = []
         if isinstance(batch, Publish):
@@ -57,6 +79,16 @@ class Committer:
         else:
             found += self._entries.put([_write(line) for line in batch.lines])
         return Report([_outcome(each) for each in found], self._syncs)
+
+    def _synced(self, seconds: float) -> None:
+        """Count a sync; go on only for a parent that is still there.
+
+        A sync may take long. By then another process may have been told the contrary of what this
+        one has in hand, and its answer must stand.
+        """
+        self._syncs.append(seconds)
+        if not self._parent_is_there():
+            raise ParentGone
 
 
 def _write(line: Line) -> EntryWrite:
@@ -83,10 +115,11 @@ def run(terms: Terms) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    parent = os.getppid()
     temporary = TemporaryFolder(Path(terms.root) / TEMPORARY)
     try:
-        committer = Committer(terms, temporary)
         with socket.socket(fileno=terms.channel) as channel, channel.makefile("rb") as stream:
+            committer = Committer(terms, temporary, lambda: os.getppid() == parent)
             try:
                 channel.sendall(LENGTH.pack(0))
                 while len(head := stream.read(LENGTH.size)) == LENGTH.size:
@@ -95,7 +128,7 @@ def run(terms: Terms) -> None:
                     if len(message) < size:
                         break  # its sender died on the way
                     channel.sendall(framed(committer.commit(decode_batch(message))))
-            except ConnectionError:
+            except (ConnectionError, ParentGone):
                 pass  # nobody is there to be told
     finally:
         temporary.remove()

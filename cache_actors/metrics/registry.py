@@ -158,7 +158,7 @@ class Metrics:
         )
         commit_seconds = Histogram(
             "cache_actors_commit_duration_seconds",
-            "Writing and syncing files together, the wait for a thread included.",
+            "Writing and syncing files together, the way to the process that does it included.",
             ("kind",),
             buckets=_REQUEST_SECONDS,
             registry=registry,

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -33,7 +33,6 @@ from .whole import WholeFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
 PROBE_BYTES = 1 << 20
@@ -59,7 +58,7 @@ class Published(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """A file to publish at `path`: the pieces of it, or the temporary file that holds them."""
+    """A file to publish at `path`: the pieces of it, or a file from `FileStore.ready`."""
 
     path: Path
     source: Sequence[bytes] | TemporaryFile
@@ -112,7 +111,10 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Written:
-    """A file whose bytes are written, and whether it was made here, to be discarded in the end."""
+    """A file whose bytes are written.
+
+    It was made here, to be synced, and discarded in the end; or it has been made `ready` before.
+    """
 
     file: TemporaryFile
     is_ours: bool
@@ -181,14 +183,29 @@ class FileStore:
         finally:
             self._unsettled.difference_update(paths)
 
-    def sync_ahead(self, file: TemporaryFile) -> None:
-        """Sync a large file before it is published, so that publishing it takes little time.
+    def ready(self, file: TemporaryFile) -> TemporaryFile:
+        """Make a large `file` ready, so that publishing it is a link and a sync of its folder.
+
+        It is sealed and synced. One from another file system is brought over first; then it is
+        discarded, and the file that has taken its place returned.
 
         Raises:
-            OSError: the disk failed; the file must be discarded.
+            OSError: the disk failed, or is full; `file` must be discarded.
         """
-        if self.holds(file):  # another is going to be copied
-            self._sync_file(file)
+        here = file if self.holds(file) else self._temporary.create()
+        try:
+            if here is not file:
+                here.copy_from(file)
+            here.seal()
+            self._sync_file(here)
+        except OSError as error:
+            self.health.note([error])
+            if here is not file:
+                here.discard()
+            raise
+        if here is not file:
+            file.discard()
+        return here
 
     def replace(self, batch: Sequence[Replacement]) -> list[OSError | None]:
         """Write each item of `batch` in order; of those that share a path the last one stays."""
@@ -318,13 +335,13 @@ class FileStore:
         found: list[_Written | Outcome | OSError] = []
         try:
             found += (_attempt(write, item) for item in batch)
-            written = [each for each in found if isinstance(each, _Written)]
-            failures = dict(zip(written, self._sync_files(written), strict=True))
+            ours = [each for each in found if isinstance(each, _Written) and each.is_ours]
+            failures = dict(zip(ours, self._sync_files([each.file for each in ours]), strict=True))
             outcomes: list[Outcome | OSError] = []
             for item, each in zip(batch, found, strict=True):
                 if not isinstance(each, _Written):
                     outcomes.append(each)
-                elif failure := failures[each]:
+                elif failure := failures.get(each):
                     outcomes.append(failure)
                 else:
                     outcomes.append(_attempt(partial(name, item), each.file))
@@ -338,11 +355,13 @@ class FileStore:
         self._folders.ensure(item.path.parent)
         if self._is_published(item.path):
             return Published.EXISTS
-        with self._room_for(item):
-            written = self._on_this_device(item.source)
-        return self._sealed(written)
+        if isinstance(item.source, TemporaryFile):
+            return _Written(item.source, is_ours=False)
+        with self.capacity.room_for(item.size):
+            return self._written(self._temporary.create(), item.source)
 
     def _link(self, item: Publication, file: TemporaryFile) -> Published:
+        assert file.is_sealed, "it would be published without its record"  # noqa: S101
         try:
             self._folders.call_in(item.path.parent, file.link, item.path)
         except FileExistsError:
@@ -352,41 +371,16 @@ class FileStore:
         return Published.STORED
 
     def _write_entry(self, item: Replacement) -> _Written | None:
-        file = self._temporary.create(named=True)
-        try:
-            file.write([item.data])
-        except OSError:
-            file.discard()
-            raise
-        return self._sealed(_Written(file, is_ours=True))
+        return self._written(self._temporary.create(named=True), [item.data])
 
     def _rename(self, item: Replacement, file: TemporaryFile) -> None:
         self._folders.call_in(item.path.parent, file.rename, item.path)
 
-    def _sealed(self, written: _Written) -> _Written:
+    def _written(self, file: TemporaryFile, pieces: Sequence[bytes]) -> _Written:
+        """Write `pieces` to the new `file`, which is discarded if that fails."""
         try:
-            written.file.seal()
-        except OSError:
-            if written.is_ours:
-                written.file.discard()
-            raise
-        return written
-
-    def _room_for(self, item: Publication) -> AbstractContextManager[None]:
-        """Room to write it, which a temporary file has had from the start."""
-        is_written = isinstance(item.source, TemporaryFile)
-        return nullcontext() if is_written else self.capacity.room_for(item.size)
-
-    def _on_this_device(self, source: Sequence[bytes] | TemporaryFile) -> _Written:
-        """A file from which `source` can be linked."""
-        if isinstance(source, TemporaryFile) and self.holds(source):
-            return _Written(source, is_ours=False)
-        file = self._temporary.create()
-        try:
-            if isinstance(source, TemporaryFile):
-                file.copy_from(source)
-            else:
-                file.write(source)
+            file.write(pieces)
+            file.seal()
         except OSError:
             file.discard()
             raise
@@ -416,14 +410,14 @@ class FileStore:
                 settled.append(failure)
         return settled
 
-    def _sync_files(self, written: Sequence[_Written]) -> list[OSError | None]:
-        """Sync files that have been written, and return what went wrong with each."""
+    def _sync_files(self, files: Sequence[TemporaryFile]) -> list[OSError | None]:
+        """Sync files, and return what went wrong with each."""
         if not self.durable:
-            return [None] * len(written)
-        if len(written) > 1:
-            for each in written:
-                each.file.start_sync()
-        return self._group_sync.run([each.file.sync for each in written])
+            return [None] * len(files)
+        if len(files) > 1:
+            for file in files:
+                file.start_sync()
+        return self._group_sync.run([file.sync for file in files])
 
     def _sync_folders(self, folders: set[Path]) -> dict[Path, OSError | None]:
         """Sync folders, and return what went wrong with each."""
@@ -433,15 +427,16 @@ class FileStore:
         return dict(zip(folders, self._group_sync.run(syncs), strict=True))
 
     def _sync_file(self, file: TemporaryFile) -> None:
-        self._raise_first(self._sync_files([_Written(file, is_ours=False)]))
+        _raise_first(self._sync_files([file]))
 
     def _sync_folder(self, folder: Path) -> None:
-        self._raise_first(self._sync_folders({folder}).values())
+        _raise_first(self._sync_folders({folder}).values())
 
-    def _raise_first(self, failures: Iterable[OSError | None]) -> None:
-        for failure in failures:
-            if failure is not None:
-                raise failure
+
+def _raise_first(failures: Iterable[OSError | None]) -> None:
+    for failure in failures:
+        if failure is not None:
+            raise failure
 
 
 def _attempt(action: Callable[[Argument], Outcome], argument: Argument) -> Outcome | OSError:

@@ -49,7 +49,8 @@ class StorageHealth:
     def note(self, outcomes: Sequence[object]) -> None:
         """Take in how writes went: those that failed are `OSError`s.
 
-        A lack of open files or of memory is not the storage's fault, and says nothing of it.
+        A lack of open files or of memory is not the storage's fault, and says nothing of it; no
+        more does a project whose entries are being evicted.
         """
         failures = [storage_error(each) for each in outcomes if isinstance(each, OSError)]
         succeeded = len(failures) < len(outcomes)

@@ -49,7 +49,7 @@ class TemporaryFile:
     Whoever creates one discards it in the end, published or not.
     """
 
-    __slots__ = ("_fd", "_hash", "_reserved", "path", "size")
+    __slots__ = ("_fd", "_hash", "_reserved", "is_sealed", "path", "size")
 
     def __init__(self, fd: int, path: Path | None) -> None:
         self._fd = fd
@@ -57,6 +57,7 @@ class TemporaryFile:
         self._reserved = 0
         self.path = path
         self.size = 0
+        self.is_sealed = False
 
     def reserve(self, size: int) -> None:
         """Have the disk set aside room for `size` bytes, where it can do that.
@@ -106,6 +107,7 @@ class TemporaryFile:
         if self._reserved > self.size:
             os.ftruncate(self._fd, self.size)
         write_record(self._fd, Record(self.digest(), self.size))
+        self.is_sealed = True
 
     def start_sync(self) -> None:
         """Have the disk begin to write the file, without waiting: a hint, before `sync`.

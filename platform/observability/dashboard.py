@@ -241,7 +241,7 @@ ROWS = {
     "Commits and syncs": (
         Panel(
             "Commits",
-            "Writing and syncing files together, the wait for a thread included.",
+            "Writing and syncing files together, the way to the process that does it included.",
             "s",
             quantiles("kind", "cache_actors_commit_duration_seconds"),
         ),

@@ -19,7 +19,6 @@ import trio.testing
 from cache_actors.actors.disk_writer import DiskWriter, DiskWriterClient, Publish
 from cache_actors.actors.evictor import EvictorClient
 from cache_actors.actors.hands import ThreadHands
-from cache_actors.actors.partitions import Partitions
 from cache_actors.actors.upload import SMALL_BYTES, EmptyUpload, WrongDigest
 from cache_actors.storage.capacity import on_disk
 from cache_actors.storage.errors import StorageError, StorageFull
@@ -59,26 +58,22 @@ CONTENTS = pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "lar
 MAX_WEIGHT = 2 * SMALL_BYTES
 
 
-class Writers:
-    """Two running disk writers, and their client."""
+class Writer:
+    """A running disk writer, and its client."""
 
     def __init__(self, store: GatedStore, uploads: TemporaryFolder) -> None:
         self.store = store
         self.uploads = uploads
         self.memory = WatchedBudget(4 * SMALL_BYTES)
         self.disk_threads, self.stream_threads = CountingThreads(2), CountingThreads()
-        self.mailboxes = [
-            Mailbox(f"disk_writer_{number}", capacity=300, max_weight=MAX_WEIGHT)
-            for number in range(2)
-        ]
+        self.mailbox = Mailbox("disk_writer", capacity=300, max_weight=MAX_WEIGHT)
         self.evictor = Mailbox("evictor", capacity=100)
-        self.partitions = Partitions([mailbox.address for mailbox in self.mailboxes])
         threads = self.stream_threads.as_limiter()
         self.metrics = new_metrics()
         self.client = DiskWriterClient(
-            self.partitions, store, uploads, self.memory, threads, self.metrics
+            self.mailbox.address, store, uploads, self.memory, threads, self.metrics
         )
-        self.children = [actor_child(mailbox, self._new, shutdown=1) for mailbox in self.mailboxes]
+        self.child = actor_child(self.mailbox, self._new, shutdown=1)
         self.root: Root
 
     def _new(self) -> DiskWriter:
@@ -108,14 +103,8 @@ class Writers:
         path = self.path(entry)
         return path.read_bytes() if path.exists() else None
 
-    def in_other_partition(self, entry: Entry) -> Entry:
-        """An artifact that another writer is responsible for."""
-        mine = self.partitions.address(str(self.path(entry)))
-        others = (artifact(f"OTHER{number}") for number in range(100))
-        return next(o for o in others if self.partitions.address(str(self.path(o))) is not mine)
-
     def restarts(self) -> int:
-        return sum(self.root.child(mailbox.name).restarts for mailbox in self.mailboxes)
+        return self.root.child(self.mailbox.name).restarts
 
     @contextmanager
     def held_up(self, entry: Entry) -> Iterator[Gate]:
@@ -131,15 +120,14 @@ class Writers:
         assert self.memory.taken == 0
         assert self.memory.most <= self.memory.limit
         assert leftovers(self.uploads) == []
-        for mailbox in self.mailboxes:
-            assert mailbox._weight.taken == 0
+        assert self.mailbox._weight.taken == 0
 
 
 @pytest.fixture
-async def writers(run_tree: Run, storage: Path, temporary: TemporaryFolder) -> Writers:
-    writers = Writers(GatedStore(storage, temporary, durable=True), temporary)
-    writers.root = await run_tree(*writers.children)
-    return writers
+async def writer(run_tree: Run, storage: Path, temporary: TemporaryFolder) -> Writer:
+    writer = Writer(GatedStore(storage, temporary, durable=True), temporary)
+    writer.root = await run_tree(writer.child)
+    return writer
 
 
 # Storing.
@@ -147,75 +135,69 @@ async def writers(run_tree: Run, storage: Path, temporary: TemporaryFolder) -> W
 
 @pytest.mark.parametrize("size", [1, SMALL_BYTES, SMALL_BYTES + 1, 5 * SMALL_BYTES + 3])
 @pytest.mark.parametrize("is_known", [True, False], ids=["size known", "size unknown"])
-async def test_artifact_is_stored_whole(writers: Writers, size: int, is_known: bool) -> None:
+async def test_artifact_is_stored_whole(writer: Writer, size: int, is_known: bool) -> None:
     content = random.randbytes(size)
-    stored = writers.put(A, content) if is_known else writers.put_body(A, in_chunks(content))
+    stored = writer.put(A, content) if is_known else writer.put_body(A, in_chunks(content))
     assert await stored is Published.STORED
-    assert writers.content(A) == content
-    writers.assert_nothing_is_held()
+    assert writer.content(A) == content
+    writer.assert_nothing_is_held()
 
 
 @CONTENTS
-async def test_artifact_that_exists_stays_as_it_is(writers: Writers, content: bytes) -> None:
-    await writers.put(A, b"first")
-    before = os.stat(writers.path(A))  # noqa: PTH116
-    assert await writers.put(A, content) is Published.EXISTS
-    assert await writers.put_body(A, in_chunks(content)) is Published.EXISTS
-    after = os.stat(writers.path(A))  # noqa: PTH116
+async def test_artifact_that_exists_stays_as_it_is(writer: Writer, content: bytes) -> None:
+    await writer.put(A, b"first")
+    before = os.stat(writer.path(A))  # noqa: PTH116
+    assert await writer.put(A, content) is Published.EXISTS
+    assert await writer.put_body(A, in_chunks(content)) is Published.EXISTS
+    after = os.stat(writer.path(A))  # noqa: PTH116
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    assert writers.content(A) == b"first"
-    writers.assert_nothing_is_held()
+    assert writer.content(A) == b"first"
+    writer.assert_nothing_is_held()
 
 
 async def test_large_artifact_that_exists_is_not_read_nor_sent_to_the_writer(
-    writers: Writers,
+    writer: Writer,
 ) -> None:
-    await writers.put(A, SMALL)
+    await writer.put(A, SMALL)
     body = Body(LARGE)
-    assert await writers.client.store(A, body, len(LARGE)) is Published.EXISTS
+    assert await writer.client.store(A, body, len(LARGE)) is Published.EXISTS
     assert not body.is_read
-    assert len(writers.store.publications) == 1
-    assert writers.disk_threads.trips == 1
+    assert len(writer.store.publications) == 1
+    assert writer.disk_threads.trips == 1
 
 
-async def test_one_id_in_two_projects_is_two_artifacts(writers: Writers) -> None:
+async def test_one_id_in_two_projects_is_two_artifacts(writer: Writer) -> None:
     other = artifact("A", OTHER_PROJECT)
-    await writers.put(A, SMALL)
-    assert await writers.put(other, LARGE) is Published.STORED
-    assert (writers.content(A), writers.content(other)) == (SMALL, LARGE)
+    await writer.put(A, SMALL)
+    assert await writer.put(other, LARGE) is Published.STORED
+    assert (writer.content(A), writer.content(other)) == (SMALL, LARGE)
 
 
-async def test_small_artifact_costs_one_trip_to_a_thread(writers: Writers) -> None:
-    await writers.put(A, bytes(SMALL_BYTES))
-    assert (writers.disk_threads.trips, writers.stream_threads.trips) == (1, 0)
+async def test_small_artifact_costs_one_trip_to_a_thread(writer: Writer) -> None:
+    await writer.put(A, bytes(SMALL_BYTES))
+    assert (writer.disk_threads.trips, writer.stream_threads.trips) == (1, 0)
 
 
 async def test_all_that_waits_is_published_in_one_trip(
-    writers: Writers, nursery: trio.Nursery
+    writer: Writer, nursery: trio.Nursery
 ) -> None:
-    mine = [e for e in map(artifact, map(str, range(60))) if not is_elsewhere(writers, e)]
-    with writers.held_up(A) as gate:
-        tasks = [await begin(nursery, lambda: writers.put(A, SMALL))]
+    mine = [artifact(str(number)) for number in range(60)]
+    with writer.held_up(A) as gate:
+        tasks = [await begin(nursery, lambda: writer.put(A, SMALL))]
         await gate.reached()
-        tasks += [await begin(nursery, partial(writers.put, entry, SMALL)) for entry in mine]
+        tasks += [await begin(nursery, partial(writer.put, entry, SMALL)) for entry in mine]
     for task in tasks:
         assert await task.result() is Published.STORED
-    assert [len(batch) for batch in writers.store.publications] == [1, len(mine)]
-    assert len(mine) > 20
-
-
-def is_elsewhere(writers: Writers, entry: Entry) -> bool:
-    address = writers.partitions.address
-    return address(str(writers.path(entry))) is not address(str(writers.path(A)))
+    assert [len(batch) for batch in writer.store.publications] == [1, len(mine)]
 
 
 async def test_artifact_is_not_acknowledged_before_it_is_published(
-    writers: Writers, nursery: trio.Nursery
+    writer: Writer, nursery: trio.Nursery
 ) -> None:
     for content in (SMALL, LARGE):
         entry = artifact(f"SIZE{len(content)}")
-        with writers.held_up(entry) as gate:
-            task = await begin(nursery, partial(writers.put, entry, content))
+        with writer.held_up(entry) as gate:
+            task = await begin(nursery, partial(writer.put, entry, content))
             await gate.reached()
             await trio.testing.wait_all_tasks_blocked()
             assert not task.is_done()
@@ -224,7 +206,7 @@ async def test_artifact_is_not_acknowledged_before_it_is_published(
 
 @CONTENTS
 async def test_artifact_is_on_disk_before_it_is_acknowledged(
-    writers: Writers, content: bytes, monkeypatch: pytest.MonkeyPatch
+    writer: Writer, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal: list[str] = []
     real_fdatasync, real_fsync, real_link = os.fdatasync, os.fsync, os.link
@@ -236,7 +218,7 @@ async def test_artifact_is_on_disk_before_it_is_acknowledged(
 
     def fsync(fd: int) -> None:
         real_fsync(fd)
-        if os.readlink(f"/proc/self/fd/{fd}") == str(writers.path(A).parent):  # noqa: PTH115
+        if os.readlink(f"/proc/self/fd/{fd}") == str(writer.path(A).parent):  # noqa: PTH115
             journal.append("synced its folder")
 
     def link(source: str, target: Path, **how: object) -> None:
@@ -246,10 +228,8 @@ async def test_artifact_is_on_disk_before_it_is_acknowledged(
     monkeypatch.setattr(os, "fdatasync", fdatasync)
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "link", link)
-    await writers.put(A, content)
+    await writer.put(A, content)
     journal.append("acknowledged")
-    if content is LARGE:
-        assert journal.pop(0) == "synced the file"  # ahead, by the thread that has received it
     assert journal == ["synced the file", "linked", "synced its folder", "acknowledged"]
 
 
@@ -262,11 +242,11 @@ async def test_uploads_may_wait_on_another_device(
         pytest.skip("there is no other device")
     uploads = TemporaryFolder(elsewhere / f"cache-actors-test-{os.getpid()}")
     try:
-        writers = Writers(GatedStore(storage, temporary, durable=True), uploads)
-        writers.root = await run_tree(*writers.children)
-        assert await writers.put(A, content) is Published.STORED
-        assert writers.content(A) == content
-        writers.assert_nothing_is_held()
+        writer = Writer(GatedStore(storage, temporary, durable=True), uploads)
+        writer.root = await run_tree(writer.child)
+        assert await writer.put(A, content) is Published.STORED
+        assert writer.content(A) == content
+        writer.assert_nothing_is_held()
         assert leftovers(temporary) == []
     finally:
         uploads.remove()
@@ -277,7 +257,7 @@ async def test_uploads_may_wait_on_another_device(
 
 
 async def test_of_200_uploads_of_one_id_one_is_stored_whole_and_all_succeed(
-    writers: Writers, nursery: trio.Nursery
+    writer: Writer, nursery: trio.Nursery
 ) -> None:
     sizes = [10, 10_000, SMALL_BYTES, SMALL_BYTES + 1]
     contents = [random.randbytes(sizes[number % 4]) for number in range(200)]
@@ -285,96 +265,90 @@ async def test_of_200_uploads_of_one_id_one_is_stored_whole_and_all_succeed(
     for task, content in zip(tasks, contents, strict=True):
         known = len(content) if content[0] % 2 else None
         nursery.start_soon(
-            task.run, partial(writers.client.store, A, in_chunks(content, 50_000), known)
+            task.run, partial(writer.client.store, A, in_chunks(content, 50_000), known)
         )
     outcomes = [await task.result() for task in tasks]
     assert Counter(outcomes) == {Published.STORED: 1, Published.EXISTS: 199}
-    assert writers.content(A) == contents[outcomes.index(Published.STORED)]
-    writers.assert_nothing_is_held()
+    assert writer.content(A) == contents[outcomes.index(Published.STORED)]
+    writer.assert_nothing_is_held()
 
 
-async def test_commits_of_one_id_never_overlap_and_hold_up_no_other_partition(
-    writers: Writers, nursery: trio.Nursery
-) -> None:
-    other = writers.in_other_partition(A)
-    with writers.held_up(A) as gate:
-        first = await begin(nursery, lambda: writers.put(A, SMALL))
+async def test_commits_of_one_id_never_overlap(writer: Writer, nursery: trio.Nursery) -> None:
+    with writer.held_up(A) as gate:
+        first = await begin(nursery, lambda: writer.put(A, SMALL))
         await gate.reached()
-        waiting = [await begin(nursery, partial(writers.put, A, c)) for c in (b"second", LARGE)]
-        for content in (SMALL, LARGE):
-            await writers.put(other, content)
+        waiting = [await begin(nursery, partial(writer.put, A, c)) for c in (b"second", LARGE)]
         await trio.testing.wait_all_tasks_blocked()
         assert not any(task.is_done() for task in (first, *waiting))
-        assert writers.content(A) is None
+        assert writer.content(A) is None
     assert await first.result() is Published.STORED
     assert [await task.result() for task in waiting] == [Published.EXISTS] * 2
-    assert writers.content(A) == SMALL
-    assert writers.store.most_at_once[writers.path(A)] == 1
-    assert writers.content(other) == SMALL
+    assert writer.content(A) == SMALL
+    assert writer.store.most_at_once[writer.path(A)] == 1
 
 
 async def test_artifacts_that_wait_for_the_disk_are_bounded_in_bytes_and_none_is_refused(
-    writers: Writers, nursery: trio.Nursery
+    writer: Writer, nursery: trio.Nursery
 ) -> None:
-    entries = [e for e in map(artifact, map(str, range(40))) if not is_elsewhere(writers, e)][:12]
-    with writers.held_up(A) as gate:
-        first = await begin(nursery, lambda: writers.put(A, SMALL))
+    entries = [artifact(str(number)) for number in range(12)]
+    with writer.held_up(A) as gate:
+        first = await begin(nursery, lambda: writer.put(A, SMALL))
         await gate.reached()
         size = MAX_WEIGHT // 4
-        writers.memory.limit = 20 * size
-        tasks = [await begin(nursery, partial(writers.put, e, bytes(size))) for e in entries]
-        assert max(mailbox._weight.taken for mailbox in writers.mailboxes) <= MAX_WEIGHT
+        writer.memory.limit = 20 * size
+        tasks = [await begin(nursery, partial(writer.put, e, bytes(size))) for e in entries]
+        assert writer.mailbox._weight.taken <= MAX_WEIGHT
         assert not any(task.is_done() for task in tasks)
     for task in (first, *tasks):
         assert await task.result() is Published.STORED
-    writers.assert_nothing_is_held()
+    writer.assert_nothing_is_held()
 
 
 # Ends.
 
 
 @pytest.mark.parametrize("size", [0, None])
-async def test_empty_upload_stores_nothing(writers: Writers, size: int | None) -> None:
+async def test_empty_upload_stores_nothing(writer: Writer, size: int | None) -> None:
     with pytest.raises(EmptyUpload):
-        await writers.client.store(A, in_chunks(b""), size)
-    assert writers.content(A) is None
-    assert writers.store.publications == []
+        await writer.client.store(A, in_chunks(b""), size)
+    assert writer.content(A) is None
+    assert writer.store.publications == []
 
 
 @CONTENTS
-async def test_body_other_than_declared_stores_nothing(writers: Writers, content: bytes) -> None:
+async def test_body_other_than_declared_stores_nothing(writer: Writer, content: bytes) -> None:
     digest = hashlib.sha256(content).digest()
     with pytest.raises(WrongDigest):
-        await writers.put_body(A, in_chunks(content + b"?"), digest)
-    assert writers.content(A) is None
-    writers.assert_nothing_is_held()
-    assert await writers.put_body(A, in_chunks(content), digest) is Published.STORED
+        await writer.put_body(A, in_chunks(content + b"?"), digest)
+    assert writer.content(A) is None
+    writer.assert_nothing_is_held()
+    assert await writer.put_body(A, in_chunks(content), digest) is Published.STORED
 
 
 @CONTENTS
 async def test_upload_cut_short_stores_nothing(
-    writers: Writers, nursery: trio.Nursery, content: bytes
+    writer: Writer, nursery: trio.Nursery, content: bytes
 ) -> None:
     body = Body(content, error=ConnectionResetError())
-    task = await begin(nursery, lambda: writers.put_body(A, body))
+    task = await begin(nursery, lambda: writer.put_body(A, body))
     body.come.set()
     assert isinstance(await task.error(), ConnectionResetError)
-    assert writers.content(A) is None
-    assert writers.store.publications == []
-    writers.assert_nothing_is_held()
+    assert writer.content(A) is None
+    assert writer.store.publications == []
+    writer.assert_nothing_is_held()
 
 
 @CONTENTS
-async def test_full_disk_stores_nothing_and_is_no_crash(writers: Writers, content: bytes) -> None:
+async def test_full_disk_stores_nothing_and_is_no_crash(writer: Writer, content: bytes) -> None:
     with pytest.MonkeyPatch.context() as full:
         fail_writes(full)
         with pytest.raises(StorageFull):
-            await writers.put(A, content)
-        assert writers.content(A) is None
-        writers.assert_nothing_is_held()
-    assert await writers.put(A, content) is Published.STORED
-    assert writers.content(A) == content
-    assert writers.restarts() == 0
+            await writer.put(A, content)
+        assert writer.content(A) is None
+        writer.assert_nothing_is_held()
+    assert await writer.put(A, content) is Published.STORED
+    assert writer.content(A) == content
+    assert writer.restarts() == 0
 
 
 @CONTENTS
@@ -389,7 +363,7 @@ async def test_full_disk_stores_nothing_and_is_no_crash(writers: Writers, conten
     ],
 )
 async def test_whatever_the_disk_fails_at_stores_nothing_and_is_no_crash(
-    writers: Writers, content: bytes, call: str, number: int, kind: type[StorageError]
+    writer: Writer, content: bytes, call: str, number: int, kind: type[StorageError]
 ) -> None:
     def failing(*_: object, **__: object) -> NoReturn:
         raise OSError(number, os.strerror(number), "/secret/path")
@@ -397,55 +371,53 @@ async def test_whatever_the_disk_fails_at_stores_nothing_and_is_no_crash(
     with pytest.MonkeyPatch.context() as broken:
         broken.setattr(os, call, failing)
         with pytest.raises(StorageError) as caught:
-            await writers.put(A, content)
+            await writer.put(A, content)
     assert type(caught.value) is kind
     assert "/secret/path" not in str(caught.value)
-    assert writers.content(A) is None
-    writers.assert_nothing_is_held()
-    assert await writers.put(A, content) is Published.STORED
-    assert writers.restarts() == 0
+    assert writer.content(A) is None
+    writer.assert_nothing_is_held()
+    assert await writer.put(A, content) is Published.STORED
+    assert writer.restarts() == 0
 
 
 async def test_one_that_fails_hurts_no_other_of_its_batch(
-    writers: Writers, nursery: trio.Nursery
+    writer: Writer, nursery: trio.Nursery
 ) -> None:
-    good = [e for e in map(artifact, map(str, range(20))) if not is_elsewhere(writers, e)]
+    good = [artifact(str(number)) for number in range(20)]
     bad = artifact("x" * 300)  # a name that is too long for a file
-    while is_elsewhere(writers, bad):
-        bad = artifact(bad.id + "x")
-    with writers.held_up(A) as gate:
-        first = await begin(nursery, lambda: writers.put(A, SMALL))
+    with writer.held_up(A) as gate:
+        first = await begin(nursery, lambda: writer.put(A, SMALL))
         await gate.reached()
-        tasks = [await begin(nursery, partial(writers.put, e, SMALL)) for e in (*good, bad)]
+        tasks = [await begin(nursery, partial(writer.put, e, SMALL)) for e in (*good, bad)]
     await first.result()
     assert isinstance(await tasks.pop().error(), StorageError)
     for task in tasks:
         assert await task.result() is Published.STORED
-    assert [len(batch) for batch in writers.store.publications] == [1, len(good) + 1]
-    assert writers.restarts() == 0
+    assert [len(batch) for batch in writer.store.publications] == [1, len(good) + 1]
+    assert writer.restarts() == 0
 
 
 @CONTENTS
 async def test_crash_of_the_writer_is_heard_and_leaves_nothing_behind(
-    writers: Writers, content: bytes
+    writer: Writer, content: bytes
 ) -> None:
     with pytest.MonkeyPatch.context() as bug:
-        bug.setattr(writers.store, "publish", lambda _batch: 1 / 0)
+        bug.setattr(writer.store, "publish", lambda _batch: 1 / 0)
         with pytest.raises(ActorCrashed):
-            await writers.put(A, content)
-    writers.assert_nothing_is_held()
-    assert await writers.put(A, content) is Published.STORED
-    assert writers.restarts() == 1
+            await writer.put(A, content)
+    writer.assert_nothing_is_held()
+    assert await writer.put(A, content) is Published.STORED
+    assert writer.restarts() == 1
 
 
 @CONTENTS
 async def test_stopped_writer_is_heard_and_leaves_nothing_behind(
-    writers: Writers, content: bytes
+    writer: Writer, content: bytes
 ) -> None:
-    await writers.root.stop()
+    await writer.root.stop()
     with pytest.raises(ActorStopped):
-        await writers.put(A, content)
-    writers.assert_nothing_is_held()
+        await writer.put(A, content)
+    writer.assert_nothing_is_held()
 
 
 # Room.
@@ -454,74 +426,74 @@ async def test_stopped_writer_is_heard_and_leaves_nothing_behind(
 @CONTENTS
 @pytest.mark.parametrize("is_known", [True, False], ids=["size known", "size unknown"])
 async def test_upload_leaves_the_reserve_alone(
-    writers: Writers, content: bytes, is_known: bool
+    writer: Writer, content: bytes, is_known: bool
 ) -> None:
-    await writers.put(A, SMALL)
+    await writer.put(A, SMALL)
     late = artifact("LATE")
     with pytest.MonkeyPatch.context() as full:
         leave_no_room(full)
         with pytest.raises(StorageFull):
-            await (writers.put if is_known else writers.put_unknown)(late, content)
-        assert writers.content(late) is None
-        writers.assert_nothing_is_held()
-        assert await writers.put(A, content) is Published.EXISTS  # this needs none
-    assert await writers.put(late, content) is Published.STORED
-    assert writers.restarts() == 0
+            await (writer.put if is_known else writer.put_unknown)(late, content)
+        assert writer.content(late) is None
+        writer.assert_nothing_is_held()
+        assert await writer.put(A, content) is Published.EXISTS  # this needs none
+    assert await writer.put(late, content) is Published.STORED
+    assert writer.restarts() == 0
 
 
-async def test_evictor_is_told_of_what_was_stored(writers: Writers) -> None:
-    await writers.put(A, SMALL)
-    await writers.put_body(artifact("B"), in_chunks(LARGE))
-    assert await told(writers.evictor) == [on_disk(len(SMALL)), on_disk(len(LARGE))]
+async def test_evictor_is_told_of_what_was_stored(writer: Writer) -> None:
+    await writer.put(A, SMALL)
+    await writer.put_body(artifact("B"), in_chunks(LARGE))
+    assert await told(writer.evictor) == [on_disk(len(SMALL)), on_disk(len(LARGE))]
 
 
-async def test_evictor_is_not_told_of_what_was_not_stored(writers: Writers) -> None:
-    await writers.put(A, SMALL)
-    await told(writers.evictor)
-    assert await writers.put(A, b"again") is Published.EXISTS
+async def test_evictor_is_not_told_of_what_was_not_stored(writer: Writer) -> None:
+    await writer.put(A, SMALL)
+    await told(writer.evictor)
+    assert await writer.put(A, b"again") is Published.EXISTS
     with pytest.MonkeyPatch.context() as full:
         fail_writes(full)
         with pytest.raises(StorageFull):
-            await writers.put(artifact("B"), SMALL)
-    assert await told(writers.evictor) == []
+            await writer.put(artifact("B"), SMALL)
+    assert await told(writer.evictor) == []
 
 
-async def test_evictor_is_told_once_of_a_batch(writers: Writers, nursery: trio.Nursery) -> None:
-    mine = [e for e in map(artifact, map(str, range(20))) if not is_elsewhere(writers, e)]
-    with writers.held_up(A) as gate:
-        tasks = [await begin(nursery, lambda: writers.put(A, SMALL))]
+async def test_evictor_is_told_once_of_a_batch(writer: Writer, nursery: trio.Nursery) -> None:
+    mine = [artifact(str(number)) for number in range(20)]
+    with writer.held_up(A) as gate:
+        tasks = [await begin(nursery, lambda: writer.put(A, SMALL))]
         await gate.reached()
-        tasks += [await begin(nursery, partial(writers.put, e, SMALL)) for e in (*mine, *mine, A)]
+        tasks += [await begin(nursery, partial(writer.put, e, SMALL)) for e in (*mine, *mine, A)]
     for task in tasks:
         await task.result()
-    assert await told(writers.evictor) == [on_disk(len(SMALL)), len(mine) * on_disk(len(SMALL))]
+    assert await told(writer.evictor) == [on_disk(len(SMALL)), len(mine) * on_disk(len(SMALL))]
 
 
-async def test_evictor_that_does_not_listen_holds_up_nobody(writers: Writers) -> None:
+async def test_evictor_that_does_not_listen_holds_up_nobody(writer: Writer) -> None:
     for number in range(150):
-        assert await writers.put(artifact(str(number)), SMALL) is Published.STORED
-    assert writers.evictor.depth() == 100
-    writers.evictor.close()
-    assert await writers.put(artifact("last"), SMALL) is Published.STORED
-    assert writers.restarts() == 0
+        assert await writer.put(artifact(str(number)), SMALL) is Published.STORED
+    assert writer.evictor.depth() == 100
+    writer.evictor.close()
+    assert await writer.put(artifact("last"), SMALL) is Published.STORED
+    assert writer.restarts() == 0
 
 
 # Cancellation.
 
 
 async def test_commit_of_a_large_artifact_goes_on_though_its_client_left(
-    writers: Writers, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+    writer: Writer, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     discarded_during_commit: list[bool] = []
     real_discard = TemporaryFile.discard
 
     def discard(file: TemporaryFile) -> None:
-        discarded_during_commit.append(writers.content(A) is None)
+        discarded_during_commit.append(writer.content(A) is None)
         real_discard(file)
 
     monkeypatch.setattr(TemporaryFile, "discard", discard)
-    with writers.held_up(A) as gate:
-        task = await begin(nursery, lambda: writers.put(A, LARGE))
+    with writer.held_up(A) as gate:
+        task = await begin(nursery, lambda: writer.put(A, LARGE))
         await gate.reached()
         task.scope.cancel()
         await trio.testing.wait_all_tasks_blocked()
@@ -529,56 +501,56 @@ async def test_commit_of_a_large_artifact_goes_on_though_its_client_left(
         assert discarded_during_commit == []
     await task.result()  # what is shielded is not cancelled any more
     assert discarded_during_commit == [False]
-    assert writers.content(A) == LARGE
-    writers.assert_nothing_is_held()
+    assert writer.content(A) == LARGE
+    writer.assert_nothing_is_held()
 
 
 async def test_commit_of_a_large_artifact_that_waits_its_turn_goes_on_though_its_client_left(
-    writers: Writers, nursery: trio.Nursery
+    writer: Writer, nursery: trio.Nursery
 ) -> None:
-    late = next(e for e in map(artifact, map(str, range(20))) if not is_elsewhere(writers, e))
-    with writers.held_up(A) as gate:
-        first = await begin(nursery, lambda: writers.put(A, SMALL))
+    late = artifact("LATE")
+    with writer.held_up(A) as gate:
+        first = await begin(nursery, lambda: writer.put(A, SMALL))
         await gate.reached()
-        task = await begin(nursery, lambda: writers.put(late, LARGE))
+        task = await begin(nursery, lambda: writer.put(late, LARGE))
         with trio.fail_after(5):
-            while not sum(mailbox.depth() for mailbox in writers.mailboxes):
+            while not writer.mailbox.depth():
                 await trio.lowlevel.checkpoint()
         task.scope.cancel()
         await trio.testing.wait_all_tasks_blocked()
         assert not task.is_done()
     await first.result()
     await task.result()
-    assert writers.content(late) == LARGE
-    writers.assert_nothing_is_held()
+    assert writer.content(late) == LARGE
+    writer.assert_nothing_is_held()
 
 
 async def test_commit_of_a_small_artifact_is_finished_behind_a_client_that_left(
-    writers: Writers, nursery: trio.Nursery
+    writer: Writer, nursery: trio.Nursery
 ) -> None:
-    with writers.held_up(A) as gate:
-        task = await begin(nursery, lambda: writers.put(A, SMALL))
+    with writer.held_up(A) as gate:
+        task = await begin(nursery, lambda: writer.put(A, SMALL))
         await gate.reached()
         task.scope.cancel()
         await task.cancelled()
-    assert await writers.put(A, b"second") is Published.EXISTS
-    assert writers.content(A) == SMALL
-    writers.assert_nothing_is_held()
+    assert await writer.put(A, b"second") is Published.EXISTS
+    assert writer.content(A) == SMALL
+    writer.assert_nothing_is_held()
 
 
 async def test_small_artifact_whose_client_left_before_its_turn_is_not_written(
-    writers: Writers, nursery: trio.Nursery
+    writer: Writer, nursery: trio.Nursery
 ) -> None:
-    with writers.held_up(A) as gate:
-        first = await begin(nursery, lambda: writers.put(A, SMALL))
+    with writer.held_up(A) as gate:
+        first = await begin(nursery, lambda: writer.put(A, SMALL))
         await gate.reached()
-        second = await begin(nursery, lambda: writers.put(A, b"second"))
+        second = await begin(nursery, lambda: writer.put(A, b"second"))
         second.scope.cancel()
         await second.cancelled()
     await first.result()
-    assert await writers.put(A, b"third") is Published.EXISTS
-    assert [len(batch) for batch in writers.store.publications] == [1, 1]
-    writers.assert_nothing_is_held()
+    assert await writer.put(A, b"third") is Published.EXISTS
+    assert [len(batch) for batch in writer.store.publications] == [1, 1]
+    writer.assert_nothing_is_held()
 
 
 # Messages.
@@ -599,16 +571,16 @@ def test_content_does_not_show_in_what_is_printed() -> None:
 # Metrics.
 
 
-async def test_commits_and_their_syncs_are_counted(writers: Writers) -> None:
-    await writers.put(artifact("ONE"), SMALL)
-    found = Scrape.of(writers.metrics)
+async def test_commits_and_their_syncs_are_counted(writer: Writer) -> None:
+    await writer.put(artifact("ONE"), SMALL)
+    found = Scrape.of(writer.metrics)
     assert found.value("cache_actors_commit_files_sum", kind="artifact") == 1
     assert found.value("cache_actors_commit_duration_seconds_count", kind="artifact") == 1
 
 
-async def test_upload_counts_as_a_temporary_file_while_it_is_one(writers: Writers) -> None:
+async def test_upload_counts_as_a_temporary_file_while_it_is_one(writer: Writer) -> None:
     def files() -> float:
-        return Scrape.of(writers.metrics).value("cache_actors_temporary_files")
+        return Scrape.of(writer.metrics).value("cache_actors_temporary_files")
 
     seen: list[float] = []
 
@@ -617,8 +589,8 @@ async def test_upload_counts_as_a_temporary_file_while_it_is_one(writers: Writer
         seen.append(files())
 
     for name in "ONE", "TWO":
-        await writers.client.store(artifact(name), chunks())
+        await writer.client.store(artifact(name), chunks())
     async with aclosing(chunks()) as unread:
-        assert await writers.client.store(artifact("TWO"), unread) is Published.EXISTS
+        assert await writer.client.store(artifact("TWO"), unread) is Published.EXISTS
     assert seen == [1, 1]
     assert files() == 0

@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from cache_actors.actors import hands
-from cache_actors.actors.hands import HandsLost, PublishingProcess, PuttingProcess
+from cache_actors.actors.hands import HandsLost, PublishingProcess, PuttingProcess, watched
 from cache_actors.storage.capacity import Capacity
 from cache_actors.storage.entries import EntryWrite, MissingArtifact
 from cache_actors.storage.files import FileStore, Publication, Published
@@ -110,6 +110,39 @@ async def test_process_that_is_killed_is_noticed(store: FileStore, is_stopped: b
             with pytest.raises(HandsLost):
                 await process.commit([publication(store, "A")])
     assert not publication(store, "A").path.exists()
+
+
+async def test_process_that_is_killed_while_it_is_idle_is_noticed_at_once(
+    store: FileStore,
+) -> None:
+    process = PublishingProcess(store, lambda _: None)
+
+    async def live() -> None:
+        async with watched(process):
+            os.kill(process._process.pid, signal.SIGKILL)
+            await trio.sleep_forever()
+
+    with trio.fail_after(LIMIT), pytest.raises(HandsLost):
+        await live()
+
+
+async def test_watch_and_batch_that_notice_it_together_raise_one_error(store: FileStore) -> None:
+    process = PublishingProcess(store, lambda _: None)
+
+    async def live() -> None:
+        async with watched(process):
+            os.kill(process._process.pid, signal.SIGKILL)
+            with trio.CancelScope(shield=True):
+                await process._process.wait()
+            raise HandsLost("a batch has noticed it")
+
+    with trio.fail_after(LIMIT), pytest.raises(HandsLost):
+        await live()
+
+
+async def test_process_is_not_in_the_group_that_a_terminal_interrupts(store: FileStore) -> None:
+    async with PublishingProcess(store, lambda _: None) as process:
+        assert os.getpgid(process._process.pid) == process._process.pid
 
 
 async def kill_soon(process: PublishingProcess) -> None:

@@ -111,8 +111,8 @@ class Inspector:
                 yield Path(folder) / name
 
     def check_places(self, *, stopped: bool = False) -> None:
-        """The temporary folder holds the living process's own folder at most, and nothing in that;
-        the quarantine is empty.
+        """The temporary folder holds the living processes' own folders at most, and nothing in
+        those; the quarantine is empty.
         """
         deadline = time.monotonic() + LEFTOVER_SECONDS
         while (left := self._leftovers(stopped)) and time.monotonic() < deadline:
@@ -126,7 +126,7 @@ class Inspector:
 
     def _leftovers(self, stopped: bool) -> list[str]:
         folders = sorted((self._site.storage / TEMPORARY).iterdir())
-        own = 0 if stopped else 1
+        own = 0 if stopped else 3  # the service's, and of its processes that write
         left = [str(path) for path in folders[own:]]
         return left + [str(path) for folder in folders[:own] for path in folder.rglob("*")]
 
@@ -181,6 +181,10 @@ class Inspector:
         self._tally.violate(Violation(fault, what, detail))
 
 
+INJECTED = ("InjectedCrash", "HandsLost")
+"""What crashes actors: a flag, and the kill of a process that writes."""
+
+
 def problem_in(line: str) -> str | None:
     """What is wrong with a line of the service's log, if anything."""
     if not line.startswith("{"):
@@ -189,6 +193,6 @@ def problem_in(line: str) -> str | None:
     exception = str(event.get("exception", ""))
     if event["level"] == "critical":
         return line.strip()[:500]
-    if exception and "InjectedCrash" not in exception:
+    if exception and not any(name in exception for name in INJECTED):
         return f"{event['event']}: {exception[-500:]}"
     return None

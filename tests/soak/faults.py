@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
+
+from tests.support.disk_processes import disk_processes
+from tests.support.strace import family
 
 if TYPE_CHECKING:
     import random
@@ -28,6 +32,7 @@ class Kind(Enum):
 
     KILL = "kill"
     CRASH = "crash"
+    HANDS = "kill hands"
     INJECT = "inject"
     INJECT_END = "inject end"
     TRACE = "trace"
@@ -97,6 +102,8 @@ def draw_plan(rng: random.Random, *, can_fill: bool, can_trace: bool, must_kill:
         for _ in range(rng.randint(1, 4)):
             crash = f"{rng.choice(ACTORS)} {rng.choice(('before', 'after'))}"
             events.append(Event(rng.uniform(0.0, 1.2), Kind.CRASH, crash))
+    if not calm and rng.random() < 0.3:
+        events.append(Event(rng.uniform(0.0, 1.2), Kind.HANDS, str(rng.randrange(2))))
     failing = rng.random()
     if not calm and failing < 0.25:
         calls = rng.sample(CALLS, rng.randint(1, len(CALLS)))
@@ -137,6 +144,8 @@ class Faults:
                 temporary = flags / "new"
                 temporary.write_text(when)
                 temporary.replace(flags / f"crash.{actor}")
+            case Kind.HANDS:
+                self._kill_hands(int(event.argument))
             case Kind.INJECT:
                 temporary = flags / "new"
                 temporary.write_text(event.argument)
@@ -165,13 +174,23 @@ class Faults:
         for actor in ACTORS:
             (self._site.flags / f"crash.{actor}").unlink(missing_ok=True)
 
+    def _kill_hands(self, which: int) -> None:
+        """Kill one of the processes that write, if they run."""
+        process = self._site.service.process
+        pids = disk_processes(process.pid) if process is not None else []
+        if which < len(pids):
+            with suppress(ProcessLookupError):
+                os.kill(pids[which], signal.SIGKILL)
+                self._tally.add("hands")
+
     def _trace(self, calls: str, error: str, step: str) -> None:
         process = self._site.service.process
         if self._strace is None or process is None or process.poll() is not None:
             return
         what = ["-e", f"trace={calls}", "-e", f"inject={calls}:error={error}:when=1+{step}"]
+        whom = [f"--attach={pid}" for pid in family(process.pid)]
         self._tracer = subprocess.Popen(
-            [self._strace, "-f", "-q", *what, "-o", "/dev/null", "-p", str(process.pid)],
+            [self._strace, "-f", "-q", *what, "-o", "/dev/null", *whom],
             stderr=subprocess.DEVNULL,
         )
         self._tally.add("traced")

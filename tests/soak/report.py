@@ -21,6 +21,7 @@ OUTCOMES = ("acknowledged", "answered", "refused", "no answer")
 
 FAULTS = {
     "kills": "times the service was killed (SIGKILL)",
+    "hands": "times a process that writes was killed",
     "crashes": "actors crashed",
     "full": "times the disk was filled up",
     "injected": "calls made to fail in the service",

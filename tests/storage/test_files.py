@@ -66,7 +66,14 @@ def publish(store: FileStore, path: Path, *pieces: bytes) -> Published | OSError
 
 
 def publish_file(store: FileStore, path: Path, source: TemporaryFile) -> Published | OSError:
-    (outcome,) = store.publish([Publication(path, source)])
+    """Publish a file as an upload is, and discard what has been made for it."""
+    try:
+        ready = store.ready(source)
+    except OSError as error:
+        return error
+    (outcome,) = store.publish([Publication(path, ready)])
+    if ready is not source:
+        ready.discard()
     return outcome
 
 
@@ -329,7 +336,7 @@ def test_folder_removed_behind_the_stores_back_is_made_again(
         assert path.read_bytes() == b"again"
 
 
-# Files from another device.
+# Files that are made ready; those from another device.
 
 
 @pytest.fixture
@@ -343,6 +350,54 @@ def elsewhere(root: Path) -> Iterator[TemporaryFolder]:
     yield folder
     folder.remove()
     parent.rmdir()
+
+
+def test_file_on_another_device_is_brought_over(
+    store: FileStore, temporary: TemporaryFolder, elsewhere: TemporaryFolder
+) -> None:
+    upload = elsewhere.create()
+    upload.write([b"abc"])
+    ready = store.ready(upload)
+    assert store.holds(ready)
+    assert (ready.size, ready.digest()) == (3, upload.digest())
+    assert leftovers(elsewhere) == []
+    assert len(leftovers(temporary)) == 1
+    ready.discard()
+
+
+def test_publishing_a_file_that_is_ready_syncs_folders_only(
+    durable: FileStore, path: Path, temporary: TemporaryFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = temporary.create()
+    upload.write([b"abc"])
+    ready = durable.ready(upload)
+    monkeypatch.delattr(os, "fdatasync")
+    monkeypatch.delattr(os, "setxattr")
+    assert durable.publish([Publication(path, ready)]) == [STORED]
+    ready.discard()
+
+
+@pytest.mark.parametrize("device", ["same device", "other device"])
+def test_file_that_cannot_be_made_ready_is_its_owners_to_discard(
+    durable: FileStore,
+    temporary: TemporaryFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+) -> None:
+    def no_sync(_: int) -> None:
+        raise fail(errno.EIO)
+
+    if device == "other device":
+        monkeypatch.setattr(TemporaryFile, "device", lambda _: -1)
+    monkeypatch.setattr(os, "fdatasync", no_sync)
+    upload = temporary.create()
+    upload.write([b"abc"])
+    with pytest.raises(OSError, match="Input/output error"):
+        durable.ready(upload)
+    assert len(leftovers(temporary)) == 1
+    upload.discard()
+    assert leftovers(temporary) == []
+    assert durable.health.status().state is StorageState.FAILING
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -373,10 +428,10 @@ def test_copied_file_survives_a_power_cut(
     monkeypatch.setattr(TemporaryFile, "device", lambda _: -1)
     upload = temporary.create()
     upload.write([b"abc"])
+    inode = os.fstat(upload._fd).st_ino
     assert publish_file(durable, path, upload) is STORED
-    assert path.stat().st_ino != os.fstat(upload._fd).st_ino
+    assert path.stat().st_ino != inode
     assert journal.survives(path, root)
-    upload.discard()
     assert leftovers(temporary) == []
 
 

@@ -19,7 +19,7 @@ def error(number: int) -> OSError:
 
 NO_SPACE, NO_QUOTA, BROKEN = error(errno.ENOSPC), error(errno.EDQUOT), error(errno.EIO)
 READ_ONLY = error(errno.EROFS)
-BUSY = [error(number) for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)]
+BUSY = [error(number) for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBUSY)]
 
 
 @pytest.fixture

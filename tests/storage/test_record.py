@@ -165,8 +165,9 @@ def test_uploaded_file_has_its_record_wherever_it_lay(
         upload.reserve(1 << 16)
         for letter in CONTENT:
             upload.write([bytes([letter])])
-        (outcome,) = store.publish([Publication(path.with_name(name), upload)])
-        upload.discard()
+        ready = store.ready(upload)
+        (outcome,) = store.publish([Publication(path.with_name(name), ready)])
+        ready.discard()
         assert outcome is Published.STORED
         assert read_record(path.with_name(name)) == RECORD
         assert path.with_name(name).read_bytes() == CONTENT

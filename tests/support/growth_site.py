@@ -7,17 +7,19 @@ import os
 import signal
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.support.waiting import eventually
 
+from .disk_processes import disk_processes
 from .mounts import tmpfs
 from .nginx import NOBODY, Nginx, nginx_before, shared_storage
 from .service import Service, running_service
+from .strace import family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from cache_actors.dev.tuist import StandInTuist
 
@@ -46,9 +48,9 @@ class Site:
         """The processes of eviction that the service has started and that run now."""
         process = self.service.process
         assert process is not None
+        writing = disk_processes(process.pid)
         with suppress(FileNotFoundError):
-            children = Path(f"/proc/{process.pid}/task").glob("*/children")
-            return [int(pid) for child in children for pid in child.read_text().split()]
+            return [pid for pid in family(process.pid)[1:] if pid not in writing]
         return []
 
     def kill_a_pass(self) -> None:

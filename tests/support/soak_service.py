@@ -12,6 +12,8 @@
 What is injected is counted: a character for each in the files `crashed` and `injected`. An upload
 that the service itself has answered with 204 carries the header `X-Soak`, which nginx hands on.
 
+The processes that write to the disk fail in the same way.
+
 Run as `python -m tests.support.soak_service`.
 """
 
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from cache_actors.actors.auth_cache import AuthCache
 from cache_actors.actors.disk_writer import DiskWriter
+from cache_actors.actors.hands import PublishingProcess, PuttingProcess
 from cache_actors.actors.kv_store import KeyValueStore
 from cache_actors.http import artifacts
 from cache_actors.http.responses import empty_response
@@ -34,6 +37,8 @@ from cache_actors.process import run_process
 from cache_actors.settings import load_settings
 from cache_actors.storage import files, record, temporary
 from cache_actors.storage.files import FileStore
+
+from .workers import run_as_disk_process_if_asked
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -154,8 +159,16 @@ def break_actors(flags: Flags) -> None:
     for kind in (DiskWriter, KeyValueStore, AuthCache):
         setattr(kind, "handle", crashing(kind.handle, kind.__name__, flags))  # noqa: B010
     # In the middle: the work is done, and nobody has been told.
-    for name in ("publish", "replace"):
-        setattr(FileStore, name, crashing_after(getattr(FileStore, name)))
+    for hands, actor in ((PublishingProcess, "DiskWriter"), (PuttingProcess, "KeyValueStore")):
+        setattr(hands, "commit", crashing_after(hands.commit, actor))  # noqa: B010
+    publish = FileStore.publish  # of large artifacts, in a thread
+
+    def publish_and_crash(self: FileStore, batch: Any) -> Any:
+        outcomes = publish(self, batch)
+        crash_if_due("DiskWriter")
+        return outcomes
+
+    FileStore.publish = publish_and_crash  # type: ignore[method-assign]
 
 
 _after_the_work: set[str] = set()
@@ -165,7 +178,7 @@ def crashing(handle: Handle, actor: str, flags: Flags) -> Handle:
     async def handle_or_crash(self: Actor, batch: list[Envelope]) -> None:
         when = flags.crash(actor)
         if when == "after" and actor != "AuthCache":
-            _after_the_work.add("publish" if actor == "DiskWriter" else "replace")
+            _after_the_work.add(actor)
         elif when is not None:
             raise InjectedCrash(actor)
         await handle(self, batch)
@@ -173,15 +186,19 @@ def crashing(handle: Handle, actor: str, flags: Flags) -> Handle:
     return handle_or_crash
 
 
-def crashing_after(work: Callable[..., Any]) -> Callable[..., Any]:
-    def work_and_crash(self: FileStore, batch: Any) -> Any:
-        outcomes = work(self, batch)
-        if work.__name__ in _after_the_work:
-            _after_the_work.discard(work.__name__)
-            raise InjectedCrash(work.__name__)
+def crashing_after(commit: Callable[..., Any], actor: str) -> Callable[..., Any]:
+    async def commit_and_crash(self: Any, batch: Any) -> Any:
+        outcomes = await commit(self, batch)
+        crash_if_due(actor)
         return outcomes
 
-    return work_and_crash
+    return commit_and_crash
+
+
+def crash_if_due(actor: str) -> None:
+    if actor in _after_the_work:
+        _after_the_work.discard(actor)
+        raise InjectedCrash(actor)
 
 
 def break_storage(flags: Flags) -> None:
@@ -211,7 +228,8 @@ def mark_answers() -> None:
 
 if __name__ == "__main__":
     its_flags = Flags(Path(os.environ["SOAK_FLAGS"]))
-    break_actors(its_flags)
     break_storage(its_flags)
+    run_as_disk_process_if_asked("tests.support.soak_service")
+    break_actors(its_flags)
     mark_answers()
     sys.exit(run_process(load_settings()))

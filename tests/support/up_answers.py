@@ -33,10 +33,9 @@ def tree(**changes: dict[str, Any]) -> dict[str, Any]:
     def changed(node: dict[str, Any]) -> dict[str, Any]:
         return node | changes.get(node["name"], {})
 
-    writers = [changed(actor(f"disk_writer_{number}")) for number in range(8)]
     return part(
         "cache_actors",
-        part("disk_writers", *writers),
+        changed(actor("disk_writer")),
         changed(actor("kv_store")),
         changed(actor("auth_cache")),
         changed(part("housekeeper")),
@@ -120,7 +119,7 @@ BUSY = PLAIN | {
     "recent": traffic(),
     "tree": aged(
         tree(
-            disk_writer_3={"restarts": 2, "last_error": "OSError", "uptime_seconds": 1841.2},
+            disk_writer={"restarts": 2, "last_error": "OSError", "uptime_seconds": 1841.2},
             kv_store={"mailbox_depth": 17, "oldest_message_seconds": 0.042},
         ),
         3.2 * DAY,
@@ -141,7 +140,7 @@ DEGRADED = PLAIN | {
     "storage": STORAGE
     | {"state": "failing", "reason": "Input/output error", "free_bytes": None, "free_inodes": None},
     "tree": tree(
-        disk_writer_1={"mailbox_depth": 256, "oldest_message_seconds": 31.4, "stuck": True},
+        disk_writer={"mailbox_depth": 256, "oldest_message_seconds": 31.4, "stuck": True},
         auth_cache={"state": "starting", "restarts": 19, "last_error": "ConnectionRefusedError"},
     ),
 }

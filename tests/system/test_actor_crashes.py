@@ -14,7 +14,7 @@ import trio
 from cache_actors.actors.auth_cache import AuthCache
 from cache_actors.actors.disk_writer import DiskWriter
 from cache_actors.actors.kv_store import KeyValueStore
-from cache_actors.application import WRITERS, Application
+from cache_actors.application import Application
 from cache_actors.http.endpoint import bind
 from cache_actors.settings import Settings
 from tests.support.service import free_port
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 CLIENTS = 4
 ACTORS: list[tuple[type[Actor], str]] = [
-    *((DiskWriter, f"disk_writer_{number}") for number in range(WRITERS)),
+    (DiskWriter, "disk_writer"),
     (KeyValueStore, "kv_store"),
     (AuthCache, "auth_cache"),
 ]

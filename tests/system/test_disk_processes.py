@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Self
 
 import httpx
 import pytest
 
+from cache_actors.actors.disk_writer import DiskWriter
+from tests.support.disk_processes import disk_processes
 from tests.support.service import COMMAND, Service, running_service
-from tests.support.strace import family
-from tests.support.workers import is_alive
+from tests.support.waiting import eventually
+from tests.support.wire import connect, read_response, status_of, upload_head
+from tests.support.workers import is_alive, worker_pids
 
+from .test_actor_crashes import nodes_of
 from .test_process import client_of, stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import socket
+    from collections.abc import Iterator
+    from pathlib import Path
 
     from cache_actors.dev.tuist import StandInTuist
 
 LIMIT = 30.0
+SOON = 1.0
 
 
 @pytest.fixture
@@ -33,24 +42,41 @@ def service(tmp_path: Path, tuist: StandInTuist) -> Iterator[Service]:
 
 
 def children(service: Service) -> list[int]:
-    """The disk writer's process and the key-value store's."""
+    """The disk writer's process and the key-value store's; with several workers, those of all."""
     assert service.process is not None
-    pids = [int(pid) for pid in family(service.process.pid)[1:]]
-    return sorted(
-        pid for pid in pids if b"cache_actors.disk" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    )
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    return disk_processes(service.process.pid)
 
 
 def upload(service: Service, name: str) -> int:
     with client_of(service) as client:
         return client.post(f"/api/cache/cas/{name}", content=name.encode(), timeout=60).status_code
+
+
+def are_gone(pids: list[int]) -> bool:
+    return not any(map(is_alive, pids))
+
+
+def put(service: Service, name: str) -> int:
+    entry = {"cas_id": name, "entries": [{"value": "dg=="}]}
+    with client_of(service) as client:
+        return client.put("/api/cache/keyvalue", json=entry, timeout=60).status_code
+
+
+def is_up(service: Service) -> bool:
+    return httpx.get(service.url + "/up", trust_env=False).is_success
+
+
+def crashes(service: Service) -> list[tuple[int, str]]:
+    """How often each child that has crashed did so, and what of."""
+    tree = httpx.get(service.url + "/up", trust_env=False).json()["tree"]
+    return [(node["restarts"], node["last_error"]) for node in nodes_of(tree) if node["restarts"]]
+
+
+def depth(service: Service, name: str) -> int:
+    """How many messages wait for a child, those included that wait for room in its mailbox."""
+    tree = httpx.get(service.url + "/up", trust_env=False).json()["tree"]
+    (found,) = [node["mailbox_depth"] for node in nodes_of(tree) if node["name"] == name]
+    return int(found)
 
 
 def test_killed_process_is_503_for_what_it_had_in_hand(service: Service) -> None:
@@ -68,8 +94,22 @@ def test_killed_process_is_503_for_what_it_had_in_hand(service: Service) -> None
     assert statuses == [503]
     assert upload(service, "AAAA") == 204
     assert stored(service, "AAAA") == b"AAAA"
-    up = httpx.get(service.url + "/up", trust_env=False)
-    assert up.text.count("HandsLost") >= 1
+    assert crashes(service) == [(1, "HandsLost")] * 2
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["one", "the other"])
+def test_process_that_is_killed_while_it_is_idle_is_replaced_at_once(
+    service: Service, which: int
+) -> None:
+    pids = children(service)
+    os.kill(pids[which], signal.SIGKILL)
+    began = time.monotonic()
+    eventually(lambda: bool(crashes(service)) and is_up(service))
+    assert time.monotonic() - began < SOON
+    assert upload(service, "AAAA") == 204
+    assert put(service, "0~A") == 204
+    assert crashes(service) == [(1, "HandsLost")]
+    assert len(set(children(service)) - set(pids)) == 1
 
 
 def test_stop_is_bounded_though_the_processes_hang(service: Service) -> None:
@@ -79,25 +119,179 @@ def test_stop_is_bounded_though_the_processes_hang(service: Service) -> None:
     began = time.monotonic()
     service.stop()
     assert time.monotonic() - began < LIMIT
-    assert not any(map(is_alive, pids))
+    assert are_gone(pids)
 
 
-def test_processes_end_with_a_killed_parent_and_a_new_one_starts_at_once(service: Service) -> None:
-    pids = children(service)
-    assert len(pids) == 2
-    service.stop(signal.SIGKILL)
-    service.start()
-    wait_until(lambda: not any(map(is_alive, pids)))
-    assert upload(service, "AAAA") == 204
-    assert len(list((service.storage / ".tmp").iterdir())) == 3
+# A disk that hangs.
 
 
-def test_interrupt_of_the_whole_group_ends_in_order(tmp_path: Path, tuist: StandInTuist) -> None:
+MAILBOX = 256
+"""Messages for which the disk writer's mailbox has room."""
+
+UPLOADS = MAILBOX + DiskWriter.batch_limit + 50
+
+
+@contextmanager
+def stopped_processes(service: Service) -> Iterator[list[socket.socket]]:
+    """Uploads that wait for processes which are stopped."""
+    for pid in children(service):
+        os.kill(pid, signal.SIGSTOP)
+    with ExitStack() as stack:
+        connections = [stack.enter_context(connect(service)) for _ in range(UPLOADS)]
+        for number, connection in enumerate(connections):
+            connection.sendall(upload_head(1, f"{number:04}") + b"x")
+        eventually(lambda: depth(service, "disk_writer") > MAILBOX)
+        yield connections
+
+
+def test_uploads_wait_for_a_process_that_is_stopped(service: Service) -> None:
+    with stopped_processes(service) as connections:
+        began = time.monotonic()
+        assert httpx.get(service.url + "/up", trust_env=False).status_code in (200, 503)
+        assert time.monotonic() - began < SOON
+        assert depth(service, "disk_writer") > MAILBOX
+        for pid in children(service):
+            os.kill(pid, signal.SIGCONT)
+        for connection in connections:
+            assert status_of(read_response(connection)) == 204
+    assert crashes(service) == []
+
+
+def test_stop_with_all_that_waits_for_stopped_processes_is_bounded(
+    tmp_path: Path, tuist: StandInTuist
+) -> None:
+    service = Service(
+        tmp_path / "cas",
+        tuist.url,
+        {"SLOW_PUBLISH": "0", "LONGEST_STOP": "2"},
+        command=(sys.executable, "-m", "tests.support.slow_service"),
+    )
+    with running_service(service), stopped_processes(service):
+        pids = children(service)
+        assert service.stop(timeout=LIMIT) == 3
+        # The kernel ends stopped processes whose parent is gone: their group is orphaned.
+        eventually(lambda: are_gone(pids))
+
+
+# The end of the service, during writes.
+
+
+class Writers:
+    """Threads that store artifacts and entries until the service is gone.
+
+    Attributes:
+        artifacts, entries: the names of what has been acknowledged.
+        refused: other statuses that came.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self.artifacts: list[str] = []
+        self.entries: list[str] = []
+        self.refused: list[int] = []
+        self._threads = [threading.Thread(target=self._write, args=(n,)) for n in range(4)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        before = len(self.artifacts)
+        eventually(lambda: min(len(self.artifacts), len(self.entries)) > before + 20)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def _write(self, thread: int) -> None:
+        with client_of(self._service) as client, suppress(httpx.TransportError):
+            for number in range(100_000):
+                name = f"W{thread}N{number}P{self._service.port}T{id(self)}"
+                size = 300_000 if number % 10 == 9 else len(name)
+                content = name.encode().ljust(size)
+                answer = client.post(f"/api/cache/cas/{name}", content=content)
+                self._note(answer, self.artifacts, name)
+                entry = {"cas_id": name, "entries": [{"value": name}]}
+                answer = client.put("/api/cache/keyvalue", json=entry)
+                self._note(answer, self.entries, name)
+
+    def _note(self, answer: httpx.Response, acknowledged: list[str], name: str) -> None:
+        if answer.status_code == httpx.codes.NO_CONTENT:
+            acknowledged.append(name)
+        else:
+            self.refused.append(answer.status_code)
+
+    def lost(self) -> list[str]:
+        """What was acknowledged and is not there."""
+        with client_of(self._service) as client:
+            return [
+                path
+                for path in [f"cas/{name}" for name in self.artifacts]
+                + [f"keyvalue/{name}" for name in self.entries]
+                if not client.get(f"/api/cache/{path}").is_success
+            ]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_kill_of_the_service_during_writes_ends_its_processes_and_loses_nothing(
+    tmp_path: Path, tuist: StandInTuist, workers: str
+) -> None:
+    service = Service(tmp_path / "cas", tuist.url, {"WORKERS": workers})
+    with running_service(service):
+        for _ in range(3):
+            with Writers(service) as writers:
+                pids = children(service)
+                assert len(pids) == 2 * int(workers)
+                service.stop(signal.SIGKILL)
+            service.start()
+            eventually(partial(are_gone, pids))
+            assert upload(service, "AAAA") == 204
+            assert put(service, "0~A") == 204
+            assert writers.lost() == []
+            assert writers.refused == []
+        folders = service.storage / ".tmp"
+        eventually(lambda: len(list(folders.iterdir())) == 3 * int(workers))
+
+
+def test_interrupt_of_the_whole_group_during_writes_ends_in_order(
+    tmp_path: Path, tuist: StandInTuist
+) -> None:
     service = Service(tmp_path / "cas", tuist.url, command=("setsid", *COMMAND))
     with running_service(service):
+        with Writers(service) as writers:
+            assert service.process is not None
+            os.killpg(service.process.pid, signal.SIGINT)
+            assert service.wait(LIMIT) == 0
+        assert list((service.storage / ".tmp").iterdir()) == []
+        assert set(writers.refused) <= {503}
+        assert "HandsLost" not in service.log.read_text()
+        service.start()
+        assert writers.lost() == []
+
+
+def test_interrupt_of_the_whole_group_at_the_start_ends_in_order(
+    tmp_path: Path, tuist: StandInTuist
+) -> None:
+    service = Service(tmp_path / "cas", tuist.url, command=("setsid", *COMMAND))
+    service.storage.mkdir()
+    with running_service(service):
         assert service.process is not None
-        acknowledged = [name for name in ("AAAA", "BBBB") if upload(service, name) == 204]
+        os.kill(children(service)[0], signal.SIGKILL)
+        eventually(lambda: bool(crashes(service)))  # the new one is being started
         os.killpg(service.process.pid, signal.SIGINT)
         assert service.wait(LIMIT) == 0
-    assert [stored(service, name) for name in acknowledged] == [b"AAAA", b"BBBB"]
-    assert list((service.storage / ".tmp").iterdir()) == []
+    assert service.log.read_text().count("child_crashed") == 1
+
+
+def test_processes_end_with_their_worker_and_those_of_the_others_go_on(
+    tmp_path: Path, tuist: StandInTuist
+) -> None:
+    service = Service(tmp_path / "cas", tuist.url, {"WORKERS": "2"})
+    with running_service(service):
+        victim, other = worker_pids(service).values()
+        ending, staying = disk_processes(victim), disk_processes(other)
+        assert (len(ending), len(staying)) == (2, 2)
+        os.kill(victim, signal.SIGKILL)
+        eventually(lambda: are_gone(ending))
+        assert disk_processes(other) == staying
+        eventually(lambda: is_up(service) and len(children(service)) == 4)
+        assert upload(service, "AAAA") == 204

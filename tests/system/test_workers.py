@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from tests.support.service import COMMAND, Service, running_service
+from tests.support.strace import family
 from tests.support.wire import (
     QUERY,
     connect,
@@ -69,7 +70,7 @@ def test_up_shows_all_workers_with_their_trees_and_the_same_through_each(
         assert [child["name"] for child in tree["children"]] == PARENTS_CHILDREN
         for worker in tree["children"][1:-1]:
             names = [child["name"] for child in worker["children"]]
-            assert names[0] == "disk_writers"
+            assert names[0] == "disk_writer"
             assert names[-1] == "http"
 
 
@@ -330,7 +331,8 @@ def test_stop_that_hangs_is_ended_from_outside(tmp_path: Path, tuist: StandInTui
         command=(sys.executable, "-m", "tests.support.slow_service"),
     )
     with running_service(service), connect(service) as upload:
-        pids = worker_pids(service).values()
+        assert service.process is not None
+        pids = family(service.process.pid)[1:]
         upload.sendall(upload_head(1) + b"a")
         let_it_arrive(service)
         assert service.stop(timeout=20) == 3

@@ -1,0 +1,1 @@
+"""The process that commits batches for an actor, by itself."""

@@ -1,0 +1,94 @@
+"""What the process does once its parent is gone: nothing that somebody else may have undone."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from cache_actors.disk.__main__ import Committer, ParentGone
+from cache_actors.disk.messages import LENGTH, Done, Line, Put, Terms, framed
+from cache_actors.storage.layout import TEMPORARY, Entry, Kind, Project
+from cache_actors.storage.temporary import TemporaryFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+LIMIT = 20.0
+
+ENTRY = Entry(Project("acme", "app"), Kind.KEYVALUE, "0~A")
+SLOW = """
+import os, sys, time, msgspec
+from cache_actors.disk import __main__ as disk
+really_sync = os.fdatasync
+def slowly(fd):
+    print("syncing", flush=True)
+    sys.stdin.read()
+    really_sync(fd)
+os.fdatasync = slowly
+disk.run(msgspec.json.decode(sys.argv[-1], type=disk.Terms))
+"""
+"""The process, with syncs that take until its standard input is closed."""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The storage folder."""
+    folder = tmp_path / "cas"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def commit(root: Path) -> Iterator[Callable[[bytes, bool], object]]:
+    """Store an entry for a parent that is there, or not."""
+    temporary = TemporaryFolder(root / TEMPORARY)
+
+    def commit(body: bytes, parent_is_there: bool) -> object:
+        committer = Committer(Terms(-1, str(root), True), temporary, lambda: parent_is_there)
+        return committer.commit(putting(body)).outcomes[0]
+
+    yield commit
+    temporary.remove()
+
+
+def putting(body: bytes) -> Put:
+    return Put([Line("acme", "app", ENTRY.id, body, ())])
+
+
+def test_entry_does_not_replace_another_when_the_parent_is_gone(
+    root: Path, commit: Callable[[bytes, bool], object]
+) -> None:
+    assert commit(b"first", True) == Done()
+    with pytest.raises(ParentGone):
+        commit(b"second", False)
+    assert ENTRY.path(root).read_bytes() == b"first"
+
+
+def test_process_that_waits_for_a_sync_when_its_parent_ends_does_no_more(root: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        terms = msgspec.json.encode(Terms(theirs.fileno(), str(root), True)).decode()
+        process = subprocess.Popen(
+            [sys.executable, "-c", SLOW, terms],
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        theirs.close()
+        with process:
+            ours.settimeout(LIMIT)
+            assert ours.recv(LENGTH.size) == bytes(LENGTH.size)
+            ours.sendall(framed(putting(b"{}")))
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"syncing\n"
+            ours.close()
+            process.communicate(timeout=LIMIT)
+        assert process.returncode == 0
+    assert not ENTRY.path(root).exists()
+    assert list((root / TEMPORARY).iterdir()) == []
