@@ -141,6 +141,10 @@ def test_only_the_block_of_the_document_is_rewritten(tmp_path: Path) -> None:
     assert document.read_text() == once
 
 
+def test_targets_come_first() -> None:
+    assert block(RESULTS).startswith("### Targets\n")
+
+
 def test_a_busy_machine_is_told() -> None:
     busy = replace(COMPARISON, machine=replace(MACHINE, loads=(3.0, 3.0)))
     assert BUSY in block(Results(busy))
