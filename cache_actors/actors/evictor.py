@@ -166,6 +166,7 @@ class Evictor(Actor):
             return False
         limits = self._limits if is_full else replace(self._limits, target=1.0)
         self._record.note(running=True)
+        begun = self._capacity.begin_scan()
         try:
             report = await run_pass(self._root, limits)
         finally:
@@ -174,7 +175,7 @@ class Evictor(Actor):
             await trio.sleep(RETRY_SECONDS)
             return False
         self._record.note_pass(report)
-        self._capacity.note_scan(report.stored_bytes)
+        self._capacity.note_scan(report.stored_bytes, begun)
         if report.artifacts or report.entries:
             self._log("evicted", **asdict(report))
         after, _ = await in_thread(self._inspect, threads=self._threads)

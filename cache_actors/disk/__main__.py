@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import select
 import signal
 import socket
 import sys
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class ParentGone(Exception):
-    """The process that has asked for the commit has ended."""
+    """Nobody is at the other end of the channel any more."""
 
 
 class Committer:
@@ -107,6 +107,13 @@ def _outcome(found: Published | str | MissingArtifact | OSError | None) -> Outco
     return Done(found)
 
 
+def _has_other_end(channel: socket.socket) -> bool:
+    """Whether somebody is at the other end. May be called by several threads at once."""
+    end = select.poll()
+    end.register(channel, 0)  # tells of nothing but the end
+    return not end.poll(0)
+
+
 def run(terms: Terms) -> None:
     """Commit what comes through the channel until its other end is gone.
 
@@ -115,11 +122,10 @@ def run(terms: Terms) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    parent = os.getppid()
     temporary = TemporaryFolder(Path(terms.root) / TEMPORARY)
     try:
         with socket.socket(fileno=terms.channel) as channel, channel.makefile("rb") as stream:
-            committer = Committer(terms, temporary, lambda: os.getppid() == parent)
+            committer = Committer(terms, temporary, lambda: _has_other_end(channel))
             try:
                 channel.sendall(LENGTH.pack(0))
                 while len(head := stream.read(LENGTH.size)) == LENGTH.size:

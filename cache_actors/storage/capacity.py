@@ -76,21 +76,30 @@ class Capacity:
         self.max_bytes = max_bytes
         self._lock = threading.Lock()
         self._stored = 0  # bytes, of a limit of our own
+        self._ever_stored = 0  # bytes, by this process
         self._since_scan: int | None = None  # of those; None before the first scan
         self._spoken_for = 0  # bytes that are about to be written
 
     def note_stored(self, size: int) -> None:
         """Take in that `size` more bytes have been stored."""
         with self._lock:
+            self._ever_stored += size
             self._stored += size
             if self._since_scan is not None:
                 self._since_scan += size
 
-    def note_scan(self, size: int) -> None:
-        """Take in that a scan has found `size` bytes."""
+    def begin_scan(self) -> int:
+        """Take in that a scan begins, and return what `note_scan` has to know of that."""
+        return self._ever_stored
+
+    def note_scan(self, size: int, begun: int | None = None) -> None:
+        """Take in that a scan has found `size` bytes.
+
+        What has been stored since it had `begun` counts too, whether or not it was seen.
+        """
         with self._lock:
-            self._stored = size
-            self._since_scan = 0
+            self._since_scan = 0 if begun is None else self._ever_stored - begun
+            self._stored = size + self._since_scan
 
     def needs_scan(self, share: float) -> bool:
         """Whether a limit of our own is set, and `share` of it was stored since the last scan."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -168,8 +168,9 @@ class FileStore:
 
     def publish(self, batch: Sequence[Publication]) -> list[Published | OSError]:
         """Publish each item of `batch` in order; of those that share a path the first one wins."""
-        with self.unsettled({item.path for item in batch}):
-            outcomes = self._in_stages(batch, self._write_artifact, self._link)
+        with self.unsettled({item.path for item in batch}), ExitStack() as rooms:
+            write = partial(self._write_artifact, rooms)
+            outcomes = self._in_stages(batch, write, self._link)
             settled = self._settle(batch, outcomes, undo=_unlink_if_stored)
         self.health.note([each for each in settled if each is not Published.EXISTS])
         return settled
@@ -351,14 +352,15 @@ class FileStore:
                 if isinstance(each, _Written) and each.is_ours:
                     each.file.discard()
 
-    def _write_artifact(self, item: Publication) -> _Written | Published:
+    def _write_artifact(self, rooms: ExitStack, item: Publication) -> _Written | Published:
+        """Write the file of `item`, in room that `rooms` keeps until all of its batch is stored."""
         self._folders.ensure(item.path.parent)
         if self._is_published(item.path):
             return Published.EXISTS
         if isinstance(item.source, TemporaryFile):
             return _Written(item.source, is_ours=False)
-        with self.capacity.room_for(item.size):
-            return self._written(self._temporary.create(), item.source)
+        rooms.enter_context(self.capacity.room_for(item.size))
+        return self._written(self._temporary.create(), item.source)
 
     def _link(self, item: Publication, file: TemporaryFile) -> Published:
         assert file.is_sealed, "it would be published without its record"  # noqa: S101

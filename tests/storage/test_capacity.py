@@ -145,6 +145,17 @@ def test_limit_counts_what_a_scan_has_found_and_what_was_stored_since(root: Path
     assert capacity.usage() == Usage(Amount(200), Amount(1000))
 
 
+def test_what_was_stored_during_a_scan_counts_too(root: Path) -> None:
+    capacity = Capacity(root, max_bytes=1000)
+    capacity.note_stored(100)
+    begun = capacity.begin_scan()
+    capacity.note_stored(50)
+    capacity.note_scan(600, begun)
+    assert capacity.usage().used == Amount(650)
+    assert capacity.needs_scan(0.05)
+    assert not capacity.needs_scan(0.06)
+
+
 def test_limit_calls_for_a_scan_at_first_and_after_enough_was_stored(root: Path) -> None:
     capacity = Capacity(root, max_bytes=1000)
     capacity.note_stored(1)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cache_actors.storage import folders
+from cache_actors.storage.capacity import Capacity
 from cache_actors.storage.files import (
     FileStore,
     Lookup,
@@ -1173,6 +1174,17 @@ def test_publications_leave_the_reserve_alone_and_replacements_use_it(
     store.probe()
     assert store.health.status().state is StorageState.FULL
     assert leftovers(temporary) == []
+
+
+def test_publications_of_a_batch_find_no_room_that_others_of_it_need(
+    root: Path, temporary: TemporaryFolder, path: Path
+) -> None:
+    store = FileStore(root, temporary, durable=False, capacity=Capacity(root, max_bytes=1000))
+    batch = [Publication(path.with_name(name), [b"x" * 400]) for name in "abc"]
+    outcomes = store.publish(batch)
+    assert outcomes[:2] == [STORED, STORED]
+    assert number_of(outcomes[2]) == errno.ENOSPC
+    assert publish(store, batch[2].path, b"x" * 400) is STORED  # that room is free again
 
 
 def test_upload_that_has_its_room_already_is_published_without_more(
