@@ -148,14 +148,16 @@ def _expect_unharmed(service: Service) -> None:
     assert "Traceback" not in service.log.read_text()
 
 
-def _client(base_url: str, **how: Any) -> httpx.Client:
+def _client(base_url: str, headers: dict[str, str] | None = None, **how: Any) -> httpx.Client:
     """A client that uses each connection once.
 
     Behind nginx a request that is refused before its body has been read may cost its connection
-    (docs/nginx.md), which would be the next test's. Kept connections have tests of their own.
+    (docs/nginx.md), which would be the next test's. Kept connections have tests of their own. It is
+    the server that is told to close them: httpx, told to keep none, closes some that another thread
+    has just been given.
     """
-    once = httpx.Limits(max_keepalive_connections=0)
-    return httpx.Client(base_url=base_url, trust_env=False, timeout=30, limits=once, **how)
+    once = {**(headers or {}), "Connection": "close"}
+    return httpx.Client(base_url=base_url, trust_env=False, timeout=30, headers=once, **how)
 
 
 def _parts(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
