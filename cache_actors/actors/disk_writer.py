@@ -90,9 +90,12 @@ class DiskWriterClient:
             if not await upload.receive(path, chunks, expected_size, expected_digest):
                 return Published.EXISTS
             source = upload.source()
+            message = Publish(path, source)
+            if isinstance(source, tuple):
+                return await self._writer.call(message, wait_for_room=True)
             # The writer reads from the temporary file: it must not be discarded under its hands.
-            with trio.CancelScope(shield=not isinstance(source, tuple)):
-                return await self._writer.call(Publish(path, source), wait_for_room=True)
+            with trio.CancelScope(shield=True):
+                return await self._writer.call(message, wait_for_room=True)
             raise AssertionError("a scope that nobody cancels has swallowed something")
 
 

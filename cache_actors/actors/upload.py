@@ -119,11 +119,15 @@ class Upload:
         """Get memory for an upload of `size` bytes; say no if it is large, or has to wait long."""
         if size > SMALL_BYTES:
             return False
-        with trio.move_on_after(PATIENCE):
-            await self._memory.take(size)
-            self._reserved = size
-            return True
-        return False
+        try:
+            self._memory.take_nowait(size)
+        except trio.WouldBlock:
+            with trio.move_on_after(PATIENCE) as patience:
+                await self._memory.take(size)
+            if patience.cancelled_caught:
+                return False
+        self._reserved = size
+        return True
 
     def _keep(self, chunk: bytes) -> bool:
         """Keep `chunk` in memory, and say whether it may stay there and be joined by more."""

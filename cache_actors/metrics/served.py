@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
+
+import msgspec
 
 CLIENT_LEFT = 499
 """nginx's number for a client that did not wait for its answer; in no answer, but in logs."""
@@ -59,8 +60,7 @@ _REASONS: dict[int, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(msgspec.Struct, frozen=True):
     """Requests that have been answered, all in the same way: one, or `times` of them.
 
     Attributes:

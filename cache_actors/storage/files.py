@@ -5,7 +5,9 @@ with `link()`, which fails if the name is taken. *Replaced* files get theirs wit
 reader sees all of a file or none of it. When `publish` or `replace` return, the file and every
 folder above it will survive a power cut, unless the store is relaxed.
 
-Both take batches, and report on each item: what one of them meets does not hurt the others.
+Both take batches, and work through them in stages: all files are written, all are synced, all get
+their names, and each folder is synced once (`group_sync.py`). They report on each item: what one of
+them meets does not hurt the others.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from .capacity import Capacity
 from .folders import Folders, sync_folder
+from .group_sync import GroupSync
 from .health import StorageHealth
 from .last_use import last_use, touch, touch_path
 from .open_file import OpenFile
@@ -29,7 +32,7 @@ from .temporary import TemporaryFile, TemporaryFolder
 from .whole import WholeFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
 PROBE_BYTES = 1 << 20
@@ -106,6 +109,14 @@ class Lookup:
     known: Version | None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Written:
+    """A file whose bytes are written. One made here is synced with its batch, and discarded then."""
+
+    file: TemporaryFile
+    is_ours: bool
+
+
 Item = TypeVar("Item", Publication, Replacement)
 
 
@@ -144,7 +155,7 @@ class FileStore:
         self.capacity = capacity or Capacity(root)
         self._temporary = temporary
         self.durable = durable
-        self._synced = synced
+        self._group_sync = GroupSync(synced)
         self._folders = Folders(root, self._sync_folder)
         self._device = root.stat().st_dev
         self._unsettled: set[Path] = set()  # being published at the moment
@@ -154,19 +165,15 @@ class FileStore:
 
     def publish(self, batch: Sequence[Publication]) -> list[Published | OSError]:
         """Publish each item of `batch` in order; of those that share a path the first one wins."""
-        paths = {item.path for item in batch}
-        self._unsettled.update(paths)
-        try:
-            outcomes = [_attempt(self._publish, item) for item in batch]
+        with self.unsettled({item.path for item in batch}):
+            outcomes = self._in_stages(batch, self._write_artifact, self._link)
             settled = self._settle(batch, outcomes, undo=_unlink_if_stored)
-        finally:
-            self._unsettled.difference_update(paths)
         self.health.note([each for each in settled if each is not Published.EXISTS])
         return settled
 
     @contextmanager
     def unsettled(self, paths: set[Path]) -> Iterator[None]:
-        """Another process is publishing at `paths` for this one: they do not exist meanwhile."""
+        """`paths` are being published, here or by another process: they do not exist meanwhile."""
         self._unsettled.update(paths)
         try:
             yield
@@ -199,7 +206,7 @@ class FileStore:
 
     def replace(self, batch: Sequence[Replacement]) -> list[OSError | None]:
         """Write each item of `batch` in order; of those that share a path the last one stays."""
-        outcomes = [_attempt(self._replace, item) for item in batch]
+        outcomes = self._in_stages(batch, self._write_entry, self._rename)
         settled = self._settle(batch, outcomes, undo=_leave)
         # Entries may use the reserve: that they can be written does not say that artifacts can.
         self.health.note([each for each in settled if each is not None])
@@ -314,41 +321,67 @@ class FileStore:
                 touch_path(path, now)
         return True
 
-    def _publish(self, item: Publication) -> Published:
+    def _in_stages(
+        self,
+        batch: Sequence[Item],
+        write: Callable[[Item], _Written | Outcome],
+        name: Callable[[Item, TemporaryFile], Outcome],
+    ) -> list[Outcome | OSError]:
+        """Write all files of a batch, sync them, and give them their names."""
+        self._folders.prepare({item.path.parent for item in batch})
+        found: list[_Written | Outcome | OSError] = []
+        try:
+            found += (_attempt(write, item) for item in batch)
+            written = [each for each in found if isinstance(each, _Written) and each.is_ours]
+            failures = dict(zip(written, self._sync_files(written), strict=True))
+            outcomes: list[Outcome | OSError] = []
+            for item, each in zip(batch, found, strict=True):
+                if not isinstance(each, _Written):
+                    outcomes.append(each)
+                elif failure := failures.get(each):
+                    outcomes.append(failure)
+                else:
+                    outcomes.append(_attempt(partial(name, item), each.file))
+            return outcomes
+        finally:
+            for each in found:
+                if isinstance(each, _Written) and each.is_ours:
+                    each.file.discard()
+
+    def _write_artifact(self, item: Publication) -> _Written | Published:
         self._folders.ensure(item.path.parent)
         if self._is_published(item.path):
             return Published.EXISTS
         if isinstance(item.source, TemporaryFile):
-            return self._link(item.source, item.path)
-        file = self._temporary.create()
-        try:
-            with self.capacity.room_for(item.size):
-                file.write(item.source)
-            file.seal()
-            self._sync_file(file)
-            return self._link(file, item.path)
-        finally:
-            file.discard()
+            assert item.source.is_sealed, "it would be published without its record"  # noqa: S101
+            return _Written(item.source, is_ours=False)
+        with self.capacity.room_for(item.size):
+            return self._filled(self._temporary.create(), item.source)
 
-    def _link(self, file: TemporaryFile, path: Path) -> Published:
-        assert file.is_sealed, "it would be published without its record"  # noqa: S101
+    def _link(self, item: Publication, file: TemporaryFile) -> Published:
         try:
-            self._folders.call_in(path.parent, file.link, path)
+            self._folders.call_in(item.path.parent, file.link, item.path)
         except FileExistsError:
-            if not self._is_published(path):
+            if not self._is_published(item.path):
                 raise  # something else is in its place
             return Published.EXISTS
         return Published.STORED
 
-    def _replace(self, item: Replacement) -> None:
-        file = self._temporary.create(named=True)
+    def _write_entry(self, item: Replacement) -> _Written | None:
+        return self._filled(self._temporary.create(named=True), [item.data])
+
+    def _rename(self, item: Replacement, file: TemporaryFile) -> None:
+        self._folders.call_in(item.path.parent, file.rename, item.path)
+
+    def _filled(self, file: TemporaryFile, pieces: Sequence[bytes]) -> _Written:
+        """`file`, with these pieces in it and their record."""
         try:
-            file.write([item.data])
+            file.write(pieces)
             file.seal()
-            self._sync_file(file)
-            self._folders.call_in(item.path.parent, file.rename, item.path)
-        finally:
+        except OSError:
             file.discard()
+            raise
+        return _Written(file, is_ours=True)
 
     def _settle(
         self,
@@ -358,14 +391,12 @@ class FileStore:
         undo: Callable[[Item, Outcome], None],
     ) -> list[Outcome | OSError]:
         """Sync each folder of the batch once; what lies in one that cannot be synced has failed."""
-        synced = {
-            folder: _attempt(self._sync_folder, folder)
-            for folder in {
-                item.path.parent
-                for item, outcome in zip(batch, outcomes, strict=True)
-                if not isinstance(outcome, OSError)
-            }
+        folders = {
+            item.path.parent
+            for item, outcome in zip(batch, outcomes, strict=True)
+            if not isinstance(outcome, OSError)
         }
+        synced = self._sync_folders(folders)
         settled: list[Outcome | OSError] = []
         for item, outcome in zip(batch, outcomes, strict=True):
             failure = synced.get(item.path.parent)
@@ -376,17 +407,32 @@ class FileStore:
                 settled.append(failure)
         return settled
 
+    def _sync_files(self, written: Sequence[_Written]) -> list[OSError | None]:
+        """Sync files that have been written, and return what went wrong with each."""
+        if not self.durable:
+            return [None] * len(written)
+        if len(written) > 1:
+            for each in written:
+                each.file.start_sync()
+        return self._group_sync.run([each.file.sync for each in written])
+
+    def _sync_folders(self, folders: set[Path]) -> dict[Path, OSError | None]:
+        """Sync folders, and return what went wrong with each."""
+        if not self.durable:
+            return dict.fromkeys(folders)
+        syncs = [partial(sync_folder, folder) for folder in folders]
+        return dict(zip(folders, self._group_sync.run(syncs), strict=True))
+
     def _sync_file(self, file: TemporaryFile) -> None:
-        if self.durable:
-            began = time.monotonic()
-            file.sync()
-            self._synced(time.monotonic() - began)
+        self._raise_first(self._sync_files([_Written(file, is_ours=False)]))
 
     def _sync_folder(self, folder: Path) -> None:
-        if self.durable:
-            began = time.monotonic()
-            sync_folder(folder)
-            self._synced(time.monotonic() - began)
+        self._raise_first(self._sync_folders({folder}).values())
+
+    def _raise_first(self, failures: Iterable[OSError | None]) -> None:
+        for failure in failures:
+            if failure is not None:
+                raise failure
 
 
 def _attempt(action: Callable[[Argument], Outcome], argument: Argument) -> Outcome | OSError:

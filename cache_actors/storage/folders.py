@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from .temporary import FOLDER_MODE
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MOST_KNOWN_FOLDERS = 100_000
+_MOST_LISTED = 4_096
 
 
 def sync_folder(folder: str | Path) -> None:
@@ -34,13 +36,29 @@ class Folders:
 
     A folder that is there may have been made a moment ago by someone who has not synced its parent
     yet. So the first time that this process puts something into a folder, it syncs all the folders
-    above; after that it remembers.
+    above; after that it remembers. With that it comes to know all that lie beside the folder.
     """
 
     def __init__(self, root: Path, sync: Callable[[Path], None]) -> None:
         self._sync = sync
-        self._known = {root}
         self._root = root
+        self._forget()
+
+    def _forget(self) -> None:
+        """Look at all folders again, as somebody has removed some."""
+        self._known = {self._root}
+        self._listed: set[Path] = set()
+
+    def prepare(self, folders: set[Path]) -> None:
+        """Make those of `folders` that are not known yet with one sync for all in one place.
+
+        What goes wrong here is for `ensure` to meet again, and tell.
+        """
+        unknown = folders - self._known
+        for parent in {folder.parent for folder in unknown}:
+            with suppress(OSError):
+                self._ensure(parent)
+                self._make(parent, {folder for folder in unknown if folder.parent == parent})
 
     def call_in(self, folder: Path, action: Callable[[Path], None], target: Path) -> None:
         """Call `action(target)`, which puts something into `folder`, making that if need be."""
@@ -48,7 +66,7 @@ class Folders:
         try:
             action(target)
         except FileNotFoundError:
-            self._known = {self._root}  # somebody removed folders: look at all of them again
+            self._forget()
             self.ensure(folder)
             action(target)
 
@@ -56,20 +74,41 @@ class Folders:
         """Make `folder` if need be, and see to it that it will survive."""
         try:
             self._ensure(folder)
-        except FileNotFoundError:  # somebody removed folders: look at all of them again
-            self._known = {self._root}
+        except FileNotFoundError:
+            self._forget()
             self._ensure(folder)
 
     def _ensure(self, folder: Path) -> None:
-        if folder in self._known:
-            return
-        self._ensure(folder.parent)
-        with suppress(FileExistsError):
-            folder.mkdir()
-        if stat.S_IMODE(folder.stat().st_mode) != FOLDER_MODE:  # new, or its maker died too soon
-            with suppress(PermissionError):
-                folder.chmod(FOLDER_MODE)
-        self._sync(folder.parent)
-        if len(self._known) >= _MOST_KNOWN_FOLDERS:
-            self._known = {self._root}
-        self._known.add(folder)
+        if folder not in self._known:
+            self._ensure(folder.parent)
+            self._make(folder.parent, {folder})
+
+    def _make(self, parent: Path, folders: set[Path]) -> None:
+        """Make `folders` in `parent`, which is known, and know them and those beside them."""
+        for folder in folders:
+            with suppress(FileExistsError):
+                folder.mkdir()
+            if not _is_complete(folder.stat()):  # new, or its maker died too soon
+                with suppress(PermissionError):
+                    folder.chmod(FOLDER_MODE)
+        found = folders if parent in self._listed else folders | _folders_in(parent)
+        self._sync(parent)
+        if len(self._known) + len(found) > _MOST_KNOWN_FOLDERS:
+            self._forget()
+        self._listed.add(parent)
+        self._known |= found
+
+
+def _folders_in(parent: Path) -> set[Path]:
+    """The folders in `parent` that are complete; some of them, if there are very many."""
+    with os.scandir(parent) as entries:
+        return {
+            parent / entry.name
+            for entry in islice(entries, _MOST_LISTED)
+            if _is_complete(entry.stat(follow_symlinks=False))
+        }
+
+
+def _is_complete(status: os.stat_result) -> bool:
+    """Whether it is a folder that has the mode of all folders."""
+    return stat.S_ISDIR(status.st_mode) and stat.S_IMODE(status.st_mode) == FOLDER_MODE

@@ -2,10 +2,12 @@
 
 Theory of operation
 -------------------
-Three questions, three parts, each a module:
+Four questions, four parts, each a module:
 
 - `comparison.py`: how fast is the service beside what else there is? Everybody runs at once, and
   wrk asks one after the other for the same, in short turns and several rounds.
+- `versions.py`: is it faster than it was? An earlier version (`checkout.py` gets it from git) and
+  this one run at once, and wrk asks both for what the service answers itself, without nginx.
 - `mixed.py`: how many build farms does it take? `farm.py` says what they ask for and when,
   `generator.py` asks, whatever becomes of it, and counts from when it should have been asked.
 - `scale.py`: does it matter how much is stored? `fill.py` makes a million artifacts, and the

@@ -13,13 +13,14 @@ from rich.console import Console
 
 from .comparison import compare
 from .document import rewrite
-from .failure import BenchmarkFailed
+from .failure import BenchmarkFailed, NotHere
 from .mixed import measure_mixed
 from .plan import LONGEST, QUICK, SHORTEST, plan_for
 from .plots import write_plots
 from .results import Results, load, save
 from .scale import measure_scale
 from .tables import tables_of
+from .versions import BEFORE, compare_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,22 +32,23 @@ DOCUMENT = PROJECT / "docs/performance.md"
 PUBLISHED = PROJECT / "docs/performance"
 TRIED = PROJECT / "build/bench/results"
 INSTALLED = PROJECT / "build/bench/turborepo"
+CHECKOUTS = PROJECT / "build/bench/before"
 
 INTERRUPTED = 130
 WIDE = 160
 """Columns of what is not a terminal, such as a log."""
 
-PARTS = ("comparison", "mixed", "scale")
+PARTS = ("comparison", "versions", "mixed", "scale")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--quick", is_flag=True, help="About two minutes, to see whether all of it works.")
+@click.option("--quick", is_flag=True, help="About three minutes, to see whether all of it works.")
 @click.option(
     "--minutes",
     type=click.FloatRange(SHORTEST, LONGEST),
     default=18.0,
     show_default=True,
-    help="How long all parts together may take.",
+    help="How long all parts together take.",
 )
 @click.option(
     "--part",
@@ -56,11 +58,21 @@ PARTS = ("comparison", "mixed", "scale")
     help="Measure this part only; can be repeated.",
 )
 @click.option(
+    "--before",
+    "commit",
+    metavar="COMMIT",
+    default=BEFORE,
+    show_default=True,
+    help="The version that the part `versions` measures beside this one.",
+)
+@click.option(
     "--publish/--no-publish",
     default=None,
     help="Whether to write to docs/; a quick run writes to build/bench unless it is told to.",
 )
-def main(quick: bool, minutes: float, parts: tuple[str, ...], publish: bool | None) -> None:
+def main(
+    quick: bool, minutes: float, parts: tuple[str, ...], commit: str, publish: bool | None
+) -> None:
     """Measure the service, print tables, and write JSON and plots.
 
     Parts that are not measured keep the figures that they have.
@@ -79,9 +91,13 @@ def main(quick: bool, minutes: float, parts: tuple[str, ...], publish: bool | No
     results = load(folder / "results.json")
     if shutil.which("wrk") is None:
         raise click.ClickException("wrk is missing: apt-get install wrk")
+    missing: set[str] = set()
     try:
         for part in parts or PARTS:
-            measure(part, plan, results, say)
+            try:
+                measure(part, plan, commit, results, say)
+            except NotHere as error:
+                missing.add(str(error))
             save(results, folder / "results.json")
     except BenchmarkFailed as problem:
         console.print(str(problem), style="red", markup=False)
@@ -94,19 +110,25 @@ def main(quick: bool, minutes: float, parts: tuple[str, ...], publish: bool | No
         rewrite(DOCUMENT, results)
     for table in tables_of(results):
         console.print(table.rich(), "")
-    for reason in sorted(_skipped(results)):
+    for reason in sorted(missing | _skipped(results)):
         console.print(f"[bold yellow]SKIPPED[/bold yellow] {reason}")
-    say(f"written: {', '.join(str(path.relative_to(PROJECT)) for path in plots)}, results.json")
+    written = [*plots, folder / "results.json"]
+    say(f"written: {', '.join(str(path.relative_to(PROJECT)) for path in written)}")
 
 
-def measure(part: str, plan: Plan, results: Results, say: Callable[[str], None]) -> None:
+def measure(
+    part: str, plan: Plan, commit: str, results: Results, say: Callable[[str], None]
+) -> None:
     """Measure one of the parts, and put what came of it among the results.
 
     Raises:
         BenchmarkFailed: what was measured is not what was meant.
+        NotHere: none of the part can be measured on this machine.
     """
     if part == "comparison":
         results.comparison = compare(plan, INSTALLED, say)
+    elif part == "versions":
+        results.versions = compare_versions(plan, commit, CHECKOUTS, say)
     elif part == "mixed":
         results.mixed = measure_mixed(plan, say)
     else:
@@ -115,7 +137,7 @@ def measure(part: str, plan: Plan, results: Results, say: Callable[[str], None])
 
 def _skipped(results: Results) -> set[str]:
     """Why something has been left out, if it has."""
-    parts = (results.comparison, results.mixed)
+    parts = (results.comparison, results.versions, results.mixed)
     return {reason for part in parts if part is not None for reason in part.skipped}
 
 

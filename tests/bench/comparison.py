@@ -6,10 +6,12 @@ short, and a round has a turn of everybody at everything.
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from . import turborepo as other
+from .cases import DUPLICATE, HIT, MISS, NEW, PUT, READ
 from .contestants import (
     KEYVALUE,
     STORE_KEYVALUE,
@@ -24,7 +26,8 @@ from .entrant import Entrant
 from .failure import NotHere
 from .machine import describe, load_average
 from .names import SMALL, STORED, artifact_id, new_entry, payload
-from .results import Case, Comparison, Turn
+from .results import Case, Comparison
+from .rounds import take_turns
 from .store import store
 from .wrk import Ask
 
@@ -37,11 +40,6 @@ if TYPE_CHECKING:
 ARTIFACTS = 256
 """So many are read, and uploaded again."""
 
-WARM_UP_SECONDS = 1.0
-
-READ, DUPLICATE, NEW = "artifact read", "upload that exists", "new upload"
-HIT, MISS, PUT = "entry read", "entry that is not there", "entry stored"
-
 
 def compare(plan: Plan, installed: Path, say: Callable[[str], None]) -> Comparison:
     """Measure everybody.
@@ -53,27 +51,22 @@ def compare(plan: Plan, installed: Path, say: Callable[[str], None]) -> Comparis
     """
     load = load_average()
     skipped: list[str] = []
+    _install(installed, skipped, say)
+    end = time.monotonic() + plan.comparison_seconds
     with ExitStack() as stack:
         scratch = stack.enter_context(scratch_folder())
         entrants = [
             entrant
-            for contestant in _contestants(stack, scratch, installed, skipped, say)
+            for contestant in _contestants(stack, scratch, installed, skipped)
             for entrant in _entrants(contestant, scratch)
         ]
         entrants.sort(key=lambda entrant: _CASES.index(entrant.case))
-        if plan.rounds > 1:
-            for entrant in entrants:
-                entrant.turn(WARM_UP_SECONDS)
-        turns: list[list[Turn]] = [[] for _ in entrants]
-        for number in range(1, plan.rounds + 1):
-            say(f"round {number} of {plan.rounds}")
-            for entrant, of_entrant in zip(entrants, turns, strict=True):
-                of_entrant.append(entrant.turn(plan.turn_seconds))
+        turns = take_turns(entrants, plan, end, say)
     versions = {} if any("turborepo" in each for each in skipped) else other.versions(installed)
     return Comparison(
         machine=describe(load, versions),
         seconds=plan.turn_seconds,
-        rounds=plan.rounds,
+        rounds=len(turns[0]),
         cases=[
             Case(entrant.case, entrant.contestant.name, of_entrant)
             for entrant, of_entrant in zip(entrants, turns, strict=True)
@@ -85,21 +78,21 @@ def compare(plan: Plan, installed: Path, say: Callable[[str], None]) -> Comparis
 _CASES = [READ, DUPLICATE, HIT, MISS, NEW, PUT]
 
 
-def _contestants(
-    stack: ExitStack,
-    scratch: Path,
-    installed: Path,
-    skipped: list[str],
-    say: Callable[[str], None],
-) -> Iterator[Contestant]:
-    """Everybody who can be had here, up and running."""
-    yield stack.enter_context(bare_nginx(scratch))
+def _install(installed: Path, skipped: list[str], say: Callable[[str], None]) -> None:
+    """Have the other cache there; downloading it does not count as time of the run."""
     try:
         say("installing turborepo-remote-cache, unless it is there")
         other.install(installed)
     except NotHere as reason:
         skipped.append(str(reason))
-    else:
+
+
+def _contestants(
+    stack: ExitStack, scratch: Path, installed: Path, skipped: list[str]
+) -> Iterator[Contestant]:
+    """Everybody who can be had here, up and running."""
+    yield stack.enter_context(bare_nginx(scratch))
+    if not skipped:
         yield from stack.enter_context(turborepo(installed, scratch))
     for workers in (1, 2):
         for relaxed in (False, True):
@@ -121,8 +114,8 @@ def _entrants(contestant: Contestant, scratch: Path) -> Iterator[Entrant]:
     entry.write_bytes(new_entry("{id}", artifact_id(STORED, 0)))
     store(contestant, ARTIFACTS, lambda _: SMALL, entries=contestant.has_entries)
     api = contestant.api
-    # Reads do not sync anything: one of the two ways is enough.
-    if contestant.syncs or not contestant.has_entries:
+    # What nginx answers alone does not depend on how the service runs: one of its ways is enough.
+    if contestant.workers == 1 and (contestant.syncs or not contestant.has_entries):
         yield Entrant(READ, contestant, Ask("GET", api.path, "cas", STORED, ARTIFACTS))
         yield Entrant(
             DUPLICATE, contestant, Ask(api.method, api.path, "cas", STORED, ARTIFACTS, body)

@@ -1,6 +1,7 @@
 """Who is compared: the service, a bare nginx as the physical limit, and another build cache.
 
-They run at the same time, keep what they store on the same disk, and are asked in turns.
+They run at the same time, keep what they store on the same disk, and are asked in turns. Every
+nginx has one worker process for each core.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from cache_actors.settings import Settings
 from tests.support.nginx import NOBODY, nginx_before
 from tests.support.service import Service, running_service
 
+from .cases import NGINX, OTHER, OTHER_BEHIND_NGINX, ours
 from .failure import NotHere
 from .names import PROJECT, QUERY, TOKEN
-from .plain_nginx import plain_nginx
+from .plain_nginx import cores, plain_nginx
 from .processes import cpu_seconds, family, memory_bytes
 from .turborepo import running_turborepo
 
@@ -68,6 +70,7 @@ class Contestant:
         pids: the first process of each part of it.
         syncs: whether it syncs what it stores.
         has_entries: whether it keeps key-value entries too.
+        workers: of the service's processes, so many answer.
         log: the service's own log.
         access_log: nginx's.
     """
@@ -79,6 +82,7 @@ class Contestant:
     pids: dict[Part, int]
     syncs: bool = False
     has_entries: bool = False
+    workers: int = 1
     log: Path | None = None
     access_log: Path | None = None
 
@@ -154,8 +158,8 @@ def bare_nginx(scratch: Path) -> Iterator[Contestant]:
         create_full_put_path on;
         dav_access           group:r;
     }}"""
-    with plain_nginx(server, uploads) as nginx:
-        yield Contestant("nginx alone", PLAIN_FILES, nginx.url, storage, {"nginx": nginx.pid})
+    with plain_nginx(server, uploads, workers=cores()) as nginx:
+        yield Contestant(NGINX, PLAIN_FILES, nginx.url, storage, {"nginx": nginx.pid})
 
 
 @contextmanager
@@ -182,13 +186,14 @@ def turborepo(installed: Path, scratch: Path) -> Iterator[tuple[Contestant, Cont
     }"""
     with (
         running_turborepo(installed, storage) as (direct, pid),
-        plain_nginx(server.replace("UPSTREAM", direct.removeprefix("http://"))) as nginx,
+        plain_nginx(
+            server.replace("UPSTREAM", direct.removeprefix("http://")), workers=cores()
+        ) as nginx,
     ):
-        alone, behind = "turborepo-remote-cache", "turborepo-remote-cache behind nginx"
         both: dict[Part, int] = {"nginx": nginx.pid, "service": pid}
         yield (
-            Contestant(alone, TURBOREPO, direct, storage, {"service": pid}),
-            Contestant(behind, TURBOREPO, nginx.url, storage, both),
+            Contestant(OTHER, TURBOREPO, direct, storage, {"service": pid}),
+            Contestant(OTHER_BEHIND_NGINX, TURBOREPO, nginx.url, storage, both),
         )
 
 
@@ -203,7 +208,6 @@ def cache_actors(
     """
     _require_workers(workers)
     sync = "relaxed" if relaxed else "fsync"
-    name = f"cache-actors, {workers} worker{'s' if workers > 1 else ''}, {sync}"
     with tempfile.TemporaryDirectory(prefix="cache-bench-", dir="/dev/shm") as folder:
         Path(folder).chmod(0o777)
         answers = Path(folder) / "answers.log"
@@ -217,20 +221,25 @@ def cache_actors(
             with (
                 running_service(service),
                 nginx_before(
-                    f"127.0.0.1:{service.port}", storage, "debian", answers_log=answers
+                    f"127.0.0.1:{service.port}",
+                    storage,
+                    "debian",
+                    answers_log=answers,
+                    worker_processes=cores(),
                 ) as nginx,
             ):
                 assert service.process is not None
                 pid = int((nginx.options.runtime / "nginx.pid").read_text())
                 yield (
                     Contestant(
-                        name,
+                        ours(workers, sync),
                         CACHE_ACTORS,
                         nginx.url,
                         storage,
                         {"nginx": pid, "service": service.process.pid},
                         syncs=not relaxed,
                         has_entries=True,
+                        workers=workers,
                         log=service.log,
                         access_log=nginx.options.runtime / "access.log",
                     ),

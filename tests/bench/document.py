@@ -6,12 +6,20 @@ from typing import TYPE_CHECKING
 
 from .failure import BenchmarkFailed
 from .summary import in_words
-from .tables import comparison_table, latency_table, mixed_table, scale_table
+from .tables import (
+    comparison_table,
+    latency_table,
+    mixed_table,
+    scale_table,
+    targets_table,
+    versions_table,
+)
+from .targets import targets
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .results import Comparison, Latency, Machine, Mixed, Results, Scale
+    from .results import Comparison, Latency, Machine, Mixed, Results, Scale, Versions
 
 BEGIN = "<!-- Written by `make bench` from docs/performance/results.json: -->"
 END = "<!-- Until here. -->"
@@ -37,14 +45,25 @@ def rewrite(document: Path, results: Results) -> None:
 
 def block(results: Results) -> str:
     """What is put there."""
-    parts = []
+    parts = [_targets(results)]
     if results.comparison is not None:
         parts.append(_comparison(results.comparison))
+    if results.versions is not None:
+        parts.append(_versions(results.versions))
     if results.mixed is not None:
         parts.append(_mixed(results.mixed))
     if results.scale is not None:
         parts.append(_scale(results.scale))
     return "\n\n".join(parts)
+
+
+def _targets(results: Results) -> str:
+    return f"""\
+### Targets
+
+For two cores. Ratios are medians of those of the same round, with the least and the most of them.
+
+{targets_table(targets(results)).markdown()}"""
 
 
 def _comparison(comparison: Comparison) -> str:
@@ -57,6 +76,17 @@ def _comparison(comparison: Comparison) -> str:
 ![Rates of everybody, case by case](performance/comparison.svg)
 
 {comparison_table(comparison).markdown()}"""
+
+
+def _versions(versions: Versions) -> str:
+    turns = f"{versions.rounds} turns of {versions.seconds:g} s each."
+    return f"""\
+### Before and after
+
+{_machine(versions.machine)} {turns}{_skipped(versions.skipped)}
+Before is commit {versions.before}, after is {versions.after}.
+
+{versions_table(versions).markdown()}"""
 
 
 def _mixed(mixed: Mixed) -> str:

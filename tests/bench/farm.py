@@ -21,6 +21,12 @@ ARTIFACT_READ, ARTIFACT_WRITE = "artifact read", "artifact stored"
 RATES = {ENTRY_READ: 512.0, ENTRY_PUT: 256.0, ARTIFACT_READ: 512.0, ARTIFACT_WRITE: 64.0}
 """Operations of each kind that one farm needs in a second."""
 
+FACTORS = (1.0, 2.0, 4.0, 8.0)
+"""So many farms at once, one after the other, until something gives."""
+
+WORKERS = (1, 2)
+"""With so many workers of the service, one after the other."""
+
 SIZES = (SMALL,) * 6 + (256 * KIBIBYTE,) * 3 + (2048 * KIBIBYTE,)
 """The sizes of artifacts, in bytes, as often as they occur among ten."""
 

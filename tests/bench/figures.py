@@ -25,6 +25,17 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(median(values), min(values), max(values))
 
 
+def ratios(values: Sequence[float], others: Sequence[float]) -> Spread | None:
+    """How many times the other value of the same round each value is; None if that cannot be said.
+
+    Args:
+        values: one of each round.
+        others: the same.
+    """
+    found = [value / other for value, other in zip(values, others, strict=True) if other]
+    return spread(found) if found else None
+
+
 def percentile(ordered: Sequence[float], percent: float) -> float:
     """The smallest of some values that so many percent of them do not exceed; NaN of none.
 

@@ -44,6 +44,9 @@ function init(arguments)
     ["Authorization"] = "Bearer " .. token,
     ["Content-Type"] = "application/octet-stream",
   }
+  for name, value in pairs(wrk.headers) do -- from -H
+    headers[name] = value
+  end
   local body = file and contents(file)
   local has_id = body and body:sub(1, 1) == "{"
   count = tonumber(count)

@@ -24,7 +24,9 @@ from .farm import (
     ARTIFACT_WRITE,
     ENTRY_PUT,
     ENTRY_READ,
+    FACTORS,
     RATES,
+    WORKERS,
     Load,
     operations,
     size_of,
@@ -50,7 +52,6 @@ GENERATORS = ((ENTRY_READ, ARTIFACT_READ), (ENTRY_PUT, ARTIFACT_WRITE))
 all of them are busy storing."""
 
 STORED_ARTIFACTS = 500
-FACTORS = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 READY_CONNECTIONS = 32
 HEAD_START = 0.2
@@ -75,7 +76,7 @@ def measure_mixed(plan: Plan, say: Callable[[str], None]) -> Mixed:
             generator_limit(bare, plan.step_seconds / 4),
             generator_floor(bare, STORED_ARTIFACTS, plan.step_seconds / 4),
         )
-    for workers in (1, 2):
+    for workers in WORKERS:
         try:
             with ExitStack() as stack:
                 scratch = stack.enter_context(scratch_folder())

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 START_SECONDS = 10.0
 
 
+def cores() -> int:
+    """What `worker_processes auto`, which production has, comes to on this machine."""
+    return os.cpu_count() or 1
+
+
 def debian_nginx() -> Path:
     """Debian's nginx.
 
@@ -50,15 +55,17 @@ class PlainNginx:
 
 
 @contextmanager
-def plain_nginx(servers: str, temporary: Path | None = None) -> Iterator[PlainNginx]:
+def plain_nginx(
+    servers: str, temporary: Path | None = None, workers: int = 1
+) -> Iterator[PlainNginx]:
     """An nginx for as long as the context lasts.
 
-    It has one worker, as the one before the service has here, and the same settings for files and
-    connections.
+    It has the same settings for files and connections as the one before the service.
 
     Args:
         servers: the rest of its configuration's http block; `{listen}` becomes an address.
         temporary: where it puts bodies that it takes in; on tmpfs unless it is told.
+        workers: how many worker processes it has.
     """
     listen = f"127.0.0.1:{free_port()}"
     with TemporaryDirectory(prefix="cache-bench-nginx-", dir="/dev/shm") as folder:
@@ -67,7 +74,7 @@ def plain_nginx(servers: str, temporary: Path | None = None) -> Iterator[PlainNg
         config = runtime / "nginx.conf"
         config.write_text(f"""\
 {"user nobody nogroup;" if os.geteuid() == 0 else ""}
-worker_processes 1;
+worker_processes {workers};
 pid {runtime}/nginx.pid;
 events {{
     worker_connections 4096;

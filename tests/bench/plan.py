@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-ROUND_TURNS = 22
-"""Turns in a round of the comparison, with everybody there."""
+from .farm import FACTORS, WORKERS
 
-BETWEEN_TURNS = 0.5
-"""Seconds that go by between two turns."""
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
-LONGEST, SHORTEST = 120.0, 4.0
-"""Minutes."""
+LONGEST, SHORTEST = 120.0, 8.0
+"""Minutes. In less there would be a round or two of everything, which says nothing."""
+
+LARGE = 15.0
+"""Minutes from which on a run has the time to store a million artifacts."""
+
+LARGE_SECONDS, SMALL_SECONDS = 360.0, 90.0
+"""What it takes to make, to ask for and to remove a million artifacts; and a hundred thousand."""
+
+STEP_OVERHEAD = 4.0
+"""Seconds for each size of the farm in which nothing is measured: operations are made before it,
+and answers waited for after it."""
+
+FARM_SECONDS = 10.0
+"""Seconds until a service stands there with what farms read."""
+
+COMPARISON_PART = 0.6
+"""Of the time that is left for what goes in rounds; the rest is for the versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,34 +36,96 @@ class Plan:
     """What is measured, and for how long.
 
     Attributes:
-        rounds: of the comparison.
+        comparison_seconds: for the comparison, from the first start to the last turn.
+        versions_seconds: the same for this version beside an earlier one.
+        least_rounds: of both of them, however long they take.
         turn_seconds: for one contestant at one case; whole seconds.
         step_seconds: for each size of the build farm.
         sizes: how many artifacts are stored when it is looked how that scales.
         size_turns: turns at each case for each of these sizes.
     """
 
-    rounds: int
+    comparison_seconds: float
+    versions_seconds: float
+    least_rounds: int
     turn_seconds: float
     step_seconds: float
     sizes: tuple[int, ...]
     size_turns: int
 
+    def seconds(self) -> float:
+        """How long all of it takes, if no farm is too large."""
+        return (
+            self.comparison_seconds
+            + self.versions_seconds
+            + farm_seconds(self.step_seconds)
+            + scale_seconds(self.sizes)
+        )
 
-QUICK = Plan(rounds=1, turn_seconds=1, step_seconds=3, sizes=(1_000, 10_000), size_turns=1)
-"""About two minutes, to see whether everything works. Its figures are not worth much."""
+
+QUICK = Plan(
+    comparison_seconds=0.0,
+    versions_seconds=0.0,
+    least_rounds=1,
+    turn_seconds=1.0,
+    step_seconds=3.0,
+    sizes=(1_000, 10_000),
+    size_turns=1,
+)
+"""About three minutes, to see whether everything works. Its figures are not worth much."""
 
 
 def plan_for(minutes: float) -> Plan:
-    """A plan for a run of so many minutes, most of which the comparison gets.
+    """A plan for a run of so many minutes.
 
-    A million artifacts take five minutes to make and to remove, so short runs do with fewer.
+    A million artifacts take five minutes to make and to remove, so short runs do with fewer. What
+    farms and sizes leave goes to what is measured in rounds. More rounds say more than longer
+    turns: their ratios are what counts, and a machine changes from one second to the next.
     """
-    sizes = (1_000, 100_000, 1_000_000) if minutes >= 12 else (1_000, 100_000)
-    for_sizes = 6.0 if minutes >= 12 else 1.5
-    step = min(20.0, max(5.0, minutes * 60 * 0.15 / 8))
-    for_farms = step * 8 / 60 + 1.0
-    turn = 2.0 if minutes >= 10 else 1.0
-    seconds = max(0.0, minutes - for_sizes - for_farms) * 60
-    rounds = max(2, int(seconds / ROUND_TURNS / (turn + BETWEEN_TURNS)) - 1)  # one to warm up
-    return Plan(rounds, turn, step, sizes, size_turns=3)
+    sizes = (1_000, 100_000, 1_000_000) if minutes >= LARGE else (1_000, 100_000)
+    step = float(round(min(30.0, max(5.0, minutes * 60 / 72))))
+    left = minutes * 60 - farm_seconds(step) - scale_seconds(sizes)
+    return Plan(
+        comparison_seconds=left * COMPARISON_PART,
+        versions_seconds=left * (1 - COMPARISON_PART),
+        least_rounds=2,
+        turn_seconds=2.0 if minutes >= 30 else 1.0,
+        step_seconds=step,
+        sizes=sizes,
+        size_turns=3,
+    )
+
+
+def farm_seconds(step_seconds: float) -> float:
+    """How long the build farms take: for each number of workers a start, a warm-up, all sizes.
+
+    The generator by itself has half a step.
+    """
+    each = FARM_SECONDS + (1 + len(FACTORS)) * step_seconds + len(FACTORS) * STEP_OVERHEAD
+    return len(WORKERS) * each + step_seconds / 2 + FARM_SECONDS
+
+
+def scale_seconds(sizes: tuple[int, ...]) -> float:
+    """How long it takes to measure with so many artifacts, one number after the other."""
+    return LARGE_SECONDS if sizes[-1] >= 1_000_000 else SMALL_SECONDS
+
+
+def rounds_until(
+    end: float, least: int, clock: Callable[[], float] = time.monotonic
+) -> Iterator[int]:
+    """Number rounds from 1 on, as long as another one would be over in time.
+
+    How long one takes is known by the longest so far: how many contestants there are, and how long
+    the disk takes to catch up with them, is different on every machine.
+
+    Args:
+        end: when time is over, as `clock` has it.
+        least: so many rounds there are whatever they take.
+        clock: tells the time in seconds.
+    """
+    number, longest = 0, 0.0
+    while number < least or clock() + longest <= end:
+        began = clock()
+        number += 1
+        yield number
+        longest = max(longest, clock() - began)

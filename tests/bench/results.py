@@ -66,6 +66,37 @@ class Comparison(msgspec.Struct, frozen=True):
     skipped: list[str]
 
 
+class Pair(msgspec.Struct, frozen=True):
+    """Two versions at the same case, in turns.
+
+    Attributes:
+        case: what was asked for.
+        service: how the service ran.
+        before, after: the turns of each, round by round.
+    """
+
+    case: str
+    service: str
+    before: list[Turn]
+    after: list[Turn]
+
+
+class Versions(msgspec.Struct, frozen=True):
+    """An earlier version of the service beside this one, asked without nginx.
+
+    Attributes:
+        before, after: which versions these are.
+    """
+
+    machine: Machine
+    seconds: float
+    rounds: int
+    before: str
+    after: str
+    pairs: list[Pair]
+    skipped: list[str]
+
+
 class Latency(msgspec.Struct, frozen=True):
     """How long operations took from when they were due, in milliseconds."""
 
@@ -151,6 +182,7 @@ class Results(msgspec.Struct):
     """All parts that have been measured, each when it was measured last."""
 
     comparison: Comparison | None = None
+    versions: Versions | None = None
     mixed: Mixed | None = None
     scale: Scale | None = None
 

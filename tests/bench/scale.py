@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cache_actors.dev.tuist import StandInTuist
 from tests.support.service import Service
 
-from .comparison import HIT, NEW, PUT, READ
+from .cases import HIT, NEW, PUT, READ
 from .contestants import (
     CACHE_ACTORS,
     KEYVALUE,

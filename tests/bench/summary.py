@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .figures import Spread, percentile, spread
+from .figures import Spread, percentile, ratios, spread
 from .results import Latency
 
 if TYPE_CHECKING:
-    from .results import Case, Comparison, Machine
+    from collections.abc import Sequence
+
+    from .results import Case, Comparison, Machine, Turn
 
 
 def rates(case: Case) -> Spread:
@@ -18,26 +20,49 @@ def rates(case: Case) -> Spread:
 
 def cpu_us(case: Case, part: str | None = None) -> Spread:
     """CPU time for one answer in microseconds, of one part or of all."""
-    return spread(
-        [
-            turn.cpu_us.get(part, 0.0) if part is not None else sum(turn.cpu_us.values())
-            for turn in case.turns
-        ]
-    )
+    return spread(costs(case.turns, part))
+
+
+def costs(turns: Sequence[Turn], part: str | None = None) -> list[float]:
+    """The same, turn by turn."""
+    return [
+        turn.cpu_us.get(part, 0.0) if part is not None else sum(turn.cpu_us.values())
+        for turn in turns
+    ]
 
 
 def of_limit(case: Case, comparison: Comparison) -> Spread | None:
     """The rate as a part of that of the first contestant at the same case, round by round."""
-    first = next(each for each in comparison.cases if each.case == case.case)
-    if first.contestant == case.contestant:
+    first = next(each.contestant for each in comparison.cases if each.case == case.case)
+    if first == case.contestant:
         return None
-    return spread(
-        [
-            turn.rate / best.rate
-            for turn, best in zip(case.turns, first.turns, strict=True)
-            if best.rate
-        ]
-    )
+    return rate_ratio(comparison, case.case, case.contestant, first)
+
+
+def turns_of(comparison: Comparison | None, case: str, contestant: str) -> list[Turn]:
+    """The turns of a contestant at a case, round by round; none if that has not been measured."""
+    for each in comparison.cases if comparison is not None else ():
+        if (each.case, each.contestant) == (case, contestant):
+            return each.turns
+    return []
+
+
+def rate_ratio(comparison: Comparison | None, case: str, one: str, other: str) -> Spread | None:
+    """How many times the other contestant's rate that of the one is, round by round."""
+    one_s, other_s = (turns_of(comparison, case, name) for name in (one, other))
+    if not one_s or not other_s:
+        return None
+    return ratios([turn.rate for turn in one_s], [turn.rate for turn in other_s])
+
+
+def cost_ratio(
+    comparison: Comparison | None, case: str, one: str, other: str, part: str
+) -> Spread | None:
+    """The same of the CPU time that a part takes for an answer."""
+    one_s, other_s = (turns_of(comparison, case, name) for name in (one, other))
+    if not one_s or not other_s:
+        return None
+    return ratios(costs(one_s, part), costs(other_s, part))
 
 
 def latency_of(seconds: list[float]) -> Latency:

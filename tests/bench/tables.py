@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table as RichTable
 
-from .summary import cpu_us, of_limit, rates, shares
+from .figures import ratios, spread
+from .summary import costs, cpu_us, of_limit, rates, shares
+from .targets import targets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .figures import Spread
-    from .results import Comparison, Mixed, Results, Scale
+    from .results import Comparison, Mixed, Results, Scale, Versions
+    from .targets import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +46,22 @@ class Table:
 
 def tables_of(results: Results) -> list[Table]:
     """All tables of what has been measured."""
-    tables = []
+    tables = [targets_table(targets(results))]
     if results.comparison is not None:
         tables.append(comparison_table(results.comparison))
+    if results.versions is not None:
+        tables.append(versions_table(results.versions))
     if results.mixed is not None:
         tables += [mixed_table(results.mixed), latency_table(results.mixed)]
     if results.scale is not None:
         tables.append(scale_table(results.scale))
     return tables
+
+
+def targets_table(found: Sequence[Target]) -> Table:
+    """Each target, and whether it is met."""
+    rows = [[each.what, each.wanted, each.measured, each.verdict] for each in found]
+    return Table("Targets", ["", "target", "measured", ""], rows, words=4)
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -80,6 +91,29 @@ def comparison_table(comparison: Comparison) -> Table:
     columns = ["", "", "answers/s", "spread", "of the first", "p50 ms", "p99 ms"]
     columns += ["nginx CPU µs", "service CPU µs", "wrk busy", "shares"]
     return Table("In turns, 10 KiB artifacts, 32 connections", columns, rows, words=2)
+
+
+def versions_table(versions: Versions) -> Table:
+    """An earlier version and this one."""
+    rows, last = [], ""
+    for pair in versions.pairs:
+        both = (pair.before, pair.after)
+        rate = [[turn.rate for turn in turns] for turns in both]
+        cost = [costs(turns, "service") for turns in both]
+        rows.append(
+            [
+                pair.case if pair.case != last else "",
+                pair.service,
+                *(f"{spread(values).median:,.0f}" for values in rate),
+                *_ratio(ratios(rate[1], rate[0])),
+                *(_number(spread(values).median) for values in cost),
+                *_ratio(ratios(cost[1], cost[0])),
+            ]
+        )
+        last = pair.case
+    columns = ["", "", "before, answers/s", "after", "ratio", "spread"]
+    columns += ["before, service CPU µs", "after", "ratio", "spread"]
+    return Table("Before and after, without nginx, 32 connections", columns, rows, words=2)
 
 
 def mixed_table(mixed: Mixed) -> Table:
@@ -148,6 +182,10 @@ def _latencies(latency: object) -> list[str]:
     if latency is None:
         return ["", "", ""]
     return [_number(getattr(latency, name)) for name in ("p50_ms", "p95_ms", "p99_ms")]
+
+
+def _ratio(values: Spread | None) -> list[str]:
+    return ["", ""] if values is None else [f"{values.median:.2f}", _between(values, ".2f")]
 
 
 def _between(values: Spread, form: str) -> str:

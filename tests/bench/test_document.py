@@ -20,16 +20,18 @@ from .results import (
     Latency,
     Machine,
     Mixed,
+    Pair,
     Results,
     Scale,
     Size,
     Step,
     Turn,
+    Versions,
     load,
     save,
 )
 from .summary import of_limit, shares
-from .tables import Table, tables_of
+from .tables import Table, tables_of, versions_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,8 +61,16 @@ COMPARISON = Comparison(
 )
 FARM = Farm("ours", [step()], "nothing")
 SIZE = Size(1000, Spread(0.5, 0.4, 0.6), (1 << 26, 1 << 27), COMPARISON.cases[1:])
+PAIR = Pair(
+    "new upload",
+    "1 worker, fsync",
+    [Turn(100.0, 1.0, 2.0, {"service": cost}, 0.1, []) for cost in (1000.0, 1000.0, 1000.0)],
+    [Turn(150.0, 1.0, 2.0, {"service": cost}, 0.1, []) for cost in (500.0, 600.0, 900.0)],
+)
+VERSIONS = Versions(MACHINE, 1.0, 3, "c4fe580", "0123456 with changes", [PAIR], [])
 RESULTS = Results(
     COMPARISON,
+    VERSIONS,
     Mixed(MACHINE, 5.0, 20_000.0, Latency(1, 0.2, 0.3, 0.4, 0.5), [FARM], []),
     Scale(MACHINE, 2.0, [SIZE]),
 )
@@ -69,6 +79,14 @@ RESULTS = Results(
 def test_ratios_are_of_the_same_round() -> None:
     assert of_limit(COMPARISON.cases[1], COMPARISON) == Spread(0.25, 0.25, 0.5)
     assert of_limit(COMPARISON.cases[0], COMPARISON) is None
+
+
+def test_before_and_after_are_ratios_of_the_same_round() -> None:
+    (row,) = versions_table(VERSIONS).rows
+    assert row[:4] == ["new upload", "1 worker, fsync", "100", "150"]
+    assert row[4:6] == ["1.50", "1.50 to 1.50"]
+    assert row[6:] == ["1,000", "600", "0.60", "0.50 to 0.90"]
+    assert "Before is commit c4fe580, after is 0123456 with changes." in block(RESULTS)
 
 
 def test_shares_of_workers() -> None:

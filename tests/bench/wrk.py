@@ -31,6 +31,7 @@ class Ask:
         count: so many ids to choose from at random; 0 for a new one each time.
         body: a file with the body. Only one that begins with a brace has an `{id}` in it.
         refused: whether the right answer is a status from 400.
+        headers: further ones, as in `Name: value`.
     """
 
     method: str
@@ -40,6 +41,7 @@ class Ask:
     count: int = 0
     body: Path | None = None
     refused: bool = False
+    headers: tuple[str, ...] = ()
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -70,6 +72,7 @@ def run_wrk(url: str, ask: Ask, seconds: float) -> tuple[Said, float]:
         BenchmarkFailed: an answer is missing, or its status is of the wrong kind.
     """
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s"]
+    command += [option for header in ask.headers for option in ("-H", header)]
     command += ["--timeout", PATIENCE, "-s", str(SCRIPT), url, "--", ask.method, ask.path, TOKEN]
     command += [ask.kind, ask.tag, str(ask.count), *([str(ask.body)] if ask.body else [])]
     before = _cpu_of_children()

@@ -589,6 +589,62 @@ def test_every_folder_of_a_batch_is_synced(
     assert all(journal.survives(p, root) for p in paths)
 
 
+def test_new_folders_of_a_batch_share_the_sync_of_the_folder_above(
+    durable: FileStore, root: Path, journal: Journal
+) -> None:
+    paths = [root / "acme" / folder / "x" for folder in "abcdef"]
+    assert durable.publish([Publication(p, [b"x"]) for p in paths]) == [STORED] * 6
+    assert journal.synced_folders().count(root / "acme") == 1
+    assert all(journal.survives(p, root) for p in paths)
+
+
+def test_folders_beside_the_first_one_used_are_known_with_it(
+    durable: FileStore, root: Path, journal: Journal, temporary: TemporaryFolder
+) -> None:
+    paths = [root / "acme" / folder / "x" for folder in "abc"]
+    assert durable.publish([Publication(p, [b"x"]) for p in paths]) == [STORED] * 3
+    paths[2].parent.chmod(0o700)  # its maker died before it was complete
+    started_again = FileStore(root, temporary, durable=True)
+    publish(started_again, paths[0].with_name("y"), b"x")
+    journal.events.clear()
+    publish(started_again, paths[1].with_name("y"), b"x")
+    assert journal.synced_folders() == [paths[1].parent]
+    publish(started_again, paths[2].with_name("y"), b"x")
+    assert root / "acme" in journal.synced_folders()
+    assert stat.S_IMODE(paths[2].parent.stat().st_mode) == 0o2750
+
+
+def test_publication_that_cannot_be_synced_does_not_hurt_the_others(
+    durable: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def second_fails(fd: int) -> None:
+        calls.append(fd)
+        if len(calls) == 2:
+            raise fail(errno.EIO)
+
+    publish(durable, path, b"x")
+    monkeypatch.setattr(os, "fdatasync", second_fails)
+    paths = [path.with_name(name) for name in "abc"]
+    outcomes = durable.publish([Publication(each, [b"x"]) for each in paths])
+    assert (outcomes[0], number_of(outcomes[1]), outcomes[2]) == (STORED, errno.EIO, STORED)
+    assert [each.exists() for each in paths] == [True, False, True]
+
+
+def test_nothing_of_a_batch_has_its_name_before_all_of_it_is_synced(
+    durable: FileStore, path: Path, journal: Journal
+) -> None:
+    batch = [Publication(path.with_name(name), [b"x"]) for name in "abc"]
+    durable.publish(batch)
+    kinds = [kind for kind, what in journal.events if kind == "data" or what in _paths(batch)]
+    assert kinds == ["data"] * 3 + ["name"] * 3
+
+
+def _paths(batch: list[Publication]) -> list[Path | int]:
+    return [item.path for item in batch]
+
+
 def test_files_survive_when_more_folders_are_used_than_remembered(
     durable: FileStore, root: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -691,16 +747,16 @@ def test_file_that_is_just_being_published_does_not_exist_yet(
 ) -> None:
     """Whoever is told that it exists must not lose it when its own sync fails."""
     told: list[bool] = []
-    sync = FileStore._sync_folder
+    sync = folders.sync_folder
 
-    def failing_sync(self: FileStore, folder: Path) -> None:
+    def failing_sync(folder: Path) -> None:
         if folder == path.parent and path.exists() and not told:
             told.append(False)  # while it asks
-            told[0] = self.exists(path)
+            told[0] = durable.exists(path)
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        sync(self, folder)
+        sync(folder)
 
-    monkeypatch.setattr(FileStore, "_sync_folder", failing_sync)
+    monkeypatch.setattr("cache_actors.storage.files.sync_folder", failing_sync)
     assert number_of(publish(durable, path, b"x")) == errno.EIO
     assert told == [False]
     assert not durable.exists(path)

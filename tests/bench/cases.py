@@ -1,0 +1,21 @@
+"""What is asked for, and who is asked, as it is called in results."""
+
+from __future__ import annotations
+
+READ, DUPLICATE, NEW = "artifact read", "upload that exists", "new upload"
+HIT, MISS, PUT = "entry read", "entry that is not there", "entry stored"
+DECISION = "decision for nginx"
+
+NGINX = "nginx alone"
+OTHER = "turborepo-remote-cache"
+OTHER_BEHIND_NGINX = f"{OTHER} behind nginx"
+
+
+def way_of(workers: int, durability: str) -> str:
+    """A way in which the service runs, in words."""
+    return f"{workers} worker{'s' if workers > 1 else ''}, {durability}"
+
+
+def ours(workers: int, durability: str) -> str:
+    """The service, run in that way, behind nginx."""
+    return f"cache-actors, {way_of(workers, durability)}"

@@ -1,0 +1,228 @@
+"""What the service is to come to, and whether it does. Pure functions of a run's results.
+
+Ratios are medians of those of the same round, as everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .cases import HIT, NEW, OTHER_BEHIND_NGINX, PUT, READ, ours
+from .figures import spread
+from .summary import cost_ratio, cpu_us, rate_ratio, turns_of
+
+if TYPE_CHECKING:
+    from .figures import Spread
+    from .results import Comparison, Farm, Mixed, Results, Scale, Size, Step
+
+UPLOADS_LEAST, UPLOADS_AIM = 0.6, 1.0
+"""New uploads, of those of the other cache."""
+
+READS_LEAST = 15.0
+"""Reads, of those of the other cache."""
+
+WORKER_COST_MOST = 1.1
+"""CPU time of a request with two workers, of that with one."""
+
+SHARE_MOST = 0.6
+"""The larger share of two workers; the other one has 40 % then."""
+
+FARMS, FARM_P99_MS = 2.0, 50.0
+"""So many farms, and the latency that an operation in a hundred may have, in milliseconds."""
+
+START_SECONDS = 2.0
+COST_GROWTH_MOST = 1.2
+"""CPU time of an operation with many artifacts, of that with few."""
+
+FEW, MANY = 1_000, 1_000_000
+"""Artifacts."""
+
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A target, and what has been measured.
+
+    Attributes:
+        what: what is looked at.
+        wanted: what it is to come to.
+        measured: what it came to; empty if nobody has looked.
+        verdict: `met`, `missed` and by how much, or that it is not measured.
+    """
+
+    what: str
+    wanted: str
+    measured: str
+    verdict: str
+
+
+def targets(results: Results) -> list[Target]:
+    """All of them, whether they have been measured or not."""
+    return [
+        uploads(results.comparison),
+        reads(results.comparison),
+        *(worker_cost(results.comparison, case) for case in (NEW, PUT)),
+        *(worker_shares(results.comparison, case) for case in (NEW, PUT)),
+        farms(results.mixed),
+        start(results.scale),
+        *(growth(results.scale, case) for case in (READ, HIT, NEW, PUT)),
+    ]
+
+
+# --- In turns -------------------------------------------------------------------------------------
+
+
+def uploads(comparison: Comparison | None) -> Target:
+    """New durable uploads with two workers, beside the other cache, which does not sync."""
+    what = f"{NEW}, 2 workers, fsync: rate, of that of {OTHER_BEHIND_NGINX}"
+    wanted = f"at least {UPLOADS_LEAST:g}, aim {UPLOADS_AIM:g}"
+    found = rate_ratio(comparison, NEW, ours(2, "fsync"), OTHER_BEHIND_NGINX)
+    if found is None:
+        return _not_measured(what, wanted)
+    verdict = at_least(found.median, UPLOADS_LEAST)
+    if verdict == "met" and found.median < UPLOADS_AIM:
+        verdict = f"met, {_percent(1 - found.median / UPLOADS_AIM)} short of the aim"
+    return Target(what, wanted, _ratio(found), verdict)
+
+
+def reads(comparison: Comparison | None) -> Target:
+    """Reads, which nginx answers whatever the number of workers, beside the other cache."""
+    what = f"{READ}: rate, of that of {OTHER_BEHIND_NGINX}"
+    wanted = f"at least {READS_LEAST:g}"
+    found = rate_ratio(comparison, READ, ours(1, "fsync"), OTHER_BEHIND_NGINX)
+    if found is None:
+        return _not_measured(what, wanted)
+    return Target(what, wanted, _ratio(found, ".1f"), at_least(found.median, READS_LEAST))
+
+
+def worker_cost(comparison: Comparison | None, case: str) -> Target:
+    """What the service's part of a request costs with two workers, beside one."""
+    what = f"{case}: service CPU time with 2 workers, of that with 1"
+    wanted = f"at most {WORKER_COST_MOST:g}"
+    found = cost_ratio(comparison, case, ours(2, "fsync"), ours(1, "fsync"), "service")
+    if found is None:
+        return _not_measured(what, wanted)
+    return Target(what, wanted, _ratio(found), at_most(found.median, WORKER_COST_MOST))
+
+
+def worker_shares(comparison: Comparison | None, case: str) -> Target:
+    """The larger share of two workers, turn by turn: on average over turns all would be even."""
+    what = f"{case}: the larger share of 2 workers in a turn"
+    wanted = f"at most {SHARE_MOST:.0%}"
+    turns = turns_of(comparison, case, ours(2, "fsync"))
+    larger = [max(turn.shares) for turn in turns if turn.shares]
+    if not larger:
+        return _not_measured(what, wanted)
+    found = spread(larger)
+    measured = f"{found.median:.0%} ({found.least:.0%} to {found.most:.0%})"
+    return Target(what, wanted, measured, at_most(found.median, SHARE_MOST))
+
+
+# --- Build farms ----------------------------------------------------------------------------------
+
+
+def farms(mixed: Mixed | None) -> Target:
+    """Two farms on two workers: no error, and no operation that is slow."""
+    what = f"{FARMS:g} build farms on 2 workers, fsync"
+    wanted = f"no error, p99 of every operation under {FARM_P99_MS:g} ms"
+    farm = _farm_of(mixed, ours(2, "fsync"))
+    if farm is None:
+        return _not_measured(what, wanted)
+    step = next((step for step in farm.steps if step.factor == FARMS), None)
+    if step is None:
+        gave = [step for step in farm.steps if step.factor < FARMS]
+        verdict = "missed before that" if gave else NOT_MEASURED
+        return Target(what, wanted, farm.gave if gave else "", verdict)
+    errors = sum(step.errors.values())
+    if not step.operations:
+        return Target(what, wanted, _count(errors), "missed, nothing ended well")
+    kind, p99 = _slowest(step)
+    measured = f"{_count(errors)}, p99 up to {p99:,.0f} ms ({kind})"
+    reasons = [_count(errors)] if errors else []
+    if p99 >= FARM_P99_MS:
+        reasons.append(f"{_percent(p99 / FARM_P99_MS - 1)} over")
+    return Target(what, wanted, measured, f"missed, {', '.join(reasons)}" if reasons else "met")
+
+
+def _farm_of(mixed: Mixed | None, contestant: str) -> Farm | None:
+    found = mixed.farms if mixed is not None else []
+    return next((farm for farm in found if farm.contestant == contestant), None)
+
+
+def _slowest(step: Step) -> tuple[str, float]:
+    """The kind of operation with the highest p99, and that in milliseconds."""
+    kinds = {kind: latency.p99_ms for kind, latency in step.operations.items() if kind != "all"}
+    kind = max(kinds, key=lambda each: kinds[each])
+    return kind, kinds[kind]
+
+
+def _count(errors: int) -> str:
+    return f"{errors:,} errors" if errors != 1 else "1 error"
+
+
+# --- With more and more stored --------------------------------------------------------------------
+
+
+def start(scale: Scale | None) -> Target:
+    """From the start of the process to the first 200, with many artifacts."""
+    what = f"start with {MANY:,} artifacts"
+    wanted = f"under {START_SECONDS:g} s"
+    size = _size_of(scale, MANY)
+    if size is None:
+        return _not_measured(what, wanted)
+    found = size.start_seconds
+    measured = f"{found.median:.2f} s ({found.least:.2f} to {found.most:.2f})"
+    return Target(what, wanted, measured, at_most(found.median, START_SECONDS))
+
+
+def growth(scale: Scale | None, case: str) -> Target:
+    """What an operation costs with many artifacts, beside what it costs with few."""
+    what = f"{case}: CPU time with {MANY:,} artifacts, of that with {FEW:,}"
+    wanted = f"at most {COST_GROWTH_MOST:g}"
+    costs = [_cost_at(scale, size, case) for size in (MANY, FEW)]
+    if costs[0] is None or not costs[1]:
+        return _not_measured(what, wanted)
+    found = costs[0] / costs[1]
+    return Target(what, wanted, f"{found:.2f}", at_most(found, COST_GROWTH_MOST))
+
+
+def _size_of(scale: Scale | None, stored: int) -> Size | None:
+    sizes = scale.sizes if scale is not None else []
+    return next((size for size in sizes if size.stored == stored), None)
+
+
+def _cost_at(scale: Scale | None, stored: int, case: str) -> float | None:
+    """CPU time of all for one operation in microseconds; there are no rounds to compare."""
+    size = _size_of(scale, stored)
+    for each in size.cases if size is not None else ():
+        if each.case == case:
+            return cpu_us(each).median
+    return None
+
+
+# --- Verdicts -------------------------------------------------------------------------------------
+
+
+def at_least(value: float, wanted: float) -> str:
+    """The verdict on a value that is to be so much or more."""
+    return "met" if value >= wanted else f"missed by {_percent(1 - value / wanted)}"
+
+
+def at_most(value: float, wanted: float) -> str:
+    """The verdict on a value that is to be so much or less."""
+    return "met" if value <= wanted else f"missed by {_percent(value / wanted - 1)}"
+
+
+def _not_measured(what: str, wanted: str) -> Target:
+    return Target(what, wanted, "", NOT_MEASURED)
+
+
+def _ratio(found: Spread, form: str = ".2f") -> str:
+    return f"{found.median:{form}} ({found.least:{form}} to {found.most:{form}})"
+
+
+def _percent(part: float) -> str:
+    """In whole percent, unless that would be nothing."""
+    return f"{part:.0%}" if part >= 0.01 else f"{part:.1%}"

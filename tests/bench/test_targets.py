@@ -1,0 +1,176 @@
+"""Targets are met or missed by what was measured, and by how much is said."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from .cases import HIT, NEW, OTHER_BEHIND_NGINX, PUT, READ, ours
+from .figures import Spread
+from .results import (
+    Case,
+    Comparison,
+    Farm,
+    Latency,
+    Machine,
+    Mixed,
+    Results,
+    Scale,
+    Size,
+    Step,
+    Turn,
+)
+from .targets import (
+    NOT_MEASURED,
+    at_least,
+    at_most,
+    farms,
+    growth,
+    reads,
+    start,
+    targets,
+    uploads,
+    worker_cost,
+    worker_shares,
+)
+
+MACHINE = Machine("2026-01-31", 2, "A fast one", 1 << 34, "6.1", "ext4", {}, (0.1, 2.0))
+ONE, TWO = ours(1, "fsync"), ours(2, "fsync")
+
+
+def turn(rate: float = 1.0, cost: float = 1.0, shares: tuple[float, ...] = ()) -> Turn:
+    return Turn(rate, 1.0, 2.0, {"nginx": 20.0, "service": cost}, 0.5, list(shares))
+
+
+def comparison(*cases: Case) -> Comparison:
+    return Comparison(MACHINE, 1.0, 3, list(cases), [])
+
+
+def rates(case: str, contestant: str, *of_turns: float) -> Case:
+    return Case(case, contestant, [turn(rate) for rate in of_turns])
+
+
+def costs(contestant: str, *of_turns: float) -> Case:
+    return Case(NEW, contestant, [turn(cost=cost) for cost in of_turns])
+
+
+@pytest.mark.parametrize(
+    ("rate", "verdict"),
+    [
+        (1100.0, "met"),
+        (1000.0, "met"),
+        (900.0, "met, 10% short of the aim"),
+        (999.0, "met, 0.1% short of the aim"),
+        (600.0, "met, 40% short of the aim"),
+        (450.0, "missed by 25%"),
+    ],
+)
+def test_uploads_have_an_aim_beyond_their_target(rate: float, verdict: str) -> None:
+    other = rates(NEW, OTHER_BEHIND_NGINX, 1000.0)
+    assert uploads(comparison(other, rates(NEW, TWO, rate))).verdict == verdict
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    other = rates(READ, OTHER_BEHIND_NGINX, 100.0, 1000.0, 100.0)
+    found = reads(comparison(other, rates(READ, ONE, 1600.0, 15_000.0, 1000.0)))
+    assert found.measured == "15.0 (10.0 to 16.0)"
+    assert found.verdict == "met"
+
+
+def test_two_workers_cost_as_much_as_one() -> None:
+    one = costs(ONE, 500.0, 500.0, 500.0)
+    found = worker_cost(comparison(one, costs(TWO, 540.0, 550.0, 700.0)), NEW)
+    assert (found.measured, found.verdict) == ("1.10 (1.08 to 1.40)", "met")
+    found = worker_cost(comparison(one, costs(TWO, 605.0, 605.0, 605.0)), NEW)
+    assert found.verdict == "missed by 10%"
+
+
+def test_shares_are_looked_at_turn_by_turn() -> None:
+    uneven = [turn(shares=(0.75, 0.25)), turn(shares=(0.25, 0.75)), turn(shares=(0.5, 0.5))]
+    found = worker_shares(comparison(Case(PUT, TWO, uneven)), PUT)
+    assert (found.measured, found.verdict) == ("75% (50% to 75%)", "missed by 25%")
+    even = [turn(shares=(0.42, 0.58)), turn()]
+    assert worker_shares(comparison(Case(PUT, TWO, even)), PUT).verdict == "met"
+
+
+def step(factor: float, p99_ms: float = 20.0, errors: int = 0) -> Step:
+    latency = {
+        "all": Latency(9000, 1.0, 2.0, 3.0, 900.0),
+        "entry read": Latency(5000, 1.0, 2.0, 3.0, 90.0),
+        "artifact stored": Latency(500, 1.0, 2.0, p99_ms, 900.0),
+    }
+    wrong = {"entry stored: 409": errors} if errors else {}
+    return Step(factor, 1000.0, 1000.0, wrong, latency, {}, {}, 0.1)
+
+
+def mixed(*steps: Step, contestant: str = TWO, gave: str = "nothing up to 8x") -> Mixed:
+    latency = Latency(1, 0.2, 0.3, 0.4, 0.5)
+    return Mixed(MACHINE, 5.0, 20_000.0, latency, [Farm(contestant, list(steps), gave)], [])
+
+
+def test_each_kind_of_operation_has_to_be_fast_with_two_farms() -> None:
+    found = farms(mixed(step(1.0, p99_ms=900.0), step(2.0), step(4.0, errors=9)))
+    assert (found.measured, found.verdict) == ("0 errors, p99 up to 20 ms (artifact stored)", "met")
+    assert farms(mixed(step(2.0, p99_ms=60.0))).verdict == "missed, 20% over"
+    assert farms(mixed(step(2.0, errors=1))).verdict == "missed, 1 error"
+    assert farms(mixed(step(2.0, 100.0, errors=2))).verdict == "missed, 2 errors, 100% over"
+
+
+def test_what_gives_with_one_farm_is_missed_with_two() -> None:
+    found = farms(mixed(step(1.0, p99_ms=2000.0), gave="at 1x: p99 over 1,000 ms"))
+    assert found.measured == "at 1x: p99 over 1,000 ms"
+    assert found.verdict == "missed before that"
+
+
+def test_nothing_that_ends_is_not_fast() -> None:
+    nothing = replace(step(2.0, errors=5), operations={})
+    assert farms(mixed(nothing)).verdict == "missed, nothing ended well"
+
+
+def scale(*sizes: tuple[int, float, float]) -> Scale:
+    return Scale(
+        MACHINE,
+        1.0,
+        [
+            Size(stored, Spread(began, began, began), (0, 0), [costs(ONE, cost, cost, 9 * cost)])
+            for stored, began, cost in sizes
+        ],
+    )
+
+
+def test_start_and_cost_with_many_artifacts() -> None:
+    found = scale((1_000, 0.5, 980.0), (100_000, 9.0, 5000.0), (1_000_000, 1.5, 1180.0))
+    assert start(found).verdict == "met"
+    assert growth(found, NEW).measured == "1.20"
+    assert growth(found, NEW).verdict == "met"
+    assert growth(found, HIT).verdict == NOT_MEASURED
+    slow = scale((1_000, 0.5, 980.0), (1_000_000, 3.0, 2380.0))
+    assert start(slow).verdict == "missed by 50%"
+    assert growth(slow, NEW).verdict == "missed by 100%"
+
+
+def test_fewer_artifacts_do_not_stand_for_a_million() -> None:
+    found = scale((1_000, 0.5, 980.0), (100_000, 0.5, 980.0))
+    assert start(found).verdict == growth(found, NEW).verdict == NOT_MEASURED
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        Results(),
+        Results(
+            comparison(rates(NEW, ONE, 1.0), rates(READ, OTHER_BEHIND_NGINX, 1.0)),
+            mixed=mixed(step(1.0), step(2.0), contestant=ONE),
+            scale=scale((1_000, 0.5, 100.0)),
+        ),
+    ],
+)
+def test_what_is_not_measured_is_neither_met_nor_missed(results: Results) -> None:
+    assert {(each.measured, each.verdict) for each in targets(results)} == {("", NOT_MEASURED)}
+
+
+def test_by_how_much() -> None:
+    assert [at_least(value, 10.0) for value in (10.0, 9.0, 9.99)] == [
+        *("met", "missed by 10%", "missed by 0.1%")
+    ]
+    assert [at_most(value, 10.0) for value in (10.0, 11.0)] == ["met", "missed by 10%"]
