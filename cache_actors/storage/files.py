@@ -111,7 +111,7 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Written:
-    """A file whose bytes are written. One made here is synced with its batch, and discarded then."""
+    """A file whose bytes are written. One made here is synced by its batch, and discarded then."""
 
     file: TemporaryFile
     is_ours: bool
