@@ -107,6 +107,13 @@ def _outcome(found: Published | str | MissingArtifact | OSError | None) -> Outco
     return Done(found)
 
 
+def is_connected(channel: socket.socket) -> bool:
+    """Whether the other end is there. May be asked by several threads, which share no poll."""
+    poll = select.poll()
+    poll.register(channel, 0)  # it tells of nothing but the end
+    return not poll.poll(0)
+
+
 def run(terms: Terms) -> None:
     """Commit what comes through the channel until its other end is gone.
 
@@ -118,9 +125,7 @@ def run(terms: Terms) -> None:
     temporary = TemporaryFolder(Path(terms.root) / TEMPORARY)
     try:
         with socket.socket(fileno=terms.channel) as channel, channel.makefile("rb") as stream:
-            other_end = select.poll()
-            other_end.register(channel, 0)  # tells of nothing but its end
-            committer = Committer(terms, temporary, lambda: not other_end.poll(0))
+            committer = Committer(terms, temporary, lambda: is_connected(channel))
             try:
                 channel.sendall(LENGTH.pack(0))
                 while len(head := stream.read(LENGTH.size)) == LENGTH.size:
