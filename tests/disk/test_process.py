@@ -5,12 +5,13 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
-from cache_actors.disk.__main__ import Committer, ParentGone
+from cache_actors.disk.__main__ import Committer, ParentGone, is_connected
 from cache_actors.disk.messages import LENGTH, Done, Line, Put, Terms, framed
 from cache_actors.storage.layout import TEMPORARY, Entry, Kind, Project
 from cache_actors.storage.temporary import TemporaryFolder
@@ -68,6 +69,15 @@ def test_entry_does_not_replace_another_when_the_parent_is_gone(
     with pytest.raises(ParentGone):
         commit(b"second", False)
     assert ENTRY.path(root).read_bytes() == b"first"
+
+
+def test_threads_see_at_once_whether_the_other_end_is_there() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ThreadPoolExecutor(8) as threads:
+        theirs.sendall(b"something to read")
+        assert all(threads.map(is_connected, [ours] * 2000))
+        theirs.close()
+        assert not any(threads.map(is_connected, [ours] * 100))
 
 
 def test_process_that_waits_for_a_sync_when_its_parent_ends_does_no_more(root: Path) -> None:
