@@ -107,7 +107,7 @@ def _outcome(found: Published | str | MissingArtifact | OSError | None) -> Outco
     return Done(found)
 
 
-def _has_other_end(channel: socket.socket) -> bool:
+def is_connected(channel: socket.socket) -> bool:
     """Whether somebody is at the other end. May be called by several threads at once."""
     end = select.poll()
     end.register(channel, 0)  # tells of nothing but the end
@@ -125,7 +125,7 @@ def run(terms: Terms) -> None:
     temporary = TemporaryFolder(Path(terms.root) / TEMPORARY)
     try:
         with socket.socket(fileno=terms.channel) as channel, channel.makefile("rb") as stream:
-            committer = Committer(terms, temporary, lambda: _has_other_end(channel))
+            committer = Committer(terms, temporary, lambda: is_connected(channel))
             try:
                 channel.sendall(LENGTH.pack(0))
                 while len(head := stream.read(LENGTH.size)) == LENGTH.size:
