@@ -431,11 +431,12 @@ class FileStore:
 
 def _written(file: TemporaryFile, pieces: Sequence[bytes]) -> Written:
     """Write `pieces` to the new `file`, which is discarded if that fails."""
-    with ExitStack() as unless_it_works:
-        unless_it_works.callback(file.discard)
+    try:
         file.write(pieces)
         file.seal()
-        unless_it_works.pop_all()
+    finally:
+        if not file.is_sealed:
+            file.discard()
     return Written(file, is_ours=True)
 
 
