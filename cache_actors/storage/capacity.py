@@ -128,14 +128,18 @@ class Capacity:
         return Usage(used, limit)
 
     @contextmanager
-    def room_for(self, size: int) -> Iterator[None]:
-        """Keep room for `size` bytes of an upload from other uploads, until they are written.
+    def room_for(self, size: int, files: int = 1) -> Iterator[None]:
+        """Keep room for `size` bytes of uploads from other uploads, until they are written.
+
+        Args:
+            size: in bytes.
+            files: how many they will be.
 
         Raises:
             As `require_room`.
         """
         with self._lock:
-            self.require_room(size)
+            self.require_room(size, files)
             self._spoken_for += size
         try:
             yield
@@ -163,8 +167,8 @@ class Capacity:
         with self._lock:
             self._stored, self._spoken_for = stored, spoken_for
 
-    def require_room(self, size: int) -> None:
-        """Make sure that there is room for an upload of `size` bytes beside the reserve.
+    def require_room(self, size: int, files: int = 1) -> None:
+        """Make sure that there is room for `size` bytes, in so many files, beside the reserve.
 
         Raises:
             OSError: ENOSPC, there isn't; or the disk failed.
@@ -173,8 +177,8 @@ class Capacity:
         room = os.statvfs(self._root)
         reserve = min(LARGEST_RESERVE, int(room.f_blocks * room.f_frsize * RESERVE_SHARE))
         reserve = max(SMALLEST_RESERVE, reserve)
-        files = int(room.f_files * RESERVE_SHARE)
+        reserved_files = int(room.f_files * RESERVE_SHARE)
         too_much = self.max_bytes is not None and self._stored + size > self.max_bytes
-        no_inode = room.f_files > 0 and room.f_favail <= files
+        no_inode = room.f_files > 0 and room.f_favail < reserved_files + files
         if too_much or no_inode or room.f_bavail * room.f_frsize < size + reserve:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

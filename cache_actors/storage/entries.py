@@ -10,8 +10,10 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
+from .commit import attempt
 from .files import Replacement
 from .layout import Entry, Kind
 from .project_lock import shared
@@ -65,7 +67,8 @@ class EntryWriter:
                 project: self._lock(project, locks)
                 for project in sorted({write.entry.project for write in batch}, key=str)
             }
-            outcomes = [locked[write.entry.project] or self._look(write) for write in batch]
+            seen: dict[tuple[Project, str], bool | OSError] = {}
+            outcomes = [locked[write.entry.project] or self._look(write, seen) for write in batch]
             allowed = [
                 Replacement(write.entry.path(self._store.root), write.body)
                 for write, outcome in zip(batch, outcomes, strict=True)
@@ -89,21 +92,37 @@ class EntryWriter:
             return error
         return None
 
-    def _look(self, write: EntryWrite) -> str | MissingArtifact | OSError | None:
-        """Note that the artifacts of an entry are in use, and say which one is missing, if any."""
-        now = time.time_ns()
-        try:
-            missing = [each for each in write.artifacts if not self._touch(write, each, now)]
-        except OSError as error:
-            return error
+    def _look(
+        self, write: EntryWrite, seen: dict[tuple[Project, str], bool | OSError]
+    ) -> str | MissingArtifact | OSError | None:
+        """Note that the artifacts of an entry are in use, and say which one is missing, if any.
+
+        Those that are in `seen` have been looked at since their project was locked: once is enough.
+        """
+        project = write.entry.project
+        missing = []
+        for artifact_id in write.artifacts:
+            key = project, artifact_id
+            if key not in seen:
+                seen[key] = attempt(partial(self._touch, project), artifact_id)
+            is_there = seen[key]
+            if isinstance(is_there, OSError):
+                return is_there
+            if not is_there:
+                missing.append(artifact_id)
         if missing and self._require_artifacts:
             return MissingArtifact(min(missing))
         return min(missing, default=None)
 
-    def _touch(self, write: EntryWrite, artifact_id: str, now: int) -> bool:
-        """Whether an artifact is there; from then on it is in use."""
+    def _touch(self, project: Project, artifact_id: str) -> bool:
+        """Whether an artifact is there; from then on it is in use.
+
+        Under both spellings, even if the first one is there: nobody knows here which of them the
+        client is going to ask for, and eviction takes each by its own last use.
+        """
+        now = time.time_ns()
         is_there = False
         for spelling in spellings(artifact_id):
-            artifact = Entry(write.entry.project, Kind.CAS, spelling)
-            is_there |= self._store.touch(artifact.path(self._store.root), now)
+            artifact = Entry(project, Kind.CAS, spelling)
+            is_there |= self._store.touch(f"{self._store.root}/{artifact.place}", now)
         return is_there

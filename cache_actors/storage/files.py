@@ -5,8 +5,8 @@ with `link()`, which fails if the name is taken. *Replaced* files get theirs wit
 reader sees all of a file or none of it. When `publish` or `replace` return, the file and every
 folder above it will survive a power cut, unless the store is relaxed.
 
-Both take batches, and work through them in stages: all files are written, all are synced, all get
-their names, and each folder is synced once (`group_sync.py`). They report on each item: what one of
+Both take batches, and work through them in stages (`commit.py`): all files are written, all are
+synced, all get their names, and each folder is synced once. They report on each item: what one of
 them meets does not hurt the others.
 """
 
@@ -15,13 +15,14 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from .capacity import Capacity
+from .commit import Written, attempt, commit
 from .folders import Folders, sync_folder
 from .group_sync import GroupSync
 from .health import StorageHealth
@@ -33,6 +34,7 @@ from .whole import WholeFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 PROBE_BYTES = 1 << 20
@@ -45,7 +47,6 @@ within a second (`MINIMUM_GRACE`), so nothing depends on the difference."""
 NOTED_EVERY_NS = 60_000_000_000
 """So often, in nanoseconds, the use of an entry from memory is noted on its file."""
 
-Argument = TypeVar("Argument")
 Outcome = TypeVar("Outcome")
 
 
@@ -109,17 +110,6 @@ class Lookup:
     known: Version | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Written:
-    """A file whose bytes are written.
-
-    It was made here, to be synced, and discarded in the end; or it has been made `ready` before.
-    """
-
-    file: TemporaryFile
-    is_ours: bool
-
-
 Item = TypeVar("Item", Publication, Replacement)
 
 
@@ -168,9 +158,8 @@ class FileStore:
 
     def publish(self, batch: Sequence[Publication]) -> list[Published | OSError]:
         """Publish each item of `batch` in order; of those that share a path the first one wins."""
-        with self.unsettled({item.path for item in batch}), ExitStack() as rooms:
-            write = partial(self._write_artifact, rooms)
-            outcomes = self._in_stages(batch, write, self._link)
+        with self.unsettled({item.path for item in batch}):
+            outcomes = self._commit(batch, self._write_artifacts, self._link, Published.EXISTS)
             settled = self._settle(batch, outcomes, undo=_unlink_if_stored)
         self.health.note([each for each in settled if each is not Published.EXISTS])
         return settled
@@ -210,7 +199,8 @@ class FileStore:
 
     def replace(self, batch: Sequence[Replacement]) -> list[OSError | None]:
         """Write each item of `batch` in order; of those that share a path the last one stays."""
-        outcomes = self._in_stages(batch, self._write_entry, self._rename)
+        last_first = batch[::-1]
+        outcomes = self._commit(last_first, self._write_entries, self._rename, None)[::-1]
         settled = self._settle(batch, outcomes, undo=_leave)
         # Entries may use the reserve: that they can be written does not say that artifacts can.
         self.health.note([each for each in settled if each is not None])
@@ -233,7 +223,7 @@ class FileStore:
 
         It is the version known itself, if it still is that one. A broken one is put in quarantine.
         """
-        return [_attempt(self._load, lookup) for lookup in batch]
+        return [attempt(self._load, lookup) for lookup in batch]
 
     def open(self, path: Path) -> OpenFile | None:
         """The file at `path`, or None if there is none, or a broken one."""
@@ -244,7 +234,7 @@ class FileStore:
         condemn = partial(self._whole.condemn, path, status.st_ino)
         return OpenFile(fd, status, record.digest if record else None, condemn)
 
-    def touch(self, path: Path, when: int) -> bool:
+    def touch(self, path: str | Path, when: int) -> bool:
         """Whether there is a whole file at `path`; if so, note that it was used at `when` (ns).
 
         Raises:
@@ -271,7 +261,7 @@ class FileStore:
 
     def probe(self) -> None:
         """Find out whether a file can be written now, and note it in `health`, with the room."""
-        self.health.note([_attempt(self._probe, PROBE_BYTES)])
+        self.health.note([attempt(self._probe, PROBE_BYTES)])
         with suppress(OSError):
             room = os.statvfs(self.root)
             self.health.note_room(room.f_bavail * room.f_frsize, room.f_favail)
@@ -325,42 +315,52 @@ class FileStore:
                 touch_path(path, now)
         return True
 
-    def _in_stages(
+    def _commit(
         self,
         batch: Sequence[Item],
-        write: Callable[[Item], _Written | Outcome],
+        write: Callable[[Sequence[Item]], Iterable[Written | Outcome | OSError]],
         name: Callable[[Item, TemporaryFile], Outcome],
+        superfluous: Outcome,
     ) -> list[Outcome | OSError]:
-        """Write all files of a batch, sync them, and give them their names."""
-        self._folders.prepare({item.path.parent for item in batch})
-        found: list[_Written | Outcome | OSError] = []
-        try:
-            found += (_attempt(write, item) for item in batch)
-            ours = [each for each in found if isinstance(each, _Written) and each.is_ours]
-            failures = dict(zip(ours, self._sync_files([each.file for each in ours]), strict=True))
-            outcomes: list[Outcome | OSError] = []
-            for item, each in zip(batch, found, strict=True):
-                if not isinstance(each, _Written):
-                    outcomes.append(each)
-                elif failure := failures.get(each):
-                    outcomes.append(failure)
-                else:
-                    outcomes.append(_attempt(partial(name, item), each.file))
-            return outcomes
-        finally:
-            for each in found:
-                if isinstance(each, _Written) and each.is_ours:
-                    each.file.discard()
+        """Commit what lies in folders that can be made; the others' have failed."""
+        failed = self._folders.prepare({item.path.parent for item in batch})
+        if not failed:
+            return commit(batch, write, self._sync_files, name, superfluous)
+        fit = [item for item in batch if item.path.parent not in failed]
+        outcomes = iter(commit(fit, write, self._sync_files, name, superfluous))
+        return [failed.get(item.path.parent) or next(outcomes) for item in batch]
 
-    def _write_artifact(self, rooms: ExitStack, item: Publication) -> _Written | Published:
-        """Write the file of `item`, in room that `rooms` keeps until all of its batch is stored."""
-        self._folders.ensure(item.path.parent)
-        if self._is_published(item.path):
-            return Published.EXISTS
+    def _write_artifacts(
+        self, batch: Sequence[Publication]
+    ) -> Iterator[Written | Published | OSError]:
+        found = [attempt(self._is_published, item.path) for item in batch]
+        missing = [item for item, is_there in zip(batch, found, strict=True) if is_there is False]
+        with ExitStack() as rooms:
+            write = self._write_artifact
+            try:
+                rooms.enter_context(self._room_for(missing))
+            except OSError:  # perhaps there is for some of them
+                write = partial(self._write_artifact_if_there_is_room, rooms)
+            for item, is_there in zip(batch, found, strict=True):
+                if isinstance(is_there, OSError):
+                    yield is_there
+                else:
+                    yield Published.EXISTS if is_there else attempt(write, item)
+
+    def _write_artifact_if_there_is_room(self, rooms: ExitStack, item: Publication) -> Written:
+        """Write it in room that `rooms` keeps from the others of the batch."""
+        rooms.enter_context(self._room_for([item]))
+        return self._write_artifact(item)
+
+    def _write_artifact(self, item: Publication) -> Written:
         if isinstance(item.source, TemporaryFile):
-            return _Written(item.source, is_ours=False)
-        rooms.enter_context(self.capacity.room_for(item.size))
-        return self._written(self._temporary.create(), item.source)
+            return Written(item.source, is_ours=False)
+        return _written(self._temporary.create(), item.source)
+
+    def _room_for(self, batch: Sequence[Publication]) -> AbstractContextManager[None]:
+        """Room to write all of it; files that are ready have had theirs from the start."""
+        sizes = [item.size for item in batch if not isinstance(item.source, TemporaryFile)]
+        return self.capacity.room_for(sum(sizes), len(sizes)) if sizes else nullcontext()
 
     def _link(self, item: Publication, file: TemporaryFile) -> Published:
         assert file.is_sealed, "it would be published without its record"  # noqa: S101
@@ -372,21 +372,14 @@ class FileStore:
             return Published.EXISTS
         return Published.STORED
 
-    def _write_entry(self, item: Replacement) -> _Written | None:
-        return self._written(self._temporary.create(named=True), [item.data])
+    def _write_entries(self, batch: Sequence[Replacement]) -> Iterator[Written | OSError]:
+        return (attempt(self._write_entry, item) for item in batch)
+
+    def _write_entry(self, item: Replacement) -> Written:
+        return _written(self._temporary.create(named=True), [item.data])
 
     def _rename(self, item: Replacement, file: TemporaryFile) -> None:
         self._folders.call_in(item.path.parent, file.rename, item.path)
-
-    def _written(self, file: TemporaryFile, pieces: Sequence[bytes]) -> _Written:
-        """Write `pieces` to the new `file`, which is discarded if that fails."""
-        try:
-            file.write(pieces)
-            file.seal()
-        except OSError:
-            file.discard()
-            raise
-        return _Written(file, is_ours=True)
 
     def _settle(
         self,
@@ -396,15 +389,17 @@ class FileStore:
         undo: Callable[[Item, Outcome], None],
     ) -> list[Outcome | OSError]:
         """Sync each folder of the batch once; what lies in one that cannot be synced has failed."""
-        folders = {
-            item.path.parent
-            for item, outcome in zip(batch, outcomes, strict=True)
-            if not isinstance(outcome, OSError)
-        }
-        synced = self._sync_folders(folders)
+        folders = [item.path.parent for item in batch]
+        synced = self._sync_folders(
+            {
+                folder
+                for folder, outcome in zip(folders, outcomes, strict=True)
+                if not isinstance(outcome, OSError)
+            }
+        )
         settled: list[Outcome | OSError] = []
-        for item, outcome in zip(batch, outcomes, strict=True):
-            failure = synced.get(item.path.parent)
+        for item, folder, outcome in zip(batch, folders, outcomes, strict=True):
+            failure = synced.get(folder)
             if failure is None or isinstance(outcome, OSError):
                 settled.append(outcome)
             else:
@@ -435,18 +430,21 @@ class FileStore:
         _raise_first(self._sync_folders({folder}).values())
 
 
+def _written(file: TemporaryFile, pieces: Sequence[bytes]) -> Written:
+    """Write `pieces` to the new `file`, which is discarded if that fails."""
+    try:
+        file.write(pieces)
+        file.seal()
+    finally:
+        if not file.is_sealed:
+            file.discard()
+    return Written(file, is_ours=True)
+
+
 def _raise_first(failures: Iterable[OSError | None]) -> None:
     for failure in failures:
         if failure is not None:
             raise failure
-
-
-def _attempt(action: Callable[[Argument], Outcome], argument: Argument) -> Outcome | OSError:
-    """What `action` returns for `argument`, or the operating system error that it met."""
-    try:
-        return action(argument)
-    except OSError as error:
-        return error
 
 
 def _unlink_if_stored(item: Publication, outcome: Published) -> None:

@@ -49,16 +49,19 @@ class Folders:
         self._known = {self._root}
         self._listed: set[Path] = set()
 
-    def prepare(self, folders: set[Path]) -> None:
-        """Make those of `folders` that are not known yet with one sync for all in one place.
+    def prepare(self, folders: set[Path]) -> dict[Path, OSError]:
+        """Make those of `folders` that are not known yet, with one sync for all in one place.
 
-        What goes wrong here is for `ensure` to meet again, and tell.
+        Returns what went wrong with those that will not survive; nothing may be put into them. No
+        sync that has failed is made again here: it might say yes to what has been lost.
         """
-        unknown = folders - self._known
-        for parent in {folder.parent for folder in unknown}:
-            with suppress(OSError):
-                self._ensure(parent)
-                self._make(parent, {folder for folder in unknown if folder.parent == parent})
+        failures = self._prepare(folders)
+        lost = {each for each, error in failures.items() if isinstance(error, FileNotFoundError)}
+        if lost:
+            self._forget()
+            failures = {each: failures[each] for each in failures.keys() - lost}
+            failures |= self._prepare(lost)
+        return failures
 
     def call_in(self, folder: Path, action: Callable[[Path], None], target: Path) -> None:
         """Call `action(target)`, which puts something into `folder`, making that if need be."""
@@ -72,41 +75,70 @@ class Folders:
 
     def ensure(self, folder: Path) -> None:
         """Make `folder` if need be, and see to it that it will survive."""
-        try:
-            self._ensure(folder)
-        except FileNotFoundError:
-            self._forget()
-            self._ensure(folder)
+        for failure in self.prepare({folder}).values():
+            raise failure
 
-    def _ensure(self, folder: Path) -> None:
-        if folder not in self._known:
-            self._ensure(folder.parent)
-            self._make(folder.parent, {folder})
+    def _prepare(self, folders: set[Path]) -> dict[Path, OSError]:
+        missing: dict[Path, set[Path]] = {}  # by the folder that they lie in
+        for each in folders - self._known:
+            folder = each
+            while folder not in self._known:
+                missing.setdefault(folder.parent, set()).add(folder)
+                folder = folder.parent
+        failures: dict[Path, OSError] = {}
+        for parent in sorted(missing, key=lambda path: len(path.parts)):
+            try:
+                if parent in failures:
+                    raise failures[parent]
+                failures |= self._make(parent, missing[parent])
+            except OSError as error:
+                failures |= dict.fromkeys(missing[parent], error)
+        return {folder: failure for folder, failure in failures.items() if folder in folders}
 
-    def _make(self, parent: Path, folders: set[Path]) -> None:
-        """Make `folders` in `parent`, which is known, and know them and those beside them."""
+    def _make(self, parent: Path, folders: set[Path]) -> dict[Path, OSError]:
+        """Make `folders` in `parent`, which is known, and know them and those beside them.
+
+        Returns those that could not be made.
+
+        Raises:
+            OSError: what has been made will not survive.
+        """
+        failures: dict[Path, OSError] = {}
         for folder in folders:
-            with suppress(FileExistsError):
-                folder.mkdir()
-            if not _is_complete(folder.stat()):  # new, or its maker died too soon
-                with suppress(PermissionError):
-                    folder.chmod(FOLDER_MODE)
-        found = folders if parent in self._listed else folders | _folders_in(parent)
+            try:
+                _make_one(folder)
+            except OSError as error:
+                failures[folder] = error
+        found = folders - failures.keys()
+        if not found:
+            return failures
+        if parent not in self._listed:
+            found |= _folders_in(parent)
         self._sync(parent)
         if len(self._known) + len(found) > _MOST_KNOWN_FOLDERS:
             self._forget()
         self._listed.add(parent)
         self._known |= found
+        return failures
+
+
+def _make_one(folder: Path) -> None:
+    with suppress(FileExistsError):
+        folder.mkdir()
+    if not _is_complete(folder.stat()):  # new, or its maker died too soon
+        with suppress(PermissionError):
+            folder.chmod(FOLDER_MODE)
 
 
 def _folders_in(parent: Path) -> set[Path]:
     """The folders in `parent` that are complete; some of them, if there are very many."""
+    found: set[Path] = set()
     with os.scandir(parent) as entries:
-        return {
-            parent / entry.name
-            for entry in islice(entries, _MOST_LISTED)
-            if _is_complete(entry.stat(follow_symlinks=False))
-        }
+        for entry in islice(entries, _MOST_LISTED):
+            with suppress(FileNotFoundError):  # it is gone already
+                if _is_complete(entry.stat(follow_symlinks=False)):
+                    found.add(parent / entry.name)
+    return found
 
 
 def _is_complete(status: os.stat_result) -> bool:

@@ -49,10 +49,11 @@ class TemporaryFile:
     Whoever creates one discards it in the end, published or not.
     """
 
-    __slots__ = ("_fd", "_hash", "_reserved", "is_sealed", "path", "size")
+    __slots__ = ("_descriptors", "_fd", "_hash", "_reserved", "is_sealed", "path", "size")
 
-    def __init__(self, fd: int, path: Path | None) -> None:
+    def __init__(self, fd: int, path: Path | None, descriptors: int = -1) -> None:
         self._fd = fd
+        self._descriptors = descriptors  # /proc/self/fd, open
         self._hash = hashlib.sha256()
         self._reserved = 0
         self.path = path
@@ -113,9 +114,10 @@ class TemporaryFile:
         """Have the disk begin to write the file, without waiting: a hint, before `sync`.
 
         The kernel begins to write what it is told will not be needed; it stays in memory as long as
-        that is not over.
+        that is not over. What has been written already would be dropped from memory.
         """
-        os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        with suppress(OSError):  # `sync` is going to say what is wrong
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def sync(self) -> None:
         """Return once the file will survive a power cut.
@@ -140,11 +142,7 @@ class TemporaryFile:
             return
         # Without src_dir_fd Python calls link() rather than linkat(), which does not follow the
         # symbolic link in /proc and fails with EXDEV.
-        folder = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY)
-        try:
-            os.link(str(self._fd), target, src_dir_fd=folder, follow_symlinks=True)
-        finally:
-            os.close(folder)
+        os.link(str(self._fd), target, src_dir_fd=self._descriptors, follow_symlinks=True)
 
     def rename(self, target: Path) -> None:
         """Move the file to `target`, replacing what is there. Only for named files."""
@@ -182,6 +180,8 @@ class TemporaryFolder:
         self._numbers = itertools.count()
         self._making = threading.Lock()
         self._make()
+        # Of this process: one that is forked must have a folder of its own.
+        self._descriptors = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         sweep(parent)
 
     def _make(self) -> None:
@@ -218,10 +218,10 @@ class TemporaryFolder:
                     raise
                 self._anonymous = False
             else:
-                return _with_mode(TemporaryFile(fd, None), fd)
+                return _with_mode(TemporaryFile(fd, None, self._descriptors), fd)
         path = self.path / str(next(self._numbers))
         fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, FILE_MODE)
-        return _with_mode(TemporaryFile(fd, path), fd)
+        return _with_mode(TemporaryFile(fd, path, self._descriptors), fd)
 
     def sweep(self) -> None:
         """Remove what others have left behind, and what has been forgotten in this folder."""
@@ -235,6 +235,7 @@ class TemporaryFolder:
     def remove(self) -> None:
         """Remove the folder and all in it, and release the lock."""
         shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._descriptors)
         os.close(self._lock)
 
 

@@ -9,14 +9,13 @@ import errno
 import os
 import stat
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .quarantine import DAMAGE, Quarantine
 from .record import read_record
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from .record import Record
 
 _NOTHING = {errno.ENOENT, errno.ENOTDIR}
@@ -30,7 +29,7 @@ class WholeFiles:
     def __init__(self, quarantine: Quarantine) -> None:
         self._quarantine = quarantine
 
-    def open(self, path: Path) -> tuple[int, os.stat_result, Record | None] | None:
+    def open(self, path: str | Path) -> tuple[int, os.stat_result, Record | None] | None:
         """The file at `path` as a descriptor, its status and its record; None if none is whole.
 
         Raises:
@@ -61,7 +60,8 @@ class WholeFiles:
         os.close(fd)  # not before: the number of a file that nobody holds may be used again
         return None
 
-    def condemn(self, path: Path, inode: int | None = None) -> None:
+    def condemn(self, path: str | Path, inode: int | None = None) -> None:
         """Put a broken file in quarantine; one that cannot be moved is left to the next reader."""
+        path = Path(path)
         with suppress(OSError):
             self._quarantine.take(path, path.lstat().st_ino if inode is None else inode)

@@ -488,7 +488,7 @@ async def test_room_is_looked_for_where_an_upload_will_go(
 ) -> None:
     asked: list[int] = []
 
-    def require_room(size: int) -> None:
+    def require_room(size: int, _files: int) -> None:
         asked.append(size)
         if is_full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -510,7 +510,7 @@ async def test_room_for_one_of_unknown_size_is_looked_for_as_it_comes(
 ) -> None:
     asked: list[int] = []
 
-    def require_room(size: int) -> None:
+    def require_room(size: int, _files: int) -> None:
         asked.append(size)
         if sum(asked) > 2 * SMALL_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -211,6 +211,15 @@ def test_uploads_leave_some_inodes_alone(root: Path, disk: Disk) -> None:
     assert number_of(lambda: capacity.require_room(1)) == errno.ENOSPC
 
 
+def test_room_for_several_uploads_has_an_inode_for_each(root: Path, disk: Disk) -> None:
+    capacity = Capacity(root)
+    disk.f_favail = 13
+    with capacity.room_for(1, 3):
+        pass
+    with pytest.raises(OSError, match="No space"), capacity.room_for(1, 4):
+        pytest.fail("there is no room")
+
+
 def test_uploads_stay_within_a_limit_of_its_own(root: Path, disk: Disk) -> None:
     capacity = Capacity(root, max_bytes=1000)
     capacity.note_scan(900)

@@ -200,6 +200,29 @@ def test_artifact_is_in_use_under_either_spelling(writer: EntryWriter, stored: S
     assert all(is_in_use(path) for path in (*both, lower))
 
 
+def test_artifact_that_several_entries_refer_to_is_looked_for_once(
+    store: FileStore, writer: EntryWriter, stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored.artifact(A, DAY)
+    stored.artifact(A, DAY, project=LIB)
+    touched: list[str] = []
+    really_touch = FileStore.touch
+
+    def touch(store: FileStore, path: str | Path, when: int) -> bool:
+        touched.append(str(path))
+        return really_touch(store, path, when)
+
+    monkeypatch.setattr(FileStore, "touch", touch)
+    batch = [write("a", A), write("b", A, B), write("c", A), write("d", B)]
+    outcomes = put(writer, *batch, write("a", A, project=LIB))
+    assert (outcomes[0], outcomes[2], outcomes[4]) == (None, None, None)
+    assert missing(outcomes[1]) == missing(outcomes[3]) == B
+    assert len(touched) == len(set(touched)) == 6  # three artifacts, in both spellings
+    touched.clear()
+    assert put(writer, write("a", A)) == [None]
+    assert len(touched) == 2  # nothing is remembered from one batch to the next
+
+
 @pytest.mark.parametrize("require", [True, False])
 def test_missing_artifact_does_not_keep_the_others_out_of_use(
     store: FileStore, stored: Stored, require: bool
@@ -241,8 +264,8 @@ def test_disk_that_fails_at_an_artifact_fails_its_entry_alone(
     stored.artifact(B, DAY)
     really_touch = FileStore.touch
 
-    def touch(store: FileStore, path: Path, when: int) -> bool:
-        if path == bad:
+    def touch(store: FileStore, path: str | Path, when: int) -> bool:
+        if str(path) == str(bad):
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
         return really_touch(store, path, when)
 

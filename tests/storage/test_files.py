@@ -633,6 +633,191 @@ def test_publication_that_cannot_be_synced_does_not_hurt_the_others(
     assert [each.exists() for each in paths] == [True, False, True]
 
 
+@pytest.mark.parametrize("call", ["writev", "link", "fsync of a folder"])
+def test_one_artifact_of_a_batch_that_fails_does_not_hurt_the_others(
+    durable: FileStore,
+    root: Path,
+    temporary: TemporaryFolder,
+    journal: Journal,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+) -> None:
+    paths = [root / "acme" / name / name for name in "abc"]
+    if call == "fsync of a folder":
+        journal.folders_that_fail = {paths[1].parent}
+    else:
+        fail_second(monkeypatch, call)
+    outcomes = durable.publish([Publication(each, [b"x"]) for each in paths])
+    assert (outcomes[0], number_of(outcomes[1]), outcomes[2]) == (STORED, errno.EIO, STORED)
+    assert files_below(root) == [paths[0], paths[2]]
+    assert all(journal.survives(each, root) for each in paths[::2])
+    assert leftovers(temporary) == []
+
+
+@pytest.mark.parametrize("call", ["writev", "fdatasync", "replace", "fsync of a folder"])
+def test_one_entry_of_a_batch_that_fails_does_not_hurt_the_others(
+    durable: FileStore,
+    root: Path,
+    temporary: TemporaryFolder,
+    journal: Journal,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+) -> None:
+    paths = [root / "acme" / name / name for name in "abc"]
+    assert durable.replace([Replacement(each, b"before") for each in paths]) == [None] * 3
+    journal.events.clear()
+    if call == "fsync of a folder":
+        journal.folders_that_fail = {paths[1].parent}
+    else:
+        fail_second(monkeypatch, call)
+    outcomes = durable.replace([Replacement(each, b"after") for each in paths])
+    assert (outcomes[0], number_of(outcomes[1]), outcomes[2]) == (None, errno.EIO, None)
+    stays = b"after" if call == "fsync of a folder" else b"before"
+    assert [each.read_bytes() for each in paths] == [b"after", stays, b"after"]
+    assert all(journal.survives(each, each.parent) for each in paths[::2])
+    assert leftovers(temporary) == []
+
+
+def fail_second(patch: pytest.MonkeyPatch, name: str, error: BaseException | None = None) -> None:
+    """Have the second call of `os.<name>` raise `error`, or EIO; the others work."""
+    really_call = getattr(os, name)
+    calls: list[object] = []
+
+    def call(*args: Any, **options: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 2:
+            raise error or fail(errno.EIO)
+        return really_call(*args, **options)
+
+    patch.setattr(os, name, call)
+
+
+class Crash(BaseException):
+    """The end of everything, in the middle of a batch."""
+
+
+@pytest.mark.parametrize("store_it", ["publish", "replace"])
+@pytest.mark.parametrize("call", ["writev", "fdatasync", "name", "fsync"])
+def test_crash_in_any_stage_leaves_nothing_in_sight_that_is_not_synced(
+    durable: FileStore,
+    root: Path,
+    temporary: TemporaryFolder,
+    journal: Journal,
+    monkeypatch: pytest.MonkeyPatch,
+    store_it: str,
+    call: str,
+) -> None:
+    paths = [root / "acme" / name / name for name in "abc"]
+    durable.publish([Publication(each.with_name("other"), [b"x"]) for each in paths])
+    naming = "link" if store_it == "publish" else "replace"
+    with monkeypatch.context() as patch:
+        fail_second(patch, naming if call == "name" else call, Crash())
+        if store_it == "publish":
+            with pytest.raises(Crash):
+                durable.publish([Publication(each, [b"x"]) for each in paths])
+        else:
+            with pytest.raises(Crash):
+                durable.replace([Replacement(each, b"x") for each in paths])
+    in_sight = [each for each in paths if each.exists()]
+    assert len(in_sight) == {"writev": 0, "fdatasync": 0, "name": 1, "fsync": 3}[call]
+    for each in in_sight:
+        data = ("data", each.stat().st_ino)
+        assert journal.events.index(data) < journal.events.index(("name", each))
+    assert leftovers(temporary) == []
+    assert durable.publish([Publication(each, [b"x"]) for each in paths]) == [
+        EXISTS if each in in_sight else STORED for each in paths
+    ]
+
+
+@pytest.mark.parametrize("store_it", [publish, replace])
+def test_upload_whose_new_folder_was_not_synced_has_failed(
+    durable: FileStore,
+    root: Path,
+    path: Path,
+    journal: Journal,
+    monkeypatch: pytest.MonkeyPatch,
+    store_it: Callable[[FileStore, Path, bytes], Published | OSError | None],
+) -> None:
+    """Even if a second sync would say yes: what the first one has lost stays lost."""
+    really_sync = folders.sync_folder
+    failed: list[Path] = []
+
+    def sync_once(folder: Path) -> None:
+        if folder == path.parents[1] and not failed:
+            failed.append(folder)
+            raise fail(errno.EIO)
+        really_sync(folder)
+
+    monkeypatch.setattr("cache_actors.storage.files.sync_folder", sync_once)
+    assert number_of(store_it(durable, path, b"x")) == errno.EIO
+    assert files_below(root) == []
+    assert store_it(durable, path, b"x") in {STORED, None}
+    assert journal.survives(path, root)
+
+
+def test_of_a_batch_each_path_is_written_once(
+    store: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[bytes] = []
+    really_write = TemporaryFile.write
+
+    def write(file: TemporaryFile, chunks: Sequence[bytes]) -> None:
+        written.extend(chunks)
+        really_write(file, chunks)
+
+    monkeypatch.setattr(TemporaryFile, "write", write)
+    store.publish([Publication(path, [letter]) for letter in (b"a", b"b", b"c")])
+    store.replace([Replacement(path.with_name("entry"), letter) for letter in (b"d", b"e", b"f")])
+    assert written == [b"a", b"f"]
+
+
+def test_those_that_share_a_path_get_their_turn_when_one_fails(
+    durable: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_write = TemporaryFile.write
+
+    def write(file: TemporaryFile, chunks: Sequence[bytes]) -> None:
+        if b"bad" in chunks:
+            raise fail(errno.EIO)
+        really_write(file, chunks)
+
+    monkeypatch.setattr(TemporaryFile, "write", write)
+    contents = (b"bad", b"good", b"bad")
+    outcomes = durable.publish([Publication(path, [each]) for each in contents])
+    assert (number_of(outcomes[0]), outcomes[1:]) == (errno.EIO, [STORED, EXISTS])
+    entry = path.with_name("entry")
+    replaced = durable.replace([Replacement(entry, each) for each in (b"old", b"good", b"bad")])
+    assert (replaced[:2], number_of(replaced[2])) == ([None, None], errno.EIO)
+    assert path.read_bytes() == entry.read_bytes() == b"good"
+
+
+def test_uploads_that_have_been_synced_already_stay_in_memory(
+    durable: FileStore, path: Path, temporary: TemporaryFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel drops what is written when it is told to begin writing."""
+    hinted: list[TemporaryFile] = []
+    monkeypatch.setattr(TemporaryFile, "start_sync", lambda file: hinted.append(file))
+    upload = temporary.create()
+    upload.write([b"x"])
+    durable.ready(upload)
+    both = [Publication(path.with_name(name), [b"x"]) for name in "ab"]
+    durable.publish([Publication(path, upload), *both])
+    assert len(hinted) == 2
+    assert upload not in hinted
+    upload.discard()
+
+
+def test_disk_that_takes_no_hints_is_used_without(
+    durable: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise fail(errno.EINVAL)
+
+    monkeypatch.setattr(os, "posix_fadvise", refuse)
+    batch = [Publication(path.with_name(name), [b"x"]) for name in "ab"]
+    assert durable.publish(batch) == [STORED, STORED]
+
+
 def test_nothing_of_a_batch_has_its_name_before_all_of_it_is_synced(
     durable: FileStore, path: Path, journal: Journal
 ) -> None:
@@ -1185,6 +1370,29 @@ def test_publications_of_a_batch_find_no_room_that_others_of_it_need(
     assert outcomes[:2] == [STORED, STORED]
     assert number_of(outcomes[2]) == errno.ENOSPC
     assert publish(store, batch[2].path, b"x" * 400) is STORED  # that room is free again
+
+
+def test_where_there_is_no_room_for_a_batch_there_may_be_for_some_of_it(
+    store: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def require_room(size: int, files: int) -> None:
+        asked.append((size, files))
+        if size > 100:
+            raise fail(errno.ENOSPC)
+
+    monkeypatch.setattr(store.capacity, "require_room", require_room)
+    batch = [Publication(path.with_name(f"{size}"), [bytes(size)]) for size in (40, 50, 101)]
+    assert store.publish(batch[:2]) == [STORED, STORED]
+    assert asked == [(90, 2)]
+    outcomes = store.publish([replace_path(item, "again") for item in batch])
+    assert (outcomes[:2], number_of(outcomes[2])) == ([STORED, STORED], errno.ENOSPC)
+    assert asked[1:] == [(191, 3), (40, 1), (50, 1), (101, 1)]
+
+
+def replace_path(item: Publication, ending: str) -> Publication:
+    return Publication(item.path.with_name(item.path.name + ending), item.source)
 
 
 def test_upload_that_has_its_room_already_is_published_without_more(

@@ -115,6 +115,14 @@ def test_folder_without_an_owner_is_removed_with_all_in_it(parent: Path) -> None
     assert open_descriptors() == before
 
 
+def test_removed_folder_leaves_no_descriptors_open(parent: Path) -> None:
+    before = open_descriptors()
+    folder = TemporaryFolder(parent)
+    folder.create().discard()
+    folder.remove()
+    assert open_descriptors() == before
+
+
 def test_new_owner_sweeps_first(parent: Path) -> None:
     (parent / ("cache-actors-" + "0" * 32)).mkdir(parents=True)
     folder = TemporaryFolder(parent)

@@ -35,7 +35,7 @@ from cache_actors.http import artifacts
 from cache_actors.http.responses import empty_response
 from cache_actors.process import run_process
 from cache_actors.settings import load_settings
-from cache_actors.storage import files, record, temporary
+from cache_actors.storage import files, folders, record, temporary
 from cache_actors.storage.files import FileStore
 
 from .workers import run_as_disk_process_if_asked
@@ -204,7 +204,7 @@ def crash_if_due(actor: str) -> None:
 def break_storage(flags: Flags) -> None:
     """Make calls that write fail when a flag says so."""
     faulty = FaultyOs(flags)
-    for module in (files, record, temporary):
+    for module in (files, folders, record, temporary):
         setattr(module, "os", faulty)  # noqa: B010
     rename = temporary.TemporaryFile.rename
 
