@@ -158,8 +158,9 @@ class FileStore:
 
     def publish(self, batch: Sequence[Publication]) -> list[Published | OSError]:
         """Publish each item of `batch` in order; of those that share a path the first one wins."""
-        with self.unsettled({item.path for item in batch}):
-            outcomes = self._commit(batch, self._write_artifacts, self._link, Published.EXISTS)
+        with self.unsettled({item.path for item in batch}), ExitStack() as rooms:
+            write = partial(self._write_artifacts, rooms)
+            outcomes = self._commit(batch, write, self._link, Published.EXISTS)
             settled = self._settle(batch, outcomes, undo=_unlink_if_stored)
         self.health.note([each for each in settled if each is not Published.EXISTS])
         return settled
@@ -331,24 +332,23 @@ class FileStore:
         return [failed.get(item.path.parent) or next(outcomes) for item in batch]
 
     def _write_artifacts(
-        self, batch: Sequence[Publication]
+        self, rooms: ExitStack, batch: Sequence[Publication]
     ) -> Iterator[Written | Published | OSError]:
+        """Write files, in room that `rooms` keeps until all of the batch is stored."""
         found = [attempt(self._is_published, item.path) for item in batch]
         missing = [item for item, is_there in zip(batch, found, strict=True) if is_there is False]
-        with ExitStack() as rooms:
-            write = self._write_artifact
-            try:
-                rooms.enter_context(self._room_for(missing))
-            except OSError:  # perhaps there is for some of them
-                write = partial(self._write_artifact_if_there_is_room, rooms)
-            for item, is_there in zip(batch, found, strict=True):
-                if isinstance(is_there, OSError):
-                    yield is_there
-                else:
-                    yield Published.EXISTS if is_there else attempt(write, item)
+        has_room = not isinstance(attempt(rooms.enter_context, self._room_for(missing)), OSError)
+        for item, is_there in zip(batch, found, strict=True):
+            if isinstance(is_there, OSError):
+                yield is_there
+            elif is_there:
+                yield Published.EXISTS
+            elif has_room:
+                yield attempt(self._write_artifact, item)
+            else:  # for all of them; perhaps there is for some
+                yield attempt(partial(self._write_artifact_in, rooms), item)
 
-    def _write_artifact_if_there_is_room(self, rooms: ExitStack, item: Publication) -> Written:
-        """Write it in room that `rooms` keeps from the others of the batch."""
+    def _write_artifact_in(self, rooms: ExitStack, item: Publication) -> Written:
         rooms.enter_context(self._room_for([item]))
         return self._write_artifact(item)
 

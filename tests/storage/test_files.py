@@ -1372,6 +1372,34 @@ def test_publications_of_a_batch_find_no_room_that_others_of_it_need(
     assert publish(store, batch[2].path, b"x" * 400) is STORED  # that room is free again
 
 
+@pytest.mark.parametrize("size", [300, 450], ids=["room for all", "room for some"])
+def test_room_of_a_batch_is_its_own_until_it_is_stored(
+    root: Path,
+    temporary: TemporaryFolder,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+) -> None:
+    """What has its name is only counted as stored when its writer has been told."""
+    store = FileStore(root, temporary, durable=False, capacity=Capacity(root, max_bytes=1000))
+    really_link = TemporaryFile.link
+    found: list[bool] = []
+
+    def link(file: TemporaryFile, target: Path) -> None:
+        really_link(file, target)
+        try:
+            store.capacity.require_room(500)
+        except OSError:
+            found.append(False)
+        else:
+            found.append(True)
+
+    monkeypatch.setattr(TemporaryFile, "link", link)
+    store.publish([Publication(path.with_name(name), [b"x" * size]) for name in "abc"])
+    assert set(found) == {False}
+    store.capacity.require_room(1000)
+
+
 def test_where_there_is_no_room_for_a_batch_there_may_be_for_some_of_it(
     store: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
