@@ -1,5 +1,6 @@
 # make run     set up, then run the service on an embedded default (Ctrl-C stops it)
-# make test    set up, then run every test
+# make test    set up, then run the tests; TESTS="tests/storage -k name" runs some of them
+# make test-all  the same, with what takes too long for every day
 # make soak    set up, then break things at random under load; SOAK="--seconds 60 --seed 1" has options
 # make bench   set up, then measure; BENCH="--quick" or BENCH="--help" for less, or more, of it
 # make check   set up, then format check, lint and types
@@ -13,13 +14,32 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: run test soak bench check format lock clean system-packages
+.PHONY: run test test-all soak bench check format lock clean system-packages
 
 run: $(READY)
 	@exec $(BIN)/cache-actors dev
 
+# Two lanes: what can run beside other tests, several at once, since most of them wait for processes;
+# then what wants the machine for itself. Both run, whatever becomes of the first.
 test: $(READY) system-packages
-	$(BIN)/pytest
+	@$(call lanes,and not nightly)
+
+test-all: export HYPOTHESIS_PROFILE := nightly
+test-all: $(READY) system-packages
+	@$(call lanes,)
+
+TESTS ?= tests
+DURATIONS := --durations=25 --durations-min=1
+define lanes
+status=0; ran=; \
+lane() { \
+	$(BIN)/pytest $(TESTS) $(DURATIONS) "$$@"; \
+	case $$? in 0) ran=1;; 5) ;; *) ran=1; status=1;; esac; }; \
+lane -m "not alone $(1)" -n 4 --dist loadgroup --no-loadscope-reorder; \
+lane -m "alone $(1)"; \
+test -n "$$ran" || { echo "No test was run: TESTS=$(TESTS)" >&2; status=5; }; \
+exit $$status
+endef
 
 soak: $(READY) system-packages
 	@exec $(BIN)/python -m tests.soak $(SOAK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from .waiting import eventually
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -24,11 +27,29 @@ START_SECONDS = 60
 COMMAND = (sys.executable, "-m", "cache_actors", "serve")
 
 
+PORTS_PER_PROCESS = 1000
+"""How many ports each process of pytest-xdist has for itself."""
+
+_ports = itertools.cycle(range(PORTS_PER_PROCESS))
+
+
 def free_port() -> int:
-    """A port on loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port on loopback that nobody listens on.
+
+    The kernel does not hand it out by itself, and no other process of pytest-xdist uses it, so that
+    it is still free when whoever it is meant for binds it.
+    """
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    for number in _ports:
+        port = 10_000 + process * PORTS_PER_PROCESS + number
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+    raise AssertionError("unreachable")
 
 
 @dataclass
@@ -86,6 +107,10 @@ class Service:
                 pass
             time.sleep(0.02)
         raise AssertionError(f"not up after {START_SECONDS} s:\n{self.log_tail()}")
+
+    def wait_for_log(self, text: str, times: int = 1) -> None:
+        """Return once it has logged `text` so many times."""
+        eventually(lambda: self.log.exists() and self.log.read_text().count(text) >= times)
 
     def stop(self, how: signal.Signals = signal.SIGTERM, timeout: float = 60) -> int:
         """Send a signal, wait for the end, and return the exit status."""

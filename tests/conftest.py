@@ -1,0 +1,43 @@
+"""For all tests: which process of pytest-xdist runs which, and how far properties are tried."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
+
+SLOW_FOLDERS = ("system", "contract", "platform")
+"""Folders of tests that wait for processes: first, so that no long one is left for the end."""
+
+SHARED_PARAMS = ("front", "which", "running")
+"""Parameters of fixtures that start processes for a whole module: each value is a group."""
+
+settings.register_profile("quick", max_examples=25, stateful_step_count=30, deadline=None)
+settings.register_profile("nightly", max_examples=500, stateful_step_count=50, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each process of pytest-xdist whole groups, so that tests share what a module starts.
+
+    A group is a module, or a part of one whose fixtures are parametrized for the whole module.
+    """
+    items.sort(key=_rank)
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def _rank(item: pytest.Item) -> int:
+    folder = item.nodeid.split("/")[1]
+    return SLOW_FOLDERS.index(folder) if folder in SLOW_FOLDERS else len(SLOW_FOLDERS)
+
+
+def _group(item: pytest.Item) -> str:
+    module, _, _ = item.nodeid.partition("::")
+    if module.startswith("tests/contract/"):
+        module = "tests/contract"
+    callspec = getattr(item, "callspec", None)
+    params = {} if callspec is None else callspec.params
+    return "-".join([module, *(str(params[name]) for name in SHARED_PARAMS if name in params)])
