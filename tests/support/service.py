@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,21 +28,14 @@ START_SECONDS = 60
 COMMAND = (sys.executable, "-m", "cache_actors", "serve")
 
 
-PORTS_PER_PROCESS = 1000
-"""How many ports each process of pytest-xdist has for itself."""
-
-_ports = itertools.cycle(range(PORTS_PER_PROCESS))
+FIRST_PORT, PORTS_PER_PROCESS = 10_000, 500
+"""Below those that the kernel hands out by itself."""
 
 
 def free_port() -> int:
-    """A port on loopback that nobody listens on.
-
-    The kernel does not hand it out by itself, and no other process of pytest-xdist uses it, so that
-    it is still free when whoever it is meant for binds it.
-    """
-    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    for number in _ports:
-        port = 10_000 + process * PORTS_PER_PROCESS + number
+    """A port on loopback that nobody listens on, and that nobody else will be given by tests."""
+    _, ports = _ports()
+    for port in ports:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -50,6 +44,24 @@ def free_port() -> int:
                 continue
         return port
     raise AssertionError("unreachable")
+
+
+@cache
+def _ports() -> tuple[socket.socket, Iterator[int]]:
+    """The ports of this process of tests, over and over, and what keeps others from them.
+
+    The claim is an abstract Unix socket, which goes with the process, however that ends.
+    """
+    for number in range(40):
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0cache-actors-tests-{number}")
+        except OSError:
+            claim.close()
+            continue
+        first = FIRST_PORT + number * PORTS_PER_PROCESS
+        return claim, itertools.cycle(range(first, first + PORTS_PER_PROCESS))
+    raise AssertionError("too many tests run at once on this machine")
 
 
 @dataclass
