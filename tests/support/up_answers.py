@@ -55,35 +55,28 @@ def aged(node: dict[str, Any], seconds: float) -> dict[str, Any]:
 def traffic(steps: int = 60) -> dict[str, Any]:
     """What has been going on lately: a swell, a burst of new work, and a pause before it."""
 
-    def series(value: Any) -> list[Any]:
-        return [value(step) for step in range(60 - steps, 60)]
-
     def wave(step: int, amount: float) -> float:
         return amount * (math.sin(step / 7) + 0.4 * math.sin(step * 2.1))
 
-    burst, pause = range(33, 44), range(19, 23)
-    return {
-        "step_seconds": 5,
-        "requests_per_second": series(
-            lambda step: (
-                0 if step in pause else round(60 + wave(step, 20) + 140 * (step in burst), 1)
-            )
-        ),
-        "hit_rate": series(
-            lambda step: (
-                None if step in pause else round(0.9 + wave(step, 0.03) - 0.4 * (step == 34), 3)
-            )
-        ),
-        "latency_ms_p50": series(
-            lambda step: None if step in pause else round(1.6 + wave(step, 0.2), 2)
-        ),
-        "latency_ms_p95": series(
-            lambda step: (
-                None if step in pause else round(4 + wave(step, 0.8) + 3 * (step in burst), 2)
-            )
-        ),
-        "errors_per_second": series(lambda step: 1.2 if step == 34 else 0.0),
+    def moment(step: int) -> tuple[float | None, ...]:
+        if step in range(19, 23):
+            return (0, None, None, None, 0.0)
+        burst = step in range(33, 44)
+        return (
+            round(60 + wave(step, 20) + 140 * burst, 1),
+            round(0.9 + wave(step, 0.03) - 0.4 * (step == 34), 3),
+            round(1.6 + wave(step, 0.2), 2),
+            round(4 + wave(step, 0.8) + 3 * burst, 2),
+            1.2 if step == 34 else 0.0,
+        )
+
+    names = ("requests_per_second", "hit_rate", "latency_ms_p50", "latency_ms_p95")
+    moments = [moment(step) for step in range(60 - steps, 60)]
+    series = {
+        name: [moment[index] for moment in moments]
+        for index, name in enumerate((*names, "errors_per_second"))
     }
+    return {"step_seconds": 5, **series}
 
 
 STORAGE: dict[str, Any] = {
@@ -129,11 +122,12 @@ EVICTING = BUSY | {"eviction": EVICTION}
 NOT_YET_EVICTED = PLAIN | {"eviction": {"used_percent": 12, "last_pass": None}}
 
 WORKERS = PLAIN | {
-    "tree": part("cache_actors", part("worker_0"), part("worker_1", restarts=1)),
-    "workers": [
-        {"name": "worker_0", "tree": aged(tree(), 900.0)},
-        {"name": "worker_1", "tree": aged(tree(kv_store={"restarts": 3}), 12.5)},
-    ],
+    "tree": part(
+        "workers",
+        part("worker_1", *aged(tree(), 900.0)["children"]),
+        part("worker_2", *aged(tree(kv_store={"restarts": 3}), 12.5)["children"], restarts=1),
+        part("acceptor"),
+    )
 }
 DEGRADED = PLAIN | {
     "status": "degraded",
@@ -157,3 +151,27 @@ EVERY = {
     "degraded": DEGRADED,
     "draining": DRAINING,
 }
+
+FIGURES: list[tuple[str, float | None, str]] = [
+    ("figures", None, "-"),
+    ("figures", 0, "0"),
+    ("figures", 0.5, "0.5"),
+    ("figures", 1.66, "1.7"),
+    ("figures", 68.91, "68.9"),
+    ("figures", 1234567.8, "1,234,568"),
+    ("time", None, "-"),
+    ("time", 0.0, "0 ms"),
+    ("time", 0.0421, "42 ms"),
+    ("time", 59.9, "59 s"),
+    ("time", 200, "3 min 20 s"),
+    ("time", 3600, "1 h"),
+    ("time", 190_000, "2 d 4 h"),
+    ("bytes", None, "-"),
+    ("bytes", 999, "999 B"),
+    ("bytes", 8_412_345_678, "8.4 GB"),
+    ("bytes", 5e18, "5,000 PB"),
+    ("percent", None, "-"),
+    ("percent", 0.876, "87.6 %"),
+    ("percent", 1, "100 %"),
+]
+"""Figures of a kind in words, as the page and the command `status` have them."""
