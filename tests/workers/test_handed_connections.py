@@ -12,6 +12,7 @@ import trio.testing
 
 from cache_actors.workers.handed_connections import HandedConnections
 from cache_actors.workers.messages import CONNECTION, Drain, Progress
+from tests.support.waiting import LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +42,7 @@ class Parent:
 
     async def hears(self) -> Progress:
         """What the worker says next."""
-        with trio.fail_after(5):
+        with trio.fail_after(LIMIT):
             return msgspec.json.decode(await self.sock.recv(4096), type=Progress)
 
 
@@ -94,7 +95,7 @@ async def test_connection_is_taken_handled_and_ended(parent: Parent, worker: Wor
 async def test_drain_sets_stop_and_says_who_has_taken_over(parent: Parent, worker: Worker) -> None:
     assert not worker.connections.is_replaced()
     await parent.sock.send(msgspec.json.encode(Drain(replaced=True)))
-    with trio.fail_after(5):
+    with trio.fail_after(LIMIT):
         await worker.stop.wait()
     assert worker.connections.is_replaced()
 
@@ -105,7 +106,7 @@ async def test_closed_worker_takes_nothing_that_still_comes(parent: Parent, work
     worker.connections.close()
     assert await parent.hears() == Progress(closed=True)
     client = await parent.hand()
-    with trio.fail_after(5):
+    with trio.fail_after(LIMIT):
         assert await client.receive_some() == b""
     await client.aclose()
 
@@ -120,7 +121,7 @@ async def test_connection_waits_for_the_next_incarnation_of_the_listener(
     await client.send_all(b"abc")
     await trio.testing.wait_all_tasks_blocked()
     nursery.start_soon(worker.connections.serve, _send_back, nursery)
-    with trio.fail_after(5):
+    with trio.fail_after(LIMIT):
         assert await client.receive_some() == b"abc"
     await client.aclose()
 
@@ -134,5 +135,5 @@ async def test_connection_without_a_free_descriptor_is_counted_as_ended(
 
 async def test_end_of_the_parent_cancels_everything(parent: Parent, worker: Worker) -> None:
     parent.sock.close()
-    with trio.fail_after(5):
+    with trio.fail_after(LIMIT):
         await worker.ended.wait()

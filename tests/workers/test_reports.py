@@ -78,7 +78,7 @@ def test_what_does_not_run_in_another_worker_is_seen(
 def test_worker_whose_report_is_late_is_stuck(
     boards: dict[str, Board], everybody: Everybody
 ) -> None:
-    put(boards["worker_2"], TREE, age=STUCK_AFTER - 1)
+    put(boards["worker_2"], TREE, age=STUCK_AFTER / 2)
     assert everybody.tree(OWN_TREE).is_healthy()
     put(boards["worker_2"], TREE, age=STUCK_AFTER + 1)
     tree = everybody.tree(OWN_TREE)
