@@ -1,4 +1,8 @@
-"""The contract suite talks to a base URL, whoever answers there.
+"""The contract suite talks to a base URL, whoever answers there: one of four fronts.
+
+In `make test`, `direct` and `wheel` run everything. The other two run what can differ there (see
+`every_front` and `both_nginx` in `examples.py`): `workers` are the same parser and routes, and
+`debian` an older nginx with the same configuration. `make test-all` runs the full product.
 
 Two projects and four tokens exist: `TOKEN` sees both projects, `OTHER_TOKEN` only the second,
 `NO_PROJECTS` none, and any other token is unknown to Tuist. Tests make their own ids and bodies,
@@ -8,36 +12,56 @@ and those that change the stand-in Tuist server put it back, so that none depend
 from __future__ import annotations
 
 import secrets
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
-from cache_actors.dev.tuist import StandInTuist
 from tests.support.nginx import nginx_before, shared_storage
 from tests.support.service import Service, running_service
 
-from .examples import bearer, handles
-from .facts import LIMITS, NO_PROJECTS, OTHER_PROJECT, OTHER_TOKEN, PROJECT, TOKEN
-from .raw import RawConnection
+from .examples import bearer, handles, parts_of
+from .facts import HASTE, LIMITS, NO_PROJECTS, OTHER_PROJECT, OTHER_TOKEN, PROJECT, TOKEN
+from .held_tuist import HeldTuist
+from .raw import TIMEOUT, RawConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-WORKERS = 3
+WORKERS = 2
+
+EVERYWHERE = ("direct", "wheel")
+"""The fronts that run everything in `make test`."""
+
+LARGE_BODIES = {"artifacts", "keyvalue", "files_on_disk", "library_traps", "stalls"}
+"""Modules that take half of the time together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave to the night what the other fronts need not run, and make groups of like length."""
+    for item in items:
+        if not item.nodeid.startswith("tests/contract/"):
+            continue
+        front = item.callspec.params.get("front") if hasattr(item, "callspec") else None
+        also = {name for marker in item.iter_markers("also_on") for name in marker.args}
+        if front not in {None, *EVERYWHERE, *also}:
+            item.add_marker(pytest.mark.nightly)
+        large = item.path.stem.removeprefix("test_") in LARGE_BODIES
+        half = "large" if large and front in {None, *EVERYWHERE} else "rest"
+        item.add_marker(pytest.mark.xdist_group(f"contract-{front or 'direct'}-{half}"))
 
 
 @pytest.fixture(scope="session")
-def tuist() -> Iterator[StandInTuist]:
+def tuist() -> Iterator[HeldTuist]:
     """The stand-in Tuist server that the service asks."""
     tokens = {TOKEN: [PROJECT, OTHER_PROJECT], OTHER_TOKEN: [OTHER_PROJECT], NO_PROJECTS: []}
-    with StandInTuist(tokens) as server:
+    with HeldTuist(tokens) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def service(tuist: StandInTuist) -> Iterator[Service]:
+def service(tuist: HeldTuist) -> Iterator[Service]:
     """The service itself."""
     with (
         shared_storage() as storage,
@@ -60,17 +84,62 @@ def processes(front: str) -> int:
 
 
 @pytest.fixture(scope="session")
-def base_url(front: str, service: Service) -> Iterator[str]:
-    """Where the clients of the suite connect to."""
-    if front == "direct":
-        yield service.url
+def answering(front: str, service: Service) -> Iterator[Service]:
+    """The service that answers the clients of the suite in the end."""
+    if front != "workers":
+        yield service
         return
-    if front == "workers":
-        environment = LIMITS | {"WORKERS": str(WORKERS)}
-        several = Service(service.storage, service.server_url, environment)
-        with running_service(several):
-            yield several.url
-            _expect_unharmed(several)
+    environment = LIMITS | {"WORKERS": str(WORKERS)}
+    several = Service(service.storage, service.server_url, environment)
+    with running_service(several):
+        yield several
+        _expect_unharmed(several)
+
+
+@pytest.fixture(scope="session")
+def base_url(front: str, answering: Service) -> Iterator[str]:
+    """Where the clients of the suite connect to."""
+    with _in_front(front, answering) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def hasty(tuist: HeldTuist) -> Iterator[Service]:
+    """A service of its own, where time-outs and lives are short: only for what comes too late."""
+    with (
+        shared_storage() as storage,
+        running_service(Service(storage, tuist.url, LIMITS | HASTE)) as service,
+    ):
+        yield service
+        _expect_unharmed(service)
+
+
+@pytest.fixture(scope="session")
+def hasty_url(front: str, hasty: Service) -> Iterator[str]:
+    """Where clients of the hasty service connect to."""
+    with _in_front(front, hasty) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def hasty_client(hasty_url: str) -> Iterator[httpx.Client]:
+    """As `client`, but of the hasty service."""
+    with _client(hasty_url, headers=bearer(TOKEN), params=handles(PROJECT)) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def hasty_direct(hasty: Service) -> Iterator[httpx.Client]:
+    """As `direct`, but of the hasty service."""
+    with _client(hasty.url) as client:
+        yield client
+
+
+@contextmanager
+def _in_front(front: str, service: Service) -> Iterator[str]:
+    """The URL of what stands in front of `service`."""
+    if front not in {"wheel", "debian"}:
+        yield service.url
         return
     upstream = f"127.0.0.1:{service.port}"
     limit = int(LIMITS["MAX_UPLOAD_BYTES"])
@@ -113,7 +182,7 @@ def raw(connect: Callable[..., RawConnection]) -> RawConnection:
 
 
 @pytest.fixture
-def changeable_tuist(tuist: StandInTuist) -> Iterator[StandInTuist]:
+def changeable_tuist(tuist: HeldTuist) -> Iterator[HeldTuist]:
     """The stand-in Tuist server, put back after the test."""
     tokens = {token: list(names) for token, names in tuist.tokens.items()}
     yield tuist
@@ -121,7 +190,7 @@ def changeable_tuist(tuist: StandInTuist) -> Iterator[StandInTuist]:
 
 
 @pytest.fixture
-def new_token(changeable_tuist: StandInTuist) -> Callable[..., str]:
+def new_token(changeable_tuist: HeldTuist) -> Callable[..., str]:
     """Makes tokens that nobody has shown before; each sees the projects it is made with."""
 
     def new_token(*projects: str) -> str:
@@ -142,7 +211,7 @@ def _unharmed(service: Service) -> Iterator[None]:
 def _expect_unharmed(service: Service) -> None:
     health = httpx.get(service.url + "/up", trust_env=False)
     assert health.status_code == httpx.codes.OK, health.text
-    parts = list(_parts(health.json()["tree"]))
+    parts = list(parts_of(health.json()["tree"]))
     assert len(parts) > 1
     assert [part for part in parts if part["state"] != "running" or part["restarts"] != 0] == []
     assert "Traceback" not in service.log.read_text()
@@ -157,10 +226,4 @@ def _client(base_url: str, headers: dict[str, str] | None = None, **how: Any) ->
     has just been given.
     """
     once = {**(headers or {}), "Connection": "close"}
-    return httpx.Client(base_url=base_url, trust_env=False, timeout=30, headers=once, **how)
-
-
-def _parts(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield part
-    for child in part.get("children", ()):
-        yield from _parts(child)
+    return httpx.Client(base_url=base_url, trust_env=False, timeout=TIMEOUT, headers=once, **how)

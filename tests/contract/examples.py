@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import base64
+import json
 import random
 import secrets
+import stat
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Barrier
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 import pytest
 
-from .facts import LIMITS
+from cache_actors.storage.layout import TEMPORARY
+from tests.support.strace import family
+from tests.support.waiting import eventually
+
+from .facts import LIMITS, PROJECT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
+
+    from tests.support.service import Service
 
     from .raw import RawResponse
 
@@ -24,7 +34,6 @@ Result = TypeVar("Result")
 
 MAX_UPLOAD = int(LIMITS["MAX_UPLOAD_BYTES"])
 MAX_KEYVALUE = int(LIMITS["MAX_KEYVALUE_BYTES"])
-BODY_TIMEOUT = float(LIMITS["BODY_TIMEOUT"])
 FAILURE_TTL = float(LIMITS["AUTH_FAILURE_TTL"])
 
 STORE_PATH = "/api/cache/keyvalue"
@@ -80,6 +89,13 @@ def new_value(size: int = 100) -> str:
 
 direct_only = pytest.mark.parametrize("front", ["direct"], indirect=True)
 """For what only holds, or can only be seen, without nginx in between."""
+
+
+every_front = pytest.mark.also_on("workers", "debian")
+"""For samples of everything: what works, how it is handed over, and who is left behind."""
+
+both_nginx = pytest.mark.also_on("debian")
+"""For what nginx does by its own nature, or might have done otherwise when it was older."""
 
 
 def behind_nginx(front: str) -> bool:
@@ -163,11 +179,67 @@ def all_at_once(call: Callable[[int], Result], times: int) -> list[Result]:
     start = Barrier(times)
 
     def wait_and_call(number: int) -> Result:
-        start.wait(timeout=10)
+        start.wait(timeout=60)
         return call(number)
 
     with ThreadPoolExecutor(times) as threads:
         return list(threads.map(wait_and_call, range(times)))
+
+
+# What is behind the front.
+
+
+def artifact_file(storage: Path, cas_id: str, project: str = PROJECT) -> Path:
+    """Where an artifact lies, by the layout that nginx reads too."""
+    return storage / project.lower() / "cas" / shard(cas_id) / cas_id
+
+
+def shard(entry_id: str) -> str:
+    """The folder of an id: its third and fourth character."""
+    return entry_id[2:4] if len(entry_id) >= 4 else "_"
+
+
+def temporary_bytes(service: Service) -> int:
+    """The size of all temporary files together; most have no name, but are open."""
+    assert service.process is not None
+    folder = str(service.storage / TEMPORARY)
+    opened = [
+        path
+        for pid in family(service.process.pid)
+        for path in Path(f"/proc/{pid}/fd").iterdir()
+        if _target(path).startswith(folder)
+    ]
+    return sum(_file_size(path) for path in [*opened, *Path(folder).rglob("*")])
+
+
+def _target(link: Path) -> str:
+    with suppress(FileNotFoundError):  # it has only just been closed
+        return str(link.readlink())
+    return ""
+
+
+def _file_size(path: Path) -> int:
+    with suppress(FileNotFoundError):
+        status = path.stat()
+        return status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return 0
+
+
+def lines_about(service: Service, request_id: str, expected: int) -> list[dict[str, Any]]:
+    """The lines of the log with that request id, once there are so many; they come a bit later."""
+
+    def lines() -> list[str]:
+        return [line for line in service.log.read_text().splitlines() if request_id in line]
+
+    eventually(lambda: len(lines()) >= expected)
+    return [json.loads(line) for line in lines()]
+
+
+def parts_of(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A part of the tree, as `/up` tells it, and all below it."""
+    yield part
+    for child in part.get("children", ()):
+        yield from parts_of(child)
 
 
 # Expectations.

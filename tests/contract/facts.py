@@ -10,7 +10,15 @@ OTHER_PROJECT = "Acme/Other-App"
 LIMITS = {
     "MAX_UPLOAD_BYTES": "3000000",
     "MAX_KEYVALUE_BYTES": "100000",
-    "BODY_TIMEOUT": "1.5",
-    "AUTH_FAILURE_TTL": "3",
+    "BODY_TIMEOUT": "120",
+    "AUTH_FAILURE_TTL": "120",
 }
-"""Settings that the service runs with: limits small enough to go over."""
+"""Settings that the service runs with: limits small enough to go over, and time enough for all."""
+
+HASTE = {
+    "BODY_TIMEOUT": "0.5",
+    "AUTH_SUCCESS_TTL": "1",
+    "AUTH_FAILURE_TTL": "2",
+    "AUTH_STALE_TTL": "3",
+}
+"""Settings of a service where little need be waited for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import string
 from typing import TYPE_CHECKING
@@ -9,12 +10,16 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.http.test_parameters import REFUSED
+
 from .examples import (
     STORE_PATH,
     bearer,
     behind_nginx,
+    both_nginx,
     cas_path,
     entries_of,
+    every_front,
     expect_entries,
     expect_error,
     expect_stored,
@@ -36,7 +41,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from .raw import RawConnection
+    from .raw import RawConnection, RawResponse
 
 ID_CHARACTERS = string.ascii_letters + string.digits + "_~=+-"
 
@@ -56,6 +61,7 @@ def test_id_may_be_this(client: httpx.Client, entry_id: str) -> None:
     expect_entries(client, entry_id, "YQ==")
 
 
+@every_front
 def test_case_of_ids_matters(client: httpx.Client) -> None:
     cas_id = uploaded(client, b"upper case")
     assert upload(client, cas_id.lower(), b"lower case").status_code == 204
@@ -83,15 +89,17 @@ def encoded(text: str) -> str:
     ],
     ids=["tilde", "lower-case hex", "padding", "both", "all"],
 )
-@pytest.mark.parametrize("method", ["GET", "PUT"])
+@both_nginx
 def test_key_value_id_may_be_percent_encoded(
-    raw: RawConnection, client: httpx.Client, method: str, encode: Callable[[str], str]
+    raw: RawConnection, client: httpx.Client, encode: Callable[[str], str]
 ) -> None:
     kv_id = stored(client, "YQ==")
-    target = f"{kv_path(encode(kv_id))}?{HANDLES}"
-    assert raw.ask(f"{method} {target}", AUTHORIZATION).json() == {"entries": entries_of("YQ==")}
+    for method in ("GET", "PUT"):
+        answer = raw.ask(f"{method} {kv_path(encode(kv_id))}?{HANDLES}", AUTHORIZATION)
+        assert answer.json() == {"entries": entries_of("YQ==")}
 
 
+@every_front
 def test_artifact_id_may_be_percent_encoded(raw: RawConnection, client: httpx.Client) -> None:
     cas_id = new_cas_id()
     target = f"{cas_path(encoded(cas_id))}?{HANDLES}"
@@ -101,6 +109,7 @@ def test_artifact_id_may_be_percent_encoded(raw: RawConnection, client: httpx.Cl
     expect_stored(client, cas_id, b"abc")
 
 
+@both_nginx
 def test_plus_in_an_id_is_a_plus(raw: RawConnection, client: httpx.Client) -> None:
     plus = f"+{new_cas_id()}"
     assert upload(client, plus, b"abc").status_code == 204
@@ -128,54 +137,59 @@ BAD_IDS = {
     "dots encoded twice": "%252e%252e%252fA",
 }
 
-id_paths = pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", cas_path),
-        ("HEAD", cas_path),
-        ("POST", cas_path),
-        ("GET", kv_path),
-        ("PUT", kv_path),
-    ],
-    ids=["get artifact", "head artifact", "upload", "get entries", "put to retrieve"],
+CALLS = {
+    "get artifact": ("GET", cas_path("{}")),
+    "head artifact": ("HEAD", cas_path("{}")),
+    "upload": ("POST", cas_path("{}")),
+    "get entries": ("GET", kv_path("{}")),
+    "put to retrieve": ("PUT", kv_path("{}")),
+    "store": ("PUT", STORE_PATH),
+}
+"""Method and path of each call; an id goes into it, unless it is in the body."""
+
+every_call = pytest.mark.parametrize(("method", "path"), CALLS.values(), ids=CALLS)
+every_call_with_id = pytest.mark.parametrize(
+    ("method", "path"), list(CALLS.values())[:-1], ids=list(CALLS)[:-1]
 )
 
 
-@id_paths
-@pytest.mark.parametrize("bad", BAD_IDS.values(), ids=BAD_IDS)
-def test_id_may_not_be_this(
-    raw: RawConnection, front: str, method: str, path: Callable[[str], str], bad: str
-) -> None:
-    answer = raw.ask(
-        f"{method} {path(bad)}?{HANDLES}", AUTHORIZATION, "Content-Length: 1", body=b"a"
-    )
+def ask(raw: RawConnection, method: str, path: str, query: str = HANDLES) -> RawResponse:
+    """The answer to a call that has a body of one byte."""
+    return raw.ask(f"{method} {path}?{query}", AUTHORIZATION, "Content-Length: 1", body=b"a")
+
+
+def expect_bad(answer: RawResponse, method: str, word: str) -> None:
+    """Check that a call was refused for what it names; HEAD has no body to say it."""
     if method == "HEAD":
         assert answer.status_code == 400
-    elif behind_nginx(front) and "%00" in bad:  # nginx refuses it before it looks for a location
+    else:
+        assert word in expect_error(answer, 400)
+
+
+@pytest.mark.parametrize("path", [cas_path, kv_path], ids=["artifact", "entries"])
+@pytest.mark.parametrize("bad", BAD_IDS.values(), ids=BAD_IDS)
+@both_nginx
+def test_id_may_not_be_this(
+    raw: RawConnection, front: str, path: Callable[[str], str], bad: str
+) -> None:
+    answer = ask(raw, "GET", path(bad))
+    if behind_nginx(front) and "%00" in bad:  # nginx refuses it before it looks for a location
         expect_error(answer, 400, "Bad request")
     else:
         assert "id" in expect_error(answer, 400)
 
 
-BAD_STORED_IDS = {
-    "empty": "",
-    "a space": " ",
-    "line feed at the end": "A" * 64 + "\n",
-    "nul": "A\0B",
-    "201 characters": "A" * 201,
-    "a dot": "A.B",
-    "a slash": "A/B",
-    "a backslash": "A\\B",
-    "up": "../../../outside",
-    "absolute": "/etc/passwd",
-    "percent-encoded": "%41",
-    "not ASCII": "é",
-    "full width": "\uff21",
-    "not ASCII digits": "\u0663",
-}
+@every_call_with_id
+@pytest.mark.parametrize("bad", ["A.B", "A" * 201], ids=["a dot", "201 characters"])
+def test_no_call_takes_a_bad_id(raw: RawConnection, method: str, path: str, bad: str) -> None:
+    expect_bad(ask(raw, method, path.format(bad)), method, "id")
 
 
-@pytest.mark.parametrize("bad", BAD_STORED_IDS.values(), ids=BAD_STORED_IDS)
+@pytest.mark.parametrize(
+    "bad",
+    ["", "A" * 64 + "\n", "A\0B", "A" * 201, "A.B", "../../../outside", "%41", "\uff21"],
+    ids=ascii,
+)
 def test_id_in_a_body_may_not_be_this(client: httpx.Client, bad: str) -> None:
     assert "cas_id" in expect_error(store(client, bad, "YQ=="), 400)
 
@@ -199,75 +213,33 @@ UPS = {
     "through the folder of another kind": "..%2F..%2Fcas%2F{shard}%2F{name}",
     "cut with nul": "..%2F..%2Fcas%2F{shard}%2F{name}%00",
 }
-"""Ways out of a project's folder, or to a file in it by another name."""
-
-
-@id_paths
-@pytest.mark.parametrize("way", UPS.values(), ids=UPS)
-def test_no_way_out_in_an_id(
-    raw: RawConnection, client: httpx.Client, method: str, path: Callable[[str], str], way: str
-) -> None:
-    name = uploaded(client, b"not to be had this way")
-    target = path(way.format(name=name, shard=name[2:4]))
-    answer = raw.ask(f"{method} {target}?{HANDLES}", AUTHORIZATION, "Content-Length: 1", body=b"a")
-    if method == "HEAD":
-        assert answer.status_code in {400, 404}
-    else:
-        expect_error(answer, answer.status_code)
-        assert answer.status_code in {400, 404, 405}
+"""Ways out of a project's folder, or to a file in it by another name, for `test_files_on_disk`."""
 
 
 # Handles.
 
 A, P = (f"{name}={value}" for name, value in handles(PROJECT).items())
 
-BAD_QUERIES = {
-    "none": "",
-    "no account": P,
-    "no project": A,
-    "empty account": f"account_handle=&{P}",
-    "empty project": f"{A}&project_handle=",
-    "account without a value": f"account_handle&{P}",
-    "account twice, the same": f"{A}&{A}&{P}",
-    "account twice, another first": f"account_handle=other&{A}&{P}",
-    "account twice, another last": f"{A}&{P}&account_handle=other",
-    "project twice": f"{A}&{P}&project_handle=Other-App",
-    "account again, empty": f"{A}&{P}&account_handle=",
-    "project again without a value": f"{A}&{P}&project_handle",
-    "account again in capitals": f"{A}&{P}&ACCOUNT_HANDLE=other",
-    "project again in another case": f"Project_Handle=Other-App&{A}&{P}",
-    "account in capitals": f"ACCOUNT_HANDLE=Acme&{P}",
-    "project in another case": f"{A}&project_Handle=App",
-    "account again, name encoded": f"{A}&{P}&account%5Fhandle=other",
-    "project again, name encoded": f"%70roject_handle=Other-App&{A}&{P}",
-    "project again, name encoded, in capitals": f"{A}&{P}&%50ROJECT_HANDLE=Other-App",
-    "separated by semicolon": f"{A};{P}",
-    "brackets": f"account_handle[]=Acme&{P}",
-    "full name as account": "account_handle=Acme/App",
-}
+
+@pytest.mark.parametrize(("query", "message"), REFUSED)
+def test_handles_have_to_be_given_once_each(raw: RawConnection, query: bytes, message: str) -> None:
+    answer = ask(raw, "GET", cas_path("A"), query.decode("latin-1"))
+    if query.isascii() and b" " not in query:
+        assert re.match(message, expect_error(answer, 400))
+    else:
+        expect_error(answer, 400)  # not even a target
 
 
-@pytest.mark.parametrize("query", BAD_QUERIES.values(), ids=BAD_QUERIES)
+@every_call
 @pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", cas_path("A")),
-        ("HEAD", cas_path("A")),
-        ("POST", cas_path("A")),
-        ("GET", kv_path("A")),
-        ("PUT", kv_path("A")),
-        ("PUT", STORE_PATH),
-    ],
-    ids=["get artifact", "head artifact", "upload", "get entries", "put to retrieve", "store"],
+    "query",
+    [P, f"{A}&{P}&project_handle=Other-App", f"{A}&project_Handle=App"],
+    ids=["no account", "project twice", "project in another case"],
 )
-def test_handles_have_to_be_given_once_each(
+def test_no_call_does_without_handles(
     raw: RawConnection, method: str, path: str, query: str
 ) -> None:
-    answer = raw.ask(f"{method} {path}?{query}", AUTHORIZATION, "Content-Length: 1", body=b"a")
-    if method == "HEAD":
-        assert answer.status_code == 400
-    else:
-        assert "_handle" in expect_error(answer, 400)
+    expect_bad(ask(raw, method, path.format("A"), query), method, "_handle")
 
 
 BAD_HANDLES = {
@@ -297,21 +269,26 @@ BAD_HANDLES = {
 }
 
 
-@pytest.mark.parametrize("bad", BAD_HANDLES.values(), ids=BAD_HANDLES)
-@pytest.mark.parametrize("which", ["account_handle", "project_handle"])
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [("GET", cas_path("A")), ("POST", cas_path("A")), ("PUT", kv_path("A")), ("PUT", STORE_PATH)],
-    ids=["get artifact", "upload", "put to retrieve", "store"],
-)
-def test_handle_may_not_be_this(
-    raw: RawConnection, method: str, path: str, which: str, bad: str
-) -> None:
-    query = "&".join(
-        f"{name}={bad if name == which else value}" for name, value in handles(PROJECT).items()
+def with_handle(which: str, value: str) -> str:
+    """The usual query, but for the value of one of its handles."""
+    return "&".join(
+        f"{name}={value if name == which else usual}" for name, usual in handles(PROJECT).items()
     )
-    answer = raw.ask(f"{method} {path}?{query}", AUTHORIZATION, "Content-Length: 1", body=b"a")
-    assert which in expect_error(answer, 400)
+
+
+both_handles = pytest.mark.parametrize("which", ["account_handle", "project_handle"])
+
+
+@both_handles
+@pytest.mark.parametrize("bad", BAD_HANDLES.values(), ids=BAD_HANDLES)
+def test_handle_may_not_be_this(raw: RawConnection, which: str, bad: str) -> None:
+    expect_bad(ask(raw, "GET", cas_path("A"), with_handle(which, bad)), "GET", which)
+
+
+@every_call
+@both_handles
+def test_no_call_takes_a_bad_handle(raw: RawConnection, method: str, path: str, which: str) -> None:
+    expect_bad(ask(raw, method, path.format("A"), with_handle(which, "A.B")), method, which)
 
 
 @pytest.mark.parametrize(
@@ -326,6 +303,7 @@ def test_handles_may_be_this(
     assert client.get(cas_path(cas_id), headers=headers, params=params).content == body
 
 
+@every_front
 def test_case_of_handles_does_not_matter(client: httpx.Client) -> None:
     body, kv_id = new_body(), new_kv_id()
     cas_id = uploaded(client, body, params=handles("ACME/APP"))

@@ -3,6 +3,9 @@
 The numbers are those of the list of measured traps. Each test says whether the fault is cured here
 or does not apply, and fails when an upgrade or a change brings it back. Not here:
 
+* 5 to 7, bodies that stall, slow readers and slow answers: see `test_stalls.py`.
+* 9 and 12, `send_file` made 20 MB/s, or used asyncio. It is not used. How artifacts are read is in
+  `tests/actors/test_artifact_reader.py`, and how fast they are is measured by `make bench`.
 * 8, a reader that stalls outlasts the graceful stop: only seen while the service stops.
 * 13, more lines in the access log than requests, and 14, the Unix socket's mode: see
   `test_files_on_disk.py`.
@@ -12,38 +15,38 @@ from __future__ import annotations
 
 import select
 import socket
-import struct
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 from .examples import (
-    BODY_TIMEOUT,
     MAX_UPLOAD,
     STORE_PATH,
     all_at_once,
     behind_nginx,
+    both_nginx,
     cas_path,
+    every_front,
     expect_error,
     expect_no_artifact,
     expect_stored,
+    lines_about,
     new_body,
     new_cas_id,
-    upload,
     uploaded,
 )
 from .facts import PROJECT
-from .raw import AUTHORIZATION, HANDLES, chunk, pieces_of
+from .raw import AUTHORIZATION, HANDLES, TIMEOUT, chunk, pieces_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import httpx
 
-    from cache_actors.dev.tuist import StandInTuist
+    from tests.support.service import Service
 
+    from .held_tuist import HeldTuist
     from .raw import RawConnection
 
 CHUNKED = "Transfer-Encoding: chunked"
@@ -59,9 +62,16 @@ H2C = ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: A
 # 1: what a request can do to others.
 
 
-@pytest.mark.parametrize("trailing", [b"", b"x", b"\x81\x05hello", b"GARBAGE\r\n\r\n"])
-@pytest.mark.parametrize("upgrade", [WEBSOCKET, H2C], ids=["websocket", "h2c"])
-@pytest.mark.parametrize("authorized", [True, False])
+@pytest.mark.parametrize(
+    ("upgrade", "trailing", "authorized"),
+    [
+        *((WEBSOCKET, trailing, True) for trailing in (b"", b"x", b"GARBAGE\r\n\r\n")),
+        (WEBSOCKET, b"\x81\x05hello", False),
+        (H2C, b"", False),
+        (H2C, b"x", True),
+    ],
+    ids=str,
+)
 def test_upgrade_is_ignored(
     connect: Callable[[], RawConnection],
     client: httpx.Client,
@@ -119,14 +129,15 @@ def test_http_2_without_asking_is_turned_away(raw: RawConnection, stranger: http
     """Trap 1, for HTTP/2 with prior knowledge. Cured: not spoken, so answered as an error."""
     settings = b"\0\0\0\x04\0\0\0\0\0"
     raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings)
-    assert raw.closes(within=2)
+    assert raw.response().status_code >= 400
+    assert raw.is_over()
     assert stranger.get("/up").status_code == 200
 
 
 # 2: the ends of connections.
 
 
-@pytest.mark.parametrize("earlier", [0, 1, 3])
+@every_front
 @pytest.mark.parametrize(
     ("request_", "body", "status"),
     [
@@ -142,29 +153,30 @@ def test_http_2_without_asking_is_turned_away(raw: RawConnection, stranger: http
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_connection_closes_at_once_when_it_should(
-    raw: RawConnection, request_: str, body: bytes, status: int, earlier: int
+def test_connection_closes_when_it_should(
+    connect: Callable[[], RawConnection], request_: str, body: bytes, status: int
 ) -> None:
     """Trap 2: `Connection: close` was ignored after the first response. Cured."""
     length = f"Content-Length: {len(body)}"
-    for _ in range(earlier):
-        answer = raw.ask(request_, AUTHORIZATION, length, body=body)
+    for earlier in (0, 1, 3):
+        raw = connect()
+        for _ in range(earlier):
+            answer = raw.ask(request_, AUTHORIZATION, length, body=body)
+            assert answer.status_code == status
+            assert answer.headers.get("Connection") != "close"
+        answer = raw.ask(request_, AUTHORIZATION, length, "Connection: close", body=body)
         assert answer.status_code == status
-        assert answer.headers.get("Connection") != "close"
-    began = time.monotonic()
-    answer = raw.ask(request_, AUTHORIZATION, length, "Connection: close", body=body)
-    assert answer.status_code == status
-    assert answer.headers["Connection"] == "close"
-    assert raw.closes(within=1)
-    assert time.monotonic() - began < 1
+        assert answer.headers["Connection"] == "close"
+        assert raw.is_over()
 
 
 def test_connection_is_kept_for_many_requests(raw: RawConnection) -> None:
     """Trap 2. Cured without closing connections that clients want to keep."""
-    for _ in range(300):
+    for _ in range(120):
         assert raw.ask("GET /up").status_code == 200
 
 
+@every_front
 def test_idle_connections_hinder_nobody(
     connect: Callable[[], RawConnection], client: httpx.Client
 ) -> None:
@@ -172,9 +184,7 @@ def test_idle_connections_hinder_nobody(
     idle = [connect() for _ in range(40)]
     for raw in idle:
         assert raw.ask("GET /up").status_code == 200
-    began = time.monotonic()
     uploaded(client, new_body())
-    assert time.monotonic() - began < 1
     for raw in idle:
         assert raw.ask("GET /up").status_code == 200
 
@@ -185,45 +195,30 @@ def test_idle_connections_hinder_nobody(
 @pytest.mark.parametrize("framing", ["content-length", "chunked"])
 def test_body_that_nobody_reads_stays_with_the_client(
     raw: RawConnection,
-    changeable_tuist: StandInTuist,
+    changeable_tuist: HeldTuist,
     new_token: Callable[..., str],
     framing: str,
 ) -> None:
     """Trap 3: bodies went into an unbounded queue. Cured: the client's socket fills up."""
-    changeable_tuist.delay = 1.0
-    body = new_body(MAX_UPLOAD)
+    body, token = new_body(MAX_UPLOAD), new_token(PROJECT)
     raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
     header = CHUNKED if framing == "chunked" else f"Content-Length: {len(body)}"
-    raw.begin(
-        f"POST {cas_path(new_cas_id())}?{HANDLES}",
-        f"Authorization: Bearer {new_token(PROJECT)}",
-        header,
-    )
     data = chunk(body) + chunk(b"") if framing == "chunked" else body
     sent = 0
-    raw.socket.settimeout(0.5)
-    with suppress(TimeoutError):
-        while sent < len(data):
-            sent += raw.socket.send(data[sent : sent + 16384])
-    assert sent < MAX_UPLOAD / 2
-    raw.socket.settimeout(10)
+    with changeable_tuist.held(token):
+        request = f"POST {cas_path(new_cas_id())}?{HANDLES}"
+        raw.begin(request, f"Authorization: Bearer {token}", header)
+        raw.socket.settimeout(0.3)
+        with suppress(TimeoutError):
+            while sent < len(data):
+                sent += raw.socket.send(data[sent : sent + 16384])
+        assert sent < MAX_UPLOAD / 2
+    raw.socket.settimeout(TIMEOUT)
     raw.send(data[sent:])
     assert raw.response().status_code == 204
 
 
-@pytest.mark.parametrize("together", [True, False], ids=["as one chunk", "piece by piece"])
-def test_chunked_body_over_the_limit_is_refused(
-    raw: RawConnection, client: httpx.Client, together: bool
-) -> None:
-    """Trap 4: the limit held for announced sizes only. Cured: bytes are counted as they come."""
-    cas_id, body = new_cas_id(), new_body(MAX_UPLOAD + 1)
-    raw.begin(f"POST {cas_path(cas_id)}?{HANDLES}", AUTHORIZATION, CHUNKED)
-    for piece in [body] if together else pieces_of(body):
-        raw.send(chunk(piece))
-    expect_error(raw.response(), 413)
-    expect_no_artifact(client, cas_id)
-
-
+@both_nginx
 def test_endless_body_is_cut_off(raw: RawConnection, client: httpx.Client, front: str) -> None:
     """Trap 4. Cured: a client that goes on after the answer is not listened to for ever.
 
@@ -250,46 +245,10 @@ def has_been_answered(raw: RawConnection) -> bool:
     return bool(select.select([raw.socket], [], [], 0)[0])
 
 
-def test_stalled_body_is_timed_out(raw: RawConnection, client: httpx.Client) -> None:
-    """Trap 5: the time-out did not hold for a body in pieces. Cured: it holds for each piece."""
-    cas_id = new_cas_id()
-    raw.begin(f"POST {cas_path(cas_id)}?{HANDLES}", AUTHORIZATION, "Content-Length: 1000000")
-    raw.send(new_body(500_000))
-    began = time.monotonic()
-    expect_error(raw.response(), 408)
-    assert BODY_TIMEOUT * 0.9 < time.monotonic() - began < BODY_TIMEOUT + 2
-    expect_no_artifact(client, cas_id)
+# 6: answers on their way out.
 
 
-def test_slow_but_steady_body_is_not_timed_out(raw: RawConnection, client: httpx.Client) -> None:
-    """Trap 5. Cured: what counts is progress, so a whole upload may take longer."""
-    cas_id, body = new_cas_id(), new_body(500_000)
-    raw.begin(f"POST {cas_path(cas_id)}?{HANDLES}", AUTHORIZATION, f"Content-Length: {len(body)}")
-    began = time.monotonic()
-    for piece in pieces_of(body, len(body) // 5):
-        time.sleep(BODY_TIMEOUT / 4)
-        raw.send(piece)
-    assert raw.response().status_code == 204
-    assert time.monotonic() - began > BODY_TIMEOUT
-    expect_stored(client, cas_id, body)
-
-
-# 6, 7, 9 and 12: answers on their way out.
-
-
-def test_slow_reader_gets_all_of_a_large_download(
-    connect: Callable[..., RawConnection], client: httpx.Client
-) -> None:
-    """Trap 6: downloads of over 60 s were cut. Cured; no test is that long, though: this one is
-    longer than the time-out of uploads, and most of the artifact waits for the client."""
-    body = new_body(MAX_UPLOAD)
-    raw = connect(receive_buffer=65536)
-    raw.begin(f"GET {cas_path(uploaded(client, body))}?{HANDLES}", AUTHORIZATION)
-    time.sleep(BODY_TIMEOUT + 0.5)
-    assert raw.response().content == body
-    assert raw.ask("GET /up").status_code == 200
-
-
+@every_front
 def test_slow_readers_do_not_hinder_others(
     connect: Callable[..., RawConnection], client: httpx.Client
 ) -> None:
@@ -299,11 +258,9 @@ def test_slow_readers_do_not_hinder_others(
     slow = [connect(receive_buffer=4096) for _ in range(20)]
     for raw in slow:
         raw.begin(f"GET {cas_path(cas_id)}?{HANDLES}", AUTHORIZATION)
-    time.sleep(0.1)
-    began = time.monotonic()
+        assert raw.socket.recv(1) == b"H"
     expect_stored(client, cas_id, body)
     uploaded(client, new_body(300_000))
-    assert time.monotonic() - began < 2
 
 
 def test_reader_that_leaves_in_the_middle_harms_nobody(
@@ -320,37 +277,12 @@ def test_reader_that_leaves_in_the_middle_harms_nobody(
     expect_stored(client, cas_id, body)
 
 
-def test_slow_answer_is_waited_for(
-    client: httpx.Client, changeable_tuist: StandInTuist, new_token: Callable[..., str]
-) -> None:
-    """Trap 7: `read_timeout` cancels slow handlers. Does not apply: it is not set."""
-    changeable_tuist.delay = BODY_TIMEOUT + 0.5
-    headers = {"Authorization": f"Bearer {new_token(PROJECT)}"}
-    body = new_body()
-    cas_id = new_cas_id()
-    assert upload(client, cas_id, body, headers=headers).status_code == 204
-    expect_stored(client, cas_id, body)
-
-
-def test_downloads_are_fast(client: httpx.Client) -> None:
-    """Traps 9 and 12: `send_file` made 20 MB/s, or used asyncio. Do not apply: it is not used.
-
-    The quickest of several counts, against 60 MB/s: ten times less than what an idle machine does.
-    """
-    path = cas_path(uploaded(client, new_body(MAX_UPLOAD)))
-    seconds = []
-    for _ in range(10):
-        began = time.monotonic()
-        assert len(client.get(path).content) == MAX_UPLOAD
-        seconds.append(time.monotonic() - began)
-    assert MAX_UPLOAD / min(seconds) > 60_000_000
-
-
 # 10 and 11: answers before the body has come.
 
 EXPECT = "Expect: 100-continue"
 
 
+@every_front
 @pytest.mark.parametrize("framing", ["content-length", "chunked"])
 def test_client_that_waits_for_100_is_told_to_go_on(
     raw: RawConnection, client: httpx.Client, framing: str
@@ -381,12 +313,10 @@ def test_client_that_waits_for_100_is_refused_without_a_body(
     if not any(header.startswith("Content-Length") for header in headers):
         headers = [*headers, "Content-Length: 1000"]
     raw.begin(f"POST {target}?{HANDLES}", *headers, EXPECT)
-    began = time.monotonic()
     answer = raw.response()
     if answer.status_code == 100:
         answer = raw.response()
     expect_error(answer, status)
-    assert time.monotonic() - began < 1
 
 
 EARLY = {
@@ -400,6 +330,7 @@ EARLY = {
 early_answers = pytest.mark.parametrize(("path", "headers", "status"), EARLY.values(), ids=EARLY)
 
 
+@both_nginx
 @early_answers
 @pytest.mark.parametrize("framing", ["content-length", "chunked"])
 def test_early_answer_reaches_a_client_that_is_still_sending(
@@ -429,6 +360,7 @@ def test_early_answer_reaches_a_client_that_is_still_sending(
         assert raw.ask("GET /up").status_code == 200
 
 
+@both_nginx
 @early_answers
 def test_chunked_body_over_the_limit_is_refused_for_one_reason_or_the_other(
     connect: Callable[[], RawConnection],
@@ -457,6 +389,7 @@ def test_chunked_body_over_the_limit_is_refused_for_one_reason_or_the_other(
     assert client.get("/up").status_code == 200
 
 
+@both_nginx
 @pytest.mark.parametrize(
     ("path", "headers", "status", "size"),
     [
@@ -474,11 +407,10 @@ def test_early_answer_comes_before_the_body(
         status = 413  # announced as too large: nginx looks at nothing else
     raw.begin(f"{method} {path}?{HANDLES}", *headers, f"Content-Length: {size}")
     raw.send(b"the first bytes")
-    began = time.monotonic()
     expect_error(raw.response(), status)
-    assert time.monotonic() - began < 1
 
 
+@every_front
 def test_many_early_answers_at_once(
     connect: Callable[[], RawConnection], stranger: httpx.Client
 ) -> None:
@@ -496,6 +428,7 @@ def test_many_early_answers_at_once(
     assert stranger.get("/up").status_code == 200
 
 
+@every_front
 def test_upload_of_what_exists_does_not_hang(raw: RawConnection, client: httpx.Client) -> None:
     """Trap 11, where the answer is a success: the rest of the body isn't needed."""
     cas_id = uploaded(client, b"stored")
@@ -510,40 +443,48 @@ def test_upload_of_what_exists_does_not_hang(raw: RawConnection, client: httpx.C
 # 16: clients that leave.
 
 
-@pytest.mark.parametrize("size", [0, 1, 100_000, 1_000_000])
+@every_front
 @pytest.mark.parametrize("reset", [True, False], ids=["reset", "closed"])
-@pytest.mark.parametrize("path", [cas_path("TRAP16"), STORE_PATH])
+@pytest.mark.parametrize("path", [cas_path("TRAP16"), STORE_PATH], ids=["artifact", "entries"])
 def test_client_that_leaves_in_the_middle_of_its_upload(
-    connect: Callable[[], RawConnection], client: httpx.Client, path: str, reset: bool, size: int
+    connect: Callable[[], RawConnection], client: httpx.Client, path: str, reset: bool
 ) -> None:
     """Trap 16: was logged as an error. Cured: nothing is stored, and the module's end sees that
     there was no traceback."""
     method = "PUT" if path == STORE_PATH else "POST"
-    for _ in range(3):
+    for size in (0, 1, 100_000, 1_000_000) * 3:
         raw = connect()
         raw.begin(f"{method} {path}?{HANDLES}", AUTHORIZATION, "Content-Length: 2000000")
         with suppress(ConnectionResetError, BrokenPipeError):
             raw.send(new_body(size))
-        if reset:
-            raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        raw.socket.close()
-    time.sleep(0.05)
+        raw.reset() if reset else raw.socket.close()
     expect_no_artifact(client, "TRAP16")
     assert client.get("/up").status_code == 200
 
 
+@every_front
 def test_client_that_leaves_before_its_answer(
     connect: Callable[[], RawConnection],
     client: httpx.Client,
-    changeable_tuist: StandInTuist,
+    changeable_tuist: HeldTuist,
     new_token: Callable[..., str],
+    answering: Service,
 ) -> None:
     """Trap 16. Cured: nobody is there for the answer, which is no error."""
-    changeable_tuist.delay = 0.3
-    for method in ("GET", "HEAD", "POST"):
-        raw = connect()
-        token = f"Authorization: Bearer {new_token(PROJECT)}"
-        raw.begin(f"{method} {cas_path('A')}?{HANDLES}", token, "Content-Length: 0")
-        raw.socket.close()
-    time.sleep(0.4)
+    tokens = {method: new_token(PROJECT) for method in ("GET", "HEAD", "POST")}
+    request_ids = [new_cas_id() for _ in tokens]
+    with changeable_tuist.held(*tokens.values()):
+        for (method, token), request_id in zip(tokens.items(), request_ids, strict=True):
+            raw = connect()
+            raw.begin(
+                f"{method} {cas_path('A')}?{HANDLES}",
+                f"Authorization: Bearer {token}",
+                f"X-Request-ID: {request_id}",
+                "Content-Length: 0",
+            )
+            changeable_tuist.wait_for_questions(token)
+            raw.socket.close()
+    for request_id in request_ids:
+        (line,) = lines_about(answering, request_id, 1)
+        assert line["level"] == "info"
     assert client.get("/up").status_code == 200

@@ -10,7 +10,9 @@ from tests.support.stored import value_of
 
 from .examples import (
     all_at_once,
+    artifact_file,
     cas_path,
+    every_front,
     expect_entries,
     expect_error,
     expect_no_entries,
@@ -24,7 +26,7 @@ from .examples import (
     upload,
     uploaded,
 )
-from .facts import OTHER_PROJECT, PROJECT
+from .facts import OTHER_PROJECT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     import httpx
 
     from tests.support.service import Service
+
+pytestmark = every_front
 
 forms = pytest.mark.parametrize(
     "form",
@@ -121,8 +125,7 @@ def test_of_many_at_once_each_is_judged_by_its_own_artifacts(client: httpx.Clien
 def test_artifact_that_is_gone_can_be_stored_again(client: httpx.Client, service: Service) -> None:
     cas_id = uploaded(client, new_body())
     kv_id = stored(client, cas_id)
-    account, project = PROJECT.lower().split("/")
-    (service.storage / account / project / "cas" / cas_id[2:4] / cas_id).unlink()
+    artifact_file(service.storage, cas_id).unlink()
     expect_error(store(client, kv_id, cas_id), 409, missing(cas_id))
     assert upload(client, cas_id, new_body()).status_code == 204
     assert store(client, kv_id, cas_id).status_code == 204

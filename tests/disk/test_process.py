@@ -15,12 +15,11 @@ from cache_actors.disk.__main__ import Committer, ParentGone, is_connected
 from cache_actors.disk.messages import LENGTH, Done, Line, Put, Terms, framed
 from cache_actors.storage.layout import TEMPORARY, Entry, Kind, Project
 from cache_actors.storage.temporary import TemporaryFolder
+from tests.support.waiting import LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-LIMIT = 20.0
 
 ENTRY = Entry(Project("acme", "app"), Kind.KEYVALUE, "0~A")
 SLOW = """
