@@ -56,29 +56,22 @@ def test_missing_folder_is_broken(tmp_path: Path) -> None:
     assert found["socket folder"].verdict is Verdict.BROKEN
 
 
-def test_path_that_is_too_long_for_a_socket_is_broken(sockets: Path) -> None:
+@pytest.mark.parametrize("in_folder", ["", "/0123456789ab.sock"], ids=["path", "folder"])
+@pytest.mark.parametrize("length", [107, 108])
+def test_path_that_is_too_long_for_a_socket_is_broken(
+    sockets: Path, length: int, in_folder: str
+) -> None:
     """By the same length as `serve` finds."""
-    for length in 107, 108:
-        path = sockets / ("x" * (length - len(str(sockets)) - 1))
-        found = findings(socket_path=path)
-        assert ("socket path" in found) == (length > 107)
-        if length > 107:
-            with pytest.raises(CannotListen, match="too long"):
-                bind(settings(socket_path=path))
-        else:
-            bind(settings(socket_path=path)).close()
-
-
-def test_folder_whose_sockets_would_have_too_long_a_path_is_broken(sockets: Path) -> None:
-    for length in 107, 108:
-        folder = sockets / ("x" * (length - len(f"{sockets}//0123456789ab.sock")))
-        folder.mkdir()
-        assert ("socket path" in findings(socket_dir=folder)) == (length > 107)
-        if length > 107:
-            with pytest.raises(CannotListen, match="too long"):
-                bind(settings(socket_dir=folder))
-        else:
-            bind(settings(socket_dir=folder)).close()
+    path = sockets / ("x" * (length - len(f"{sockets}/{in_folder}")))
+    if in_folder:
+        path.mkdir()
+    where = {"socket_dir" if in_folder else "socket_path": path}
+    assert ("socket path" in findings(**where)) == (length > 107)
+    if length > 107:
+        with pytest.raises(CannotListen, match="too long"):
+            bind(settings(**where))
+    else:
+        bind(settings(**where)).close()
 
 
 def test_link_is_followed(sockets: Path) -> None:

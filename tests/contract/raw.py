@@ -32,6 +32,7 @@ AUTHORIZATION = f"Authorization: Bearer {TOKEN}"
 class RawResponse:
     """A response as it came, interim ones included."""
 
+    request: httpx.Request
     status_code: int
     headers: httpx.Headers
     content: bytes
@@ -98,7 +99,8 @@ class RawConnection:
         fields = [(name, value.strip()) for name, _, value in (x.partition(":") for x in lines)]
         headers = httpx.Headers(fields)
         bodiless = method == "HEAD" or status < 200 or status in {204, 304}
-        return RawResponse(status, headers, b"" if bodiless else self._body(headers))
+        request = httpx.Request(method, f"http://{self._host}")
+        return RawResponse(request, status, headers, b"" if bodiless else self._body(headers))
 
     def _body(self, headers: httpx.Headers) -> bytes:
         if headers.get("Transfer-Encoding") == "chunked":

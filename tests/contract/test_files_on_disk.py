@@ -164,17 +164,6 @@ def test_folder_that_was_removed_is_made_again(client: httpx.Client, storage: Pa
     expect_entries(client, kv_id, "second")
 
 
-@pytest.mark.parametrize("size", [10, 1_000_000])
-def test_second_upload_leaves_the_file_alone(
-    client: httpx.Client, storage: Path, size: int
-) -> None:
-    cas_id = uploaded(client, new_body(size))
-    before = artifact_file(storage, cas_id).stat()
-    assert upload(client, cas_id, new_body(size)).status_code == 204
-    after = artifact_file(storage, cas_id).stat()
-    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-
-
 # Nothing is left behind.
 
 
@@ -245,8 +234,7 @@ def test_no_way_out_of_the_folder_of_a_project(
             length = f"Content-Length: {len(body)}"
             answer = raw.ask(f"{method} {target}", AUTHORIZATION, length, body=body)
             assert answer.status_code in {400, 404, 405}
-            if method != "HEAD":
-                expect_error(answer, answer.status_code)
+            expect_error(answer, answer.status_code)
     assert files_below(service.storage.parent) - {service.log} == before - {service.log}
     assert [file.read_bytes() for file in planted] == [secret] * len(planted)
 
@@ -288,13 +276,8 @@ def test_client_that_leaves_is_one_quiet_line(raw: RawConnection, answering: Ser
     assert line["level"] == "info"
 
 
-def test_every_line_of_the_log_is_json(service: Service) -> None:
-    for line in service.log.read_text().splitlines():
-        assert isinstance(json.loads(line), dict)
-
-
 @every_front
-def test_tokens_are_neither_in_the_log_nor_on_the_disk(
+def test_log_is_json_and_tokens_are_neither_in_it_nor_on_the_disk(
     client: httpx.Client,
     answering: Service,
     changeable_tuist: StandInTuist,
@@ -312,6 +295,7 @@ def test_tokens_are_neither_in_the_log_nor_on_the_disk(
     client.get(cas_path("A"), headers=bearer(tokens[-1]) | {"X-Request-ID": last})
     lines_about(answering, last, 1)
     texts = [answering.log.read_bytes(), *(f.read_bytes() for f in files_below(answering.storage))]
+    assert all(isinstance(json.loads(line), dict) for line in texts[0].splitlines())
     for token in tokens:
         assert not any(token.encode() in text for text in texts)
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from .held_tuist import HeldTuist
 
 
-@every_front
+pytestmark = every_front
+
+
 def test_it_is_up(stranger: httpx.Client) -> None:
     response = stranger.get("/up")
     assert response.status_code == 200
@@ -45,7 +47,6 @@ def test_uptime_grows(stranger: httpx.Client) -> None:
     assert uptime() - before <= time.monotonic() - began + 0.1  # in seconds, as we count them
 
 
-@every_front
 def test_every_part_of_the_tree_is_told(stranger: httpx.Client) -> None:
     root, *children = parts_of(stranger.get("/up").json()["tree"])
     assert root["children"]
@@ -78,7 +79,6 @@ def test_eviction_is_told_in_totals(stranger: httpx.Client) -> None:
     }
 
 
-@every_front
 @pytest.mark.parametrize("accept", ["application/json", "text/html"])
 def test_no_token_handle_or_path_is_told(
     stranger: httpx.Client, client: httpx.Client, accept: str
@@ -120,7 +120,6 @@ def test_last_five_minutes_are_told(stranger: httpx.Client) -> None:
     assert all(len(values) <= 60 for values in recent.values())
 
 
-@every_front
 def test_it_is_ready(stranger: httpx.Client) -> None:
     response = stranger.get("/ready")
     assert response.status_code == 200
@@ -145,7 +144,6 @@ def test_other_methods(stranger: httpx.Client, path: str) -> None:
         assert "GET" in response.headers["Allow"]
 
 
-@every_front
 def test_it_answers_while_others_wait(
     connect: Callable[[], RawConnection],
     stranger: httpx.Client,

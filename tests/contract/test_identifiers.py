@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import secrets
 import string
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pytest
 
-from tests.http.test_parameters import REFUSED
+from tests.http.test_parameters import NAMING, REFUSED
 
 from .examples import (
     STORE_PATH,
@@ -158,12 +157,10 @@ def ask(raw: RawConnection, method: str, path: str, query: str = HANDLES) -> Raw
     return raw.ask(f"{method} {path}?{query}", AUTHORIZATION, "Content-Length: 1", body=b"a")
 
 
-def expect_bad(answer: RawResponse, method: str, word: str) -> None:
+def expect_bad(answer: RawResponse, word: str) -> None:
     """Check that a call was refused for what it names; HEAD has no body to say it."""
-    if method == "HEAD":
-        assert answer.status_code == 400
-    else:
-        assert word in expect_error(answer, 400)
+    message = expect_error(answer, 400)
+    assert word in message or answer.request.method == "HEAD"
 
 
 @pytest.mark.parametrize("path", [cas_path, kv_path], ids=["artifact", "entries"])
@@ -182,7 +179,7 @@ def test_id_may_not_be_this(
 @every_call_with_id
 @pytest.mark.parametrize("bad", ["A.B", "A" * 201], ids=["a dot", "201 characters"])
 def test_no_call_takes_a_bad_id(raw: RawConnection, method: str, path: str, bad: str) -> None:
-    expect_bad(ask(raw, method, path.format(bad)), method, "id")
+    expect_bad(ask(raw, method, path.format(bad)), "id")
 
 
 @pytest.mark.parametrize(
@@ -239,7 +236,7 @@ def test_handles_have_to_be_given_once_each(raw: RawConnection, query: bytes, me
 def test_no_call_does_without_handles(
     raw: RawConnection, method: str, path: str, query: str
 ) -> None:
-    expect_bad(ask(raw, method, path.format("A"), query), method, "_handle")
+    expect_bad(ask(raw, method, path.format("A"), query), "_handle")
 
 
 BAD_HANDLES = {
@@ -250,23 +247,14 @@ BAD_HANDLES = {
     "plus, which is a space": "A+B",
     "a plain slash": "A/B",
     "a plain dot": "A.B",
-    "line feed at the end": "Acme%0A",
-    "nul at the end": "Acme%00",
-    "a space at the end": "Acme%20",
     "101 characters": "A" * 101,
     "not UTF-8": "A%FF",
-    "one dot": ".",
     "two dots": "..",
-    "up": "../..",
-    "up, encoded": "%2e%2e%2f%2e%2e",
     "up, encoded twice": "%252e%252e",
-    "absolute": "/etc",
-    "hidden": ".tmp",
-    "full width": quote("\uff21"),
     "the Kelvin sign, a k in lower case": quote("\u212a"),
-    "a long s": quote("\u017f"),
     "not hexadecimal": "%zz",
 }
+"""As a client may write them; more of what is refused is in the tests of `layout`."""
 
 
 def with_handle(which: str, value: str) -> str:
@@ -282,13 +270,13 @@ both_handles = pytest.mark.parametrize("which", ["account_handle", "project_hand
 @both_handles
 @pytest.mark.parametrize("bad", BAD_HANDLES.values(), ids=BAD_HANDLES)
 def test_handle_may_not_be_this(raw: RawConnection, which: str, bad: str) -> None:
-    expect_bad(ask(raw, "GET", cas_path("A"), with_handle(which, bad)), "GET", which)
+    expect_bad(ask(raw, "GET", cas_path("A"), with_handle(which, bad)), which)
 
 
 @every_call
 @both_handles
 def test_no_call_takes_a_bad_handle(raw: RawConnection, method: str, path: str, which: str) -> None:
-    expect_bad(ask(raw, method, path.format("A"), with_handle(which, "A.B")), method, which)
+    expect_bad(ask(raw, method, path.format("A"), with_handle(which, "A.B")), which)
 
 
 @pytest.mark.parametrize(
@@ -318,32 +306,8 @@ def test_case_of_handles_does_not_matter(client: httpx.Client) -> None:
     assert client.get(cas_path(cas_id)).content == body
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        f"{P}&{A}",
-        f"{A}&{P}&cache_category=builds",
-        f"x=1&{A}&x=2&{P}&x",
-        f"&&{A}&&{P}&",
-        "account_handle=%41cme&project_handle=%41%70%70",
-    ],
-)
-def test_query_may_be_this(stranger: httpx.Client, client: httpx.Client, query: str) -> None:
+@pytest.mark.parametrize("query", [query for query in NAMING if query.isascii()])
+def test_query_may_be_this(stranger: httpx.Client, client: httpx.Client, query: bytes) -> None:
     path = cas_path(uploaded(client, b"abc"))
-    response = stranger.get(f"{path}?{query}", headers=bearer(TOKEN))
+    response = stranger.get(f"{path}?{query.decode()}", headers=bearer(TOKEN))
     assert response.content == b"abc"
-
-
-def test_message_says_which_value_and_why(client: httpx.Client) -> None:
-    message = expect_error(client.get(cas_path("A.B")), 400)
-    assert "A.B" in message
-    assert "200" in message
-    message = expect_error(client.get(cas_path("A"), params={"project_handle": "C.D"}), 400)
-    assert "project_handle" in message
-    assert "C.D" in message
-    assert "100" in message
-
-
-def test_long_bad_value_does_not_make_a_long_message(client: httpx.Client) -> None:
-    message = expect_error(client.get(cas_path(secrets.token_hex(1000))), 400)
-    assert len(message) < 300

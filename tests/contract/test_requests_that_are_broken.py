@@ -77,10 +77,8 @@ def test_unknown_path(client: httpx.Client, front: str, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/api/cache/other/A", "/_auth_cas/x", "/index.html?a=b"])
 def test_unknown_path_is_unknown_to_every_method(client: httpx.Client, path: str) -> None:
-    for method in ("POST", "PUT", "DELETE", "OPTIONS"):
+    for method in ("HEAD", "POST", "PUT", "DELETE", "OPTIONS"):
         expect_error(client.request(method, path), 404)
-    response = client.head(path)
-    assert (response.status_code, response.content) == (404, b"")
 
 
 @pytest.mark.parametrize("path", [cas_path(""), kv_path("")])

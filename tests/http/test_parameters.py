@@ -21,18 +21,18 @@ def refusal_of(query: bytes) -> str:
     return str(refused.value)
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        GOOD,
-        b"project_handle=app&account_handle=acme",
-        b"account_handle=Acme&project_handle=APP",
-        b"x=1&account_handle=acme&x=2&project_handle=app&",
-        b"&&account_handle=acme&&project_handle=app",
-        b"account_handle=%61cme&project_handle=%41pp",
-        b"account_handle=acme&project_handle=app&x=\xff%ff",
-    ],
-)
+NAMING = [
+    GOOD,
+    b"project_handle=app&account_handle=acme",
+    b"account_handle=Acme&project_handle=APP",
+    b"x=1&account_handle=acme&x=2&project_handle=app&",
+    b"&&account_handle=acme&&project_handle=app",
+    b"account_handle=%61cme&project_handle=%41pp",
+    b"account_handle=acme&project_handle=app&x=\xff%ff",
+]
+
+
+@pytest.mark.parametrize("query", NAMING)
 def test_project_is_what_the_two_handles_name(query: bytes) -> None:
     assert project_in(query) == Project("acme", "app")
 
