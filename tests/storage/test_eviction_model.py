@@ -248,10 +248,5 @@ class Cache(RuleBasedStateMachine):
         return [path for path in self.root.glob("*/*/*/*/*") if path.is_file()]
 
 
-Cache.TestCase.settings = settings(
-    max_examples=200,
-    stateful_step_count=50,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+Cache.TestCase.settings = settings(suppress_health_check=list(HealthCheck))
 TestCache = Cache.TestCase

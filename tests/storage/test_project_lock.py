@@ -8,22 +8,20 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from cache_actors.storage import project_lock
 from cache_actors.storage.project_lock import brief, exclusive, shared
+from tests.support.waiting import LIMIT, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
-
-LIMIT = 10.0
-"""Seconds after which a test that waits is broken."""
 
 HOLDER = """
 import sys
@@ -105,13 +103,6 @@ def waiting_for(folder: Path) -> int:
         return sum(line.rstrip().endswith(end) and "->" in line for line in locks)
 
 
-def wait_until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LIMIT
-    while not is_so():
-        assert time.monotonic() < deadline
-        os.sched_yield()
-
-
 def expect_busy(how: Callable[[Path], AbstractContextManager[None]], project: Path) -> None:
     with pytest.raises(OSError, match="being evicted") as caught, how(project):
         pytest.fail("it came in")
@@ -150,7 +141,7 @@ def test_exclusive_waits_for_the_holders_of_all_processes(
 ) -> None:
     with another_process(how, project):
         worker = work(exclusive)
-        wait_until(lambda: waiting_for(project) > 0)
+        eventually(lambda: waiting_for(project) > 0)
         assert not worker.has_it.is_set()
     assert worker.got_it()
 
@@ -203,13 +194,19 @@ def test_wait_has_an_end(
     how: Callable[[Path], AbstractContextManager[None]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(project_lock, "LONGEST_WAIT", 0.05)
+    """By a clock that only the waiting itself moves."""
+    now = [1000.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=sleep)
+    monkeypatch.setattr(project_lock, "time", clock)
     before = os.listdir("/proc/self/fd")  # noqa: PTH208
     with exclusive(project):
         inside = os.listdir("/proc/self/fd")  # noqa: PTH208
-        began = time.monotonic()
         expect_busy(how, project)
-        assert 0.05 <= time.monotonic() - began < 5
+        assert now[0] - 1000 == pytest.approx(project_lock.LONGEST_WAIT, abs=0.01)
         assert os.listdir("/proc/self/fd") == inside  # noqa: PTH208
     assert os.listdir("/proc/self/fd") == before  # noqa: PTH208
 
@@ -220,7 +217,7 @@ def test_those_who_come_while_an_exclusive_one_waits_stay_behind_it(
 ) -> None:
     with shared(project):
         waiting = work(exclusive)
-        wait_until(lambda: waiting_for(project) > 0)
+        eventually(lambda: waiting_for(project) > 0)
         expect_busy(shared, project)
     assert waiting.got_it()
 
@@ -244,13 +241,13 @@ def test_stream_of_shared_holders_does_not_starve_an_exclusive_one(
     threads = [threading.Thread(target=stream, args=[me], daemon=True) for me in (0, 1)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: min(rounds) > 20)
+    eventually(lambda: min(rounds) > 20)
     for _ in range(5):
         worker = work(exclusive)
         assert worker.got_it()
         worker.end()
     before = list(rounds)
-    wait_until(lambda: min(rounds) > max(before))  # nor does it starve them
+    eventually(lambda: min(rounds) > max(before))  # nor does it starve them
     stop.set()
     for thread in threads:
         thread.join(LIMIT)
@@ -262,7 +259,7 @@ def test_brief_inside_shared_does_not_wait_for_an_exclusive_one_that_waits(
     monkeypatch.setattr(project_lock, "LONGEST_WAIT", 0.2)
     with shared(project):
         waiting = work(exclusive)
-        wait_until(lambda: waiting_for(project) > 0)
+        eventually(lambda: waiting_for(project) > 0)
         with brief(project):
             assert not waiting.has_it.is_set()
     assert waiting.got_it()
