@@ -1,16 +1,22 @@
-"""Fixtures of the storage tests: folders on a real disk."""
+"""Fixtures of the storage tests: folders on a real disk, and stores in them."""
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
+from cache_actors.storage.files import FileStore
 from cache_actors.storage.layout import TEMPORARY
 from cache_actors.storage.temporary import TemporaryFolder
+from tests.support.stored import Stored
+
+from .stores import PUBLISH, REPLACE, Journal, Way, fail
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 
@@ -28,3 +34,56 @@ def temporary(root: Path) -> Iterator[TemporaryFolder]:
     folder = TemporaryFolder(root / TEMPORARY)
     yield folder
     folder.remove()
+
+
+@pytest.fixture(params=[True, False], ids=["durable", "relaxed"])
+def store(root: Path, temporary: TemporaryFolder, request: pytest.FixtureRequest) -> FileStore:
+    """A store of either sort."""
+    return FileStore(root, temporary, durable=request.param)
+
+
+@pytest.fixture
+def durable(root: Path, temporary: TemporaryFolder) -> FileStore:
+    return FileStore(root, temporary, durable=True)
+
+
+@pytest.fixture
+def relaxed(root: Path, temporary: TemporaryFolder) -> FileStore:
+    return FileStore(root, temporary, durable=False)
+
+
+@pytest.fixture(params=[PUBLISH, REPLACE], ids=["publish", "replace"])
+def way(request: pytest.FixtureRequest) -> Way:
+    """Either way to write a file."""
+    way: Way = request.param
+    return way
+
+
+@pytest.fixture
+def path(root: Path) -> Path:
+    """Where a file may go; none of the folders above is there yet."""
+    return root / "acme" / "app" / "cas" / "AB" / "01AB"
+
+
+@pytest.fixture
+def stored(root: Path) -> Stored:
+    return Stored(root)
+
+
+@pytest.fixture
+def journal(monkeypatch: pytest.MonkeyPatch) -> Journal:
+    return Journal(monkeypatch)
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that has room for one more byte per write."""
+    full: set[int] = set()
+
+    def writev(fd: int, buffers: Sequence[bytes]) -> int:
+        if fd in full:
+            raise fail(errno.ENOSPC)
+        full.add(fd)
+        return os.write(fd, b"".join(buffers)[:1])
+
+    monkeypatch.setattr(os, "writev", writev)

@@ -21,35 +21,26 @@ from cache_actors.storage.layout import QUARANTINE, Entry, Kind, Project
 from cache_actors.storage.project_lock import exclusive
 from tests.support.stored import APP, DAY, LIB, SECOND, Stored, artifact_id
 
+from .stores import refusing
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from cache_actors.storage.temporary import TemporaryFolder
 
 A, B, C = map(artifact_id, range(3))
 NONE: frozenset[str] = frozenset()
 
 
 @pytest.fixture
-def stored(root: Path) -> Stored:
-    return Stored(root)
-
-
-@pytest.fixture
-def store(root: Path, temporary: TemporaryFolder) -> FileStore:
-    return FileStore(root, temporary, durable=False)
-
-
-@pytest.fixture
-def writer(store: FileStore) -> EntryWriter:
+def writer(relaxed: FileStore) -> EntryWriter:
     """One that refuses entries without their artifacts."""
-    return EntryWriter(store, require_artifacts=True)
+    return EntryWriter(relaxed, require_artifacts=True)
 
 
 @pytest.fixture
-def lenient(store: FileStore) -> EntryWriter:
-    return EntryWriter(store, require_artifacts=False)
+def lenient(relaxed: FileStore) -> EntryWriter:
+    return EntryWriter(relaxed, require_artifacts=False)
 
 
 def write(name: str, *artifacts: str, project: Project = APP, body: bytes = b"body") -> EntryWrite:
@@ -201,7 +192,7 @@ def test_artifact_is_in_use_under_either_spelling(writer: EntryWriter, stored: S
 
 
 def test_artifact_that_several_entries_refer_to_is_looked_for_once(
-    store: FileStore, writer: EntryWriter, stored: Stored, monkeypatch: pytest.MonkeyPatch
+    writer: EntryWriter, stored: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored.artifact(A, DAY)
     stored.artifact(A, DAY, project=LIB)
@@ -225,14 +216,14 @@ def test_artifact_that_several_entries_refer_to_is_looked_for_once(
 
 @pytest.mark.parametrize("require", [True, False])
 def test_missing_artifact_does_not_keep_the_others_out_of_use(
-    store: FileStore, stored: Stored, require: bool
+    relaxed: FileStore, stored: Stored, require: bool
 ) -> None:
     """Whoever is refused uploads what is missing and comes again: the others had better stay."""
     ids = sorted([A, B, C])
     for absent in ids:
         present = [stored.artifact(each, DAY) for each in ids if each != absent]
         Entry(APP, Kind.CAS, absent).path(stored.root).unlink(missing_ok=True)
-        [outcome] = put(EntryWriter(store, require_artifacts=require), write("a", *ids))
+        [outcome] = put(EntryWriter(relaxed, require_artifacts=require), write("a", *ids))
         assert (outcome if isinstance(outcome, str) else missing(outcome)) == absent
         assert all(is_in_use(path) for path in present)
 
@@ -249,11 +240,8 @@ def test_artifact_that_only_a_wrong_clock_can_have_written_is_in_use_too(
 def test_artifact_of_somebody_else_is_there(
     writer: EntryWriter, stored: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-
     stored.artifact(A, DAY)
-    monkeypatch.setattr(os, "utime", refuse)
+    monkeypatch.setattr(os, "utime", refusing(errno.EPERM))
     assert put(writer, write("a", A)) == [None]
 
 

@@ -25,6 +25,8 @@ from cache_actors.storage.quarantine import (
 )
 from tests.support.mounts import require_root, tmpfs
 
+from .stores import refusing
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -180,10 +182,7 @@ def test_folder_is_moved_with_what_is_in_it(quarantine: Quarantine, path: Path) 
 def test_file_that_cannot_be_moved_is_where_it_was(
     quarantine: Quarantine, root: Path, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def rename(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "rename", rename)
+    monkeypatch.setattr(os, "rename", refusing(errno.ENOSPC))
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         quarantine.take(path, inode_of(path))
     assert path.read_bytes() == b"broken"
@@ -228,10 +227,7 @@ def test_only_root_hands_anything_over(
 def test_root_that_may_not_hand_over_goes_on(
     root: Path, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-
-    monkeypatch.setattr(os, "chown", refuse)
+    monkeypatch.setattr(os, "chown", refusing(errno.EPERM))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert Quarantine(root).take(path, inode_of(path)) is not None
 

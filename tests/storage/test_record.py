@@ -5,39 +5,23 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from cache_actors.storage.errors import StorageFull, storage_error
-from cache_actors.storage.files import (
-    FileStore,
-    Lookup,
-    Publication,
-    Published,
-    Replacement,
-    Version,
-)
+from cache_actors.storage.files import FileStore, Publication, Published
 from cache_actors.storage.record import ATTRIBUTE, Record, read_record, write_record
 
+from .stores import files_below, loaded, open_descriptors, opened, publish, refusing, replace
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
 
     from cache_actors.storage.temporary import TemporaryFolder
 
 CONTENT = b"what an artifact holds"
 RECORD = Record(hashlib.sha256(CONTENT).digest(), len(CONTENT))
-
-
-@pytest.fixture
-def store(root: Path, temporary: TemporaryFolder) -> FileStore:
-    return FileStore(root, temporary, durable=True)
-
-
-@pytest.fixture
-def path(root: Path) -> Path:
-    return root / "acme" / "app" / "cas" / "AB" / "01AB"
 
 
 @pytest.fixture
@@ -53,23 +37,6 @@ def record_into(path: Path, record: Record) -> None:
         write_record(fd, record)
     finally:
         os.close(fd)
-
-
-def failing(number: int) -> Callable[..., NoReturn]:
-    def fail(*_: Any, **__: Any) -> NoReturn:
-        raise OSError(number, os.strerror(number))
-
-    return fail
-
-
-def publish(store: FileStore, path: Path, *pieces: bytes) -> Published | OSError:
-    (outcome,) = store.publish([Publication(path, pieces)])
-    return outcome
-
-
-def replace(store: FileStore, path: Path, data: bytes) -> OSError | None:
-    (outcome,) = store.replace([Replacement(path, data)])
-    return outcome
 
 
 # One record.
@@ -121,11 +88,11 @@ def test_file_system_without_attributes_has_no_records(
     file: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(os, "setxattr", failing(number))
+        patch.setattr(os, "setxattr", refusing(number))
         record_into(file, RECORD)
     assert read_record(file) is None
     record_into(file, RECORD)
-    monkeypatch.setattr(os, "getxattr", failing(number))
+    monkeypatch.setattr(os, "getxattr", refusing(number))
     assert read_record(file) is None
 
 
@@ -133,10 +100,10 @@ def test_file_system_without_attributes_has_no_records(
 def test_failing_disk_is_not_taken_for_one_without_attributes(
     file: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    monkeypatch.setattr(os, "setxattr", failing(number))
+    monkeypatch.setattr(os, "setxattr", refusing(number))
     with pytest.raises(OSError, match=os.strerror(number)):
         record_into(file, RECORD)
-    monkeypatch.setattr(os, "getxattr", failing(number))
+    monkeypatch.setattr(os, "getxattr", refusing(number))
     with pytest.raises(OSError, match=os.strerror(number)):
         read_record(file)
 
@@ -144,39 +111,39 @@ def test_failing_disk_is_not_taken_for_one_without_attributes(
 # Those of stored files.
 
 
-def test_stored_file_has_the_record_of_its_bytes(store: FileStore, path: Path) -> None:
-    publish(store, path, CONTENT[:5], b"", CONTENT[5:])
+def test_stored_file_has_the_record_of_its_bytes(durable: FileStore, path: Path) -> None:
+    publish(durable, path, CONTENT[:5], b"", CONTENT[5:])
     assert read_record(path) == RECORD
-    replace(store, path.with_name("entry"), CONTENT)
+    replace(durable, path.with_name("entry"), CONTENT)
     assert read_record(path.with_name("entry")) == RECORD
 
 
-def test_replaced_file_has_the_record_of_its_latest_bytes(store: FileStore, path: Path) -> None:
-    replace(store, path, b"before, and longer than what comes after")
-    replace(store, path, CONTENT)
+def test_replaced_file_has_the_record_of_its_latest_bytes(durable: FileStore, path: Path) -> None:
+    replace(durable, path, b"before, and longer than what comes after")
+    replace(durable, path, CONTENT)
     assert read_record(path) == RECORD
 
 
 def test_uploaded_file_has_its_record_wherever_it_lay(
-    store: FileStore, temporary: TemporaryFolder, path: Path, monkeypatch: pytest.MonkeyPatch
+    durable: FileStore, temporary: TemporaryFolder, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("same device", "other device"):
         upload = temporary.create()
         upload.reserve(1 << 16)
         for letter in CONTENT:
             upload.write([bytes([letter])])
-        ready = store.ready(upload)
-        (outcome,) = store.publish([Publication(path.with_name(name), ready)])
+        ready = durable.ready(upload)
+        (outcome,) = durable.publish([Publication(path.with_name(name), ready)])
         ready.discard()
         assert outcome is Published.STORED
         assert read_record(path.with_name(name)) == RECORD
         assert path.with_name(name).read_bytes() == CONTENT
-        monkeypatch.setattr(store, "holds", lambda _: False)
+        monkeypatch.setattr(durable, "holds", lambda _: False)
 
 
 @pytest.mark.parametrize("how", ["link", "replace"])
 def test_record_is_written_before_the_file_gets_its_name(
-    store: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+    durable: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     really_record, really_name = os.setxattr, getattr(os, how)
     events: list[str] = []
@@ -192,13 +159,13 @@ def test_record_is_written_before_the_file_gets_its_name(
 
     monkeypatch.setattr(os, "setxattr", record)
     monkeypatch.setattr(os, how, name)
-    outcome = publish(store, path, CONTENT) if how == "link" else replace(store, path, CONTENT)
+    outcome = publish(durable, path, CONTENT) if how == "link" else replace(durable, path, CONTENT)
     assert not isinstance(outcome, OSError)
     assert events == ["recorded", "named"]
 
 
 def test_record_is_written_before_the_file_is_synced(
-    store: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
+    durable: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     really_sync = os.fdatasync
     recorded: list[Record | None] = []
@@ -208,55 +175,48 @@ def test_record_is_written_before_the_file_is_synced(
         really_sync(fd)
 
     monkeypatch.setattr(os, "fdatasync", sync)
-    publish(store, path, CONTENT)
-    replace(store, path, CONTENT)
+    publish(durable, path, CONTENT)
+    replace(durable, path, CONTENT)
     assert recorded == [RECORD, RECORD]
 
 
 def test_everything_works_on_a_file_system_without_attributes(
-    store: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
+    durable: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "setxattr", failing(errno.EOPNOTSUPP))
-    monkeypatch.setattr(os, "getxattr", failing(errno.EOPNOTSUPP))
-    assert publish(store, path, CONTENT) is Published.STORED
-    assert publish(store, path, b"other") is Published.EXISTS
-    assert store.exists(path)
-    file = store.open(path)
-    assert file is not None
+    monkeypatch.setattr(os, "setxattr", refusing(errno.EOPNOTSUPP))
+    monkeypatch.setattr(os, "getxattr", refusing(errno.EOPNOTSUPP))
+    assert publish(durable, path, CONTENT) is Published.STORED
+    assert publish(durable, path, b"other") is Published.EXISTS
+    assert durable.exists(path)
+    file = opened(durable, path)
     assert file.digest is None
     assert file.read(0, 100) == CONTENT
     file.close()
     entry = path.with_name("entry")
-    assert replace(store, entry, CONTENT) is None
-    assert replace(store, entry, CONTENT * 2) is None
-    (version,) = store.load([Lookup(entry, None)])
-    assert isinstance(version, Version)
-    assert version.data == CONTENT * 2
-
-
-def files_below(root: Path) -> list[Path]:
-    return [path for path in root.rglob("*") if path.is_file()]
+    assert replace(durable, entry, CONTENT) is None
+    assert replace(durable, entry, CONTENT * 2) is None
+    assert loaded(durable, entry).data == CONTENT * 2
 
 
 def test_record_without_room_is_a_full_disk_and_nothing_stays(
-    store: FileStore, root: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+    durable: FileStore, root: Path, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = open_descriptors()
     with monkeypatch.context() as patch:
-        patch.setattr(os, "setxattr", failing(errno.ENOSPC))
-        for outcome in (publish(store, path, CONTENT), replace(store, path, CONTENT)):
+        patch.setattr(os, "setxattr", refusing(errno.ENOSPC))
+        for outcome in (publish(durable, path, CONTENT), replace(durable, path, CONTENT)):
             assert isinstance(outcome, OSError)
             assert isinstance(storage_error(outcome), StorageFull)
     assert files_below(root) == []
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
-    assert publish(store, path, CONTENT) is Published.STORED
+    assert open_descriptors() == before
+    assert publish(durable, path, CONTENT) is Published.STORED
 
 
 def test_replacement_whose_record_has_no_room_leaves_the_file_before_it(
-    store: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
+    durable: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replace(store, path, CONTENT)
-    monkeypatch.setattr(os, "setxattr", failing(errno.ENOSPC))
-    assert isinstance(replace(store, path, b"after"), OSError)
+    replace(durable, path, CONTENT)
+    monkeypatch.setattr(os, "setxattr", refusing(errno.ENOSPC))
+    assert isinstance(replace(durable, path, b"after"), OSError)
     assert path.read_bytes() == CONTENT
     assert read_record(path) == RECORD

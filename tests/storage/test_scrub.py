@@ -35,6 +35,8 @@ from cache_actors.storage.scrub import (
 from cache_actors.storage.temporary import TemporaryFolder
 from tests.support.mounts import require_root, tmpfs
 
+from .stores import empty, fail, flip, open_descriptors, refusing, shorten
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -92,15 +94,6 @@ def storage(tmp_path: Path) -> Iterator[Storage]:
     temporary.remove()
 
 
-def flip(path: Path, offset: int = 0) -> None:
-    """Change one bit, and nothing else."""
-    with path.open("r+b") as file:
-        file.seek(offset)
-        (byte,) = file.read(1)
-        file.seek(offset)
-        file.write(bytes([byte ^ 1]))
-
-
 def forget(path: Path) -> None:
     """Make it a file of a time, or a file system, without records."""
     os.removexattr(path, ATTRIBUTE)
@@ -111,14 +104,10 @@ def fail_reads_of(patch: pytest.MonkeyPatch, path: Path, number: int = errno.EIO
 
     def preadv(fd: int, buffers: Sequence[Any], offset: int) -> int:
         if os.fstat(fd).st_ino == inode:
-            raise OSError(number, os.strerror(number))
+            raise fail(number)
         return really_read(fd, buffers, offset)
 
     patch.setattr(os, "preadv", preadv)
-
-
-def open_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 # What is well.
@@ -176,14 +165,6 @@ def test_storage_that_is_not_there_cannot_be_scrubbed(tmp_path: Path) -> None:
 
 
 # What is broken.
-
-
-def empty(path: Path) -> None:
-    os.truncate(path, 0)
-
-
-def shorten(path: Path) -> None:
-    os.truncate(path, path.stat().st_size - 1)
 
 
 def lengthen(path: Path) -> None:
@@ -303,7 +284,7 @@ def test_file_that_cannot_be_opened_is_found(
 
     def failing_open(file: Path | str, flags: int, mode: int = 0o777, **how: Any) -> int:
         if file == path:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise fail(errno.EIO)
         return really_open(file, flags, mode, **how)
 
     monkeypatch.setattr(os, "open", failing_open)
@@ -320,7 +301,7 @@ def test_folder_that_cannot_be_listed_is_found_and_the_others_are_scrubbed(
 
     def iterdir(folder: Path) -> Iterator[Path]:
         if folder == lost:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise fail(errno.EIO)
         return really_list(folder)
 
     for path in paths:
@@ -352,10 +333,7 @@ def test_broken_file_that_cannot_be_moved_is_reported_and_stays(
     for each in (path, other):
         flip(each)
 
-    def rename(*_: object) -> None:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-    monkeypatch.setattr(os, "rename", rename)
+    monkeypatch.setattr(os, "rename", refusing(errno.EROFS))
     report = storage.scrub()
     assert sorted(report.findings, key=lambda finding: finding.path) == [
         Finding(storage.name(each), Fault.DIGEST, None) for each in sorted((path, other))
@@ -424,11 +402,8 @@ def test_empty_unrecorded_file_is_found(storage: Storage, kind: Kind) -> None:
 def test_file_on_a_disk_without_attributes_is_unrecorded(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def getxattr(*_: object, **__: object) -> bytes:
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-
     storage.artifact(b"bytes"), storage.entry()
-    monkeypatch.setattr(os, "getxattr", getxattr)
+    monkeypatch.setattr(os, "getxattr", refusing(errno.EOPNOTSUPP))
     report = storage.scrub()
     assert (report.files, report.unrecorded, report.findings) == (2, 2, [])
 
@@ -592,7 +567,7 @@ def opened_with(patch: pytest.MonkeyPatch, *, direct: bool) -> list[int]:
 
     def watching_open(path: Path | str, flags: int, mode: int = 0o777, **how: Any) -> int:
         if flags & os.O_DIRECT and not direct:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            raise fail(errno.EINVAL)
         if not flags & os.O_DIRECTORY:
             seen.append(flags)
         return really_open(path, flags & ~os.O_DIRECT, mode, **how)
@@ -764,7 +739,7 @@ def test_read_that_stops_at_a_bad_place_is_found_without_a_record_too(
 
     def preadv(fd: int, buffers: Sequence[Any], offset: int) -> int:
         if offset >= 8192:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise fail(errno.EIO)
         return really_read(fd, [memoryview(buffers[0])[: 8192 - offset]], offset)
 
     opened_with(monkeypatch, direct=False)

@@ -6,21 +6,12 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-import pytest
-
 from cache_actors.storage.layout import Kind, Project
 from cache_actors.storage.survey import Holdings, Survey
 from tests.support.stored import APP, BLOCK_BYTES, DAY, HOUR, LIB, Stored, times_below
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from cache_actors.storage.cutoff import Histogram
-
-
-@pytest.fixture
-def stored(root: Path) -> Stored:
-    return Stored(root)
 
 
 def surveyed(stored: Stored, wanted: Project | None = None) -> Survey:

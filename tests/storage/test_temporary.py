@@ -22,6 +22,8 @@ from cache_actors.storage.record import Record, read_record
 from cache_actors.storage.temporary import LONGEST_LIFE, TemporaryFile, TemporaryFolder, sweep
 from tests.support.mounts import tmpfs
 
+from .stores import open_descriptors, refusing
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from multiprocessing.connection import Connection
@@ -51,10 +53,6 @@ def content_of(file: TemporaryFile) -> bytes:
 
 def is_open(fd: int) -> bool:
     return Path(f"/proc/self/fd/{fd}").exists()
-
-
-def open_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def refuse_anonymous_files(patch: pytest.MonkeyPatch, number: int) -> list[int]:
@@ -426,10 +424,7 @@ def test_room_is_really_set_aside(tmp_path: Path) -> None:
 def test_disk_that_cannot_set_room_aside_is_written_to_all_the_same(
     folder: TemporaryFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    monkeypatch.setattr(os, "posix_fallocate", refusing(number))
     file = folder.create()
     file.reserve(1000)
     file.write([b"abc"])
@@ -498,14 +493,11 @@ def test_sweep_of_a_folder_removes_those_of_others_too(
 def test_name_that_cannot_be_removed_is_left_to_the_sweep(
     folder: TemporaryFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
     file = folder.create(named=True)
     fd, path = file._fd, file.path
     assert path is not None
     with monkeypatch.context() as patch:
-        patch.setattr(os, "unlink", refuse)
+        patch.setattr(os, "unlink", refusing(errno.EIO))
         file.discard()
     assert not is_open(fd)
     os.utime(path, (0, 0))
@@ -516,13 +508,10 @@ def test_name_that_cannot_be_removed_is_left_to_the_sweep(
 def test_folder_that_cannot_be_made_again_closes_nobody_elses_file(
     parent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     folder = TemporaryFolder(parent)
     shutil.rmtree(parent)
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "mkdir", refuse)
+        patch.setattr(Path, "mkdir", refusing(errno.ENOSPC))
         with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
             folder.create()
     another = os.open("/dev/null", os.O_RDONLY)  # gets the number that was just freed

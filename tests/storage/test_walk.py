@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 A = artifact_id(1)
 
 
-@pytest.fixture
-def stored(root: Path) -> Stored:
-    return Stored(root)
-
-
 def found(root: Path, project: Project, kind: Kind) -> set[str]:
     """The ids of all that a walk meets."""
     return {file.id for shard in shards(root, project, kind) for file in files(shard, kind)}
