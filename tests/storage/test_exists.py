@@ -45,15 +45,6 @@ def test_torn_file_makes_place_for_a_new_upload_and_is_kept(
     assert held(root) == [b"01234"[:size]] * 2
 
 
-def test_empty_file_without_a_record_makes_place_too(
-    store: FileStore, root: Path, path: Path
-) -> None:
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"")
-    assert publish(store, path, b"bytes") is STORED
-    assert held(root) == [b""]
-
-
 def test_torn_file_that_comes_at_the_last_moment_is_not_said_to_exist(
     store: FileStore, root: Path, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -712,24 +712,6 @@ def test_file_that_is_replaced_just_before_it_is_moved_is_never_lost(
     assert storage.held() == {}
 
 
-def test_file_that_is_replaced_at_the_moment_of_the_move_is_put_back(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, really_rename = storage.entry(b"x" * 100), os.rename
-    flip(path)
-
-    def rename(*arguments: Any, **how: Any) -> None:
-        storage.replace(path, ENTRIES)
-        really_rename(*arguments, **how)
-
-    monkeypatch.setattr(os, "rename", rename)
-    assert storage.scrub().findings == []
-    monkeypatch.undo()
-    assert path.read_bytes() == ENTRIES
-    assert storage.held() == {}
-    assert storage.scrub().findings == []
-
-
 def test_read_that_stops_at_a_bad_place_is_found_without_a_record_too(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
