@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 import trio
 import trio.testing
@@ -23,8 +23,13 @@ from cache_actors.supervision import (
     actor_child,
 )
 
-PATIENCE = 5.0
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+LIMIT = 60.0
 """Seconds after which a test that waits is broken; no passing test waits for the real clock."""
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +145,13 @@ class BatchClerk(Clerk):
 
 
 class Desk:
-    """All that outlives a clerk's incarnations: its mailbox, its journal, its gates."""
+    """All that outlives a clerk's incarnations: its mailbox, its journal, its gates.
+
+    Attributes:
+        root: the tree in which it works, if the fixture has started one.
+    """
+
+    root: Root
 
     def __init__(
         self,
@@ -208,30 +219,53 @@ class Plain:
         self._journal.append(f"{self.child.name} {what}")
 
 
-class Asked:
-    """A call under way in a task of its own."""
+class Task(Generic[Result]):
+    """Something that runs in a task of its own, with its outcome for the test to look at."""
 
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
-        self._outcome: object = None
         self._done = trio.Event()
+        self._result: Result | None = None
+        self._error: Exception | None = None
 
-    async def run(self, address: Address, message: Call[Any], wait_for_room: bool) -> None:
-        with self.scope:
-            try:
-                self._outcome = await address.call(message, wait_for_room=wait_for_room)
-            except Exception as error:  # whatever it is, the test wants to see it
-                self._outcome = error
+    async def run(self, work: Awaitable[Result]) -> None:
+        try:
+            with self.scope:
+                self._result = await work
+        except Exception as error:  # whatever it is, the test wants to see it
+            self._error = error
+        finally:
             self._done.set()
 
-    def is_answered(self) -> bool:
+    def is_done(self) -> bool:
         return self._done.is_set()
 
-    async def outcome(self) -> object:
-        """The answer, or the exception that `call` raised."""
-        with trio.fail_after(PATIENCE):
+    async def result(self) -> Result:
+        """What came of it, once it is done. Only for tests on the real clock or without threads."""
+        outcome = await self.outcome()
+        if isinstance(outcome, Exception):
+            raise outcome
+        assert not self.scope.cancelled_caught, "it was cancelled"
+        return outcome
+
+    async def outcome(self) -> Result | Exception:
+        """What it returned, or the exception that it raised."""
+        with trio.fail_after(LIMIT):
             await self._done.wait()
-        return self._outcome
+        return self._error or cast("Result", self._result)
+
+    async def error(self) -> Exception:
+        """The exception that it raised."""
+        outcome = await self.outcome()
+        assert isinstance(outcome, Exception), f"it raised nothing, and returned {outcome!r}"
+        return outcome
+
+    async def leave(self) -> None:
+        """Cancel it, and return once it has ended for that."""
+        self.scope.cancel()
+        with trio.fail_after(LIMIT):
+            await self._done.wait()
+        assert self.scope.cancelled_caught
 
 
 class Ask(Protocol):
@@ -239,7 +273,7 @@ class Ask(Protocol):
 
     async def __call__(
         self, address: Address, message: Call[Any], *, wait_for_room: bool = False
-    ) -> Asked: ...
+    ) -> Task[Any]: ...
 
 
 class Root:
@@ -268,7 +302,7 @@ class Root:
     async def stop(self) -> None:
         """Stop the tree, and wait until it has."""
         self._stop.set()
-        with trio.fail_after(100 * PATIENCE):
+        with trio.fail_after(100 * LIMIT):
             await self.ended.wait()
 
     async def begin_stop(self) -> None:

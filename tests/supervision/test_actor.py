@@ -35,9 +35,7 @@ from .small_actors import (
 # Messages.
 
 
-async def test_call_is_answered(start: Start) -> None:
-    desk = Desk()
-    await start(desk.child)
+async def test_call_is_answered(desk: Desk) -> None:
     assert await desk.address.call(Say("hello")) == "hello"
 
 
@@ -69,20 +67,16 @@ async def test_batch_is_what_waited_while_the_actor_was_busy(start: Start, ask: 
     assert desk.batch_sizes == [1, 3, 1]
 
 
-async def test_domain_error_reaches_the_caller_and_is_no_crash(start: Start) -> None:
-    desk = Desk()
-    root = await start(desk.child)
+async def test_domain_error_reaches_the_caller_and_is_no_crash(desk: Desk) -> None:
     with pytest.raises(FileNotFoundError, match="no such entry"):
         await desk.address.call(Refuse(FileNotFoundError("no such entry")))
-    assert root.child("clerk").restarts == 0
-    assert root.logged == []
+    assert desk.root.child("clerk").restarts == 0
+    assert desk.root.logged == []
 
 
-async def test_kept_envelope_is_answered_later(start: Start, ask: Ask) -> None:
-    desk = Desk()
-    await start(desk.child)
+async def test_kept_envelope_is_answered_later(desk: Desk, ask: Ask) -> None:
     deferred = await ask(desk.address, Defer())
-    assert not deferred.is_answered()
+    assert not deferred.is_done()
     assert await desk.address.call(Say("now")) == "now"
     assert await deferred.outcome() == "now"
 
@@ -90,19 +84,15 @@ async def test_kept_envelope_is_answered_later(start: Start, ask: Ask) -> None:
 # Crashes.
 
 
-async def test_message_that_crashed_an_incarnation_is_not_redelivered(start: Start) -> None:
-    desk = Desk()
-    root = await start(desk.child)
+async def test_message_that_crashed_an_incarnation_is_not_redelivered(desk: Desk) -> None:
     with pytest.raises(ActorCrashed, match="clerk"):
         await desk.address.call(Boom())
     await trio.testing.wait_all_tasks_blocked()
     assert desk.journal == ["init", "boom", "init"]
-    assert root.child("clerk").restarts == 1
+    assert desk.root.child("clerk").restarts == 1
 
 
-async def test_queued_messages_survive_a_crash_in_order(start: Start, ask: Ask) -> None:
-    desk = Desk()
-    await start(desk.child)
+async def test_queued_messages_survive_a_crash_in_order(desk: Desk, ask: Ask) -> None:
     held = await ask(desk.address, Hold("held"))
     crashed = await ask(desk.address, Boom())
     queued = [await ask(desk.address, Say(text)) for text in "abc"]
@@ -142,32 +132,6 @@ async def test_answers_given_before_the_crash_stand(start: Start, ask: Ask) -> N
     desk.gate.set()
     assert await first.outcome() == "first of the batch"
     assert isinstance(await crashed.outcome(), ActorCrashed)
-
-
-async def test_weight_of_what_crashed_is_given_back(start: Start) -> None:
-    @dataclass(frozen=True, slots=True)
-    class HeavyBoom(Boom):
-        @property
-        def weight(self) -> int:
-            return 100
-
-    desk = Desk(max_weight=100)
-    await start(desk.child)
-    with pytest.raises(ActorCrashed):
-        await desk.address.call(HeavyBoom())
-    assert await desk.address.call(Say("room again", size=100)) == "room again"
-
-
-async def test_messages_wait_while_init_is_retried(start: Start, ask: Ask) -> None:
-    desk = Desk()
-    desk.init_errors = [OSError(), OSError()]
-    desk.init_gate = trio.Event()
-    root = await start(desk.child)
-    asked = await ask(desk.address, Say("patience"))
-    desk.init_gate.set()
-    assert await asked.outcome() == "patience"
-    assert desk.journal == ["init", "init", "init", "patience"]
-    assert root.child("clerk").restarts == 2
 
 
 # Talking to oneself.
@@ -246,21 +210,19 @@ async def test_cast_to_oneself_is_handled_later(start: Start) -> None:
 
 
 async def test_stopping_actor_handles_what_is_in_its_mailbox_then_terminates(
-    start: Start, ask: Ask
+    desk: Desk, ask: Ask
 ) -> None:
-    desk = Desk()
-    root = await start(desk.child)
     held = await ask(desk.address, Hold("held"))
     queued = [await ask(desk.address, Say(text)) for text in "ab"]
-    await root.begin_stop()
+    await desk.root.begin_stop()
     desk.gate.set()
-    await root.stop()
+    await desk.root.stop()
     assert [await a.outcome() for a in (held, *queued)] == ["held", "a", "b"]
     assert desk.journal == ["init", "held", "a", "b", "terminate"]
 
 
 async def test_message_never_reached_before_the_stop_gets_actor_stopped(
-    start: Start, ask: Ask, autojump_clock: trio.testing.MockClock
+    start: Start, ask: Ask
 ) -> None:
     desk = Desk(capacity=1)
     root = await start(desk.child)
@@ -268,56 +230,36 @@ async def test_message_never_reached_before_the_stop_gets_actor_stopped(
     queued = await ask(desk.address, Say("queued"))
     for_room = await ask(desk.address, Say("waits for room"), wait_for_room=True)
     await root.stop()
-    assert held.is_answered()
+    assert held.is_done()
     assert isinstance(await queued.outcome(), ActorStopped)
     assert isinstance(await for_room.outcome(), ActorStopped)
     assert desk.journal == ["init"]
 
 
-async def test_kept_envelope_gets_actor_stopped_when_its_actor_stops(
-    start: Start, ask: Ask
-) -> None:
-    desk = Desk()
-    root = await start(desk.child)
+async def test_kept_envelope_gets_actor_stopped_when_its_actor_stops(desk: Desk, ask: Ask) -> None:
     deferred = await ask(desk.address, Defer())
-    await root.stop()
+    await desk.root.stop()
     assert isinstance(await deferred.outcome(), ActorStopped)
 
 
-async def test_new_call_is_refused_once_the_stop_has_begun(start: Start, ask: Ask) -> None:
-    desk = Desk()
-    root = await start(desk.child)
+async def test_new_call_is_refused_once_the_stop_has_begun(desk: Desk, ask: Ask) -> None:
     await ask(desk.address, Hold("held"))
-    await root.begin_stop()
+    await desk.root.begin_stop()
     with pytest.raises(ActorStopped):
         await desk.address.call(Say("too late"))
     desk.gate.set()
-    await root.stop()
+    await desk.root.stop()
     with pytest.raises(ActorStopped):
         await desk.address.call(Say("much too late"))
 
 
-async def test_caller_waiting_for_weight_gets_actor_stopped(
-    start: Start, ask: Ask, autojump_clock: trio.testing.MockClock
-) -> None:
-    desk = Desk(max_weight=10)
-    root = await start(desk.child)
-    await ask(desk.address, Hold("never"))
-    await ask(desk.address, Say("queued", size=10))
-    heavy = await ask(desk.address, Say("heavy", size=10), wait_for_room=True)
-    await root.stop()
-    assert isinstance(await heavy.outcome(), ActorStopped)
-
-
-async def test_crash_during_the_stop_leaves_nobody_waiting(start: Start, ask: Ask) -> None:
-    desk = Desk()
-    root = await start(desk.child)
+async def test_crash_during_the_stop_leaves_nobody_waiting(desk: Desk, ask: Ask) -> None:
     await ask(desk.address, Hold("held"))
     crashed = await ask(desk.address, Boom())
     queued = await ask(desk.address, Say("behind"))
-    await root.begin_stop()
+    await desk.root.begin_stop()
     desk.gate.set()
-    await root.stop()
+    await desk.root.stop()
     assert isinstance(await crashed.outcome(), ActorCrashed)
     assert isinstance(await queued.outcome(), ActorStopped)
     assert desk.journal == ["init", "held", "boom"]
