@@ -12,12 +12,13 @@ from cache_actors.actors.tuist_api import Access, Answer, TuistApi
 from cache_actors.supervision import Mailbox, actor_child
 from tests.support.metrics import new_metrics
 
-from .helpers import PROJECT, Task, begin
+from .helpers import PROJECT, Tasks
 
 if TYPE_CHECKING:
-    from cache_actors.storage.layout import Project
+    from collections.abc import Callable
 
-    from .helpers import Run
+    from cache_actors.storage.layout import Project
+    from tests.supervision.small_actors import Root, Task
 
 SECRET = b"secret key base"
 SUCCESS_TTL, FAILURE_TTL, STALE_TTL = 600.0, 3.0, 1500.0
@@ -89,22 +90,24 @@ class FakeApi(TuistApi):
         return await self._tuist.answer(authorization, request_id)
 
 
-class Auth:
+class Auth(Tasks):
     """A running auth cache, and what it is asked with."""
 
     def __init__(self, nursery: trio.Nursery, tuist: FakeTuist) -> None:
+        super().__init__(nursery)
         self.tuist = tuist
+        self.new_api: Callable[[], TuistApi] = lambda: FakeApi(tuist)
         self.mailbox = Mailbox("auth_cache", capacity=20_000)
         self.client = AuthCacheClient(self.mailbox.address, SECRET)
         self.incarnations: list[AuthCache] = []
         self.metrics = new_metrics()
         self.logged: list[tuple[str, dict[str, Any]]] = []
         self.child = actor_child(self.mailbox, self._new, shutdown=1)
-        self._nursery = nursery
+        self.root: Root
 
     def _new(self) -> AuthCache:
         cache = AuthCache(
-            lambda: FakeApi(self.tuist),
+            self.new_api,
             self.metrics,
             lambda event, **fields: self.logged.append((event, fields)),
             success_ttl=SUCCESS_TTL,
@@ -127,17 +130,11 @@ class Auth:
     async def access(self, authorization: str, project: Project = PROJECT) -> Access:
         return (await self.decide(authorization, project)).access
 
-    async def begin(self, authorization: str, project: Project = PROJECT) -> Task[Decision]:
+    async def ask(self, authorization: str, project: Project = PROJECT) -> Task[Decision]:
         """Ask in a task of its own, and return when everything is at rest."""
-        return await begin(self._nursery, lambda: self.decide(authorization, project))
+        return await self.begin(self.decide(authorization, project))
 
     def remembered(self) -> int:
         """How many tokens the cache remembers."""
         tokens = self.cache._tokens
         return len(tokens._with_access) + len(tokens._without)
-
-
-async def new_auth(run_tree: Run, nursery: trio.Nursery) -> Auth:
-    auth = Auth(nursery, FakeTuist())
-    await run_tree(auth.child)
-    return auth

@@ -1,21 +1,25 @@
-"""Fixtures: trees to run actors in, and storage on a real disk."""
+"""Fixtures: trees to run actors in, storage on a real disk, and a clock that only tests move."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 
 from cache_actors.storage.files import FileStore
 from cache_actors.storage.layout import TEMPORARY
 from cache_actors.storage.temporary import TemporaryFolder
+from tests.supervision.conftest import (
+    pytest_collection_modifyitems as pytest_collection_modifyitems,
+)
 from tests.supervision.small_actors import Root
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    import trio
+    from trio.testing import MockClock
 
     from cache_actors.supervision import ChildSpec
 
@@ -31,6 +35,31 @@ def run_tree(nursery: trio.Nursery) -> Run:
         return root
 
     return run_tree
+
+
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is meant for a thread is called as soon as it is its task's turn.
+
+    No clock that a test moves, or that jumps when all tasks wait, may do so while a thread works.
+    """
+
+    async def run_sync(
+        action: Callable[..., Any], *arguments: object, limiter: trio.CapacityLimiter
+    ) -> Any:
+        await limiter.acquire_on_behalf_of(borrower := object())
+        try:
+            return action(*arguments)
+        finally:
+            limiter.release_on_behalf_of(borrower)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+
+
+@pytest.fixture
+def clock(mock_clock: MockClock, no_threads: None) -> MockClock:
+    """A clock that only the test moves."""
+    return mock_clock
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, cast
 
 import trio
 import trio.testing
@@ -12,32 +12,24 @@ import trio.testing
 from cache_actors.actors.evictor import Stored
 from cache_actors.storage.layout import Entry, Kind, Project
 from cache_actors.supervision import Budget, Mailbox
+from tests.supervision.small_actors import Result, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-    from pathlib import Path
+    from collections.abc import Awaitable
 
     import pytest
+    from trio.testing import MockClock
 
     from cache_actors.storage.temporary import TemporaryFolder
     from cache_actors.supervision import ChildSpec
     from tests.supervision.small_actors import Root
 
-Result = TypeVar("Result")
-
 PROJECT = Project("acme", "app")
 OTHER_PROJECT = Project("acme", "other-app")
-LIMIT = 10.0
-"""Seconds after which a test that waits for a thread is broken."""
 
 
 def artifact(entry_id: str, project: Project = PROJECT) -> Entry:
     return Entry(project, Kind.CAS, entry_id)
-
-
-def remove(path: Path) -> None:
-    """Remove a file, as an eviction by another process does."""
-    path.unlink()
 
 
 class Run(Protocol):
@@ -46,56 +38,30 @@ class Run(Protocol):
     async def __call__(self, *children: ChildSpec) -> Root: ...
 
 
-class Task(Generic[Result]):
-    """Something that runs in a task of its own, with its outcome for the test to look at."""
+class Tasks:
+    """What runs in tasks of its own, in the nursery of the test."""
 
-    def __init__(self) -> None:
-        self.scope = trio.CancelScope()
-        self._done = trio.Event()
-        self._result: Result | None = None
-        self._error: Exception | None = None
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.nursery = nursery
 
-    async def run(self, work: Callable[[], Awaitable[Result]]) -> None:
-        try:
-            with self.scope:
-                self._result = await work()
-        except Exception as error:  # whatever it is, the test wants to see it
-            self._error = error
-        finally:
-            self._done.set()
+    def start(self, work: Awaitable[Result]) -> Task[Result]:
+        """Have `work` run in a task of its own from the next step of the scheduler on."""
+        task = Task[Result]()
+        self.nursery.start_soon(task.run, work)
+        return task
 
-    def is_done(self) -> bool:
-        return self._done.is_set()
-
-    async def result(self) -> Result:
-        """What came of it, once it is done. Only for tests on the real clock or without threads."""
-        with trio.fail_after(LIMIT):
-            await self._done.wait()
-        if self._error is not None:
-            raise self._error
-        assert not self.scope.cancelled_caught, "it was cancelled"
-        return cast("Result", self._result)
-
-    async def error(self) -> Exception:
-        """The exception that it raised."""
-        with trio.fail_after(LIMIT):
-            await self._done.wait()
-        assert self._error is not None, f"it raised nothing, and returned {self._result!r}"
-        return self._error
-
-    async def cancelled(self) -> None:
-        """Return once it has ended because of its scope."""
-        with trio.fail_after(LIMIT):
-            await self._done.wait()
-        assert self.scope.cancelled_caught
+    async def begin(self, work: Awaitable[Result]) -> Task[Result]:
+        """Start `work`, and return when everything is at rest or in a thread."""
+        task = self.start(work)
+        await trio.testing.wait_all_tasks_blocked()
+        return task
 
 
-async def begin(nursery: trio.Nursery, work: Callable[[], Awaitable[Result]]) -> Task[Result]:
-    """Start `work` in a task of its own, and return when everything is at rest or in a thread."""
-    task = Task[Result]()
-    nursery.start_soon(task.run, work)
+async def after(clock: MockClock, seconds: float) -> None:
+    """Let time go by, and return when everything is at rest before and after."""
     await trio.testing.wait_all_tasks_blocked()
-    return task
+    clock.jump(seconds)
+    await trio.testing.wait_all_tasks_blocked()
 
 
 class CountingThreads:

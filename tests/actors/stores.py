@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     )
     from cache_actors.storage.temporary import TemporaryFolder
 
-GATE_SECONDS = 10.0
+GATE_SECONDS = 60.0
 
 
 class Gate:

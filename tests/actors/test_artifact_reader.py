@@ -8,13 +8,11 @@ import random
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
-import trio
-import trio.testing
 
 from cache_actors.actors.artifact_reader import READ_BYTES, Artifact, ArtifactReader
 from cache_actors.storage.errors import StorageError
 
-from .helpers import OTHER_PROJECT, CountingThreads, artifact, remove
+from .helpers import CountingThreads, artifact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,21 +86,14 @@ async def test_one_trip_to_a_thread_opens_and_one_each_reads_a_mebibyte(
 
 async def test_what_does_not_exist_is_none(reader: ArtifactReader, path: Path) -> None:
     assert await reader.open(artifact("ABSENT")) is None
-    remove(path)
+    path.unlink()
     assert await reader.open(artifact("A")) is None
-
-
-async def test_what_is_no_file_is_none(reader: ArtifactReader, storage: Path) -> None:
-    artifact("FOLDER").path(storage).mkdir(parents=True)
-    assert await reader.open(artifact("FOLDER")) is None
-    (storage / "acme" / "other-app").write_bytes(b"a file where a folder should be")
-    assert await reader.open(artifact("A", OTHER_PROJECT)) is None
 
 
 async def test_artifact_that_is_open_is_read_to_its_end_though_it_was_evicted(
     closing: Artifact, path: Path
 ) -> None:
-    remove(path)
+    path.unlink()
     assert b"".join(await read(closing, 0, len(BODY))) == BODY
 
 
@@ -131,37 +122,3 @@ async def test_disk_that_cannot_be_opened_is_no_miss(
     with pytest.raises(StorageError, match="Permission denied") as caught:
         await reader.open(artifact("A"))
     assert str(path) not in str(caught.value)
-
-
-async def test_closing_twice_closes_nobody_else_s_file(opened: Artifact) -> None:
-    opened.close()
-    other = os.open("/dev/null", os.O_RDONLY)  # most likely gets the number that has become free
-    opened.close()
-    os.close(other)  # raises if it is closed already
-
-
-@pytest.mark.usefixtures("path")
-async def test_no_more_threads_at_once_than_allowed(store: FileStore) -> None:
-    threads = trio.CapacityLimiter(2)
-    reader = ArtifactReader(store, threads)
-    most = 0
-
-    async def watch() -> None:
-        nonlocal most
-        while True:
-            most = max(most, int(threads.borrowed_tokens))
-            await trio.lowlevel.checkpoint()
-
-    async def read_all() -> None:
-        opened = await reader.open(artifact("A"))
-        assert opened is not None
-        assert b"".join(await read(opened, 0, len(BODY))) == BODY
-        opened.close()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch)
-        async with trio.open_nursery() as readers:
-            for _ in range(20):
-                readers.start_soon(read_all)
-        nursery.cancel_scope.cancel()
-    assert most == 2

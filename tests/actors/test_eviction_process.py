@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-LIMIT = 30.0
+LIMIT = 60.0
 REPORT = PassReport(1_700_000_000.5, 1.5, 10, 20, 3000, 86_400.25, 30, 40, 5000, 99.5)
 LIMITS = Limits(0.85, 0.7)
 
@@ -117,8 +117,3 @@ async def test_real_pass_does_what_it_is_told(storage: Path) -> None:
     assert done == last_eviction(storage)
     with EvictionLock(storage):
         assert await run_pass(storage, LIMITS) is None
-
-
-async def test_real_failure_is_said_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(PassFailed, match=r"^Cannot evict from .*: No such file or directory$"):
-        await run_pass(tmp_path / "missing", LIMITS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +12,17 @@ import pytest
 import trio
 import trio.testing
 
-from cache_actors.actors.housekeeper import PROBE_SECONDS, SWEEP_EVERY, Housekeeper
-from cache_actors.storage.files import PROBE_BYTES, FileStore, Publication
+from cache_actors.actors import housekeeper
+from cache_actors.actors.housekeeper import PROBE_SECONDS, Housekeeper
+from cache_actors.storage.files import FileStore, Publication
 from cache_actors.storage.health import StorageState, StorageStatus
 from cache_actors.storage.layout import TEMPORARY
 from cache_actors.storage.temporary import TemporaryFolder
-from tests.support.mounts import tmpfs
 
-from .helpers import leftovers
+from .helpers import after, leftovers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
     from pathlib import Path
 
     from trio.testing import MockClock
@@ -39,46 +40,39 @@ class Household:
     clock: MockClock
     log: list[dict[str, Any]] = field(default_factory=list)
     stop: trio.Event = field(default_factory=trio.Event)
-    ended: trio.Event = field(default_factory=trio.Event)
-    threads: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
 
     def _log(self, event: str, **fields: Any) -> None:
         self.log.append({"event": event, **fields})
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        housekeeper = Housekeeper(self.store, self.temporaries, self.threads, self._log)
-        await housekeeper.run(self.stop, task_status.started)
-        self.ended.set()
-
-    async def settle(self) -> None:
-        """Return when it waits for its next look, or has ended."""
-        await trio.testing.wait_all_tasks_blocked()
-        while self.threads.borrowed_tokens:
-            await trio.testing.wait_all_tasks_blocked()
+        threads = trio.CapacityLimiter(1)
+        keeper = Housekeeper(self.store, self.temporaries, threads, self._log)
+        await keeper.run(self.stop, task_status.started)
 
     async def look(self) -> StorageStatus:
         """What is known after its next look."""
-        self.clock.jump(PROBE_SECONDS)
-        await self.settle()
+        await after(self.clock, PROBE_SECONDS)
         return self.store.health.status()
+
+    @asynccontextmanager
+    async def at_work(self) -> AsyncGenerator[Household, None]:
+        """After its first look, and until it has ended as it was told to."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.run)
+            await trio.testing.wait_all_tasks_blocked()
+            yield self
+            self.stop.set()
+            await trio.testing.wait_all_tasks_blocked()
+            assert not nursery.child_tasks
+        assert leftovers(self.temporaries[0]) == []
 
 
 @pytest.fixture
 async def household(
-    store: FileStore,
-    temporary: TemporaryFolder,
-    nursery: trio.Nursery,
-    mock_clock: MockClock,
-) -> AsyncIterator[Household]:
-    """A housekeeper that has had its first look."""
-    household = Household(store, [temporary], mock_clock)
-    await nursery.start(household.run)
-    await household.settle()
-    yield household
-    household.stop.set()
-    await household.settle()
-    assert household.ended.is_set()
-    assert leftovers(temporary) == []
+    store: FileStore, temporary: TemporaryFolder, clock: MockClock
+) -> AsyncGenerator[Household, None]:
+    async with Household(store, [temporary], clock).at_work() as household:
+        yield household
 
 
 def failing(patch: pytest.MonkeyPatch, call: str, number: int) -> None:
@@ -88,17 +82,13 @@ def failing(patch: pytest.MonkeyPatch, call: str, number: int) -> None:
     patch.setattr(os, call, fail)
 
 
-async def test_storage_that_is_well_is_not_talked_about(
-    household: Household, mock_clock: MockClock
-) -> None:
+async def test_storage_that_is_well_is_not_talked_about(household: Household) -> None:
     for _ in range(5):
         assert (await household.look()).state is OK
     assert household.log == []
 
 
-async def test_room_is_looked_up_at_once(
-    household: Household, mock_clock: MockClock, storage: Path
-) -> None:
+async def test_room_is_looked_up_at_once(household: Household, storage: Path) -> None:
     status = household.store.health.status()
     room = os.statvfs(storage)
     assert status.free_bytes is not None
@@ -118,12 +108,7 @@ async def test_room_is_looked_up_at_once(
     ],
 )
 async def test_trouble_and_recovery_are_known_without_writers_and_told_once(
-    household: Household,
-    mock_clock: MockClock,
-    call: str,
-    number: int,
-    state: StorageState,
-    reason: str,
+    household: Household, call: str, number: int, state: StorageState, reason: str
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         failing(patch, call, number)
@@ -138,9 +123,7 @@ async def test_trouble_and_recovery_are_known_without_writers_and_told_once(
     assert household.log == [trouble, recovery]
 
 
-async def test_change_from_one_trouble_to_another_is_told(
-    household: Household, mock_clock: MockClock
-) -> None:
+async def test_change_from_one_trouble_to_another_is_told(household: Household) -> None:
     for number in (errno.ENOSPC, errno.EIO, errno.EIO, errno.ENOSPC):
         with pytest.MonkeyPatch.context() as patch:
             failing(patch, "fdatasync", number)
@@ -148,9 +131,7 @@ async def test_change_from_one_trouble_to_another_is_told(
     assert [line["state"] for line in household.log] == ["full", "failing", "full"]
 
 
-async def test_lack_of_descriptors_is_not_the_storages_fault(
-    household: Household, mock_clock: MockClock
-) -> None:
+async def test_lack_of_descriptors_is_not_the_storages_fault(household: Household) -> None:
     with pytest.MonkeyPatch.context() as patch:
         failing(patch, "posix_fallocate", errno.EMFILE)
         assert (await household.look()).state is OK
@@ -158,7 +139,7 @@ async def test_lack_of_descriptors_is_not_the_storages_fault(
 
 
 async def test_trouble_that_a_writer_has_met_is_over_when_a_probe_succeeds(
-    household: Household, mock_clock: MockClock, storage: Path
+    household: Household, storage: Path
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         failing(patch, "fdatasync", errno.EIO)
@@ -168,41 +149,12 @@ async def test_trouble_that_a_writer_has_met_is_over_when_a_probe_succeeds(
 
 
 async def test_trouble_at_the_start_is_told(
-    store: FileStore, temporary: TemporaryFolder, nursery: trio.Nursery, mock_clock: MockClock
+    store: FileStore, temporary: TemporaryFolder, clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    household = Household(store, [temporary], mock_clock)
-    with pytest.MonkeyPatch.context() as patch:
-        failing(patch, "fdatasync", errno.EIO)
-        await nursery.start(household.run)
-        await household.settle()
-    household.stop.set()
-    assert store.health.status().state is FAILING
-    assert [line["state"] for line in household.log] == ["failing"]
-
-
-async def test_disk_that_is_really_full_is_noticed_and_so_is_room(
-    tmp_path: Path, nursery: trio.Nursery, mock_clock: MockClock
-) -> None:
-    with tmpfs(tmp_path / "small", "size=8m") as root:
-        temporary = TemporaryFolder(root / TEMPORARY)
-        store = FileStore(root, temporary, durable=True)
-        household = Household(store, [temporary], mock_clock)
-        await nursery.start(household.run)
-        await household.settle()
-        ballast = root / ".ballast"
-        ballast.write_bytes(bytes(8 * MEBIBYTE - PROBE_BYTES // 2))  # less than the probe wants
-        status = await household.look()
-        assert status.state is FULL
-        assert status.free_bytes is not None
-        assert status.free_bytes < PROBE_BYTES
-        ballast.unlink()
-        status = await household.look()
-        assert status.state is OK
-        assert status.free_bytes is not None
-        assert status.free_bytes > PROBE_BYTES
-        household.stop.set()
-        await household.settle()
-        temporary.remove()
+    failing(monkeypatch, "fdatasync", errno.EIO)
+    async with Household(store, [temporary], clock).at_work() as household:
+        assert store.health.status().state is FAILING
+        assert [line["state"] for line in household.log] == ["failing"]
 
 
 # Cleaning up.
@@ -217,11 +169,12 @@ def leave(parent: Path, digit: str) -> Path:
 
 
 async def test_leftovers_are_removed_after_a_while_and_again_and_again(
-    household: Household, mock_clock: MockClock, storage: Path
+    household: Household, storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(housekeeper, "SWEEP_EVERY", sweep_every := 5)
     for digit in "ab":
         left = leave(storage / TEMPORARY, digit)
-        for _ in range(SWEEP_EVERY - 1):
+        for _ in range(sweep_every - 1):
             await household.look()
         assert left.exists()
         await household.look()
@@ -232,8 +185,7 @@ async def test_every_folder_is_swept_at_the_first_look_though_one_fails(
     store: FileStore,
     temporary: TemporaryFolder,
     tmp_path: Path,
-    nursery: trio.Nursery,
-    mock_clock: MockClock,
+    clock: MockClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     other = TemporaryFolder(tmp_path / "uploads")
@@ -246,12 +198,7 @@ async def test_every_folder_is_swept_at_the_first_look_though_one_fails(
         really_sweep(folder)
 
     monkeypatch.setattr(TemporaryFolder, "sweep", sweep)
-    household = Household(store, [temporary, other], mock_clock)
-    await nursery.start(household.run)
-    await household.settle()
-    assert not left.exists()
-    assert (await household.look()).state is OK
-    household.stop.set()
-    await household.settle()
-    assert household.ended.is_set()
+    async with Household(store, [temporary, other], clock).at_work() as household:
+        assert not left.exists()
+        assert (await household.look()).state is OK
     other.remove()

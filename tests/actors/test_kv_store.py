@@ -5,16 +5,24 @@ from __future__ import annotations
 import errno
 import os
 import time
-from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio.testing
 
+from cache_actors.actors import kv_store
 from cache_actors.actors.evictor import EvictorClient
 from cache_actors.actors.hands import ThreadHands
-from cache_actors.actors.kv_store import ENTRY_OVERHEAD, KeyValueStore, KeyValueStoreClient, Put
+from cache_actors.actors.kv_store import (
+    ENTRY_OVERHEAD,
+    SETTLED_NS,
+    KeyValueStore,
+    KeyValueStoreClient,
+    Put,
+)
 from cache_actors.storage.capacity import on_disk
 from cache_actors.storage.entries import EntryWriter, MissingArtifact
 from cache_actors.storage.errors import StorageError, StorageFull
@@ -28,23 +36,22 @@ from .helpers import (
     OTHER_PROJECT,
     PROJECT,
     CountingThreads,
+    Tasks,
     artifact,
-    begin,
     fail_writes,
-    leave_no_room,
     leftovers,
-    remove,
     told,
 )
-from .stores import GatedStore
+from .stores import Gate, GatedStore
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable
     from pathlib import Path
 
     from cache_actors.storage.temporary import TemporaryFolder
-    from tests.supervision.small_actors import Root
+    from tests.supervision.small_actors import Root, Task
 
-    from .helpers import Run, Task
+    from .helpers import Run
 
 
 def pair(name: str, project: Project = PROJECT) -> Entry:
@@ -63,12 +70,13 @@ def body(text: str) -> bytes:
 ROOM_FOR_TWO = 2 * (BODY_BYTES + ENTRY_OVERHEAD)
 
 
-class KeyValue:
+class KeyValue(Tasks):
     """A running store, with memory for two entries, and its client."""
 
-    def __init__(self, store: GatedStore, *, require_artifacts: bool = True) -> None:
+    def __init__(self, store: GatedStore, nursery: trio.Nursery) -> None:
+        super().__init__(nursery)
         self.store = store
-        self._require_artifacts = require_artifacts
+        self.require_artifacts = True
         self.threads = CountingThreads()
         self.metrics = new_metrics()
         self.mailbox = Mailbox("kv_store", capacity=100, max_weight=100_000)
@@ -79,7 +87,7 @@ class KeyValue:
         self.root: Root
 
     def _new(self) -> KeyValueStore:
-        writer = EntryWriter(self.store, require_artifacts=self._require_artifacts)
+        writer = EntryWriter(self.store, require_artifacts=self.require_artifacts)
         actor = KeyValueStore(
             self.store,
             ThreadHands(writer.put, self.threads.as_limiter()),
@@ -102,6 +110,25 @@ class KeyValue:
         await self.put(entry, content)
         set_time(self.path(entry), time.time_ns() - 3600 * 10**9)
 
+    @asynccontextmanager
+    async def busy(self, gate: Gate, work: Awaitable[object]) -> AsyncGenerator[None, None]:
+        """While the context lasts the store is at `work`; what it is sent meanwhile waits."""
+        gate.close()
+        first = await self.begin(work)
+        await gate.reached()
+        try:
+            yield
+            assert not first.is_done()
+        finally:
+            gate.open()
+        await first.result()
+
+    def reading(self) -> AbstractAsyncContextManager[None]:
+        return self.busy(self.store.load_gate, self.get(A))
+
+    def writing(self, size: int = BODY_BYTES) -> AbstractAsyncContextManager[None]:
+        return self.busy(self.store.replace_gate, self.put(A, bytes(size)))
+
     def path(self, entry: Entry) -> Path:
         return entry.path(self.store.root)
 
@@ -119,8 +146,10 @@ class KeyValue:
 
 
 @pytest.fixture
-async def kv(run_tree: Run, storage: Path, temporary: TemporaryFolder) -> KeyValue:
-    kv = KeyValue(GatedStore(storage, temporary, durable=True))
+async def kv(
+    run_tree: Run, storage: Path, temporary: TemporaryFolder, nursery: trio.Nursery
+) -> KeyValue:
+    kv = KeyValue(GatedStore(storage, temporary, durable=True), nursery)
     kv.root = await run_tree(kv.child)
     return kv
 
@@ -133,14 +162,6 @@ def other_process(storage: Path, temporary: TemporaryFolder) -> FileStore:
 
 def set_time(path: Path, nanoseconds: int) -> None:
     os.utime(path, ns=(nanoseconds, nanoseconds))
-
-
-def time_of(path: Path) -> int:
-    return path.stat().st_mtime_ns
-
-
-def content_of(path: Path) -> bytes:
-    return path.read_bytes()
 
 
 def overwrite(path: Path, content: bytes) -> None:
@@ -165,52 +186,27 @@ async def test_what_was_never_stored_is_a_miss(kv: KeyValue) -> None:
     assert await kv.get(pair("B", OTHER_PROJECT)) is None
 
 
-async def test_miss_is_not_remembered(kv: KeyValue) -> None:
-    assert await kv.get(A) is None
-    await kv.put(A, body("a"))
-    assert await kv.get(A) == body("a")
-
-
-async def test_storing_again_replaces(kv: KeyValue) -> None:
-    for text in ("first", "second", "third"):
-        await kv.put(A, body(text))
-        assert await kv.get(A) == body(text)
-
-
-async def test_last_of_several_writes_at_once_stays(kv: KeyValue, nursery: trio.Nursery) -> None:
-    await kv.get(A)
-    kv.store.replace_gate.close()
-    first = await begin(nursery, lambda: kv.put(A, body("0")))
-    await kv.store.replace_gate.reached()
-    writes = [await begin(nursery, partial(kv.put, A, body(str(n)))) for n in range(1, 10)]
-    kv.store.replace_gate.open()
-    for write in [first, *writes]:
+async def test_last_of_several_writes_at_once_stays(kv: KeyValue) -> None:
+    async with kv.writing():
+        writes = [await kv.begin(kv.put(A, body(str(n)))) for n in range(1, 10)]
+    for write in writes:
         await write.result()
     assert len(kv.store.replacements) == 2
     assert await kv.get(A) == body("9")
 
 
-async def test_file_holds_the_entry_and_nothing_else(kv: KeyValue, storage: Path) -> None:
-    await kv.put(A, body("a"))
-    expected = storage / "acme" / "app" / "keyvalue" / "_" / "0~A.json"
-    assert kv.path(A) == expected
-    assert content_of(expected) == body("a")
-
-
 # Memory.
 
 
-async def test_entries_in_memory_are_not_read_again(kv: KeyValue) -> None:
-    await kv.put_long_ago(A, body("a"))
-    assert not await kv.is_in_memory(A)
-    assert await kv.is_in_memory(A)
-
-
-async def test_entry_that_is_brand_new_is_read_again(kv: KeyValue) -> None:
+async def test_entry_that_is_brand_new_is_read_again(
+    kv: KeyValue, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where the clock for files is coarse, the next version may differ in nothing but content."""
     await kv.put(A, body("ours"))
+    written = kv.path(A).stat().st_mtime_ns
+    just_then = SimpleNamespace(time_ns=lambda: written + SETTLED_NS - 1)
+    monkeypatch.setattr(kv_store, "time", just_then)
     assert await kv.get(A) == body("ours")
-    written = time_of(kv.path(A))
     overwrite(kv.path(A), body("theirs"))
     set_time(kv.path(A), written)
     assert await kv.get(A) == body("theirs")
@@ -223,7 +219,7 @@ async def test_entry_that_was_replaced_is_not_remembered(kv: KeyValue) -> None:
     path = kv.path(A)
     other_name = path.with_name("the same file")
     os.link(path, other_name)
-    written = time_of(path)
+    written = path.stat().st_mtime_ns
     await kv.put(A, body("second"))
     overwrite(other_name, body("third"))
     os.replace(other_name, path)  # noqa: PTH105
@@ -244,13 +240,13 @@ async def test_memory_is_bounded_by_what_the_entries_used_last_take(kv: KeyValue
 
 
 async def test_entries_that_grow_and_shrink_are_counted_right(kv: KeyValue) -> None:
-    for number in range(50):
+    for number in range(20):
         for entry in (A, B):
             await kv.put_long_ago(entry, bytes(number * 7 % 100))
             await kv.get(entry)
             assert kv.remembered() <= ROOM_FOR_TWO
     for entry in (A, B):
-        remove(kv.path(entry))
+        kv.path(entry).unlink()
         await kv.get(entry)
     assert kv.remembered() == 0
     for entry in (A, B):
@@ -269,48 +265,23 @@ async def test_entry_too_large_for_the_memory_is_retrieved_all_the_same(kv: KeyV
     assert await kv.is_in_memory(B)
 
 
-async def test_read_that_pushes_out_another_of_its_batch_hurts_neither(
-    kv: KeyValue, nursery: trio.Nursery
-) -> None:
+async def test_read_that_pushes_out_another_of_its_batch_hurts_neither(kv: KeyValue) -> None:
     entries = (A, B, C, D)
     for entry in entries:
         await kv.put_long_ago(entry, body(entry.id))
     for entry in (B, A):  # B is the one that goes first
         await kv.get(entry)
-    reads = await all_in_one_batch(kv, nursery, [C, B, A, D, B])
+    async with kv.reading():
+        reads = [await kv.begin(kv.get(entry)) for entry in (C, B, A, D, B)]
+        kv.store.loads.clear()
     assert [await read.result() for read in reads] == [body(e.id) for e in (C, B, A, D, B)]
+    assert [len(batch) for batch in kv.store.loads] == [5]
     for entry in entries:
         assert await kv.get(entry) == body(entry.id)
     assert kv.remembered() <= ROOM_FOR_TWO
 
 
-async def all_in_one_batch(
-    kv: KeyValue, nursery: trio.Nursery, entries: list[Entry]
-) -> list[Task[bytes | None]]:
-    """Begin reads that the store takes as one batch."""
-    kv.store.load_gate.close()
-    await begin(nursery, lambda: kv.get(A))
-    await kv.store.load_gate.reached()
-    reads = [await begin(nursery, partial(kv.get, entry)) for entry in entries]
-    kv.store.loads.clear()
-    kv.store.load_gate.open()
-    for read in reads:
-        await read.result()
-    assert [len(batch) for batch in kv.store.loads] == [len(entries)]
-    return reads
-
-
 # Behind its back.
-
-
-async def test_entry_replaced_by_another_process_is_noticed(
-    kv: KeyValue, other_process: FileStore
-) -> None:
-    await kv.put_long_ago(A, body("ours"))
-    for text in ("theirs", "their2", "their3"):
-        assert await kv.get(A) is not None
-        other_process.replace([Replacement(kv.path(A), body(text))])
-        assert await kv.get(A) == body(text)
 
 
 async def test_entry_that_differs_in_nothing_but_its_content_and_inode_is_noticed(
@@ -318,7 +289,7 @@ async def test_entry_that_differs_in_nothing_but_its_content_and_inode_is_notice
 ) -> None:
     await kv.put_long_ago(A, body("ours"))
     await kv.get(A)
-    before = time_of(kv.path(A))
+    before = kv.path(A).stat().st_mtime_ns
     other_process.replace([Replacement(kv.path(A), body("theirs"))])
     set_time(kv.path(A), before)
     assert await kv.get(A) == body("theirs")
@@ -338,20 +309,9 @@ async def test_entry_whose_bytes_have_changed_is_a_miss(kv: KeyValue, content: b
 async def test_entry_removed_by_another_process_is_a_miss(kv: KeyValue) -> None:
     await kv.put_long_ago(A, body("a"))
     await kv.get(A)
-    remove(kv.path(A))
+    kv.path(A).unlink()
     assert await kv.get(A) is None
     assert kv.remembered() == 0
-    await kv.put_long_ago(A, body("again"))
-    assert await kv.get(A) == body("again")
-
-
-async def test_removed_folders_are_made_again(kv: KeyValue, storage: Path) -> None:
-    await kv.put_long_ago(A, body("a"))
-    remove(kv.path(A))
-    for folder in list(kv.path(A).parents)[:4]:
-        folder.rmdir()
-    assert await kv.get(A) is None
-    assert sorted(os.listdir(storage)) == [".tmp"]  # noqa: PTH208
     await kv.put_long_ago(A, body("again"))
     assert await kv.get(A) == body("again")
 
@@ -359,96 +319,44 @@ async def test_removed_folders_are_made_again(kv: KeyValue, storage: Path) -> No
 # Batches.
 
 
-async def test_all_that_waits_is_read_in_one_trip_and_written_in_another(
-    kv: KeyValue, nursery: trio.Nursery
-) -> None:
-    kv.store.load_gate.close()
-    tasks: list[Task[bytes | None] | Task[None]] = [await begin(nursery, lambda: kv.get(A))]
-    await kv.store.load_gate.reached()
-    trips = kv.threads.trips
-    for number in range(40):
-        tasks.append(await begin(nursery, partial(kv.get, pair(f"{number}"))))
-        tasks.append(await begin(nursery, partial(kv.put, pair(f"{number}"), body("x"))))
-    kv.store.load_gate.open()
+async def test_all_that_waits_is_read_in_one_trip_and_written_in_another(kv: KeyValue) -> None:
+    tasks: list[Task[bytes | None] | Task[None]] = []
+    async with kv.reading():
+        trips = kv.threads.trips
+        for number in range(40):
+            tasks.append(await kv.begin(kv.get(pair(f"{number}"))))
+            tasks.append(await kv.begin(kv.put(pair(f"{number}"), body("x"))))
     for task in tasks:
         await task.result()
     assert kv.threads.trips == trips + 2
 
 
-async def test_reads_do_not_wait_behind_writes_of_their_batch(
-    kv: KeyValue, nursery: trio.Nursery
-) -> None:
+async def test_reads_do_not_wait_behind_writes_of_their_batch(kv: KeyValue) -> None:
     await kv.put(A, body("a"))
-    kv.store.load_gate.close()
     kv.store.replace_gate.close()
-    first = await begin(nursery, lambda: kv.get(B))
-    await kv.store.load_gate.reached()
-    write = await begin(nursery, lambda: kv.put(B, body("b")))
-    read = await begin(nursery, lambda: kv.get(A))
-    kv.store.load_gate.open()
+    async with kv.reading():
+        write = await kv.begin(kv.put(B, body("b")))
+        read = await kv.begin(kv.get(A))
     await kv.store.replace_gate.reached()
-    assert await first.result() is None
     assert await read.result() == body("a")
     assert not write.is_done()
     kv.store.replace_gate.open()
     await write.result()
 
 
-# Durability.
+# Writes.
 
 
-async def test_write_is_on_disk_before_it_is_acknowledged(
-    kv: KeyValue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    journal: list[str] = []
-    real_fdatasync, real_fsync, real_replace = os.fdatasync, os.fsync, os.replace
-
-    def target(fd: int) -> str:
-        return os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115
-
-    def fdatasync(fd: int) -> None:
-        assert target(fd).startswith(str(kv.store.root / ".tmp"))
-        real_fdatasync(fd)
-        journal.append("synced the file")
-
-    def fsync(fd: int) -> None:
-        real_fsync(fd)
-        if target(fd) == str(kv.path(A).parent):
-            journal.append("synced its folder")
-
-    def replace(source: Path, to: Path) -> None:
-        real_replace(source, to)
-        journal.append("renamed")
-
-    await kv.put(A, body("first"))
-    monkeypatch.setattr(os, "fdatasync", fdatasync)
-    monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(os, "replace", replace)
-    await kv.put(A, body("second"))
-    journal.append("acknowledged")
-    assert journal == ["synced the file", "renamed", "synced its folder", "acknowledged"]
+async def test_write_is_not_acknowledged_while_it_is_under_way(kv: KeyValue) -> None:
+    async with kv.writing():
+        await trio.testing.wait_all_tasks_blocked()
 
 
-async def test_write_is_not_acknowledged_while_it_is_under_way(
-    kv: KeyValue, nursery: trio.Nursery
-) -> None:
+async def test_write_under_way_is_finished_though_its_caller_left(kv: KeyValue) -> None:
     kv.store.replace_gate.close()
-    write = await begin(nursery, lambda: kv.put(A, body("a")))
+    write = await kv.begin(kv.put(A, body("a")))
     await kv.store.replace_gate.reached()
-    await trio.testing.wait_all_tasks_blocked()
-    assert not write.is_done()
-    kv.store.replace_gate.open()
-    await write.result()
-
-
-async def test_write_under_way_is_finished_though_its_caller_left(
-    kv: KeyValue, nursery: trio.Nursery
-) -> None:
-    kv.store.replace_gate.close()
-    write = await begin(nursery, lambda: kv.put(A, body("a")))
-    await kv.store.replace_gate.reached()
-    write.scope.cancel()
-    await write.cancelled()
+    await write.leave()
     kv.store.replace_gate.open()
     assert await kv.get(A) == body("a")
 
@@ -456,15 +364,19 @@ async def test_write_under_way_is_finished_though_its_caller_left(
 # Disks that fail.
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-async def test_full_disk_is_the_writer_s_to_hear_about(
-    kv: KeyValue, temporary: TemporaryFolder, number: int
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(errno.ENOSPC, StorageFull), (errno.EDQUOT, StorageFull), (errno.EIO, StorageError)],
+)
+async def test_failing_disk_is_the_writer_s_to_hear_about_and_no_crash(
+    kv: KeyValue, temporary: TemporaryFolder, number: int, kind: type[StorageError]
 ) -> None:
     await kv.put(A, body("before"))
-    with pytest.MonkeyPatch.context() as full:
-        fail_writes(full, number)
-        with pytest.raises(StorageFull):
+    with pytest.MonkeyPatch.context() as failing:
+        fail_writes(failing, number)
+        with pytest.raises(StorageError, match=os.strerror(number)) as caught:
             await kv.put(A, body("after"))
+        assert type(caught.value) is kind
         assert await kv.get(A) == body("before")
         assert leftovers(temporary) == []
     await kv.put(A, body("after"))
@@ -472,19 +384,8 @@ async def test_full_disk_is_the_writer_s_to_hear_about(
     assert kv.root.child("kv_store").restarts == 0
 
 
-async def test_broken_disk_is_an_error_and_no_crash(
-    kv: KeyValue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fail_writes(monkeypatch, errno.EIO)
-    with pytest.raises(StorageError, match="Input/output error") as caught:
-        await kv.put(A, body("a"))
-    assert not isinstance(caught.value, StorageFull)
-    assert await kv.get(A) is None
-    assert kv.root.child("kv_store").restarts == 0
-
-
 async def test_file_that_cannot_be_read_is_an_error_and_hurts_no_other_of_its_batch(
-    kv: KeyValue, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+    kv: KeyValue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await kv.put(A, body("a"))
     really_open = os.open
@@ -495,44 +396,13 @@ async def test_file_that_cannot_be_read_is_an_error_and_hurts_no_other_of_its_ba
         return really_open(path, *how, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "open", guarded)
-    kv.store.load_gate.close()
-    await begin(nursery, lambda: kv.get(C))
-    await kv.store.load_gate.reached()
-    tasks = [await begin(nursery, partial(kv.get, entry)) for entry in (A, B, C)]
-    kv.store.load_gate.open()
+    async with kv.reading():
+        tasks = [await kv.begin(kv.get(entry)) for entry in (A, B, C)]
     assert await tasks[0].result() == body("a")
     assert isinstance(trouble := await tasks[1].error(), StorageError)
     assert await tasks[2].result() is None
     assert str(kv.store.root) not in str(trouble)
     assert kv.root.child("kv_store").restarts == 0
-
-
-async def test_write_that_cannot_be_done_hurts_no_other_of_its_batch(
-    kv: KeyValue, nursery: trio.Nursery, temporary: TemporaryFolder
-) -> None:
-    kv.path(B).mkdir(parents=True)
-    kv.store.replace_gate.close()
-    first = await begin(nursery, lambda: kv.put(D, body("d")))
-    await kv.store.replace_gate.reached()
-    tasks = [await begin(nursery, partial(kv.put, entry, body("x"))) for entry in (A, B, C)]
-    kv.store.replace_gate.open()
-    for task in (first, tasks[0], tasks[2]):
-        await task.result()
-    assert isinstance(await tasks[1].error(), StorageError)
-    assert await kv.get(A) == await kv.get(C) == body("x")
-    assert leftovers(temporary) == []
-
-
-async def test_write_whose_folder_cannot_be_synced_is_not_acknowledged(
-    kv: KeyValue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fsync(_fd: int) -> NoReturn:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    await kv.put(A, body("before"))
-    monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(StorageError):
-        await kv.put(A, body("after"))
 
 
 # Crashes and overload.
@@ -549,17 +419,13 @@ async def test_crash_loses_nothing(kv: KeyValue, monkeypatch: pytest.MonkeyPatch
     assert len(kv.incarnations) == 2
 
 
-async def test_bodies_that_wait_are_bounded_in_bytes(kv: KeyValue, nursery: trio.Nursery) -> None:
-    kv.store.replace_gate.close()
-    first = await begin(nursery, lambda: kv.put(A, bytes(60_000)))
-    await kv.store.replace_gate.reached()
-    with pytest.raises(MailboxFull):
-        await kv.put(B, bytes(60_000))
-    second = await begin(nursery, lambda: kv.put(B, bytes(40_000)))
-    with pytest.raises(MailboxFull):
-        await kv.put(C, b"1")
-    kv.store.replace_gate.open()
-    await first.result()
+async def test_bodies_that_wait_are_bounded_in_bytes(kv: KeyValue) -> None:
+    async with kv.writing(60_000):
+        with pytest.raises(MailboxFull):
+            await kv.put(B, bytes(60_000))
+        second = await kv.begin(kv.put(B, bytes(40_000)))
+        with pytest.raises(MailboxFull):
+            await kv.put(C, b"1")
     await second.result()
     await kv.put(C, bytes(100_000))
 
@@ -598,16 +464,12 @@ async def test_entry_without_its_artifact_is_refused(kv: KeyValue) -> None:
     assert kv.root.child("kv_store").restarts == 0
 
 
-async def test_refusal_hurts_no_other_of_its_batch(kv: KeyValue, nursery: trio.Nursery) -> None:
-    kv.store.load_gate.close()
-    first = await begin(nursery, lambda: kv.get(A))
-    await kv.store.load_gate.reached()
-    writes = [
-        await begin(nursery, partial(put_with, kv, pair(f"{number}"), *[ID] * (number % 2)))
-        for number in range(10)
-    ]
-    kv.store.load_gate.open()
-    await first.result()
+async def test_refusal_hurts_no_other_of_its_batch(kv: KeyValue) -> None:
+    async with kv.reading():
+        writes = [
+            await kv.begin(put_with(kv, pair(f"{number}"), *[ID] * (number % 2)))
+            for number in range(10)
+        ]
     for number, write in enumerate(writes):
         if number % 2:
             assert isinstance(await write.error(), MissingArtifact)
@@ -617,23 +479,16 @@ async def test_refusal_hurts_no_other_of_its_batch(kv: KeyValue, nursery: trio.N
     assert len(kv.store.replacements) == 1
 
 
-async def test_lenient_store_takes_it_and_says_what_is_missing(
-    run_tree: Run, storage: Path, temporary: TemporaryFolder
-) -> None:
-    kv = KeyValue(GatedStore(storage, temporary, durable=True), require_artifacts=False)
-    kv.root = await run_tree(kv.child)
-    assert await put_with(kv, A, ID, "CD" * 32) == ID
-    assert await kv.get(A) == body("x")
-    assert await told(kv.evictor) == [on_disk(BODY_BYTES)]
+async def test_lenient_store_takes_it_and_says_what_is_missing(kv: KeyValue, run_tree: Run) -> None:
+    lenient = KeyValue(kv.store, kv.nursery)
+    lenient.require_artifacts = False
+    await run_tree(lenient.child)
+    assert await put_with(lenient, A, ID, "CD" * 32) == ID
+    assert await lenient.get(A) == body("x")
+    assert await told(lenient.evictor) == [on_disk(BODY_BYTES)]
 
 
 # Room.
-
-
-async def test_entries_may_use_the_reserve(kv: KeyValue, monkeypatch: pytest.MonkeyPatch) -> None:
-    leave_no_room(monkeypatch)
-    await kv.put(A, body("a"))
-    assert await kv.get(A) == body("a")
 
 
 async def test_evictor_is_told_of_what_was_stored_and_of_nothing_else(kv: KeyValue) -> None:
@@ -648,10 +503,3 @@ async def test_evictor_is_told_of_what_was_stored_and_of_nothing_else(kv: KeyVal
             await kv.put(B, body("b"))
     await kv.get(A)
     assert await told(kv.evictor) == []
-
-
-async def test_evictor_that_does_not_listen_holds_up_nobody(kv: KeyValue) -> None:
-    for number in range(120):
-        await kv.put(pair(f"{number}"), b"x")
-    assert kv.evictor.depth() == 100
-    assert await kv.get(pair("119")) == b"x"

@@ -16,7 +16,7 @@ from cache_actors.storage.files import Publication, Published
 from cache_actors.storage.layout import LAST_SCRUB
 from cache_actors.storage.scrub import LEAST_COST, ScrubLock, last_scrub
 
-from .helpers import artifact
+from .helpers import after, artifact
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +35,6 @@ class Work:
     """A scrubber at work."""
 
     scrubber: Scrubber
-    threads: trio.CapacityLimiter
     log: list[dict[str, Any]]
     stop: trio.Event = field(default_factory=trio.Event)
     ended: bool = False
@@ -61,7 +60,6 @@ class World:
     store: FileStore
     clock: MockClock
     nursery: trio.Nursery
-    work: list[Work] = field(default_factory=list)
 
     def now(self) -> float:
         """The time of day."""
@@ -69,28 +67,19 @@ class World:
 
     async def start(self, interval: float, rate: float = FAST) -> Work:
         log: list[dict[str, Any]] = []
-        threads = trio.CapacityLimiter(1)
 
         def write(event: str, **fields: Any) -> None:
             assert len(log) < 50, "it logs without end"
             log.append({"event": event, **fields})
 
-        scrubber = Scrubber(self.storage, interval, rate, threads, write)
-        work = Work(scrubber, threads, log)
-        self.work.append(work)
+        scrubber = Scrubber(self.storage, interval, rate, trio.CapacityLimiter(1), write)
+        work = Work(scrubber, log)
         await self.nursery.start(work.run)
-        await self.settle()
+        await trio.testing.wait_all_tasks_blocked()
         return work
 
-    async def settle(self) -> None:
-        """Return when every scrubber waits for the clock, or has ended."""
-        await trio.testing.wait_all_tasks_blocked()
-        while any(work.threads.borrowed_tokens for work in self.work):
-            await trio.testing.wait_all_tasks_blocked()
-
     async def after(self, seconds: float) -> None:
-        self.clock.jump(seconds)
-        await self.settle()
+        await after(self.clock, seconds)
 
     def artifacts(self, count: int) -> list[Path]:
         paths = [artifact(f"{number:04}").path(self.storage) for number in range(count)]
@@ -108,18 +97,12 @@ async def world(
     storage: Path,
     store: FileStore,
     nursery: trio.Nursery,
-    mock_clock: MockClock,
+    clock: MockClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> World:
-    world = World(storage, store, mock_clock, nursery)
-    began = trio.current_time()
-
-    def now() -> float:
-        return EPOCH + mock_clock.current_time() - began  # threads ask for it too
-
+    world = World(storage, store, clock, nursery)
     for module in ("actors.scrubber", "storage.scrub"):
-        monkeypatch.setattr(f"cache_actors.{module}.time", SimpleNamespace(time=now))
-    monkeypatch.setattr(world, "now", now)
+        monkeypatch.setattr(f"cache_actors.{module}.time", SimpleNamespace(time=world.now))
     return world
 
 
@@ -130,7 +113,7 @@ def break_it(path: Path) -> None:
 # When.
 
 
-async def test_interval_of_zero_is_never(world: World, mock_clock: MockClock) -> None:
+async def test_interval_of_zero_is_never(world: World) -> None:
     (path,) = world.artifacts(1)
     break_it(path)
     work = await world.start(0)
@@ -140,13 +123,11 @@ async def test_interval_of_zero_is_never(world: World, mock_clock: MockClock) ->
     assert not (world.storage / LAST_SCRUB).exists()
     assert path.exists()
     work.stop.set()
-    await world.settle()
+    await trio.testing.wait_all_tasks_blocked()
     assert work.ended
 
 
-async def test_storage_that_was_never_scrubbed_is_scrubbed_at_once(
-    world: World, mock_clock: MockClock
-) -> None:
+async def test_storage_that_was_never_scrubbed_is_scrubbed_at_once(world: World) -> None:
     world.artifacts(3)
     work = await world.start(DAY)
     assert work.log == [{"event": "scrub_finished", "files": 3, "bytes": 15, "found": 0}]
@@ -154,9 +135,7 @@ async def test_storage_that_was_never_scrubbed_is_scrubbed_at_once(
     work.stop.set()
 
 
-async def test_scrub_is_due_an_interval_after_the_last_one_has_ended(
-    world: World, mock_clock: MockClock
-) -> None:
+async def test_scrub_is_due_an_interval_after_the_last_one_has_ended(world: World) -> None:
     world.ended_before(DAY - 10)
     work = await world.start(DAY)
     await world.after(9)
@@ -170,22 +149,7 @@ async def test_scrub_is_due_an_interval_after_the_last_one_has_ended(
     work.stop.set()
 
 
-async def test_scrub_of_another_process_counts(world: World, mock_clock: MockClock) -> None:
-    work = await world.start(DAY)
-    assert work.finished == 1
-    await world.after(DAY / 2)
-    with ScrubLock(world.storage) as lock:
-        lock.completed()
-    await world.after(DAY / 2 + 10)
-    assert work.finished == 1
-    await world.after(DAY / 2)
-    assert work.finished == 2
-    work.stop.set()
-
-
-async def test_clock_that_was_wrong_puts_it_off_for_an_interval_at_most(
-    world: World, mock_clock: MockClock
-) -> None:
+async def test_clock_that_was_wrong_puts_it_off_for_an_interval_at_most(world: World) -> None:
     world.ended_before(-1000 * DAY)
     work = await world.start(DAY)
     await world.after(DAY - 1)
@@ -198,9 +162,7 @@ async def test_clock_that_was_wrong_puts_it_off_for_an_interval_at_most(
 # What.
 
 
-async def test_everything_broken_is_logged_with_where_it_is_now(
-    world: World, mock_clock: MockClock
-) -> None:
+async def test_everything_broken_is_logged_with_where_it_is_now(world: World) -> None:
     paths = world.artifacts(5)
     break_it(paths[1])
     os.truncate(paths[3], 0)
@@ -223,9 +185,7 @@ async def test_everything_broken_is_logged_with_where_it_is_now(
 
 
 @pytest.mark.parametrize("seconds", [10, 100])
-async def test_rate_bounds_how_fast_it_reads(
-    world: World, mock_clock: MockClock, seconds: int
-) -> None:
+async def test_rate_bounds_how_fast_it_reads(world: World, seconds: int) -> None:
     world.artifacts(200)
     work = await world.start(DAY, rate=200 * LEAST_COST / seconds)
     step, passed = seconds / 100, 0.0
@@ -251,8 +211,8 @@ async def begin_slowly(world: World, files: int = 200) -> Work:
     return work
 
 
-async def test_scrub_stops_after_the_step_that_it_is_at(
-    world: World, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+async def test_scrub_stops_after_the_step_that_it_is_at_and_is_due_at_the_next_start(
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = await begin_slowly(world)
     reads: list[int] = []
@@ -261,28 +221,20 @@ async def test_scrub_stops_after_the_step_that_it_is_at(
         reads.append(fd)
         return 0
 
-    monkeypatch.setattr(os, "preadv", preadv)
-    work.stop.set()
-    await world.settle()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "preadv", preadv)
+        work.stop.set()
+        await trio.testing.wait_all_tasks_blocked()
     assert work.ended
     assert reads == []
     assert work.finished == 0
     assert last_scrub(world.storage) is None
-    with ScrubLock(world.storage):
-        pass
-
-
-async def test_scrub_that_was_cut_short_is_due_at_the_next_start(
-    world: World, mock_clock: MockClock
-) -> None:
-    (await begin_slowly(world)).stop.set()
-    await world.settle()
     again = await world.start(DAY)
     assert again.finished == 1
     again.stop.set()
 
 
-async def test_cancelled_scrub_lets_go_of_its_lock(world: World, mock_clock: MockClock) -> None:
+async def test_cancelled_scrub_lets_go_of_its_lock(world: World) -> None:
     async with trio.open_nursery() as nursery:
         world.nursery = nursery
         await begin_slowly(world)
@@ -295,7 +247,7 @@ async def test_cancelled_scrub_lets_go_of_its_lock(world: World, mock_clock: Moc
 
 
 async def test_failing_storage_is_tried_again_after_a_while(
-    world: World, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.artifacts(1)
 
@@ -317,20 +269,16 @@ async def test_failing_storage_is_tried_again_after_a_while(
     work.stop.set()
 
 
-async def test_scrubber_that_waits_for_its_next_try_stops_at_once(
-    world: World, mock_clock: MockClock
-) -> None:
+async def test_scrubber_that_waits_for_its_next_try_stops_at_once(world: World) -> None:
     with ScrubLock(world.storage):
         work = await world.start(DAY)
         work.stop.set()
-        await world.settle()
+        await trio.testing.wait_all_tasks_blocked()
         assert work.ended
     assert work.log == []
 
 
-async def test_scrub_of_another_is_waited_for_and_not_joined(
-    world: World, mock_clock: MockClock
-) -> None:
+async def test_scrub_of_another_is_waited_for_and_not_joined(world: World) -> None:
     with ScrubLock(world.storage):
         work = await world.start(DAY)
         for _ in range(5):
@@ -341,7 +289,7 @@ async def test_scrub_of_another_is_waited_for_and_not_joined(
     work.stop.set()
 
 
-async def test_of_two_services_one_scrubs_an_interval(world: World, mock_clock: MockClock) -> None:
+async def test_of_two_services_one_scrubs_an_interval(world: World) -> None:
     world.artifacts(100)
     services = [await world.start(DAY, rate=100 * LEAST_COST / 600) for _ in range(2)]
 

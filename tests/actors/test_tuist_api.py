@@ -14,7 +14,6 @@ import trio
 from cache_actors.actors import tuist_api
 from cache_actors.actors.tuist_api import CONNECTIONS, Access, Answer, TuistApi
 from cache_actors.dev.tuist import Question, StandInTuist
-from tests.support.service import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -103,7 +102,7 @@ def trouble(answer: Answer | str) -> str:
     return answer
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _collect() -> Iterator[None]:
     """Have it collect them while that is not taken for an error."""
     yield
@@ -116,10 +115,6 @@ def _collect() -> Iterator[None]:
 async def test_projects_are_named_in_lower_case(api: TuistApi) -> None:
     projects = frozenset({"acme/app", "acme/other-app"})
     assert await api.ask(AUTHORIZATION, "id") == Answer(Access.GRANTED, projects)
-
-
-async def test_no_projects_is_an_answer(api: TuistApi) -> None:
-    assert await api.ask("Bearer no-projects", "id") == Answer(Access.GRANTED)
 
 
 async def test_items_are_objects_with_anything_beside_the_name_or_bare_names(
@@ -145,10 +140,6 @@ async def test_refusals(tuist: StandInTuist, api: TuistApi, status: int, access:
     assert await api.ask(AUTHORIZATION, "id") == Answer(access)
 
 
-async def test_unknown_token_is_unauthorized(api: TuistApi) -> None:
-    assert await api.ask("Bearer unknown", "id") == Answer(Access.UNAUTHORIZED)
-
-
 # Trouble.
 
 
@@ -156,11 +147,6 @@ async def test_unknown_token_is_unauthorized(api: TuistApi) -> None:
 async def test_any_other_status_is_trouble(tuist: StandInTuist, api: TuistApi, status: int) -> None:
     tuist.status = status
     assert trouble(await api.ask(AUTHORIZATION, "id")) == f"The Tuist server answered {status}"
-
-
-async def test_path_that_is_not_there_is_trouble(tuist: StandInTuist) -> None:
-    async with TuistApi(tuist.url + "/elsewhere") as api:
-        assert trouble(await api.ask(AUTHORIZATION, "id")) == "The Tuist server answered 404"
 
 
 async def test_redirect_is_not_followed_with_the_token(canned: CannedServer) -> None:
@@ -193,6 +179,7 @@ async def test_redirect_is_not_followed_with_the_token(canned: CannedServer) -> 
         b'{"projects": ["acme/app", {"full_name": null}]}',
         b'{"projects": ["acme/app"]} and more',
         b'{"token": "' + AUTHORIZATION.encode() + b'"}',
+        pytest.param(b'{"x":' + b"[" * 100_000, id="deeply nested"),
     ],
 )
 async def test_unreadable_body_is_trouble(canned: CannedServer, body: bytes) -> None:
@@ -203,27 +190,20 @@ async def test_body_that_cannot_be_decompressed_is_trouble(canned: CannedServer)
     assert "DecodingError" in trouble(await canned.ask(ok(b"no gzip", b"Content-Encoding: gzip")))
 
 
-async def test_bomb_is_trouble(canned: CannedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuist_api, "MOST_BYTES", 10_000)
-    bomb = gzip.compress(b'{"projects":[]}'.ljust(10_001))
-    answer = trouble(await canned.ask(ok(bomb, b"Content-Encoding: gzip")))
-    assert answer == "The Tuist server's answer is too long"
-
-
-@pytest.mark.parametrize("framing", ["content-length", "until the end"])
+@pytest.mark.parametrize("framing", ["content-length", "until the end", "gzip"])
 async def test_endless_body_is_trouble(
     canned: CannedServer, framing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tuist_api, "MOST_BYTES", 1000)
     fits = b'{"projects":[]}'.ljust(1000)
     assert await canned.ask(ok(fits)) == Answer(Access.GRANTED)
-    head = b"HTTP/1.1 200 OK\r\n\r\n" if framing == "until the end" else ok(b" " * 1001)[:-1001]
-    answer = trouble(await canned.ask(head + fits + b" "))
+    responses = {
+        "content-length": ok(fits + b" "),
+        "until the end": b"HTTP/1.1 200 OK\r\n\r\n" + fits + b" ",
+        "gzip": ok(gzip.compress(fits + b" "), b"Content-Encoding: gzip"),
+    }
+    answer = trouble(await canned.ask(responses[framing]))
     assert answer == "The Tuist server's answer is too long"
-
-
-async def test_deeply_nested_body_is_trouble(canned: CannedServer) -> None:
-    assert trouble(await canned.ask(ok(b'{"x":' + b"[" * 100_000))) == UNREADABLE
 
 
 @pytest.mark.parametrize(
@@ -241,44 +221,27 @@ async def test_what_is_no_response_is_trouble(canned: CannedServer, response: by
     trouble(await canned.ask(response))
 
 
-async def test_refused_connection_is_trouble() -> None:
-    async with TuistApi(f"http://127.0.0.1:{free_port()}") as api:
+@pytest.mark.parametrize("server", ["127.0.0.1:1", "tuist.invalid"])
+async def test_server_that_cannot_be_reached_is_trouble(server: str) -> None:
+    async with TuistApi(f"http://{server}") as api:
         answer = trouble(await api.ask(AUTHORIZATION, "id"))
-    assert answer == "The Tuist server cannot be reached: ConnectError"
+    assert answer.startswith("The Tuist server cannot be reached")
 
 
-async def test_name_that_does_not_exist_is_trouble() -> None:
-    async with TuistApi("http://tuist.invalid") as api:
-        trouble(await api.ask(AUTHORIZATION, "id"))
-
-
-async def test_slow_answer_is_trouble(
-    tuist: StandInTuist, api: TuistApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tuist_api, "TIMEOUT", 0.05)
-    tuist.delay = 0.5
-    began = trio.current_time()
-    answer = trouble(await api.ask(AUTHORIZATION, "id"))
-    assert answer == "The Tuist server cannot be reached: TooSlowError"
-    assert trio.current_time() - began < 0.4
-
-
-async def test_answer_that_comes_drop_by_drop_is_slow_too(
-    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("drop", [b"", b"X-Drop: 1\r\n"], ids=["nothing", "drop by drop"])
+async def test_answer_that_does_not_come_to_its_end_is_trouble(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, drop: bytes
 ) -> None:
     async def drip(stream: trio.SocketStream) -> None:
-        async with stream:
-            await stream.send_all(b"HTTP/1.1 200 OK\r\n")
-            with trio.move_on_after(2):
-                while True:
-                    await stream.send_all(b"X-Drop: 1\r\n")
-                    await trio.sleep(0.01)
+        await stream.send_all(b"HTTP/1.1 200 OK\r\n" if drop else b"")
+        while True:  # until the test is over
+            await stream.send_all(drop)
+            await trio.sleep(0.01)
 
-    monkeypatch.setattr(tuist_api, "TIMEOUT", 0.1)
     async with TuistApi(await serve(nursery, drip)) as api:
-        began = trio.current_time()
-        assert "TooSlow" in trouble(await api.ask(AUTHORIZATION, "id"))
-        assert trio.current_time() - began < 1
+        monkeypatch.setattr(tuist_api, "TIMEOUT", 0.1)  # of the question, not of one read
+        answer = trouble(await api.ask(AUTHORIZATION, "id"))
+    assert answer == "The Tuist server cannot be reached: TooSlowError"
     nursery.cancel_scope.cancel()
 
 

@@ -6,7 +6,6 @@ import errno
 import hashlib
 import os
 import random
-from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,13 +16,14 @@ from cache_actors.actors.upload import PATIENCE, SMALL_BYTES, EmptyUpload, Uploa
 from cache_actors.storage.errors import StorageError, StorageFull
 from cache_actors.storage.temporary import TemporaryFile
 from tests.support.metrics import new_metrics
+from tests.support.waiting import eventually_async
 
 from .helpers import (
     Body,
     CountingThreads,
+    Tasks,
     WatchedBudget,
     artifact,
-    begin,
     fail_writes,
     in_chunks,
     leave_no_room,
@@ -48,14 +48,17 @@ class ClientGone(Exception):
     """What reading a body raises when its client has left."""
 
 
-class Uploads:
+class Uploads(Tasks):
     """Receives uploads within one budget, and keeps what has come of them.
 
     Attributes:
         received: the bytes of those that were received whole.
     """
 
-    def __init__(self, store: FileStore, temporary: TemporaryFolder, limit: int) -> None:
+    def __init__(
+        self, store: FileStore, temporary: TemporaryFolder, limit: int, nursery: trio.Nursery
+    ) -> None:
+        super().__init__(nursery)
         self.memory = WatchedBudget(limit)
         self.threads = CountingThreads()
         self.metrics = new_metrics()
@@ -81,6 +84,13 @@ class Uploads:
             self.received.append(content_of(source))
             return type(source)
 
+    async def take_all_memory(self) -> list[Body]:
+        """Begin two uploads that take it all; each gives its half back when its rest comes."""
+        bodies = [Body(b"1", rest=b"2") for _ in range(2)]
+        for body in bodies:
+            await self.begin(self.receive(body, SMALL_BYTES))
+        return bodies
+
     def assert_nothing_is_held(self) -> None:
         assert self.memory.taken == 0
         assert self.memory.most <= self.memory.limit
@@ -88,8 +98,14 @@ class Uploads:
 
 
 @pytest.fixture
-def uploads(store: FileStore, temporary: TemporaryFolder) -> Uploads:
-    return Uploads(store, temporary, limit=2 * SMALL_BYTES)
+async def uploads(store: FileStore, temporary: TemporaryFolder, nursery: trio.Nursery) -> Uploads:
+    return Uploads(store, temporary, 2 * SMALL_BYTES, nursery)
+
+
+@pytest.fixture
+async def jumping(uploads: Uploads, autojump_clock: MockClock, no_threads: None) -> Uploads:
+    """The same, on a clock that jumps when everybody waits."""
+    return uploads
 
 
 def content_of(source: Sequence[bytes] | TemporaryFile) -> bytes:
@@ -120,14 +136,9 @@ async def test_small_ones_stay_in_memory_and_large_ones_go_to_a_file(
     content = random.randbytes(size)
     where = await uploads.receive(in_chunks(content, chunk), size if is_known else None)
     assert where is (tuple if size <= SMALL_BYTES else TemporaryFile)
+    assert (uploads.threads.trips == 0) is (size <= SMALL_BYTES)
     assert uploads.received == [content]
     uploads.assert_nothing_is_held()
-
-
-async def test_small_one_takes_no_trip_to_a_thread(uploads: Uploads) -> None:
-    for size in (SMALL_BYTES, None):
-        await uploads.receive(in_chunks(bytes(SMALL_BYTES)), size)
-    assert uploads.threads.trips == 0
 
 
 async def test_large_one_is_written_in_pieces_larger_than_its_chunks(uploads: Uploads) -> None:
@@ -196,129 +207,87 @@ async def test_digest_is_checked(uploads: Uploads, content: bytes, is_known: boo
 # Memory.
 
 
-async def test_memory_is_taken_before_the_body_is_read_and_held_to_the_end(
-    uploads: Uploads, nursery: trio.Nursery
+@pytest.mark.parametrize(("size", "taken"), [(8, 8), (None, 4)])
+async def test_memory_is_taken_for_what_is_known_to_come_and_held_to_the_end(
+    uploads: Uploads, size: int | None, taken: int
 ) -> None:
     body = Body(b"1234", rest=b"5678")
-    task = await begin(nursery, lambda: uploads.receive(body, 8))
-    assert uploads.memory.taken == 8
+    task = await uploads.begin(uploads.receive(body, size))
+    assert uploads.memory.taken == taken
     body.come.set()
     await task.result()
     assert uploads.memory.most == 8
     uploads.assert_nothing_is_held()
 
 
-async def test_memory_of_one_of_unknown_size_is_taken_as_it_comes(
-    uploads: Uploads, nursery: trio.Nursery
-) -> None:
-    body = Body(b"1234", rest=b"5678")
-    task = await begin(nursery, lambda: uploads.receive(body))
-    assert uploads.memory.taken == 4
-    body.come.set()
-    await task.result()
-    assert uploads.memory.most == 8
-    uploads.assert_nothing_is_held()
-
-
-async def test_large_one_holds_no_memory_while_it_waits_for_its_client(
-    uploads: Uploads, nursery: trio.Nursery
-) -> None:
+async def test_large_one_holds_no_memory_while_it_waits_for_its_client(uploads: Uploads) -> None:
     body = Body(LARGE, rest=b"rest")
-    task = await begin(nursery, lambda: uploads.receive(body, len(LARGE) + 4))
-    with trio.fail_after(5):
-        while uploads.threads.trips < 2 or uploads.memory.taken:
-            await trio.lowlevel.checkpoint()
+    task = await uploads.begin(uploads.receive(body, len(LARGE) + 4))
+    await eventually_async(lambda: uploads.threads.trips >= 2 and not uploads.memory.taken)
     body.come.set()
     assert await task.result() is TemporaryFile
     uploads.assert_nothing_is_held()
 
 
-async def test_small_one_waits_unread_for_memory(uploads: Uploads, nursery: trio.Nursery) -> None:
-    holder = Body(b"1", rest=b"2")
-    holds = await begin(nursery, lambda: uploads.receive(holder, SMALL_BYTES))
-    second = await begin(nursery, lambda: uploads.receive(Body(b"1"), SMALL_BYTES))
-    body = Body(b"1", rest=b"2")
-    waits = await begin(nursery, lambda: uploads.receive(body, 2))
-    assert not body.is_read
-    holder.come.set()
-    await holds.result()
-    body.come.set()
-    assert await waits.result() is tuple
-    second.scope.cancel()
-    await second.cancelled()
-    uploads.assert_nothing_is_held()
-
-
-async def test_small_one_that_waits_too_long_for_memory_goes_to_a_file(
-    uploads: Uploads, nursery: trio.Nursery, autojump_clock: MockClock
-) -> None:
-    holders = [Body(b"1", rest=b"2") for _ in range(2)]
-    for holder in holders:
-        nursery.start_soon(uploads.receive, holder, SMALL_BYTES)
-    await trio.testing.wait_all_tasks_blocked()
-    began = trio.current_time()
-    assert await uploads.receive(in_chunks(b"small"), 5) is TemporaryFile
-    assert trio.current_time() - began == PATIENCE
-    assert uploads.received == [b"small"]
+async def test_small_one_that_waits_too_long_for_memory_goes_to_a_file(jumping: Uploads) -> None:
+    holders = await jumping.take_all_memory()
+    assert await jumping.receive(in_chunks(b"small"), 5) is TemporaryFile
+    assert trio.current_time() == PATIENCE
+    assert jumping.received == [b"small"]
     for holder in holders:
         holder.come.set()
 
 
-async def test_small_one_that_gets_memory_in_time_needs_no_file(
-    uploads: Uploads, nursery: trio.Nursery, autojump_clock: MockClock
+async def test_small_one_waits_unread_for_memory_and_needs_no_file_if_it_gets_it_in_time(
+    jumping: Uploads,
 ) -> None:
-    holders = [Body(b"1", rest=b"2") for _ in range(2)]
-    for holder in holders:
-        nursery.start_soon(uploads.receive, holder, SMALL_BYTES)
-    task = await begin(nursery, lambda: uploads.receive(in_chunks(b"small"), 5))
+    holders = await jumping.take_all_memory()
+    body = in_chunks(b"small")
+    task = await jumping.begin(jumping.receive(body, 5))
     await trio.sleep(PATIENCE - 0.1)
+    assert not body.is_read
     holders[0].come.set()
     assert await task.result() is tuple
-    assert uploads.threads.trips == 0
+    assert jumping.threads.trips == 0
     holders[1].come.set()
 
 
-async def test_one_of_unknown_size_waits_for_no_memory(
-    uploads: Uploads, nursery: trio.Nursery, autojump_clock: MockClock
-) -> None:
-    holders = [Body(b"1", rest=b"2") for _ in range(2)]
-    for holder in holders:
-        nursery.start_soon(uploads.receive, holder, SMALL_BYTES)
-    await trio.testing.wait_all_tasks_blocked()
-    assert await uploads.receive(in_chunks(LARGE)) is TemporaryFile
-    assert await uploads.receive(in_chunks(b"small")) is TemporaryFile
+async def test_one_of_unknown_size_waits_for_no_memory(jumping: Uploads) -> None:
+    holders = await jumping.take_all_memory()
+    assert await jumping.receive(in_chunks(LARGE)) is TemporaryFile
+    assert await jumping.receive(in_chunks(b"small")) is TemporaryFile
     assert trio.current_time() == 0
-    assert uploads.received == [LARGE, b"small"]
+    assert jumping.received == [LARGE, b"small"]
     for holder in holders:
         holder.come.set()
 
 
-async def test_slow_client_holds_up_no_other(
-    uploads: Uploads, nursery: trio.Nursery, autojump_clock: MockClock
-) -> None:
-    nursery.start_soon(uploads.receive, Body(b"1"), SMALL_BYTES)
-    nursery.start_soon(uploads.receive, Body(LARGE), None)
-    await trio.testing.wait_all_tasks_blocked()
+async def test_slow_client_holds_up_no_other(jumping: Uploads) -> None:
+    slow = [
+        await jumping.begin(jumping.receive(body, size))
+        for body, size in ((Body(b"1"), SMALL_BYTES), (Body(LARGE), None))
+    ]
     for _ in range(20):
-        assert await uploads.receive(in_chunks(b"small"), 5) is tuple
+        assert await jumping.receive(in_chunks(b"small"), 5) is tuple
     assert trio.current_time() == 0
-    nursery.cancel_scope.cancel()
+    for task in slow:
+        await task.leave()
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_many_at_once_stay_within_the_budget(
-    store: FileStore, temporary: TemporaryFolder, seed: int
-) -> None:
+async def test_many_at_once_stay_within_the_budget(uploads: Uploads, seed: int) -> None:
     chances = random.Random(seed)
-    uploads = Uploads(store, temporary, limit=SMALL_BYTES)
+    uploads.memory.limit = SMALL_BYTES
     wanted: list[bytes] = []
-    async with trio.open_nursery() as nursery:
-        for _ in range(60):
-            content = chances.randbytes(chances.choice([1, 1000, CHUNK, SMALL_BYTES, len(LARGE)]))
-            wanted.append(content)
-            size = chances.choice([len(content), None])
-            chunk = chances.choice([1000, CHUNK, SMALL_BYTES])
-            nursery.start_soon(uploads.receive, in_chunks(content, chunk), size)
+    tasks = []
+    for _ in range(60):
+        content = chances.randbytes(chances.choice([1, 1000, CHUNK, SMALL_BYTES, len(LARGE)]))
+        wanted.append(content)
+        size = chances.choice([len(content), None])
+        chunk = chances.choice([1000, CHUNK, SMALL_BYTES])
+        tasks.append(uploads.start(uploads.receive(in_chunks(content, chunk), size)))
+    for task in tasks:
+        await task.result()
     assert sorted(uploads.received) == sorted(wanted)
     assert uploads.memory.most > 0
     uploads.assert_nothing_is_held()
@@ -330,43 +299,33 @@ BODIES = {"small": (b"small", 8), "small of unknown size": (b"small", None), "la
 
 
 @pytest.mark.parametrize("how", BODIES)
-async def test_client_that_leaves_leaves_nothing_behind(
-    uploads: Uploads, nursery: trio.Nursery, how: str
-) -> None:
+async def test_client_that_leaves_leaves_nothing_behind(uploads: Uploads, how: str) -> None:
     first, size = BODIES[how]
     body = Body(first, error=ClientGone())
-    task = await begin(nursery, lambda: uploads.receive(body, size))
+    task = await uploads.begin(uploads.receive(body, size))
     body.come.set()
     assert isinstance(await task.error(), ClientGone)
     uploads.assert_nothing_is_held()
 
 
 @pytest.mark.parametrize("how", BODIES)
-async def test_cancelled_upload_leaves_nothing_behind(
-    uploads: Uploads, nursery: trio.Nursery, how: str
-) -> None:
+async def test_cancelled_upload_leaves_nothing_behind(uploads: Uploads, how: str) -> None:
     first, size = BODIES[how]
-    task = await begin(nursery, lambda: uploads.receive(Body(first), size))
-    task.scope.cancel()
-    await task.cancelled()
+    task = await uploads.begin(uploads.receive(Body(first), size))
+    await task.leave()
     uploads.assert_nothing_is_held()
 
 
-async def test_upload_cancelled_while_it_waits_for_memory_takes_none(
-    uploads: Uploads, nursery: trio.Nursery
-) -> None:
-    holder = await begin(nursery, lambda: uploads.receive(Body(b"1"), SMALL_BYTES))
-    large = await begin(nursery, lambda: uploads.receive(Body(b"1"), SMALL_BYTES))
-    body = Body(b"small")
-    waits = await begin(nursery, lambda: uploads.receive(body, 5))
-    for task in (waits, holder, large):
-        task.scope.cancel()
-        await task.cancelled()
+async def test_upload_cancelled_while_it_waits_for_memory_takes_none(uploads: Uploads) -> None:
+    bodies = Body(b"1"), Body(b"1"), Body(b"small")
+    tasks = [await uploads.begin(uploads.receive(body, SMALL_BYTES)) for body in bodies]
+    for task in reversed(tasks):
+        await task.leave()
     uploads.assert_nothing_is_held()
 
 
 async def test_file_is_not_closed_while_a_thread_writes_to_it(
-    uploads: Uploads, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+    uploads: Uploads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate, written = Gate(), list[int]()
     real_writev = os.writev
@@ -378,69 +337,32 @@ async def test_file_is_not_closed_while_a_thread_writes_to_it(
 
     monkeypatch.setattr(os, "writev", writev)
     gate.close()
-    task = await begin(nursery, lambda: uploads.receive(Body(LARGE), len(LARGE) + 1))
+    task = await uploads.begin(uploads.receive(Body(LARGE), len(LARGE) + 1))
     await gate.reached()
     task.scope.cancel()
     await trio.testing.wait_all_tasks_blocked()
     assert not task.is_done()
     gate.open()
-    await task.cancelled()
+    await task.leave()
     assert sum(written) == len(LARGE)
     uploads.assert_nothing_is_held()
 
 
 @pytest.mark.parametrize(
-    ("number", "kind"), [(errno.ENOSPC, StorageFull), (errno.EDQUOT, StorageFull)]
+    ("number", "kind"),
+    [(errno.ENOSPC, StorageFull), (errno.EDQUOT, StorageFull), (errno.EIO, StorageError)],
 )
 @pytest.mark.parametrize("size", [None, len(LARGE)])
-async def test_full_disk_is_said_to_be_full(
+async def test_failing_disk_is_a_storage_error(
     uploads: Uploads, number: int, kind: type[StorageError], size: int | None
 ) -> None:
-    with pytest.MonkeyPatch.context() as full:
-        fail_writes(full, number)
-        with pytest.raises(kind):
+    with pytest.MonkeyPatch.context() as failing:
+        fail_writes(failing, number)
+        with pytest.raises(StorageError) as caught:
             await uploads.receive(in_chunks(LARGE), size)
+        assert type(caught.value) is kind
         uploads.assert_nothing_is_held()
     assert await uploads.receive(in_chunks(LARGE), size) is TemporaryFile
-    uploads.assert_nothing_is_held()
-
-
-async def test_broken_disk_is_a_storage_error(
-    uploads: Uploads, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fail_writes(monkeypatch, errno.EIO)
-    with pytest.raises(StorageError) as caught:
-        await uploads.receive(in_chunks(LARGE))
-    assert not isinstance(caught.value, StorageFull)
-    uploads.assert_nothing_is_held()
-
-
-async def test_no_more_threads_at_once_than_allowed(
-    store: FileStore, temporary: TemporaryFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gate = Gate()
-    entered = list[int]()
-
-    def writev(_fd: int, buffers: Sequence[memoryview]) -> int:
-        entered.append(1)
-        gate.go_through()
-        return sum(map(len, buffers))
-
-    monkeypatch.setattr(os, "writev", writev)
-    uploads = Uploads(store, temporary, limit=100 * SMALL_BYTES)
-    uploads.threads = CountingThreads(2)
-    gate.close()
-    async with trio.open_nursery() as nursery:
-        tasks = [
-            await begin(nursery, partial(uploads.receive, Body(LARGE), len(LARGE)))
-            for _ in range(6)
-        ]
-        await gate.reached()
-        await trio.testing.wait_all_tasks_blocked()
-        assert len(entered) <= 2
-        for task in tasks:
-            task.scope.cancel()
-        gate.open()
     uploads.assert_nothing_is_held()
 
 
