@@ -13,7 +13,7 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from contextlib import suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from http import HTTPStatus
@@ -23,7 +23,7 @@ from cache_actors.storage.eviction_pass import MINIMUM_GRACE
 from cache_actors.storage.files import RECENT_NS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 TYPICAL_SIZES = (10 << 10,) * 6 + (256 << 10,) * 3 + (2 << 20,)
@@ -111,7 +111,7 @@ class Client:
             self._connection.request(method, f"/api/cache/{path}?{QUERY}", body, headers)
             with self._connection.getresponse() as answer:
                 return answer.status, answer.read()
-        except (ConnectionError, http.client.HTTPException):
+        except BaseException:
             self._connection.close()
             raise
 
@@ -197,11 +197,20 @@ class Load:
     # --- What is done, again and again ----------------------------------------------------------
 
     def _run(self, work: Callable[[Client], None], over: threading.Event) -> None:
-        client = Client(self._port)
-        while not over.is_set():
-            with suppress(ConnectionError, http.client.HTTPException):
-                work(client)
-        client.close()
+        with closing(Client(self._port)) as client:
+            while not over.is_set():
+                with self._broken_connections_allowed():
+                    work(client)
+
+    @contextmanager
+    def _broken_connections_allowed(self) -> Iterator[None]:
+        """Connections may break, as the service is killed; answers may not fail to come."""
+        try:
+            yield
+        except TimeoutError:
+            self.report.problems.append("no answer")
+        except (ConnectionError, http.client.HTTPException):
+            pass
 
     def _build(self, client: Client) -> None:
         artifacts = tuple(self._artifact() for _ in range(random.randint(1, 3)))
@@ -243,17 +252,16 @@ class Load:
 
     def _keep_hot(self) -> None:
         """Read the first builds once in a while: they have to stay."""
-        client = Client(self._port)
         while not self._over.is_set() and len(self._builds) < HOT:
             self._over.wait(0.01)
         read_at = dict.fromkeys(itertools.islice(self._builds, HOT), time.monotonic())
-        while not self._over.wait(0.2):
-            for build, before in read_at.items():
-                began = time.monotonic()
-                with suppress(ConnectionError, http.client.HTTPException):
-                    if self._check(client, build, before, GRACE, "hot", must_exist=True):
-                        read_at[build] = began
-        client.close()
+        with closing(Client(self._port)) as client:
+            while not self._over.wait(0.2):
+                for build, before in read_at.items():
+                    began = time.monotonic()
+                    with self._broken_connections_allowed():
+                        if self._check(client, build, before, GRACE, "hot", must_exist=True):
+                            read_at[build] = began
 
     def _check(
         self,

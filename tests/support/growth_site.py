@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tests.support.waiting import eventually
-
 from .disk_processes import disk_processes
 from .mounts import tmpfs
 from .nginx import NOBODY, Nginx, nginx_before, shared_storage
 from .service import Service, running_service
 from .strace import family
+from .waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from cache_actors.dev.tuist import StandInTuist
-
-
-DEADLINE = 60.0
-"""Seconds that anything may take."""
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, as long as growth may take."""
-    eventually(condition, DEADLINE)
 
 
 @dataclass
@@ -46,30 +35,26 @@ class Site:
 
     def passes(self) -> list[int]:
         """The processes of eviction that the service has started and that run now."""
-        process = self.service.process
-        assert process is not None
-        writing = disk_processes(process.pid)
+        writing = disk_processes(self.service.pid)
         with suppress(FileNotFoundError):
-            return [pid for pid in family(process.pid)[1:] if pid not in writing]
+            return [pid for pid in family(self.service.pid)[1:] if pid not in writing]
         return []
 
     def kill_a_pass(self) -> None:
         """Wait for one that is running, and kill it."""
-        wait_until(lambda: self.passes() != [])
+        eventually(lambda: self.passes() != [])
         with suppress(ProcessLookupError, IndexError):  # it has just ended
             os.kill(self.passes()[0], signal.SIGKILL)
 
     def kill_the_service(self) -> None:
         """Kill the service while a pass is running, and start it again."""
-        wait_until(lambda: self.passes() != [])
+        eventually(lambda: self.passes() != [])
         self.service.stop(signal.SIGKILL)
         self.service.start()
 
     def evictions(self) -> list[dict[str, Any]]:
         """What the service has logged of passes that have evicted something."""
-        lines = self.service.log.read_text().rpartition("\n")[0].splitlines()
-        events: list[dict[str, Any]] = [json.loads(line) for line in lines]
-        return [each for each in events if each["event"] == "evicted" and each["artifacts"]]
+        return [each for each in self.service.logged("evicted") if each["artifacts"]]
 
 
 @contextmanager

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 
+from cache_actors.nginx import process
 from cache_actors.nginx.binary import installed_nginx, nginx_version, packaged_nginx
-from cache_actors.nginx.config import NginxOptions
+from cache_actors.nginx.config import NginxOptions, nginx_config
 from cache_actors.nginx.process import running_nginx
 
+from .programs import find_program
 from .service import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 NOBODY = 65534
+
+BRIEF_KEEPALIVE = MappingProxyType({"keepalive_timeout 15s;": "keepalive_timeout 2s;"})
+"""For `changes`: nginx keeps its idle connections to the service for less time."""
+
+EAGER_LOG = MappingProxyType({"flush=1s": "flush=50ms"})
+"""For `changes`: nginx writes its logs sooner."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +57,23 @@ class Nginx:
 
 
 @contextmanager
-def nginx_before(upstream: str, storage: Path, which: str, **options: Any) -> Iterator[Nginx]:
-    """nginx in front of `upstream`; `which` is `wheel` or `debian`.
+def nginx_before(
+    upstream: str,
+    storage: Path,
+    which: str,
+    changes: Mapping[str, str] = MappingProxyType({}),
+    **options: Any,
+) -> Iterator[Nginx]:
+    """nginx in front of `upstream`.
 
     Started by root, its workers run as nobody, who may read the storage as one of its group only.
+
+    Args:
+        upstream: the service: `unix:/path` or `address:port`.
+        storage: the storage folder.
+        which: the kind, `wheel` or `debian`.
+        changes: what stands in its configuration in place of what, as shorter times.
+        options: of `NginxOptions`.
     """
     binary = find_binary(which)
     with tempfile.TemporaryDirectory(prefix="cache-actors-nginx-", dir="/dev/shm") as folder:
@@ -65,7 +89,17 @@ def nginx_before(upstream: str, storage: Path, which: str, **options: Any) -> It
             nginx_version=nginx_version(binary),
         )
         nginx = Nginx(replace(base, **options))
-        with running_nginx(binary, nginx.options):
+
+        def changed_config(options: NginxOptions) -> str:
+            config = nginx_config(options)
+            for old, new in changes.items():
+                assert old in config
+                config = config.replace(old, new)
+            return config
+
+        with ExitStack() as stack:
+            with patch.object(process, "nginx_config", changed_config):
+                stack.enter_context(running_nginx(binary, nginx.options))
             yield nginx
 
 
@@ -91,3 +125,13 @@ def shared_storage() -> Iterator[Path]:
             os.chown(storage, 0, NOBODY)
         storage.chmod(0o2750)
         yield storage
+
+
+def new_certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate that nobody has signed, and its key."""
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    options = ["req", "-x509", "-nodes", "-days", "1", "-subj", "/CN=cache", "-newkey", "ec"]
+    options += ["-pkeyopt", "ec_paramgen_curve:prime256v1", "-keyout", str(key)]
+    command = [find_program("openssl"), *options, "-out", str(certificate)]
+    subprocess.run(command, capture_output=True, check=True, timeout=60)
+    return certificate, key

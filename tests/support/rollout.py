@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import threading
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import httpx
 
-from .service import Service
+from .service import Service, client_at, client_of
+from .waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 MORE = 50
@@ -46,7 +44,12 @@ class Instances:
         service = Service(self.storage, self.tuist_url, environment)
         service.start(wait=False)
         self.started.append(service)
-        wait_for(lambda: self.current() not in (None, before), service)
+
+        def has_taken_over() -> bool:
+            assert service.is_running(), service.log_tail()
+            return self.current() not in (None, before)
+
+        eventually(has_taken_over)
         return service
 
     def current(self) -> str | None:
@@ -62,15 +65,13 @@ class Instances:
 
     def ask_up(self) -> int:
         """The status that whoever `current.sock` leads to answers `/up` with."""
-        transport = httpx.HTTPTransport(uds=str(self.sockets / "current.sock"))
-        with httpx.Client(transport=transport) as client:
-            return client.get("http://cache/up").status_code
+        with client_at(self.sockets / "current.sock") as client:
+            return client.get("/up").status_code
 
     def kill_all(self) -> None:
         """End those that still run."""
         for service in self.started:
-            if is_running(service):
-                service.stop(signal.SIGKILL)
+            service.kill()
 
 
 class Load:
@@ -101,17 +102,11 @@ class Load:
     def wait_for_more(self) -> None:
         """Return once `MORE` further requests have been answered."""
         before = sum(self.done.values())
-        wait_for(lambda: sum(self.done.values()) > before + MORE)
+        eventually(lambda: sum(self.done.values()) > before + MORE)
 
     def _work(self, number: int) -> None:
         choose = random.Random(number)
-        with httpx.Client(
-            base_url=self._url,
-            headers={"Authorization": "Bearer token"},
-            params={"account_handle": "acme", "project_handle": "app"},
-            timeout=30,
-            trust_env=False,
-        ) as client:
+        with client_of(self._url) as client:
             for count in range(1_000_000):
                 if self._enough.is_set():
                     return
@@ -147,20 +142,3 @@ class Load:
         if answer.status_code != expected:
             self.failures.append(f"{what}: {answer.status_code} {answer.text[:200]}")
         self.done[what] += 1
-
-
-def wait_for(
-    condition: Callable[[], bool], service: Service | None = None, seconds: float = 20
-) -> None:
-    """Return once `condition` holds, and fail if it does not in time, or if `service` ends."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        log = service.log_tail() if service else ""
-        assert service is None or is_running(service), log
-        assert time.monotonic() < deadline, log
-        time.sleep(0.01)
-
-
-def is_running(service: Service) -> bool:
-    """Whether its process has not ended yet."""
-    return service.process is not None and service.process.poll() is None

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
@@ -22,11 +22,15 @@ from .waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-START_SECONDS = 60
-"""Several processes on a busy machine take a while."""
-
 COMMAND = (sys.executable, "-m", "cache_actors", "serve")
 
+CHANGED_COMMAND = (sys.executable, "-m", "tests.support.changed_service")
+"""Runs a service with other times, or with faults: its environment says which."""
+
+HANDLES = {"account_handle": "acme", "project_handle": "app"}
+
+ID = "00112233445566778899AABBCCDDEEFF00112233445566778899AABBCCDDEEFF"
+"""An artifact's, for tests that need no more than one."""
 
 FIRST_PORT, PORTS_PER_PROCESS = 10_000, 500
 """Below those that the kernel hands out by itself."""
@@ -81,6 +85,12 @@ class Service:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def pid(self) -> int:
+        """The id of its process, or of the parent of its workers."""
+        assert self.process is not None
+        return self.process.pid
+
+    @property
     def log(self) -> Path:
         """The file that its standard output and error go to."""
         return self.storage.with_name(self.storage.name + ".log")
@@ -88,6 +98,11 @@ class Service:
     def log_tail(self) -> str:
         """The end of its log."""
         return self.log.read_text()[-2000:]
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """What it has logged of one event."""
+        lines = map(json.loads, self.log.read_text().rpartition("\n")[0].splitlines())
+        return [line for line in lines if line["event"] == event]
 
     def start(self, *, wait: bool = True) -> None:
         """Start the process and, unless told otherwise, wait until `/up` says that it is up."""
@@ -106,23 +121,43 @@ class Service:
         if wait:
             self.wait_until_up()
 
+    def is_running(self) -> bool:
+        """Whether its process has not ended yet."""
+        return self.process is not None and self.process.poll() is None
+
     def wait_until_up(self) -> None:
         """Return once `/up` answers 200."""
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            assert self.process is not None
-            assert self.process.poll() is None, f"it ended:\n{self.log_tail()}"
-            try:
-                if httpx.get(self.url + "/up", trust_env=False).status_code == httpx.codes.OK:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.02)
-        raise AssertionError(f"not up after {START_SECONDS} s:\n{self.log_tail()}")
+        eventually(self._is_up)
+
+    def _is_up(self) -> bool:
+        assert self.is_running(), f"it ended:\n{self.log_tail()}"
+        with suppress(httpx.TransportError):
+            return self.up().is_success
+        return False
+
+    def up(self, path: str = "/up") -> httpx.Response:
+        """What it says of itself, on a new connection."""
+        return httpx.get(self.url + path, trust_env=False, verify=False, timeout=60)  # noqa: S501
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """The nodes of the tree in `/up`."""
+        return nodes_of(self.up().json()["tree"])
 
     def wait_for_log(self, text: str, times: int = 1) -> None:
         """Return once it has logged `text` so many times."""
         eventually(lambda: self.log.exists() and self.log.read_text().count(text) >= times)
+
+    def let_it_arrive(self, processes: int = 1) -> None:
+        """Let what has been sent arrive: requests that are sent later have been answered."""
+        for _ in range(2 * processes):
+            self.up()
+
+    def begin_stop(self) -> None:
+        """Send SIGTERM, and return once the service has noticed."""
+        assert self.process is not None
+        before = len(self.logged("stopping"))
+        self.process.send_signal(signal.SIGTERM)
+        eventually(lambda: len(self.logged("stopping")) > before)
 
     def stop(self, how: signal.Signals = signal.SIGTERM, timeout: float = 60) -> int:
         """Send a signal, wait for the end, and return the exit status."""
@@ -135,21 +170,61 @@ class Service:
         assert self.process is not None
         return self.process.wait(timeout)
 
+    def kill(self) -> None:
+        """End it, if it still runs."""
+        if self.is_running():
+            self.stop(signal.SIGKILL)
+
+    def stored(self, artifact_id: str) -> bytes:
+        """An artifact of `acme/app` as it lies on disk."""
+        return (self.storage / "acme/app/cas" / artifact_id[2:4] / artifact_id).read_bytes()
+
     def resident_bytes(self) -> int:
         """Its resident memory."""
-        assert self.process is not None
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager
-def running_service(service: Service) -> Iterator[Service]:
-    """`service`, up and running; killed in the end if it still runs."""
+def running_service(service: Service, *, wait: bool = True) -> Iterator[Service]:
+    """`service`, up unless that is not waited for; killed in the end if it still runs."""
     service.storage.mkdir(parents=True, exist_ok=True)
     try:
-        service.start()
+        service.start(wait=wait)
         yield service
     finally:
-        if service.process is not None and service.process.poll() is None:
-            service.process.kill()
-            service.process.wait()
+        service.kill()
+
+
+def client_of(url: str, **how: Any) -> httpx.Client:
+    """A client of what is at `url`, which shows `token` and names the project `acme/app`.
+
+    It does not look at certificates, also because loading those that it would trust takes long.
+    """
+    usual: dict[str, Any] = {
+        "headers": {"Authorization": "Bearer token"},
+        "params": HANDLES,
+        "timeout": 60,
+        "limits": httpx.Limits(max_connections=None, max_keepalive_connections=None),
+    }
+    return httpx.Client(base_url=url, trust_env=False, verify=False, **usual | how)  # noqa: S501
+
+
+def client_at(path: Path) -> httpx.Client:
+    """A client of what listens on a Unix socket."""
+    transport = httpx.HTTPTransport(uds=str(path), verify=False)
+    return client_of("http://cache", transport=transport)
+
+
+def nodes_of(node: dict[str, Any]) -> list[dict[str, Any]]:
+    """A node of the tree in `/up`, and all below it."""
+    return [node, *(below for child in node.get("children", ()) for below in nodes_of(child))]
+
+
+def constants(values: dict[str, float]) -> dict[str, str]:
+    """The environment in which `CHANGED_COMMAND` gives constants other values.
+
+    Args:
+        values: by the constant, as in `actors.hands.END_SECONDS`.
+    """
+    return {"CONSTANTS": json.dumps(values)}

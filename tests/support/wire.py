@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import socket
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .service import Service
 
 QUERY = "account_handle=acme&project_handle=app"
+TIMEOUT = 60
+"""Seconds after which a socket counts as hanging."""
 
 
 def connect(service: Service) -> socket.socket:
     """A connection to the service, with a time-out."""
-    return socket.create_connection(("127.0.0.1", service.port), timeout=20)
+    return socket.create_connection(("127.0.0.1", service.port), timeout=TIMEOUT)
+
+
+@contextmanager
+def connected(service: Service, times: int) -> Iterator[list[socket.socket]]:
+    """So many connections; with several workers, shared out evenly among them."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(connect(service)) for _ in range(times)]
 
 
 def upload_head(size: int, artifact_id: str | None = None) -> bytes:
@@ -30,6 +42,12 @@ def get_head(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: cache\r\nAuthorization: Bearer token\r\n\r\n".encode()
 
 
+def ask(connection: socket.socket, request: bytes) -> bytes:
+    """The response to a whole request."""
+    connection.sendall(request)
+    return read_response(connection)
+
+
 def read_to_end(connection: socket.socket) -> bytes:
     """All that comes until the other side closes the connection."""
     received = b""
@@ -42,15 +60,26 @@ def read_response(connection: socket.socket) -> bytes:
     """One response whose head gives its length."""
     received = b""
     while b"\r\n\r\n" not in received:
-        received += connection.recv(65536)
+        received += _some(connection)
     head, _, body = received.partition(b"\r\n\r\n")
     lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
     length = int(lengths[0].partition(b":")[2]) if lengths else 0
     while len(body) < length:
-        body += connection.recv(65536)
+        body += _some(connection)
     return head + b"\r\n\r\n" + body
+
+
+def _some(connection: socket.socket) -> bytes:
+    received = connection.recv(65536)
+    assert received, "the connection was closed before the end of a response"
+    return received
 
 
 def status_of(response: bytes) -> int:
     """The status in the first line of a response."""
     return int(response.split(b" ", 2)[1])
+
+
+def body_of(response: bytes) -> bytes:
+    """What comes after the head of a response."""
+    return response.partition(b"\r\n\r\n")[2]

@@ -2,47 +2,70 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from cache_actors.dev.tuist import StandInTuist
-from tests.support.nginx import NOBODY, shared_storage
+from tests.support.nginx import shared_storage
 from tests.support.rollout import Instances
+from tests.support.tuist import HeldTuist
+
+from .site import socket_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture
-def tuist() -> Iterator[StandInTuist]:
+def tuist() -> Iterator[HeldTuist]:
     """A stand-in Tuist server at which `token` sees `acme/app`."""
-    with StandInTuist({"token": ["acme/app"]}) as server:
+    with HeldTuist({"token": ["acme/app"]}) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def shared_tuist() -> Iterator[HeldTuist]:
+    """The same, for all tests of a module."""
+    with HeldTuist({"token": ["acme/app"]}) as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=["wheel", "debian"])
+def which(request: pytest.FixtureRequest) -> str:
+    """The kind of nginx; each has its own site in a module."""
+    return str(request.param)
 
 
 @pytest.fixture
 def sockets() -> Iterator[Path]:
-    """A folder for sockets, shared with the group that nginx's workers are in."""
-    with tempfile.TemporaryDirectory(prefix="cache-actors-sockets-") as parent:
-        Path(parent).chmod(0o755)
-        folder = Path(parent) / "sockets"
-        folder.mkdir()
-        if os.geteuid() == 0:
-            os.chown(folder, 0, NOBODY)
-        folder.chmod(0o2770)
+    """A folder for sockets, and for nginx's log, which nginx's workers may write to."""
+    with socket_folder(0o2770) as folder:
         yield folder
+
+
+@pytest.fixture
+def one_worker(sockets: Path, tuist: HeldTuist) -> Iterator[Instances]:
+    """Instances to be started, which share their folders, and are one process each."""
+    with running_instances(sockets, tuist, 1) as instances:
+        yield instances
 
 
 @pytest.fixture(params=[1, 2], ids=["1 worker", "2 workers"])
 def instances(
-    sockets: Path, tuist: StandInTuist, request: pytest.FixtureRequest
+    sockets: Path, tuist: HeldTuist, request: pytest.FixtureRequest
 ) -> Iterator[Instances]:
-    """Instances to be started, which share their folders."""
-    with shared_storage() as storage:
-        instances = Instances(storage, sockets, tuist.url, request.param)
+    """The same, of one process, and of several."""
+    with running_instances(sockets, tuist, request.param) as instances:
         yield instances
-        instances.kill_all()
+
+
+@contextmanager
+def running_instances(sockets: Path, tuist: HeldTuist, workers: int) -> Iterator[Instances]:
+    with shared_storage() as storage:
+        instances = Instances(storage, sockets, tuist.url, workers)
+        try:
+            yield instances
+        finally:
+            instances.kill_all()

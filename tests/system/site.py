@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import signal
@@ -12,21 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
-
 from tests.contract.examples import bearer, cas_path, handles, new_cas_id
 from tests.support.nginx import NOBODY, Nginx, nginx_before, shared_storage
-from tests.support.service import COMMAND, Service
-from tests.support.waiting import eventually
+from tests.support.service import COMMAND, Service, client_at, client_of, running_service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cache_actors.dev.tuist import StandInTuist
+    import httpx
+
+    from tests.support.tuist import HeldTuist
 
 TOKEN = "token"
 PROJECT, OTHER_PROJECT = "acme/app", "acme/other"
-QUERY = "account_handle=acme&project_handle=app"
 
 
 @dataclass(frozen=True)
@@ -34,18 +31,28 @@ class Site:
     """nginx, the service behind it on a Unix socket, and the Tuist server behind that.
 
     `token` sees `PROJECT`, and is what requests show unless they are told otherwise.
+
+    Attributes:
+        client: of nginx.
+        direct: a client of the service itself.
     """
 
-    tuist: StandInTuist
+    tuist: HeldTuist
     service: Service
     nginx: Nginx
     client: httpx.Client
+    direct: httpx.Client
     token: str = TOKEN
 
     @property
     def authorization(self) -> str:
         """The header that shows the token."""
         return f"Authorization: Bearer {self.token}"
+
+    @property
+    def access_log(self) -> Path:
+        """nginx's."""
+        return self.nginx.options.runtime / "access.log"
 
     def new_token(self, *projects: str) -> str:
         """A token that nobody has shown before, which sees `projects`."""
@@ -90,14 +97,11 @@ class Site:
         """What the service has logged so far of the requests for `path` that have been answered."""
         marker = new_cas_id()
         self.ask("GET", "/up", headers={"X-Request-ID": marker})
-        wait_for_log(self.service, marker)
-        lines = map(json.loads, self.service.log.read_text().splitlines())
+        self.service.wait_for_log(marker)
         return [
             line
-            for line in lines
-            if line["event"] == "request"
-            and line["path"] == path
-            and (method is None or line["method"] == method)
+            for line in self.service.logged("request")
+            if line["path"] == path and method in (None, line["method"])
         ]
 
     def questions(self, token: str) -> int:
@@ -105,12 +109,27 @@ class Site:
         header = f"Bearer {token}"
         return sum(question.authorization == header for question in self.tuist.questions)
 
+    def start_again(self) -> None:
+        """Start the service that has ended, and return when it takes requests."""
+        starts = len(self.service.logged("started"))
+        self.service.start(wait=False)
+        self.service.wait_for_log('"started"', starts + 1)
+
+    @contextmanager
+    def service_killed(self) -> Iterator[None]:
+        """The service is killed, and started again in the end."""
+        self.service.stop(signal.SIGKILL)
+        try:
+            yield
+        finally:
+            self.start_again()
+
 
 @contextmanager
 def running_site(
     which: str,
-    tuist: StandInTuist,
-    settings: dict[str, str],
+    tuist: HeldTuist,
+    settings: dict[str, str] | None = None,
     *,
     command: tuple[str, ...] = COMMAND,
     crashes: bool = False,
@@ -124,53 +143,36 @@ def running_site(
         settings: of the service.
         command: runs the service.
         crashes: whether it is one that is meant to crash.
-        options: of nginx.
+        options: of nginx, as for `nginx_before`.
     """
     with shared_storage() as storage, socket_folder() as folder:
         socket_path = folder / "cache.sock"
-        environment = {"SOCKET_PATH": str(socket_path), **settings}
-        service = Service(storage, tuist.url, environment, command)
-        service.start(wait=False)
-        try:
-            wait_for_log(service, '"started"')
+        environment = {"SOCKET_PATH": str(socket_path), **(settings or {})}
+        with running_service(
+            Service(storage, tuist.url, environment, command), wait=False
+        ) as service:
+            service.wait_for_log('"started"')
             with (
                 nginx_before(f"unix:{socket_path}", storage, which, **options) as nginx,
-                client_of(nginx) as client,
+                client_of(nginx.url, headers={}, params={}) as client,
+                client_at(socket_path) as direct,
             ):
-                yield Site(tuist, service, nginx, client)
+                yield Site(tuist, service, nginx, client, direct)
                 assert crashes or "Traceback" not in service.log.read_text()
                 complaints = nginx.error_log()
                 assert not any(level in complaints for level in ("[crit]", "[alert]", "[emerg]"))
-        finally:
-            assert service.process is not None
-            if service.process.poll() is None:
-                service.stop(signal.SIGKILL)
 
 
 @contextmanager
-def socket_folder() -> Iterator[Path]:
-    """A folder for a socket that nginx's user may connect to: the socket inherits the group."""
+def socket_folder(mode: int = 0o2750) -> Iterator[Path]:
+    """A folder for sockets, of nginx's group: what is made in it belongs to that group too.
+
+    Args:
+        mode: of the folder; nginx may at least look into it.
+    """
     with tempfile.TemporaryDirectory(prefix="cache-actors-socket-", dir="/dev/shm") as name:
         folder = Path(name)
         if os.geteuid() == 0:
             os.chown(folder, 0, NOBODY)
-        folder.chmod(0o2750)
+        folder.chmod(mode)
         yield folder
-
-
-def client_of(nginx: Nginx, **how: Any) -> httpx.Client:
-    """A client of `nginx`."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    return httpx.Client(
-        base_url=nginx.url,
-        trust_env=False,
-        timeout=30,
-        verify=False,  # noqa: S501
-        limits=limits,
-        **how,
-    )
-
-
-def wait_for_log(service: Service, text: str, times: int = 1) -> None:
-    """Return once the service has logged `text` so many times."""
-    eventually(lambda: service.log.exists() and service.log.read_text().count(text) >= times)

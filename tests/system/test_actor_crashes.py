@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-import httpx
-import structlog
 import trio
 
 from cache_actors.actors.auth_cache import AuthCache
 from cache_actors.actors.disk_writer import DiskWriter
 from cache_actors.actors.kv_store import KeyValueStore
-from cache_actors.application import Application
-from cache_actors.http.endpoint import bind
-from cache_actors.settings import Settings
-from tests.support.service import free_port
+from tests.support.application import Injected, running_application
+from tests.support.service import nodes_of
+from tests.support.waiting import eventually_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
+    import httpx
     import pytest
 
     from cache_actors.dev.tuist import StandInTuist
-    from cache_actors.supervision import Actor, Envelope, Status
+    from cache_actors.supervision import Actor, Envelope
 
 CLIENTS = 4
 ACTORS: list[tuple[type[Actor], str]] = [
@@ -34,10 +30,6 @@ ACTORS: list[tuple[type[Actor], str]] = [
     (KeyValueStore, "kv_store"),
     (AuthCache, "auth_cache"),
 ]
-
-
-class Injected(Exception):
-    """The exception that is injected."""
 
 
 class Saboteur:
@@ -83,6 +75,14 @@ class Clients:
                 self.entries[name] = name
                 await self._asked("PUT", f"/api/cache/keyvalue/{name}", 200)
 
+    async def find_all_again(self) -> None:
+        """Everything that was acknowledged is there."""
+        for name, body in self.artifacts.items():
+            assert (await self.client.get(f"/api/cache/cas/{name}")).content == body
+        for name, value in self.entries.items():
+            answer = await self.client.get(f"/api/cache/keyvalue/{name}")
+            assert answer.json() == {"entries": [{"value": value}]}
+
     async def _asked(self, method: str, path: str, expected: int, **how: Any) -> bool:
         answer = await self.client.request(method, path, **how)
         self.statuses[answer.status_code] += 1
@@ -97,72 +97,22 @@ async def test_crash_of_any_actor_harms_only_what_it_had_in_hand(
     tmp_path: Path, tuist: StandInTuist, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saboteur = Saboteur(monkeypatch)
-    async with running_application(tmp_path / "cas", tuist) as (application, client):
-        clients = Clients(client)
+    async with running_application(tmp_path / "cas", tuist) as running:
+        clients = Clients(running.client)
         async with trio.open_nursery() as nursery:
             for _ in range(CLIENTS):
                 nursery.start_soon(clients.work)
             for _, name in ACTORS:
                 saboteur.victim = name
-                await wait_for_restart(application, name)
-            await trio.sleep(0.2)
+                await running.has_restarted(name, 1)
+            so_far = clients.statuses.total()
+            await eventually_async(lambda: clients.statuses.total() > so_far + 100)
             clients.enough = True
 
-        up = (await client.get("/up")).json()
+        up = (await running.client.get("/up")).json()
         nodes = {node["name"]: node for node in nodes_of(up["tree"])}
         for _, name in ACTORS:
             assert (nodes[name]["restarts"], nodes[name]["last_error"]) == (1, "Injected")
         assert up["status"] == "up"
         assert clients.statuses[503] <= saboteur.in_hand
-        assert sum(clients.statuses.values()) > 100
-        for name, body in clients.artifacts.items():
-            assert (await client.get(f"/api/cache/cas/{name}")).content == body
-        for name, value in clients.entries.items():
-            answer = await client.get(f"/api/cache/keyvalue/{name}")
-            assert answer.json() == {"entries": [{"value": value}]}
-
-
-async def wait_for_restart(application: Application, name: str) -> None:
-    """Return once an actor has crashed and runs again."""
-    with trio.fail_after(20):
-        while find(application, name).restarts == 0:  # noqa: ASYNC110
-            await trio.sleep(0.001)
-        while not find(application, name).is_healthy():  # noqa: ASYNC110
-            await trio.sleep(0.001)
-
-
-def find(application: Application, name: str) -> Status:
-    todo = [application.supervisor.status()]
-    while todo:
-        status = todo.pop()
-        if status.name == name:
-            return status
-        todo.extend(status.children)
-    raise LookupError(name)
-
-
-def nodes_of(node: dict[str, Any]) -> list[dict[str, Any]]:
-    return [node, *(below for child in node.get("children", ()) for below in nodes_of(child))]
-
-
-@asynccontextmanager
-async def running_application(
-    storage: Path, tuist: StandInTuist
-) -> AsyncIterator[tuple[Application, httpx.AsyncClient]]:
-    """The application in this process, and a client that may see `acme/app`."""
-    settings = Settings(server_url=tuist.url, port=free_port(), cas_storage_dir=storage)
-    silence = structlog.wrap_logger(structlog.ReturnLogger())
-    application = Application(settings, bind(settings), silence)
-    stop, started = trio.Event(), trio.Event()
-    client = httpx.AsyncClient(
-        base_url=f"http://127.0.0.1:{settings.port}",
-        headers={"Authorization": "Bearer token"},
-        params={"account_handle": "acme", "project_handle": "app"},
-        trust_env=False,
-    )
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(application.run, stop, started.set)
-        await started.wait()
-        async with client:
-            yield application, client
-        stop.set()
+        await clients.find_all_again()

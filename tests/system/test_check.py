@@ -6,18 +6,22 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.mounts import tmpfs
 from tests.support.service import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from cache_actors.dev.tuist import StandInTuist
+
+Finding = dict[str, Any]
+Check = Callable[..., dict[str, Finding]]
 
 
 def run(
@@ -34,17 +38,15 @@ def run(
 
 
 @pytest.fixture
-def check(tmp_path: Path, tuist: StandInTuist) -> Callable[..., dict[str, dict[str, Any]]]:
+def check(tmp_path: Path, tuist: StandInTuist) -> Check:
     """Runs the check with good settings but for those given, and returns findings by subject."""
     (tmp_path / "cas").mkdir()
     (tmp_path / "cas").chmod(0o2750)
 
-    def check(
-        *arguments: str, stdin: str | None = None, **environment: str
-    ) -> dict[str, dict[str, Any]]:
+    def check(*arguments: str, stdin: str | None = None, **environment: str) -> dict[str, Finding]:
         good = {"SERVER_URL": tuist.url, "CAS_STORAGE_DIR": str(tmp_path / "cas")}
         done = run("check", "--json", *arguments, stdin=stdin, **good | environment)
-        findings: list[dict[str, Any]] = json.loads(done.stdout)
+        findings: list[Finding] = json.loads(done.stdout)
         broken = any(finding["verdict"] == "broken" for finding in findings)
         assert done.returncode == (1 if broken else 0)
         for finding in findings:
@@ -54,35 +56,10 @@ def check(tmp_path: Path, tuist: StandInTuist) -> Callable[..., dict[str, dict[s
     return check
 
 
-@contextmanager
-def mounted(folder: Path, options: str) -> Iterator[Path]:
-    """A tmpfs at `folder`; without the right to mount one the test is skipped."""
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)],  # noqa: S607
-        check=False,
-        capture_output=True,
-    )
-    if done.returncode != 0:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("mounting is not allowed")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)  # noqa: S607
-
-
-def test_good_surroundings_are_ok(
-    check: Callable[..., dict[str, dict[str, Any]]], tmp_path: Path
-) -> None:
+def test_good_surroundings_are_ok(check: Check, tmp_path: Path) -> None:
     findings = check()
-    for subject in (
-        "settings",
-        "storage",
-        "storage group",
-        "extended attributes",
-        "Tuist",
-        "clock",
-    ):
+    subjects = "settings", "storage", "storage group", "extended attributes", "Tuist", "clock"
+    for subject in subjects:
         assert findings[subject]["verdict"] == "ok", findings[subject]
     assert list((tmp_path / "cas").rglob("*")) == []
 
@@ -94,48 +71,21 @@ def test_every_bad_setting_is_named() -> None:
     assert "PORT" in done.stdout
 
 
-def test_missing_storage_is_broken_and_not_made(
-    check: Callable[..., dict[str, dict[str, Any]]], tmp_path: Path
-) -> None:
+def test_missing_storage_is_broken_and_not_made(check: Check, tmp_path: Path) -> None:
     findings = check(CAS_STORAGE_DIR=str(tmp_path / "missing"))
     assert findings["storage"]["verdict"] == "broken"
     assert "No such file" in findings["storage"]["text"]
     assert not (tmp_path / "missing").exists()
 
 
-@pytest.mark.parametrize(
-    ("option", "verdict", "words"),
-    [
-        ("strictatime", "ok", "every read"),
-        ("relatime", "warning", "once a day"),
-        ("noatime", "warning", "do not move"),
-    ],
-)
-def test_access_times_are_tried(
-    check: Callable[..., dict[str, dict[str, Any]]],
-    tmp_path: Path,
-    option: str,
-    verdict: str,
-    words: str,
-) -> None:
-    with mounted(tmp_path / "mounted", option) as folder:
-        found = check(CAS_STORAGE_DIR=str(folder))["access times"]
-    assert found["verdict"] == verdict
-    assert words in found["text"]
-
-
-def test_other_device_for_temporary_files_is_told(
-    check: Callable[..., dict[str, dict[str, Any]]], tmp_path: Path
-) -> None:
+def test_other_device_for_temporary_files_is_told(check: Check, tmp_path: Path) -> None:
     assert check(TMP_DIR="/proc")["TMP_DIR"]["verdict"] == "warning"
     assert check(TMP_DIR=str(tmp_path))["TMP_DIR"]["verdict"] == "ok"
     assert check(TMP_DIR=str(tmp_path / "missing"))["TMP_DIR"]["verdict"] == "broken"
 
 
-def test_full_disk_is_told_with_what_is_free(
-    check: Callable[..., dict[str, dict[str, Any]]], tmp_path: Path
-) -> None:
-    with mounted(tmp_path / "full", "size=64k") as folder:
+def test_full_disk_is_told_with_what_is_free(check: Check, tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "full", "size=64k") as folder:
         with suppress(OSError), (folder / "large").open("wb", buffering=0) as large:
             while large.write(bytes(4096)):
                 pass
@@ -146,18 +96,14 @@ def test_full_disk_is_told_with_what_is_free(
     assert findings["free bytes"]["text"] == "0% are free"
 
 
-def test_read_only_disk_is_told(
-    check: Callable[..., dict[str, dict[str, Any]]], tmp_path: Path
-) -> None:
-    with mounted(tmp_path / "fixed", "ro") as folder:
+def test_read_only_disk_is_told(check: Check, tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "fixed", "ro") as folder:
         found = check(CAS_STORAGE_DIR=str(folder))["storage"]
     assert found["verdict"] == "broken"
     assert "Mount it for writing" in found["advice"]
 
 
-def test_password_in_a_url_is_not_printed(
-    check: Callable[..., dict[str, dict[str, Any]]], tuist: StandInTuist
-) -> None:
+def test_password_in_a_url_is_not_printed(check: Check, tuist: StandInTuist) -> None:
     url = tuist.url.replace("//", "//someone:secret@")
     for answering in url, f"http://someone:secret@127.0.0.1:{free_port()}":
         told = check(SERVER_URL=answering)["Tuist"]
@@ -165,9 +111,7 @@ def test_password_in_a_url_is_not_printed(
         assert "//...@127.0.0.1" in told["text"]
 
 
-def test_server_that_is_no_tuist_is_broken(
-    check: Callable[..., dict[str, dict[str, Any]]], tuist: StandInTuist
-) -> None:
+def test_server_that_is_no_tuist_is_broken(check: Check, tuist: StandInTuist) -> None:
     silent = check(SERVER_URL=f"http://127.0.0.1:{free_port()}")["Tuist"]
     assert silent["verdict"] == "broken"
     tuist.status = 500
@@ -175,7 +119,7 @@ def test_server_that_is_no_tuist_is_broken(
 
 
 def test_nginx_configuration_comes_from_a_file_or_from_standard_input(
-    check: Callable[..., dict[str, dict[str, Any]]], tmp_path: Path
+    check: Check, tmp_path: Path
 ) -> None:
     config = tmp_path / "nginx.conf"
     made = run("nginx-config", "--storage", str(tmp_path), "--runtime", str(tmp_path)).stdout
@@ -187,7 +131,7 @@ def test_nginx_configuration_comes_from_a_file_or_from_standard_input(
 
 
 def test_missing_nginx_configuration_is_one_finding_among_others(
-    check: Callable[..., dict[str, dict[str, Any]]],
+    check: Check,
 ) -> None:
     findings = check("--nginx-config", "/nowhere/nginx.conf")
     assert findings["nginx"]["verdict"] == "broken"

@@ -1,4 +1,4 @@
-"""`cache-actors check --through`: do nginx's reads count? Tried on real mounts and a real nginx."""
+"""`cache-actors check` on real mounts: do reads count, also those of a real nginx?"""
 
 from __future__ import annotations
 
@@ -9,40 +9,36 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
-from cache_actors.dev.tuist import StandInTuist
-from tests.support.mounts import require_root, tmpfs
+from tests.support.mounts import remount, require_root, tmpfs
 from tests.support.nginx import nginx_before
-from tests.support.service import Service
+from tests.support.service import Service, running_service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from cache_actors.dev.tuist import StandInTuist
 
 TOKEN = "token"
 PROJECT = "--project=acme/app"
 
 
 @contextmanager
-def site(storage: Path, seen_by_nginx: Path) -> Iterator[tuple[Service, str]]:
+def site(storage: Path, seen_by_nginx: Path, tuist: StandInTuist) -> Iterator[tuple[Service, str]]:
     """A service and an nginx in front of it, which may see the storage through another mount."""
-    with StandInTuist({TOKEN: ["acme/app"]}) as tuist:
-        service = Service(storage, tuist.url)
-        service.start()
-        try:
-            with nginx_before(
-                f"127.0.0.1:{service.port}", seen_by_nginx, "wheel", user="root root"
-            ) as nginx:
-                yield service, nginx.url
-        finally:
-            service.stop()
+    with (
+        running_service(Service(storage, tuist.url)) as service,
+        nginx_before(
+            f"127.0.0.1:{service.port}", seen_by_nginx, "wheel", user="root root"
+        ) as nginx,
+    ):
+        yield service, nginx.url
 
 
-def check_through(service: Service, url: str, token: str = TOKEN) -> dict[str, Any]:
-    """What the check finds of reads through nginx."""
+def check(service: Service, *options: str, token: str = TOKEN) -> dict[str, dict[str, Any]]:
+    """What is found, by subject."""
     done = subprocess.run(
-        [sys.executable, "-m", "cache_actors", "check", "--json", f"--through={url}", PROJECT],
+        [sys.executable, "-m", "cache_actors", "check", "--json", *options],
         env={
             "PATH": os.environ["PATH"],
             "SERVER_URL": service.server_url,
@@ -53,30 +49,34 @@ def check_through(service: Service, url: str, token: str = TOKEN) -> dict[str, A
         text=True,
         check=False,
     )
-    findings: list[dict[str, Any]] = json.loads(done.stdout)
-    [found] = [each for each in findings if each["subject"] == "reads through nginx"]
-    return found
+    return {found["subject"]: found for found in json.loads(done.stdout)}
 
 
-@pytest.mark.parametrize(
-    ("option", "verdict", "words"),
-    [
-        ("strictatime", "ok", "every one counts"),
-        ("relatime", "warning", "once a day"),
-        ("noatime", "warning", "do not count"),
-    ],
-)
-def test_access_times_are_tried_through_nginx(
-    tmp_path: Path, option: str, verdict: str, words: str
-) -> None:
-    with tmpfs(tmp_path / "cas", option) as storage, site(storage, storage) as (service, url):
-        found = check_through(service, url)
-        assert found["verdict"] == verdict
-        assert words in found["text"]
-        assert [path for path in storage.rglob("cas/*/*") if path.is_file()] == []
+def check_through(service: Service, url: str, token: str = TOKEN) -> dict[str, Any]:
+    """What is found of reads through nginx."""
+    return check(service, f"--through={url}", PROJECT, token=token)["reads through nginx"]
 
 
-def test_read_only_view_of_nginx_is_noticed(tmp_path: Path) -> None:
+def test_access_times_are_tried_also_through_nginx(tmp_path: Path, tuist: StandInTuist) -> None:
+    with (
+        tmpfs(tmp_path / "cas", "strictatime,mode=2750") as storage,
+        site(storage, storage, tuist) as (service, url),
+    ):
+        for option, verdict, words, words_of_nginx in (
+            ("strictatime", "ok", "every read", "every one counts"),
+            ("relatime", "warning", "once a day", "once a day"),
+            ("noatime", "warning", "do not move", "do not count"),
+        ):
+            remount(storage, option)
+            findings = check(service, f"--through={url}", PROJECT)
+            direct, by_nginx = findings["access times"], findings["reads through nginx"]
+            assert direct["verdict"] == by_nginx["verdict"] == verdict, option
+            assert words in direct["text"]
+            assert words_of_nginx in by_nginx["text"]
+            assert [path for path in storage.rglob("cas/*/*") if path.is_file()] == []
+
+
+def test_read_only_view_of_nginx_is_noticed(tmp_path: Path, tuist: StandInTuist) -> None:
     require_root()
     view = tmp_path / "view"
     view.mkdir()
@@ -87,7 +87,7 @@ def test_read_only_view_of_nginx_is_noticed(tmp_path: Path) -> None:
                 ["mount", "-o", "remount,bind,ro", str(view)],  # noqa: S607
                 check=True,
             )
-            with site(storage, view) as (service, url):
+            with site(storage, view, tuist) as (service, url):
                 found = check_through(service, url)
         finally:
             subprocess.run(["umount", "--lazy", str(view)], check=True)  # noqa: S607
@@ -95,10 +95,10 @@ def test_read_only_view_of_nginx_is_noticed(tmp_path: Path) -> None:
     assert "ReadWritePaths" in found["advice"]
 
 
-def test_refused_token_and_silent_nginx_are_told(tmp_path: Path) -> None:
+def test_refused_token_and_silent_nginx_are_told(tmp_path: Path, tuist: StandInTuist) -> None:
     storage = tmp_path / "cas"
     storage.mkdir()
-    with site(storage, storage) as (service, url):
+    with site(storage, storage, tuist) as (service, url):
         refused = check_through(service, url, token="other")
         silent = check_through(service, "http://127.0.0.1:9")
     assert refused["verdict"] == silent["verdict"] == "broken"

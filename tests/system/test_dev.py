@@ -29,7 +29,7 @@ def test_printed_curl_lines_work_in_their_order(tmp_path: Path) -> None:
                 capture_output=True,
                 text=True,
                 check=True,
-                timeout=20,
+                timeout=60,
             ).stdout
             for line in lines
         ]
@@ -53,7 +53,7 @@ def test_refuses_to_be_reached_from_elsewhere(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=20,
+        timeout=60,
     )
     assert run.returncode == 2
     assert run.stderr.startswith("BIND is '0.0.0.0'; allowed: a loopback address")

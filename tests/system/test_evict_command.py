@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,16 +15,13 @@ import pytest
 from cache_actors.storage.eviction_pass import NICENESS
 from cache_actors.storage.last_eviction import last_eviction
 from tests.support.mounts import require_root
-from tests.support.nginx import shared_storage
+from tests.support.nginx import NOBODY, shared_storage
 from tests.support.stored import BLOCK_BYTES, DAY, Stored
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
-
-NOBODY = 65534
-PATIENCE = 15.0
-"""Seconds within which a process has come to something."""
 
 
 @pytest.fixture
@@ -76,13 +72,6 @@ def run_as_nobody(what: str, root: Path, *options: str) -> subprocess.CompletedP
     )
 
 
-def eventually(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not is_so():
-        assert time.monotonic() < deadline, "it does not come about"
-        time.sleep(0.01)
-
-
 def entries(stored: Stored) -> int:
     return sum(name.endswith(".json") for name in stored.names())
 
@@ -112,7 +101,7 @@ def test_eviction_can_be_interrupted_and_another_may_run_then(stored: Stored) ->
         assert (second.returncode, second.stdout) == (3, "")
         assert second.stderr == "Another eviction of this storage is running\n"
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=PATIENCE)
+        output, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (130, "")
     report = json.loads(output)
     assert (report["entries"], report["artifacts"]) == (10, 0)

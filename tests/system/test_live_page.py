@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 
 from tests.support.browser import Browser, running_browser
 from tests.support.nginx import nginx_before
-from tests.support.service import Service, running_service
+from tests.support.service import Service, client_of, running_service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,13 +43,8 @@ def service(tmp_path: Path, tuist: StandInTuist, flags: Path) -> Iterator[Servic
 
 
 def store_an_entry(service: Service) -> None:
-    httpx.put(
-        service.url + "/api/cache/keyvalue",
-        json={"cas_id": "A", "entries": [{"value": "YQ=="}]},
-        headers={"Authorization": "Bearer token"},
-        params={"account_handle": "acme", "project_handle": "app"},
-        trust_env=False,
-    )
+    with client_of(service.url) as client:
+        client.put("/api/cache/keyvalue", json={"cas_id": "A", "entries": [{"value": "YQ=="}]})
 
 
 def test_crash_and_end_of_the_service_show_by_themselves(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import resource
-import sys
 import threading
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import pytest
 import trio
 
-from tests.support.service import Service, running_service
+from tests.support.service import CHANGED_COMMAND, Service, running_service
+from tests.support.wire import upload_head
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,9 +18,9 @@ if TYPE_CHECKING:
     from cache_actors.dev.tuist import StandInTuist
 
 MEBIBYTE = 1024 * 1024
-SLOW_SERVICE = (sys.executable, "-m", "tests.support.slow_service")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("uploads", "size", "slowness", "allowed_growth"),
     [(32, 25 * MEBIBYTE, 0.25, 64 * MEBIBYTE), (2000, 256 * 1024, 0.0, 128 * MEBIBYTE)],
@@ -37,7 +36,7 @@ async def test_uploads_at_once_stay_within_bounded_memory(
 ) -> None:
     allow_many_files()
     environment = {"SLOW_PUBLISH": str(slowness)}
-    service = Service(tmp_path / "cas", tuist.url, environment, command=SLOW_SERVICE)
+    service = Service(tmp_path / "cas", tuist.url, environment, CHANGED_COMMAND)
     with running_service(service):
         await upload(service, size=1)
         before = service.resident_bytes()
@@ -63,11 +62,7 @@ async def upload(service: Service, size: int) -> int:
     """Upload an artifact of `size` bytes on a connection of its own; return the status."""
     stream = await trio.open_tcp_stream("127.0.0.1", service.port)
     async with stream:
-        head = (
-            f"POST /api/cache/cas/{uuid4().hex}?account_handle=acme&project_handle=app HTTP/1.1\r\n"
-            f"Host: cache\r\nAuthorization: Bearer token\r\nContent-Length: {size}\r\n\r\n"
-        )
-        await stream.send_all(head.encode())
+        await stream.send_all(upload_head(size))
         piece = memoryview(bytes(MEBIBYTE))
         for start in range(0, size, MEBIBYTE):
             await stream.send_all(piece[: min(MEBIBYTE, size - start)])

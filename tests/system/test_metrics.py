@@ -2,64 +2,74 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 
-from tests.contract.examples import bearer, cas_path, handles, kv_path, new_cas_id, new_kv_id
+from tests.contract.examples import cas_path, kv_path, new_cas_id, new_kv_id
 from tests.contract.raw import RawConnection
 from tests.support.metrics import Scrape
-from tests.support.nginx import NOBODY, nginx_before, shared_storage
-from tests.support.service import Service, free_port
+from tests.support.nginx import EAGER_LOG, nginx_before, shared_storage
+from tests.support.service import (
+    CHANGED_COMMAND,
+    Service,
+    client_at,
+    client_of,
+    constants,
+    free_port,
+    running_service,
+)
 from tests.support.waiting import eventually
 
-from .site import PROJECT, Site, running_site, wait_for_log
+from .site import PROJECT, Site, running_site, socket_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cache_actors.dev.tuist import StandInTuist
+    from tests.support.tuist import HeldTuist
 
 REQUESTS = "cache_actors_requests_total"
 INSIDE = ("decision", "up", "ready", "metrics")
 
+EAGER = constants({"actors.nginx_counter.LOOK_SECONDS": 0.1})
+"""The environment of a service that looks more often at what nginx has logged."""
 
-@pytest.fixture(params=["wheel", "debian"])
-def which(request: pytest.FixtureRequest) -> str:
-    """The kind of nginx."""
-    return str(request.param)
-
-
-@pytest.fixture
-def shared_folder() -> Iterator[Path]:
-    """A folder for sockets and nginx's log, which nginx's workers may use as one of a group."""
-    with TemporaryDirectory(prefix="cache-actors-shared-", dir="/dev/shm") as name:
-        folder = Path(name)
-        if os.geteuid() == 0:
-            os.chown(folder, 0, NOBODY)
-        folder.chmod(0o2770)
-        yield folder
+one_kind = pytest.mark.parametrize("which", ["debian"], indirect=True)
+"""For what the kind of nginx makes no difference to."""
 
 
-@pytest.fixture
-def site(which: str, tuist: StandInTuist, shared_folder: Path) -> Iterator[Site]:
-    """A site whose service counts what nginx answers."""
-    log = shared_folder / "answers.log"
-    with running_site(which, tuist, {"NGINX_LOG": str(log)}, answers_log=log) as site:
+@pytest.fixture(scope="module")
+def shared(which: str, shared_tuist: HeldTuist) -> Iterator[Site]:
+    """A site whose service counts what nginx answers, and whose nginx hands metrics on."""
+    with (
+        socket_folder(0o2770) as folder,
+        running_site(
+            which,
+            shared_tuist,
+            {"NGINX_LOG": str(folder / "answers.log"), **EAGER},
+            command=CHANGED_COMMAND,
+            changes=EAGER_LOG,
+            answers_log=folder / "answers.log",
+            metrics_port=free_port(),
+        ) as site,
+    ):
         yield site
+
+
+@pytest.fixture
+def site(shared: Site) -> Site:
+    """The shared site, with a token that no other test has shown."""
+    return replace(shared, token=shared.new_token(PROJECT))
 
 
 def scrape(socket: Path) -> Scrape:
     """What the service at a Unix socket says."""
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket))) as client:
-        response = client.get("http://cache/metrics")
+    with client_at(socket) as client:
+        response = client.get("/metrics")
     assert response.status_code == 200
     assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     return Scrape(response.text)
@@ -76,6 +86,7 @@ def from_clients(found: Scrape) -> float:
 
 def test_every_answer_is_counted_once_whoever_gave_it(site: Site) -> None:
     cas_id, kv_id, body = new_cas_id(), new_kv_id(), b"x" * 1000
+    before = metrics_of(site)
     asked = [
         site.ask("POST", cas_path(cas_id), content=body),
         site.ask("POST", cas_path(cas_id), content=body),
@@ -87,19 +98,21 @@ def test_every_answer_is_counted_once_whoever_gave_it(site: Site) -> None:
         site.ask("GET", kv_path(kv_id)),
         site.ask("PUT", kv_path(kv_id)),
         site.ask("GET", kv_path(new_kv_id())),
-        site.ask("GET", cas_path(cas_id), token="unknown"),
+        site.ask("GET", cas_path(cas_id), token=f"unknown-{cas_id}"),
         site.ask("DELETE", cas_path(cas_id)),
         site.ask("GET", "/nowhere"),
         site.ask("GET", f"/api/cache/cas/{cas_id}/.."),
     ]
     with RawConnection(site.nginx.url) as connection:
         assert connection.ask("GET /up", "Bad Header").status_code == 400
-    eventually(lambda: from_clients(metrics_of(site)) >= len(asked) + 1)
+    expected = from_clients(before) + len(asked) + 1
+    eventually(lambda: from_clients(metrics_of(site)) >= expected)
     found = metrics_of(site)
-    assert from_clients(found) == len(asked) + 1
+    assert from_clients(found) == expected
 
     def value(name: str, **labels: str) -> float:
-        return found.value(f"cache_actors_{name}", **labels)
+        name = f"cache_actors_{name}"
+        return found.value(name, **labels) - before.value(name, **labels)
 
     assert value("reads_total", by="nginx", kind="artifact", result="hit") == 3
     assert value("reads_total", by="nginx", kind="artifact", result="miss") == 1
@@ -122,75 +135,78 @@ def test_every_answer_is_counted_once_whoever_gave_it(site: Site) -> None:
     assert value("sync_duration_seconds_count") >= 4
 
 
+@one_kind
 def test_no_label_is_a_secret_or_has_no_bound(site: Site) -> None:
     cas_id, token = new_cas_id(), "a-token-of-somebody"
+    before = from_clients(metrics_of(site))
     for path in cas_path(cas_id), f"/{cas_id}", f"/api/cache/keyvalue/{cas_id}":
         for method in "GET", "PUT", "BREW":
             site.ask(method, path, token=token, headers={"X-Request-ID": "an-id"})
-    eventually(lambda: from_clients(metrics_of(site)) == 9)
+    eventually(lambda: from_clients(metrics_of(site)) == before + 9)
     labels = metrics_of(site).labels()
     secret = {cas_id, cas_id.lower(), token, "BREW", "an-id", *PROJECT.split("/")}
     assert [label for label in labels if any(each in label for each in secret)] == []
 
 
+@one_kind
 def test_what_nginx_answers_without_the_service_is_counted_when_it_is_back(site: Site) -> None:
     cas_id = site.stored()
     assert site.ask("GET", cas_path(cas_id)).status_code == 200
-    site.service.stop(signal.SIGKILL)
-    for _ in range(5):
-        assert site.ask("GET", cas_path(cas_id)).status_code == 200
-        assert site.ask("POST", cas_path(new_cas_id()), content=b"a").status_code == 503
-        assert site.ask("GET", cas_path(cas_id), token="unknown").status_code == 503
-    site.service.start(wait=False)
-    socket = Path(site.service.environment["SOCKET_PATH"])
-    wait_for_log(site.service, '"started"', times=2)
-    hits = {"by": "nginx", "result": "hit"}
-    eventually(lambda: scrape(socket).value("cache_actors_reads_total", **hits) >= 5)
+    with site.service_killed():
+        for number in range(5):
+            assert site.ask("GET", cas_path(cas_id)).status_code == 200
+            assert site.ask("POST", cas_path(new_cas_id()), content=b"a").status_code == 503
+            unknown = f"unknown-{number}"
+            assert site.ask("GET", cas_path(cas_id), token=unknown).status_code == 503
+    eventually(lambda: metrics_of(site).value(REQUESTS, by="nginx", status="503") == 10)
     found = metrics_of(site)
-    assert found.value(REQUESTS, by="nginx", status="503") == 10
+    assert found.value("cache_actors_reads_total", by="nginx", result="hit") >= 5
     unavailable = {"by": "nginx", "result": "unavailable"}
     assert found.value("cache_actors_writes_total", **unavailable) == 5
 
 
-def test_recent_figures_know_both(site: Site) -> None:
-    cas_id = site.stored()
-    for _ in range(20):
-        site.ask("GET", cas_path(cas_id))
-    site.ask("GET", cas_path(new_cas_id()))
+def test_recent_figures_know_both(tuist: HeldTuist, sockets: Path) -> None:
+    log = sockets / "answers.log"
+    settings = {"NGINX_LOG": str(log), **EAGER}
+    with running_site(
+        "debian", tuist, settings, command=CHANGED_COMMAND, changes=EAGER_LOG, answers_log=log
+    ) as site:
+        cas_id = site.stored()
+        for _ in range(20):
+            site.ask("GET", cas_path(cas_id))
+        site.ask("GET", cas_path(new_cas_id()))
 
-    def recent() -> dict[str, Any]:
-        figures: dict[str, Any] = site.client.get("/up").json()["recent"]
-        return figures
+        def recent() -> dict[str, Any]:
+            figures: dict[str, Any] = site.client.get("/up").json()["recent"]
+            return figures
 
-    eventually(lambda: sum(recent()["requests_per_second"]) * 5 >= 22)
-    figures = recent()
+        eventually(lambda: sum(recent()["requests_per_second"]) * 5 >= 22)
+        figures = recent()
     assert sum(figures["requests_per_second"]) * 5 == 22
+    assert sum(figures["errors_per_second"]) == 0
     rates = [rate for rate in figures["hit_rate"] if rate is not None]
     assert all(0 <= rate <= 1 for rate in rates)
     assert rates
     assert any(figures["latency_ms_p95"])
     assert any(figures["nginx_latency_ms_p95"])
-    assert sum(figures["errors_per_second"]) == 0
 
 
+@pytest.mark.parametrize("which", ["debian"])
 def test_instance_that_takes_over_counts_what_comes_from_then_on(
-    which: str, tuist: StandInTuist, shared_folder: Path
+    which: str, tuist: HeldTuist, sockets: Path
 ) -> None:
-    log, current = shared_folder / "answers.log", shared_folder / "current.sock"
+    log, current = sockets / "answers.log", sockets / "current.sock"
     with (
         shared_storage() as storage,
-        instance(storage, tuist, shared_folder),
-        nginx_before(f"unix:{current}", storage, which, answers_log=log) as nginx,
+        instance(storage, tuist, sockets),
+        nginx_before(f"unix:{current}", storage, which, EAGER_LOG, answers_log=log) as nginx,
+        client_of(nginx.url) as client,
     ):
-        params, headers = handles(PROJECT), bearer("token")
         misses = {"by": "nginx", "kind": "artifact", "result": "miss"}
 
         def miss(times: int) -> None:
             for _ in range(times):
-                answer = httpx.get(
-                    nginx.url + cas_path(new_cas_id()), params=params, headers=headers
-                )
-                assert answer.status_code == 404
+                assert client.get(cas_path(new_cas_id())).status_code == 404
 
         def counted(socket: Path) -> float:
             return scrape(socket).value("cache_actors_reads_total", **misses)
@@ -198,7 +214,7 @@ def test_instance_that_takes_over_counts_what_comes_from_then_on(
         old_socket = current.resolve()
         miss(3)
         eventually(lambda: counted(old_socket) == 3)
-        with instance(storage, tuist, shared_folder):
+        with instance(storage, tuist, sockets):
             new_socket = current.resolve()
             assert new_socket != old_socket
             miss(4)
@@ -206,56 +222,47 @@ def test_instance_that_takes_over_counts_what_comes_from_then_on(
             assert counted(old_socket) == 3
 
 
-def test_nginx_hands_metrics_on_to_prometheus_and_nothing_else(
-    which: str, tuist: StandInTuist
-) -> None:
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    with running_site(which, tuist, {}, metrics_port=port) as site:
-        answer = httpx.get(f"{url}/metrics")
+def test_nginx_hands_metrics_on_to_prometheus_and_nothing_else(site: Site) -> None:
+    with client_of(f"http://127.0.0.1:{site.nginx.options.metrics_port}") as client:
+        answer = client.get("/metrics")
         assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         assert Scrape(answer.text).value("cache_actors_build_info") == 1
         for path in "/", "/up", "/_auth_cas", "/metrics/":
-            assert httpx.get(url + path).status_code == 404, path
-        assert site.client.get("/metrics").status_code == 404
+            assert client.get(path).status_code == 404, path
+    assert site.client.get("/metrics").status_code == 404
 
 
 def test_prometheus_is_answered_by_the_instance_that_has_taken_over(
-    which: str, tuist: StandInTuist, shared_folder: Path
+    which: str, tuist: HeldTuist, sockets: Path
 ) -> None:
     port = free_port()
 
     def answering() -> float:
-        text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
-        return Scrape(text).value("process_start_time_seconds")
+        with client_of(f"http://127.0.0.1:{port}") as client:
+            return Scrape(client.get("/metrics").text).value("process_start_time_seconds")
 
+    upstream = f"unix:{sockets}/current.sock"
     with (
         shared_storage() as storage,
-        instance(storage, tuist, shared_folder),
-        nginx_before(
-            f"unix:{shared_folder}/current.sock", storage, which, metrics_port=port
-        ) as nginx,
+        instance(storage, tuist, sockets),
+        nginx_before(upstream, storage, which, metrics_port=port) as nginx,
+        client_of(nginx.url) as client,
     ):
         old = answering()
         with ThreadPoolExecutor(8) as clients:  # nginx keeps their connections to the old instance
-            list(clients.map(lambda _: httpx.get(f"{nginx.url}/up"), range(8)))
-        with instance(storage, tuist, shared_folder):
+            list(clients.map(lambda _: client.get("/up"), range(8)))
+        with instance(storage, tuist, sockets):
             new = answering()
             assert new != old
             assert {answering() for _ in range(10)} == {new}
 
 
 @contextmanager
-def instance(storage: Path, tuist: StandInTuist, folder: Path) -> Iterator[Service]:
+def instance(storage: Path, tuist: HeldTuist, folder: Path) -> Iterator[Service]:
     """An instance of the service to which `current.sock` leads."""
     before = folder.joinpath("current.sock").resolve()
-    environment = {"SOCKET_DIR": str(folder), "NGINX_LOG": str(folder / "answers.log")}
-    service = Service(storage, tuist.url, environment)
-    service.start(wait=False)
-    try:
+    environment = {"SOCKET_DIR": str(folder), "NGINX_LOG": str(folder / "answers.log"), **EAGER}
+    service = Service(storage, tuist.url, environment, CHANGED_COMMAND)
+    with running_service(service, wait=False):
         eventually(lambda: folder.joinpath("current.sock").resolve() not in (before, None))
         yield service
-    finally:
-        assert service.process is not None
-        if service.process.poll() is None:
-            service.stop(signal.SIGKILL)

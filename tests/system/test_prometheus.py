@@ -13,7 +13,7 @@ import pytest
 
 from tests.contract.examples import cas_path, new_cas_id, new_kv_id
 from tests.support.programs import find_program
-from tests.support.service import free_port
+from tests.support.service import client_of, free_port
 from tests.support.waiting import eventually
 
 from .site import Site, running_site
@@ -21,7 +21,7 @@ from .site import Site, running_site
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cache_actors.dev.tuist import StandInTuist
+    from tests.support.tuist import HeldTuist
 
 OBSERVABILITY = Path(__file__).parents[2] / "platform" / "observability"
 CHOSEN = {"$job": "cache-actors", "$instance": ".*", "$__rate_interval": "10s"}
@@ -30,12 +30,12 @@ CHOSEN = {"$job": "cache-actors", "$instance": ".*", "$__rate_interval": "10s"}
 class Prometheus:
     """What a running Prometheus says."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
 
     def ask(self, path: str, **parameters: str) -> Any:
         """The data of an answer of its API."""
-        answer = httpx.get(f"{self._url}/api/v1/{path}", params=parameters)
+        answer = self._client.get(f"/api/v1/{path}", params=parameters)
         assert answer.status_code == 200, answer.text
         return answer.json()["data"]
 
@@ -47,7 +47,7 @@ class Prometheus:
     def is_up(self) -> bool:
         """Whether it answers, and has looked at its target more than twice."""
         try:
-            is_ready = httpx.get(f"{self._url}/-/ready").is_success
+            is_ready = self._client.get("/-/ready").is_success
         except httpx.TransportError:
             return False
         return is_ready and self.query("count_over_time(up[1m]) > 2 and up == 1") != []
@@ -67,9 +67,10 @@ def running_prometheus(folder: Path, metrics_port: int) -> Iterator[Prometheus]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        prometheus = Prometheus(f"http://{address}")
-        eventually(prometheus.is_up)
-        yield prometheus
+        with client_of(f"http://{address}", params={}) as client:
+            prometheus = Prometheus(client)
+            eventually(prometheus.is_up)
+            yield prometheus
     finally:
         process.terminate()
         process.wait()
@@ -82,7 +83,7 @@ def metrics_port() -> int:
 
 
 @pytest.fixture
-def site(tuist: StandInTuist, sockets: Path, metrics_port: int) -> Iterator[Site]:
+def site(tuist: HeldTuist, sockets: Path, metrics_port: int) -> Iterator[Site]:
     """A site that is asked for a few things."""
     log = sockets / "answers.log"
     settings = {"NGINX_LOG": str(log), "STORAGE_MAX_BYTES": str(2**30)}

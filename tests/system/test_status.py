@@ -12,7 +12,10 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner
 
+from cache_actors.__main__ import main
+from cache_actors.dev.tuist import StandInTuist
 from tests.support.nginx import nginx_before
 from tests.support.service import Service, free_port, running_service
 
@@ -20,15 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from cache_actors.dev.tuist import StandInTuist
-
 COMMAND = (sys.executable, "-m", "cache_actors")
 
 
-@pytest.fixture
-def service(tmp_path: Path, tuist: StandInTuist) -> Iterator[Service]:
-    """A service to ask."""
-    with running_service(Service(tmp_path / "cas", tuist.url)) as service:
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service to ask, which nobody stops."""
+    storage = tmp_path_factory.mktemp("status") / "cas"
+    with StandInTuist() as tuist, running_service(Service(storage, tuist.url)) as service:
         yield service
 
 
@@ -48,16 +50,16 @@ def test_running_service_is_up(service: Service, command: str) -> None:
 
 @pytest.mark.parametrize("command", ["status", "healthcheck"])
 def test_service_that_is_not_there_is_an_error_in_one_line(command: str) -> None:
-    done = run(command, PORT=str(free_port()))
-    assert (done.returncode, done.stdout) == (1, "")
+    done = CliRunner().invoke(main, [command], env={"PORT": str(free_port())})
+    assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr.endswith("/up gives no answer: Connection refused\n")
     assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["status", "healthcheck"])
 def test_bad_environment_is_an_error_in_one_line(command: str) -> None:
-    done = run(command, PORT="none")
-    assert (done.returncode, done.stdout) == (2, "")
+    done = CliRunner().invoke(main, [command], env={"PORT": "none"})
+    assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr == "PORT is 'none'; allowed: a whole number from 1 to 65535\n"
 
 
@@ -66,15 +68,20 @@ def test_url_counts_instead_of_the_environment(service: Service) -> None:
         done = run("status", "--json", "--url", nginx.url, PORT="none")
         assert (done.returncode, done.stderr) == (0, "")
         assert json.loads(done.stdout)["tree"]["name"] == "cache_actors"
-        service.stop()
-        done = run("status", "--url", nginx.url)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.startswith("Not the service's own answer: status 503")
-    assert run("status", "--url", "cache.example.com").returncode == 2
+    with nginx_before(f"127.0.0.1:{free_port()}", service.storage, "wheel") as nginx:
+        failed = CliRunner().invoke(main, ["status", "--url", nginx.url])
+        assert (failed.exit_code, failed.stdout) == (1, "")
+        assert failed.stderr.startswith("Not the service's own answer: status 503")
+    assert CliRunner().invoke(main, ["status", "--url", "cache.example.com"]).exit_code == 2
 
 
-def test_watch_follows_without_a_terminal_and_ends_well_on_ctrl_c(service: Service) -> None:
-    with watching(service, stdout=subprocess.PIPE) as watch:
+def test_watch_follows_without_a_terminal_and_ends_well_on_ctrl_c(
+    tmp_path: Path, tuist: StandInTuist
+) -> None:
+    with (
+        running_service(Service(tmp_path / "cas", tuist.url)) as service,
+        watching(service, stdout=subprocess.PIPE) as watch,
+    ):
         assert watch.stdout is not None
         lines = iter(watch.stdout.readline, b"")
         assert next(lines).startswith(b"up ")

@@ -11,7 +11,6 @@ import random
 import signal
 import tempfile
 import threading
-import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +22,18 @@ import pytest
 
 from tests.support.mounts import remount, require_root, tmpfs
 from tests.support.programs import find_program
-from tests.support.service import COMMAND, Service, running_service
+from tests.support.service import (
+    CHANGED_COMMAND,
+    COMMAND,
+    Service,
+    client_of,
+    constants,
+    nodes_of,
+    running_service,
+)
 from tests.support.strace import family, injected
-from tests.support.wire import connect, read_response, status_of, upload_head
+from tests.support.waiting import eventually
+from tests.support.wire import connect, connected, read_response, status_of, upload_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,11 +105,26 @@ ARTIFACTS = ("small", "large", "unannounced")
 
 @dataclass
 class Cache:
-    """A service, and what has been stored in it."""
+    """A service, and what has been stored in it.
+
+    Attributes:
+        before: the files that were there before, below the storage folder.
+    """
 
     service: Service
     client: httpx.Client
     stored: dict[Write, bytes] = field(default_factory=dict)
+    before: set[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.before = set(self.files())
+
+    def files(self) -> dict[str, Path]:
+        """What is stored and not temporary, by its name below the storage folder."""
+        root = self.service.storage
+        paths = {str(path.relative_to(root)): path for path in files_below(root)}
+        skipped = (BALLAST, ".tmp/", ".last-scrub")
+        return {name: path for name, path in paths.items() if not name.startswith(skipped)}
 
     def store(self, write: Write) -> None:
         """Store a new version, which must work."""
@@ -149,41 +172,34 @@ class Cache:
     def nothing_partial(self, *refused: Write) -> None:
         """There are complete files under their names, and no temporary ones."""
         whole = {write.file: content for write, content in self.stored.items()}
-        for path in files_below(self.service.storage):
-            name = str(path.relative_to(self.service.storage))
-            if name.startswith((BALLAST, ".tmp/", ".last-scrub")):
-                continue
-            entries = [write.file for write in refused if write.kind == "entry"]
-            assert name in whole or name in entries, f"{name} was never acknowledged"
+        entries = {write.file for write in refused if write.kind == "entry"}
+        for name, path in self.files().items():
+            assert name in whole.keys() | entries | self.before, f"{name} was never acknowledged"
             if name in whole:
                 assert path.read_bytes() == whole[name], name
         no_files_below(self.service.storage / ".tmp")
-        wait_until(lambda: not self.nameless_files())
+        eventually(lambda: not self.nameless_files())
 
     def nameless_files(self) -> list[str]:
         """The files without a name that the service holds open, and with them their room."""
-        assert self.service.process is not None
         found = []
-        for pid in family(self.service.process.pid):
+        for pid in family(self.service.pid):
             for link in Path(f"/proc/{pid}/fd").iterdir():
                 with suppress(FileNotFoundError):
                     found.append(str(link.readlink()))
         return [target for target in found if target.endswith(" (deleted)")]
 
-    def storage(self) -> dict[str, Any]:
-        """What `/up` says of the storage."""
-        answer = self.client.get("/up")
-        assert answer.status_code == 200
-        storage: dict[str, Any] = answer.json()["storage"]
-        return storage
-
-    def becomes(self, state: str, seconds: float) -> None:
+    def becomes(self, state: str) -> None:
         """`/up` says that the storage is in this state, soon, and why."""
-        deadline = time.monotonic() + seconds
-        while (storage := self.storage())["state"] != state:
-            assert time.monotonic() < deadline, storage
-            time.sleep(0.05)
-        assert (storage["reason"] is None) == (state == "ok")
+
+        def storage() -> dict[str, Any]:
+            answer = self.client.get("/up")
+            assert answer.status_code == 200
+            found: dict[str, Any] = answer.json()["storage"]
+            return found
+
+        eventually(lambda: storage()["state"] == state)
+        assert (storage()["reason"] is None) == (state == "ok")
         ready = self.client.get("/ready")
         assert ready.status_code == (200 if state == "ok" else 503)
         assert ready.json()["status"] == ("ready" if state == "ok" else f"storage_{state}")
@@ -197,8 +213,7 @@ class Cache:
         during: Step = lambda: None,
     ) -> None:
         """The whole course of a fault: before, during, after."""
-        assert self.service.process is not None
-        process = self.service.process.pid
+        process = self.service.pid
         self.fill()
         writes = writes_of(*kinds)
         if "entry" in kinds:
@@ -218,8 +233,8 @@ class Cache:
         self.reads_go_on()
         self.is_up()
         self.nothing_partial()
-        assert self.service.process.pid == process
-        assert self.service.process.poll() is None
+        assert self.service.pid == process
+        assert self.service.is_running()
 
 
 @contextmanager
@@ -230,35 +245,58 @@ def cache_on(
     command: tuple[str, ...] = COMMAND,
 ) -> Iterator[Cache]:
     """A service with its storage there."""
-    no_eviction = {"DISK_HIGH_WATERMARK_PERCENT": "100"}  # disks are to stay full here
-    service = Service(storage, tuist.url, no_eviction | (environment or {}), command)
-    with running_service(service), client_of(service) as client:
+    service = Service(storage, tuist.url, environment or {}, command)
+    with running_service(service), client_of(service.url) as client:
         yield Cache(service, client)
 
 
-@pytest.fixture
-def cache(tmp_path: Path, tuist: StandInTuist) -> Iterator[Cache]:
+@pytest.fixture(scope="module")
+def shared(shared_tuist: StandInTuist, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cache]:
     """A service on an ordinary file system."""
-    with cache_on(tmp_path / "cas", tuist) as cache:
+    with cache_on(tmp_path_factory.mktemp("shared") / "cas", shared_tuist) as cache:
         yield cache
 
 
 @pytest.fixture
-def small_cache(tmp_path: Path, tuist: StandInTuist) -> Iterator[Cache]:
-    """A service on a small file system."""
+def cache(shared: Cache) -> Cache:
+    """The same, and what a test stores in it."""
+    return Cache(shared.service, shared.client)
+
+
+@pytest.fixture(scope="module")
+def shared_small(
+    shared_tuist: StandInTuist, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cache]:
+    """A service on a small file system, which often looks whether it can be written to."""
+    folder = tmp_path_factory.mktemp("small") / "cas"
+    often = constants({"actors.housekeeper.PROBE_SECONDS": 0.2})
     with (
-        tmpfs(tmp_path / "cas", "size=48m,mode=0755") as storage,
-        cache_on(storage, tuist) as cache,
+        tmpfs(folder, "size=64m,mode=0755") as storage,
+        cache_on(storage, shared_tuist, often, CHANGED_COMMAND) as cache,
     ):
         yield cache
+
+
+@pytest.fixture
+def small_cache(shared_small: Cache) -> Cache:
+    """The same, and what a test stores in it."""
+    return Cache(shared_small.service, shared_small.client)
 
 
 # Full.
 
 
-def test_full_disk_is_507_until_there_is_room_again(small_cache: Cache) -> None:
+def test_full_disk_is_507_until_there_is_room_again_and_up_says_so(small_cache: Cache) -> None:
     storage = small_cache.service.storage
-    small_cache.survives(lambda: take_all_room(storage), lambda: give_room_back(storage), 507)
+
+    def end() -> None:
+        give_room_back(storage)
+        small_cache.becomes("ok")
+
+    small_cache.becomes("ok")
+    small_cache.survives(
+        lambda: take_all_room(storage), end, 507, during=lambda: small_cache.becomes("full")
+    )
 
 
 def test_lack_of_inodes_is_507_until_there_are_some_again(
@@ -274,41 +312,30 @@ def test_lack_of_inodes_is_507_until_there_are_some_again(
 def test_large_upload_is_refused_before_its_body_is_sent(small_cache: Cache) -> None:
     storage = small_cache.service.storage
     take_all_room(storage)
-    with connect(small_cache.service) as connection:
-        connection.settimeout(5)
-        connection.sendall(upload_head(20_000_000))
-        assert status_of(read_response(connection)) == 507
-    give_room_back(storage)
+    try:
+        with connect(small_cache.service) as connection:
+            connection.sendall(upload_head(20_000_000))
+            assert status_of(read_response(connection)) == 507
+    finally:
+        give_room_back(storage)
     small_cache.nothing_partial()
-
-
-def test_up_says_that_the_disk_is_full_and_when_it_is_not_any_more(small_cache: Cache) -> None:
-    storage = small_cache.service.storage
-    small_cache.becomes("ok", 0)
-    small_cache.survives(
-        lambda: take_all_room(storage),
-        lambda: in_turn(lambda: give_room_back(storage), lambda: small_cache.becomes("ok", 12)),
-        507,
-        during=lambda: small_cache.becomes("full", 5),
-    )
 
 
 # Forbidden.
 
 
-def test_read_only_file_system_is_500_until_it_is_writable_again(small_cache: Cache) -> None:
+def test_read_only_disk_is_500_until_it_is_writable_again_and_up_says_so(
+    small_cache: Cache,
+) -> None:
     storage = small_cache.service.storage
-    small_cache.survives(lambda: remount(storage, "ro"), lambda: remount(storage, "rw"), 500)
 
+    def end() -> None:
+        remount(storage, "rw")
+        small_cache.becomes("ok")
 
-def test_up_says_that_the_disk_fails_and_when_it_does_not_any_more(small_cache: Cache) -> None:
-    storage = small_cache.service.storage
-    small_cache.becomes("ok", 0)
+    small_cache.becomes("ok")
     small_cache.survives(
-        lambda: remount(storage, "ro"),
-        lambda: in_turn(lambda: remount(storage, "rw"), lambda: small_cache.becomes("ok", 12)),
-        500,
-        during=lambda: small_cache.becomes("failing", 5),
+        lambda: remount(storage, "ro"), end, 500, during=lambda: small_cache.becomes("failing")
     )
 
 
@@ -323,8 +350,7 @@ def test_folders_that_may_not_be_written_to_are_500_until_they_may(tuist: StandI
         storage.mkdir()
         os.chown(storage, NOBODY, NOBODY)
         with cache_on(storage, tuist, command=(*user, *COMMAND)) as cache:
-            assert cache.service.process is not None
-            status = Path(f"/proc/{cache.service.process.pid}/status").read_text()
+            status = Path(f"/proc/{cache.service.pid}/status").read_text()
             assert f"Uid:\t{NOBODY}\t{NOBODY}" in status
             project = storage / "acme" / "app"
             cache.survives(lambda: lock_up(project, 0, 0o555), lambda: lock_up(project), 500)
@@ -436,7 +462,7 @@ class Crowd:
         """Write and read at random until it is over."""
         try:
             with ExitStack() as stack:
-                clients = [stack.enter_context(client_of(each)) for each in self.services]
+                clients = [stack.enter_context(client_of(each.url)) for each in self.services]
                 while not self.over.is_set():
                     write, client = random.choice(self._writes), random.choice(clients)
                     with suppress(httpx.TransportError):  # the one that was killed
@@ -481,12 +507,12 @@ class Crowd:
     def read_some_more(self, count: int) -> None:
         """Return once `count` more have been read, or there is a problem."""
         wanted = self.reads + count
-        wait_until(lambda: self.reads >= wanted or self.problems)
+        eventually(lambda: self.reads >= wanted or self.problems)
 
     def read_all(self) -> None:
         """Read everything that was acknowledged from every service."""
         for service in self.services:
-            with client_of(service) as client:
+            with client_of(service.url) as client:
                 for write in self._acknowledged:
                     self.read(write, client)
 
@@ -514,7 +540,7 @@ def test_processes_share_a_storage_while_one_of_them_is_killed(
         for worker in workers:
             worker.start()
         try:
-            for _ in range(5):
+            for _ in range(3):
                 crowd.read_some_more(50)
                 services[1].stop(signal.SIGKILL)
                 services[1].start()
@@ -538,15 +564,14 @@ def test_new_process_leaves_the_temporary_files_of_the_others_alone(
     tmp_path: Path, tuist: StandInTuist
 ) -> None:
     writes = [Write("large", f"AA{number:02}-{uuid4().hex}", LARGE) for number in range(4)]
-    with cache_on(tmp_path / "cas", tuist) as cache, ExitStack() as stack:
+    with cache_on(tmp_path / "cas", tuist) as cache, connected(cache.service, 4) as connections:
         cache.fill()
         own = set((cache.service.storage / ".tmp").iterdir())
         assert len(own) == 3  # its own, the disk writer's and the store's
-        connections = [stack.enter_context(connect(cache.service)) for _ in writes]
         contents = [write.content(uuid4().hex) for write in writes]
         for write, connection, content in zip(writes, connections, contents, strict=True):
             connection.sendall(upload_head(LARGE, write.name) + content[:MEBIBYTE])
-        for how in (signal.SIGTERM, signal.SIGKILL, signal.SIGTERM):
+        for how in (signal.SIGTERM, signal.SIGKILL):
             with cache_on(cache.service.storage, tuist) as other:
                 other.fill()
                 assert own < set((cache.service.storage / ".tmp").iterdir())
@@ -557,36 +582,12 @@ def test_new_process_leaves_the_temporary_files_of_the_others_alone(
             cache.stored[write] = content
         cache.reads_go_on()
         cache.is_up()
-        wait_until(lambda: set((cache.service.storage / ".tmp").iterdir()) == own)
+        eventually(lambda: set((cache.service.storage / ".tmp").iterdir()) == own)
         assert cache.service.stop() == 0
         assert list((cache.service.storage / ".tmp").iterdir()) == []
 
 
 # What they share.
-
-
-def in_turn(*steps: Step) -> None:
-    """Take one step after the other."""
-    for step in steps:
-        step()
-
-
-def client_of(service: Service) -> httpx.Client:
-    """A client with `token`, for the project `acme/app`."""
-    return httpx.Client(
-        base_url=service.url,
-        headers={"Authorization": "Bearer token"},
-        params={"account_handle": "acme", "project_handle": "app"},
-        timeout=30,
-        trust_env=False,
-    )
-
-
-def nodes_of(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """All nodes of the tree in `/up`."""
-    yield tree
-    for child in tree.get("children", ()):
-        yield from nodes_of(child)
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -596,15 +597,7 @@ def files_below(folder: Path) -> list[Path]:
 
 def no_files_below(folder: Path) -> None:
     """There is no file below `folder`, or not for long: the service tries whether it can write."""
-    wait_until(lambda: not [path for path in files_below(folder) if path.name != BALLAST])
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    """Return once `condition` holds."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    eventually(lambda: not [path for path in files_below(folder) if path.name != BALLAST])
 
 
 def take_all_room(folder: Path) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 
-from tests.support.service import Service, running_service
+from tests.support.service import Service, client_of, running_service
 from tests.support.strace import Expected, injected, parse, traced, violations
 
 if TYPE_CHECKING:
@@ -40,15 +39,9 @@ class Session:
     def _send(self, method: str, url: str, body: bytes, path: str, status: int = 204) -> None:
         request_id = f"request-{threading.get_native_id()}-{len(self.expected)}"
         self.expected.append(Expected(request_id, str(self._service.storage / path)))
-        answer = httpx.request(
-            method,
-            self._service.url + url,
-            params={"account_handle": "acme", "project_handle": "app"},
-            headers={"Authorization": "Bearer token", "X-Request-ID": request_id},
-            content=body,
-            timeout=30,
-            trust_env=False,
-        )
+        with client_of(self._service.url) as client:
+            headers = {"X-Request-ID": request_id}
+            answer = client.request(method, url, headers=headers, content=body)
         assert answer.status_code == status
 
 

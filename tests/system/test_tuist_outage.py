@@ -3,49 +3,32 @@
 from __future__ import annotations
 
 import json
-import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import httpx
-import pytest
 
 from cache_actors.dev.tuist import _Handler
-from tests.support.service import Service
+from tests.support.service import CHANGED_COMMAND, Service, client_of, constants, running_service
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from cache_actors.dev.tuist import StandInTuist
+    import pytest
 
-SUCCESS_TTL, FAILURE_TTL, STALE_TTL = 1, 1, 30
+    from tests.support.tuist import HeldTuist
+
 ATTEMPT_INTERVAL = 3
-HANDLES = {"account_handle": "acme", "project_handle": "app"}
 
 
-@pytest.fixture
-def new_client(tmp_path: Path, tuist: StandInTuist) -> Iterator[Callable[..., httpx.Client]]:
-    """Starts a service with these settings, and makes a client of it."""
-    clients: list[httpx.Client] = []
-    services: list[Service] = []
-
-    def new_client(**environment: str) -> httpx.Client:
-        service = Service(tmp_path / "cas", tuist.url, environment)
-        services.append(service)
-        service.storage.mkdir()
-        service.start()
-        clients.append(
-            httpx.Client(base_url=service.url, params=HANDLES, timeout=30, trust_env=False)
-        )
-        return clients[-1]
-
-    yield new_client
-    for client in clients:
-        client.close()
-    for service in services:
-        assert service.process is not None
-        service.process.kill()
-        service.process.wait()
+@contextmanager
+def service_of(tuist: HeldTuist, folder: Path, **settings: str) -> Iterator[httpx.Client]:
+    """A client of a service with these settings, which asks `tuist`."""
+    service = Service(folder / "cas", tuist.url, settings, CHANGED_COMMAND)
+    with running_service(service), client_of(service.url) as client:
+        yield client
 
 
 def retrieve(client: httpx.Client, token: str) -> httpx.Response:
@@ -74,86 +57,92 @@ def expect_unknown(client: httpx.Client, token: str) -> None:
 
 
 def test_known_tokens_go_on_through_an_outage_and_new_ones_wait_for_its_end(
-    new_client: Callable[..., httpx.Client],
-    tuist: StandInTuist,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, tuist: HeldTuist, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # One question per connection: those that are open go on after the stand-in has stopped.
     monkeypatch.setattr(_Handler, "protocol_version", "HTTP/1.0")
-    client = new_client(
-        AUTH_SUCCESS_TTL=str(SUCCESS_TTL),
-        AUTH_FAILURE_TTL=str(FAILURE_TTL),
-        AUTH_STALE_TTL=str(STALE_TTL),
-    )
-    tuist.tokens["new"] = ["acme/app"]
-    assert retrieve(client, "token").status_code == 404
-    assert lifetime(decide(client, "token")) == "no-store"  # not even a whole second is left
-    assert retrieve(client, "bad").status_code == 401
-
-    tuist.stop()
-    time.sleep(SUCCESS_TTL + 0.1)
-    for _ in range(3):
+    ttls = {"AUTH_SUCCESS_TTL": "1", "AUTH_FAILURE_TTL": "1", "AUTH_STALE_TTL": "600"}
+    with service_of(tuist, tmp_path, **ttls) as client:
+        tuist.tokens["new"] = ["acme/app"]
         assert retrieve(client, "token").status_code == 404
-        decision = decide(client, "token")
-        assert decision.status_code == 204
-        assert lifetime(decision) == "max-age=2"
-        assert decision.headers["X-Cache-Project"] == "acme/app"
-        expect_unknown(client, "new")
-        expect_unknown(client, "bad")
-    assert client.get("/up").status_code == 200
+        assert lifetime(decide(client, "token")) == "no-store"  # not even a whole second is left
+        assert retrieve(client, "bad").status_code == 401
 
-    questions = len(tuist.questions)
-    tuist.start()
-    expect_unknown(client, "new")  # the attempt before was less than three seconds ago
-    assert len(tuist.questions) == questions
-    time.sleep(ATTEMPT_INTERVAL)
-    assert retrieve(client, "new").status_code == 404
-    assert retrieve(client, "bad").status_code == 401
-    assert decide(client, "token").status_code == 204
-    until = time.monotonic() + 5
-    while lifetime(decide(client, "token")) == "max-age=2":  # it is asked behind a stale answer
-        assert time.monotonic() < until
-        time.sleep(0.01)
+        with tuist.down():
+            eventually(lambda: retrieve(client, "bad").status_code == 503)
+            eventually(lambda: lifetime(decide(client, "token")) == "max-age=2")
+            for _ in range(3):
+                assert retrieve(client, "token").status_code == 404
+                decision = decide(client, "token")
+                assert decision.status_code == 204
+                assert lifetime(decision) == "max-age=2"
+                assert decision.headers["X-Cache-Project"] == "acme/app"
+                expect_unknown(client, "new")
+                expect_unknown(client, "bad")
+            assert client.get("/up").status_code == 200
+        eventually(lambda: retrieve(client, "new").status_code == 404)
+        eventually(lambda: retrieve(client, "bad").status_code == 401)
+        # It is asked behind a stale answer.
+        eventually(lambda: lifetime(decide(client, "token")) == "no-store")
 
 
-def test_slow_outage_does_not_slow_known_tokens(
-    new_client: Callable[..., httpx.Client], tuist: StandInTuist
-) -> None:
-    client = new_client(AUTH_SUCCESS_TTL="0.5", AUTH_STALE_TTL="30")
-    assert retrieve(client, "token").status_code == 404
-    tuist.status = 500
-    time.sleep(0.6)
-    assert retrieve(client, "token").status_code == 404  # now it is known to be out
-    tuist.delay = 1.5
-    time.sleep(ATTEMPT_INTERVAL)
-    began = time.monotonic()
-    for _ in range(10):
+def test_tuist_is_not_asked_again_before_it_is_time(tmp_path: Path, tuist: HeldTuist) -> None:
+    an_hour = constants({"actors.auth_cache.ATTEMPT_INTERVAL": 3600})
+    with service_of(tuist, tmp_path, **an_hour) as client:
+        tuist.status = 500
+        assert retrieve(client, "token").status_code == 503
+        questions = len(tuist.questions)
+        tuist.status = None
+        assert retrieve(client, "token").status_code == 503
+        assert len(tuist.questions) == questions
+
+
+def test_outage_does_not_hold_up_known_tokens(tmp_path: Path, tuist: HeldTuist) -> None:
+    settings = {"AUTH_SUCCESS_TTL": "0.1", "AUTH_STALE_TTL": "600"}
+    settings |= constants({"actors.auth_cache.ATTEMPT_INTERVAL": 0.1})
+    with service_of(tuist, tmp_path, **settings) as client:
         assert retrieve(client, "token").status_code == 404
-    assert time.monotonic() - began < 1
+        tuist.status = 500
+        eventually(
+            lambda: lifetime(decide(client, "token")) == "max-age=2"
+        )  # it is known to be out
+        with tuist.held():
+            questions = len(tuist.questions)
+
+            def is_asked_about() -> bool:
+                assert retrieve(client, "token").status_code == 404
+                return len(tuist.questions) > questions
+
+            eventually(is_asked_about)
+            for _ in range(10):
+                assert retrieve(client, "token").status_code == 404
 
 
-def test_decisions_live_whole_seconds_less_one(
-    new_client: Callable[..., httpx.Client], tuist: StandInTuist
-) -> None:
-    client = new_client()
-    yes = decide(client, "token")
-    assert yes.status_code == 204
-    assert lifetime(yes) in {"max-age=599", "max-age=598"}
-    no = decide(client, "bad")
-    assert no.status_code == 401
-    assert lifetime(no) in {"max-age=2", "max-age=1"}
-    forbidden = client.get(
-        "/_auth_cas",
-        headers={"Authorization": "Bearer token"},
-        params={"account_handle": "acme", "project_handle": "other-app"},
-    )
-    assert forbidden.status_code == 403
-    assert lifetime(forbidden) in {"max-age=2", "max-age=1"}
-    time.sleep(1.1)
-    assert lifetime(decide(client, "token")) in {"max-age=597", "max-age=598"}
-    assert lifetime(decide(client, "bad")) in {"max-age=1", "no-store"}
-    time.sleep(1)
-    assert lifetime(decide(client, "bad")) == "no-store"
-    assert len(tuist.questions) == 2
-    time.sleep(1)
-    assert lifetime(decide(client, "bad")) in {"max-age=2", "max-age=1"}  # asked again
+def test_decisions_live_whole_seconds_less_one(tmp_path: Path, tuist: HeldTuist) -> None:
+    with service_of(tuist, tmp_path, AUTH_FAILURE_TTL="60") as client:
+        yes, no = decide(client, "token"), decide(client, "bad")
+        forbidden = client.get(
+            "/_auth_cas", params={"account_handle": "acme", "project_handle": "other-app"}
+        )
+        assert [each.status_code for each in (yes, no, forbidden)] == [204, 401, 403]
+        assert 540 < seconds(yes) < 600
+        assert 0 < seconds(no) < 60
+        assert 0 < seconds(forbidden) < 60
+        eventually(lambda: seconds(decide(client, "token")) < seconds(yes))
+        eventually(lambda: seconds(decide(client, "bad")) < seconds(no))
+        assert len(tuist.questions) == 2
+
+
+def test_decision_that_is_over_is_made_again(tmp_path: Path, tuist: HeldTuist) -> None:
+    with service_of(tuist, tmp_path, AUTH_FAILURE_TTL="1") as client:
+
+        def is_asked_again() -> bool:
+            assert lifetime(decide(client, "bad")) == "no-store"  # less than a whole second is left
+            return len(tuist.questions) > 1
+
+        eventually(is_asked_again)
+
+
+def seconds(decision: httpx.Response) -> int:
+    """How long nginx may remember a decision."""
+    return int(lifetime(decision).removeprefix("max-age="))

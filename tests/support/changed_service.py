@@ -1,0 +1,74 @@
+"""`cache-actors serve` with faults, or with other times, as these variables say.
+
+    CONSTANTS     a JSON object of numbers, each for a constant of a module of `cache_actors`:
+                  `{"actors.hands.END_SECONDS": 0.5}`
+    SLOW_PUBLISH  seconds that each publication takes longer, as with a slow disk; one that takes
+                  long ends with the process that has started its own
+    CRASH_AT      the id of an entry: when it is to be stored, the key-value store crashes
+    CANNOT_START  if set, the key-value store crashes at every start
+
+Run as `python -m tests.support.changed_service`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from cache_actors.actors.kv_store import KeyValueStore, Put
+from cache_actors.storage.files import FileStore
+
+from .workers import run_as_disk_process_if_asked, run_service
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cache_actors.storage.files import Publication, Published
+    from cache_actors.supervision import Actor, Envelope
+
+MODULE = "tests.support.changed_service"
+
+_publish, _handle = FileStore.publish, KeyValueStore.handle
+
+
+def slow_publish(self: FileStore, batch: Sequence[Publication]) -> list[Published | OSError]:
+    parent, until = os.getppid(), time.monotonic() + float(os.environ["SLOW_PUBLISH"])
+    while (left := until - time.monotonic()) > 0 and os.getppid() == parent:
+        time.sleep(min(left, 0.1))
+    return _publish(self, batch)
+
+
+async def crashing_handle(store: KeyValueStore, batch: list[Envelope]) -> None:
+    for envelope in batch:
+        message = envelope.message
+        if isinstance(message, Put) and message.entry.id == os.environ["CRASH_AT"]:
+            raise RuntimeError("injected")
+    await _handle(store, batch)
+
+
+async def failing_run(_: Actor) -> None:
+    raise RuntimeError("no start")
+
+
+def change_constants(values: dict[str, float]) -> None:
+    for path, value in values.items():
+        module, _, name = path.rpartition(".")
+        changed = import_module(f"cache_actors.{module}")
+        getattr(changed, name)  # which there has to be
+        setattr(changed, name, value)
+
+
+if __name__ == "__main__":
+    if "SLOW_PUBLISH" in os.environ:
+        FileStore.publish = slow_publish  # type: ignore[method-assign]
+        run_as_disk_process_if_asked(MODULE)
+    if "CRASH_AT" in os.environ:
+        KeyValueStore.handle = crashing_handle  # type: ignore[assignment, method-assign]
+    if "CANNOT_START" in os.environ:
+        KeyValueStore.run = failing_run  # type: ignore[assignment, method-assign]
+    change_constants(json.loads(os.environ.get("CONSTANTS", "{}")))
+    sys.exit(run_service(MODULE))
