@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PROGRAM = "chromium-headless-shell"
-SECONDS = 20.0
+SECONDS = 60.0
 """How long the browser may take for an answer, or for what a test waits for."""
 
 # As root, as tests run in CI, Chromium does without its sandbox; the pages are our own. It reads

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
+from .waiting import eventually
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-REMOUNT_SECONDS = 10
 
 
 @contextmanager
@@ -23,10 +22,7 @@ def tmpfs(path: Path, options: str) -> Iterator[Path]:
     path.mkdir(parents=True, exist_ok=True)
     refusal = _mount("-t", "tmpfs", "-o", options, "tmpfs", str(path))
     if refusal is not None:
-        message = f"cannot mount a tmpfs: {refusal}"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+        _skip(f"cannot mount a tmpfs: {refusal}")
     try:
         yield path
     finally:
@@ -35,19 +31,19 @@ def tmpfs(path: Path, options: str) -> Iterator[Path]:
 
 def remount(path: Path, options: str) -> None:
     """Change the options of what is mounted at `path`, as soon as no file stands in the way."""
-    deadline = time.monotonic() + REMOUNT_SECONDS
-    while (refusal := _mount("-o", f"remount,{options}", str(path))) is not None:
-        assert time.monotonic() < deadline, refusal
-        time.sleep(0.05)
+    eventually(lambda: _mount("-o", f"remount,{options}", str(path)) is None)
 
 
 def require_root() -> None:
     """Without root the test is skipped, or fails where CI is set."""
     if os.geteuid() != 0:
-        message = "only root can do this"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+        _skip("only root can do this")
+
+
+def _skip(message: str) -> None:
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 def _mount(*arguments: str) -> str | None:

@@ -8,20 +8,18 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .programs import find_program
+from .waiting import LIMIT, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from .service import Service
-
-ATTACH_SECONDS = 10
 
 _WRITES = {"write", "writev", "pwrite64", "pwritev", "pwritev2", "copy_file_range", "sendfile"}
 _CHANGES = _WRITES | {"fsetxattr", "ftruncate", "fallocate"}
@@ -228,8 +226,7 @@ def _synced(calls: Sequence[SystemCall], folder: str, after: int, before: int) -
 def attached(service: Service, output: Path, *options: str) -> Iterator[None]:
     """strace is attached to all threads of `service` and of its processes, until it is detached."""
     program = find_program("strace")
-    assert service.process is not None
-    pids = family(service.process.pid)
+    pids = family(service.pid)
     errors = output.with_name(output.name + ".errors")
     with errors.open("wb") as file:
         strace = subprocess.Popen(
@@ -239,16 +236,17 @@ def attached(service: Service, output: Path, *options: str) -> Iterator[None]:
             stderr=file,
         )
     try:
-        deadline = time.monotonic() + ATTACH_SECONDS
-        while " attached" not in errors.read_text() or not all(map(_is_traced, pids)):
+
+        def is_attached() -> bool:
             assert strace.poll() is None, errors.read_text()
-            assert time.monotonic() < deadline, "strace does not attach"
-            time.sleep(0.01)
+            return " attached" in errors.read_text() and all(map(_is_traced, pids))
+
+        eventually(is_attached)
         yield
     finally:
         strace.send_signal(signal.SIGINT)
         try:
-            strace.wait(ATTACH_SECONDS)
+            strace.wait(LIMIT)
         finally:
             strace.kill()
             strace.wait()

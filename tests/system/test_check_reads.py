@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.support.mounts import remount, require_root, tmpfs
 from tests.support.nginx import nginx_before
-from tests.support.service import Service, running_service
+from tests.support.service import Service, free_port, running_service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,7 +100,7 @@ def test_refused_token_and_silent_nginx_are_told(tmp_path: Path, tuist: StandInT
     storage.mkdir()
     with site(storage, storage, tuist) as (service, url):
         refused = check_through(service, url, token="other")
-        silent = check_through(service, "http://127.0.0.1:9")
+        silent = check_through(service, f"http://127.0.0.1:{free_port()}")
     assert refused["verdict"] == silent["verdict"] == "broken"
     assert "401" in refused["text"]
     assert "no answer" in silent["text"]

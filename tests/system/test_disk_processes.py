@@ -229,7 +229,7 @@ def test_kill_of_the_service_during_writes_ends_its_processes_and_loses_nothing(
 ) -> None:
     service = Service(tmp_path / "cas", tuist.url, {"WORKERS": workers})
     with running_service(service):
-        for _ in range(3):
+        for _ in range(2):
             with Writers(service) as writers:
                 pids = children(service)
                 assert len(pids) == 2 * int(workers)

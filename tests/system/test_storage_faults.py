@@ -571,7 +571,7 @@ def test_new_process_leaves_the_temporary_files_of_the_others_alone(
         contents = [write.content(uuid4().hex) for write in writes]
         for write, connection, content in zip(writes, connections, contents, strict=True):
             connection.sendall(upload_head(LARGE, write.name) + content[:MEBIBYTE])
-        for how in (signal.SIGTERM, signal.SIGKILL):
+        for how in (signal.SIGKILL, signal.SIGTERM):  # the second removes what the first left
             with cache_on(cache.service.storage, tuist) as other:
                 other.fill()
                 assert own < set((cache.service.storage / ".tmp").iterdir())
