@@ -263,21 +263,6 @@ def test_replaced_entry_is_never_served_stale(site: Site) -> None:
     assert len(set(seen)) > 10
 
 
-def test_artifact_that_was_removed_can_come_back(site: Site) -> None:
-    cas_id = site.stored(b"old bytes")
-    assert site.ask("GET", cas_path(cas_id)).content == b"old bytes"
-    site.file(cas_id).unlink()
-    site.upload(cas_id, b"new")
-    assert site.file(cas_id).read_bytes() == b"new"
-
-    def is_new() -> bool:
-        content = site.ask("GET", cas_path(cas_id)).content
-        assert content in (b"old bytes", b"new")
-        return content == b"new"
-
-    eventually(is_new)  # nginx remembers open files for a while
-
-
 # --- Uploads ------------------------------------------------------------------------------------
 
 
@@ -335,14 +320,6 @@ def test_upload_that_waits_for_100_is_answered_before_its_body_if_it_is_not_want
     assert not site.file(refused).exists()
 
 
-def test_chunked_upload_is_stored(site: Site) -> None:
-    cas_id, body = new_cas_id(), new_body(3_000_000)
-    response = site.ask("POST", cas_path(cas_id), content=pieces_of(body))
-    assert response.status_code == 204
-    assert site.file(cas_id).read_bytes() == body
-    assert site.ask("GET", cas_path(cas_id)).content == body
-
-
 @pytest.mark.parametrize("framing", ["Content-Length: 4000000", "Transfer-Encoding: chunked"])
 def test_client_that_goes_away_stores_nothing_and_harms_nobody(site: Site, framing: str) -> None:
     cas_ids = [new_cas_id() for _ in range(10)]
@@ -366,39 +343,6 @@ def test_client_that_goes_away_stores_nothing_and_harms_nobody(site: Site, frami
         assert site.ask("GET", cas_path(cas_id)).content == b"whole"
     temporary = site.service.storage / ".tmp"
     eventually(lambda: not [path for path in temporary.rglob("*") if path.is_file()])
-
-
-@one_kind
-def test_upload_over_the_limit_is_refused_and_one_of_just_the_limit_stored(
-    which: str, tuist: HeldTuist
-) -> None:
-    limit = 300_000
-    settings = {"MAX_UPLOAD_BYTES": str(limit)}
-    with running_site(which, tuist, settings, max_upload_bytes=limit) as site:
-        body = new_body(limit + 1)
-        for cas_id, content in (
-            (new_cas_id(), body[:limit]),
-            (new_cas_id(), pieces_of(body[:limit])),
-        ):
-            assert site.ask("POST", cas_path(cas_id), content=content).status_code == 204
-            assert site.file(cas_id).read_bytes() == body[:limit]
-        announced = new_cas_id()
-        with RawConnection(site.nginx.url, timeout=60) as connection:
-            connection.begin(
-                f"POST {cas_path(announced)}?{QUERY}",
-                site.authorization,
-                f"Content-Length: {limit + 1}",
-            )
-            expect_error(connection.response(), 413)  # before a byte of it has been sent
-        assert site.requests(cas_path(announced)) == []
-        for _ in range(5):
-            cas_id = new_cas_id()
-            with RawConnection(site.nginx.url, timeout=60) as connection:
-                headers = (site.authorization, "Transfer-Encoding: chunked")
-                connection.begin(f"POST {cas_path(cas_id)}?{QUERY}", *headers)
-                connection.send(chunked(*pieces_of(body)))
-                expect_error(connection.response(), 413)
-            assert not site.file(cas_id).exists()
 
 
 @one_kind
@@ -634,7 +578,7 @@ def found_by_nobody(folder: Path, *conditions: str) -> list[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=20,
+        timeout=60,
     )
     return run.stdout.splitlines()
 

@@ -7,10 +7,8 @@ import os
 import signal
 import stat
 import subprocess
-import threading
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 
 from tests.support.disk_processes import disk_processes
@@ -138,34 +136,6 @@ def test_stop_that_hangs_is_ended_from_outside(
         assert len(pids) >= 2
         assert service.stop() == 3
         eventually(lambda: not any(map(is_alive, pids)))
-
-
-def test_writes_that_were_acknowledged_survive_kill_9(service: Service) -> None:
-    acknowledged: list[str] = []
-
-    def write() -> None:
-        with client_of(service.url) as client:
-            for number in range(10_000):
-                name = f"{threading.get_ident():X}-{number}"
-                try:
-                    answer = client.post(f"/api/cache/cas/{name}", content=name.encode() * 100)
-                except httpx.TransportError:
-                    return
-                assert answer.status_code == 204
-                acknowledged.append(name)
-
-    writers = [threading.Thread(target=write) for _ in range(4)]
-    for writer in writers:
-        writer.start()
-    eventually(lambda: len(acknowledged) > 100)
-    service.stop(signal.SIGKILL)
-    for writer in writers:
-        writer.join()
-    service.start()
-    for name in acknowledged:
-        assert service.stored(name) == name.encode() * 100
-    folders = service.storage / ".tmp"
-    eventually(lambda: len(list(folders.iterdir())) == 3)  # of those that ended, none is left
 
 
 def test_tree_that_cannot_be_mended_ends_the_process(

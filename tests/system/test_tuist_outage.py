@@ -1,19 +1,20 @@
-"""An outage of the Tuist server, from its beginning to its end, as nginx and clients see it."""
+"""An outage of the Tuist server, from its beginning to its end, as nginx and clients see it.
+
+The rules, on a clock that tests move, are in `tests/actors/test_auth_cache.py`.
+"""
 
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import httpx
 
 from cache_actors.dev.tuist import _Handler
-from tests.support.service import CHANGED_COMMAND, Service, client_of, constants, running_service
+from tests.support.service import Service, client_of, running_service
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     import pytest
@@ -21,14 +22,6 @@ if TYPE_CHECKING:
     from tests.support.tuist import HeldTuist
 
 ATTEMPT_INTERVAL = 3
-
-
-@contextmanager
-def service_of(tuist: HeldTuist, folder: Path, **settings: str) -> Iterator[httpx.Client]:
-    """A client of a service with these settings, which asks `tuist`."""
-    service = Service(folder / "cas", tuist.url, settings, CHANGED_COMMAND)
-    with running_service(service), client_of(service.url) as client:
-        yield client
 
 
 def retrieve(client: httpx.Client, token: str) -> httpx.Response:
@@ -62,7 +55,8 @@ def test_known_tokens_go_on_through_an_outage_and_new_ones_wait_for_its_end(
     # One question per connection: those that are open go on after the stand-in has stopped.
     monkeypatch.setattr(_Handler, "protocol_version", "HTTP/1.0")
     ttls = {"AUTH_SUCCESS_TTL": "1", "AUTH_FAILURE_TTL": "1", "AUTH_STALE_TTL": "600"}
-    with service_of(tuist, tmp_path, **ttls) as client:
+    service = Service(tmp_path / "cas", tuist.url, ttls)
+    with running_service(service), client_of(service.url) as client:
         tuist.tokens["new"] = ["acme/app"]
         assert retrieve(client, "token").status_code == 404
         assert lifetime(decide(client, "token")) == "no-store"  # not even a whole second is left
@@ -84,65 +78,3 @@ def test_known_tokens_go_on_through_an_outage_and_new_ones_wait_for_its_end(
         eventually(lambda: retrieve(client, "bad").status_code == 401)
         # It is asked behind a stale answer.
         eventually(lambda: lifetime(decide(client, "token")) == "no-store")
-
-
-def test_tuist_is_not_asked_again_before_it_is_time(tmp_path: Path, tuist: HeldTuist) -> None:
-    an_hour = constants({"actors.auth_cache.ATTEMPT_INTERVAL": 3600})
-    with service_of(tuist, tmp_path, **an_hour) as client:
-        tuist.status = 500
-        assert retrieve(client, "token").status_code == 503
-        questions = len(tuist.questions)
-        tuist.status = None
-        assert retrieve(client, "token").status_code == 503
-        assert len(tuist.questions) == questions
-
-
-def test_outage_does_not_hold_up_known_tokens(tmp_path: Path, tuist: HeldTuist) -> None:
-    settings = {"AUTH_SUCCESS_TTL": "0.1", "AUTH_STALE_TTL": "600"}
-    settings |= constants({"actors.auth_cache.ATTEMPT_INTERVAL": 0.1})
-    with service_of(tuist, tmp_path, **settings) as client:
-        assert retrieve(client, "token").status_code == 404
-        tuist.status = 500
-        eventually(
-            lambda: lifetime(decide(client, "token")) == "max-age=2"
-        )  # it is known to be out
-        with tuist.held():
-            questions = len(tuist.questions)
-
-            def is_asked_about() -> bool:
-                assert retrieve(client, "token").status_code == 404
-                return len(tuist.questions) > questions
-
-            eventually(is_asked_about)
-            for _ in range(10):
-                assert retrieve(client, "token").status_code == 404
-
-
-def test_decisions_live_whole_seconds_less_one(tmp_path: Path, tuist: HeldTuist) -> None:
-    with service_of(tuist, tmp_path, AUTH_FAILURE_TTL="60") as client:
-        yes, no = decide(client, "token"), decide(client, "bad")
-        forbidden = client.get(
-            "/_auth_cas", params={"account_handle": "acme", "project_handle": "other-app"}
-        )
-        assert [each.status_code for each in (yes, no, forbidden)] == [204, 401, 403]
-        assert 540 < seconds(yes) < 600
-        assert 0 < seconds(no) < 60
-        assert 0 < seconds(forbidden) < 60
-        eventually(lambda: seconds(decide(client, "token")) < seconds(yes))
-        eventually(lambda: seconds(decide(client, "bad")) < seconds(no))
-        assert len(tuist.questions) == 2
-
-
-def test_decision_that_is_over_is_made_again(tmp_path: Path, tuist: HeldTuist) -> None:
-    with service_of(tuist, tmp_path, AUTH_FAILURE_TTL="1") as client:
-
-        def is_asked_again() -> bool:
-            assert lifetime(decide(client, "bad")) == "no-store"  # less than a whole second is left
-            return len(tuist.questions) > 1
-
-        eventually(is_asked_again)
-
-
-def seconds(decision: httpx.Response) -> int:
-    """How long nginx may remember a decision."""
-    return int(lifetime(decision).removeprefix("max-age="))
