@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from cache_actors.storage.files import Replacement
 
 KILLS = 4
+LONG = 240.0
+"""Seconds until a pass counts as hanging: its priority is low, and all cores may be busy."""
+
+pytestmark = pytest.mark.timeout(900)
+
 WRITERS = 3
 PASSES = 2
 LONGEST_LIFE = 1.5
@@ -80,7 +85,7 @@ class Passes:
                     self._take_in(process, over)
 
     def _take_in(self, process: subprocess.Popen[bytes], over: threading.Event) -> None:
-        said, complaint = process.communicate(timeout=60)
+        said, complaint = process.communicate(timeout=LONG)
         if process.returncode == EXIT_RUNNING:
             over.wait(0.05)
         elif process.returncode != 0:
@@ -164,7 +169,7 @@ def test_no_entry_is_found_without_its_artifacts_whoever_is_killed(
             victim = rng.choice(writers)
             victim.kill()
             victim.start()
-        eventually(lambda: is_tried(passes))
+        eventually(lambda: is_tried(passes), LONG)
         over.set()
         for loop in loops:
             loop.join()
@@ -183,7 +188,7 @@ def test_no_entry_is_found_without_its_artifacts_whoever_is_killed(
 def wait_for_puts(ledger: Path) -> None:
     """Return once some more entries have been put."""
     before = lines_in(ledger)
-    eventually(lambda: lines_in(ledger) > before + 50)
+    eventually(lambda: lines_in(ledger) > before + 50, LONG)
 
 
 def lines_in(ledger: Path) -> int:
@@ -198,7 +203,7 @@ def is_tried(passes: list[Passes]) -> bool:
 def evict_once_more(root: Path) -> float:
     """Run a pass that nobody kills; return when it took its look at the disk."""
     with running_pass(root) as process:
-        said, complaint = process.communicate(timeout=60)
+        said, complaint = process.communicate(timeout=LONG)
     assert process.returncode == 0, complaint
     report = json.loads(said)
     return float(report["ended"] - report["seconds"])
@@ -265,7 +270,7 @@ def test_entry_is_refused_if_its_artifact_is_just_being_evicted(build: Build) ->
         put.join(LONG_ENOUGH)
         go_on(process)
         put.join()
-        assert process.wait(60) == 0
+        assert process.wait(LONG) == 0
     assert isinstance(build.outcomes[0], MissingArtifact)
     assert not build.file.exists()
 
@@ -280,7 +285,7 @@ def test_entry_that_is_put_while_the_one_before_is_just_being_evicted_stays(buil
         put.join(LONG_ENOUGH)
         go_on(process)
         put.join()
-        assert process.wait(60) == 0
+        assert process.wait(LONG) == 0
     assert build.outcomes == [None, None]
     assert build.file.exists()
     assert build.artifact.exists()
@@ -306,7 +311,7 @@ class SlowStore(FileStore):
 
     def replace(self, batch: Sequence[Replacement]) -> list[OSError | None]:
         self.reached.set()
-        assert self.may_go_on.wait(60)
+        assert self.may_go_on.wait(LONG)
         return super().replace(batch)
 
 
@@ -316,13 +321,13 @@ def test_entry_that_takes_long_to_write_keeps_the_artifacts_that_it_was_found_wi
     store = SlowStore(root, TemporaryFolder(root / TEMPORARY))
     build = Build(root, store)
     put = build.put()
-    assert store.reached.wait(60)
+    assert store.reached.wait(LONG)
     age(build.artifact)  # the disk takes a minute to write the entry
     with running_pass(root, EVERYTHING) as process:
         wait_until_it_waits_for_a_lock(process)
         store.may_go_on.set()
         put.join()
-        assert process.wait(60) == 0
+        assert process.wait(LONG) == 0
     assert build.outcomes == [None]
     assert not build.file.exists() or build.artifact.exists()
 
@@ -333,4 +338,4 @@ def wait_until_it_waits_for_a_lock(process: subprocess.Popen[bytes]) -> None:
         lines = Path("/proc/locks").read_text().splitlines()
         return any("->" in line and str(process.pid) in line.split() for line in lines)
 
-    eventually(waits)
+    eventually(waits, LONG)

@@ -63,7 +63,8 @@ def test_crash_and_end_of_the_service_show_by_themselves(
         store_an_entry(service)
         browser.wait_until(f"{restarts} === '1'")
         assert "InjectedCrash" in browser.text("[data-name=kv_store]")
-        assert browser.text("#notice") == "Restarted just now: kv_store."
+        notice = "document.querySelector('#notice').innerText"
+        browser.wait_until(f"{notice} === 'Restarted just now: kv_store.'")
         assert browser.text("#status") == "up"
 
         assert service.stop() == 0

@@ -41,6 +41,20 @@ if TYPE_CHECKING:
     from cache_actors.dev.tuist import StandInTuist
 
 
+PATIENT = constants(
+    dict.fromkeys(
+        (
+            "application.LISTENER_SHUTDOWN",
+            "http.listener.DRAIN_SECONDS",
+            "lifetime.LONGEST_STOP",
+            "workers.parent.ACCEPTOR_SHUTDOWN",
+        ),
+        3600,
+    )
+)
+"""The environment of a service that would stop only after an hour if something held that up."""
+
+
 @pytest.fixture(params=["1", "2"], ids=["1 worker", "2 workers"])
 def workers(request: pytest.FixtureRequest) -> str:
     """How many workers there are; one is the process itself."""
@@ -55,8 +69,9 @@ def service(tmp_path: Path, tuist: StandInTuist) -> Iterator[Service]:
 
 @pytest.fixture
 def one_or_several(tmp_path: Path, tuist: StandInTuist, workers: str) -> Iterator[Service]:
-    """A service that is one process, and one of several."""
-    service = Service(tmp_path / "cas", tuist.url, {"WORKERS": workers})
+    """A service that is one process, and one of several; nothing cuts its stop short by itself."""
+    environment = PATIENT | {"WORKERS": workers}
+    service = Service(tmp_path / "cas", tuist.url, environment, CHANGED_COMMAND)
     with running_service(service):
         yield service
 
@@ -77,7 +92,6 @@ def refused_start(**environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_idle_clients_do_not_hold_up_the_stop(one_or_several: Service) -> None:
-    """They stay as they are until the service has ended, and would otherwise have it cut short."""
     with connected(one_or_several, 20) as idle:
         for connection in idle[:10]:
             assert ask(connection, get_head("/up")).endswith(b"}")

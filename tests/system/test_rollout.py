@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.nginx import BRIEF_KEEPALIVE, Nginx, nginx_before
 from tests.support.rollout import Instances, Load
-from tests.support.service import client_of
+from tests.support.service import client_at, client_of
 from tests.support.waiting import eventually
 from tests.support.wire import read_response, read_to_end, status_of
 
@@ -57,13 +57,18 @@ def test_kept_connection_is_answered_after_the_hand_over_and_told_to_close(
     instances: Instances,
 ) -> None:
     old = instances.start()
-    with socket.socket(socket.AF_UNIX) as kept:
+    with (
+        client_at((instances.sockets / "current.sock").resolve()) as asking,
+        socket.socket(socket.AF_UNIX) as kept,
+    ):
         kept.settimeout(60)
         kept.connect(str(instances.sockets / "current.sock"))
         kept.sendall(b"GET /up HTTP/1.1\r\nHost: cache\r\n\r\n")
         assert status_of(read_response(kept)) == 200
         instances.start()
-        old.begin_stop()  # it would close an idle connection, were there no successor
+        old.begin_stop()  # it would close idle connections, were there no successor
+        eventually(lambda: asking.get("/up").json()["status"] == "handing_over")
+        assert [asking.get("/up").status_code for _ in range(4)] == [200] * 4
         kept.sendall(b"GET /nowhere HTTP/1.1\r\nHost: cache\r\n\r\n")
         answer = read_to_end(kept)
     assert status_of(answer) == 404

@@ -527,6 +527,7 @@ class Crowd:
         return {write.file for write in self._writes}
 
 
+@pytest.mark.timeout(600)
 def test_processes_share_a_storage_while_one_of_them_is_killed(
     tmp_path: Path, tuist: StandInTuist
 ) -> None:
@@ -564,7 +565,11 @@ def test_new_process_leaves_the_temporary_files_of_the_others_alone(
     tmp_path: Path, tuist: StandInTuist
 ) -> None:
     writes = [Write("large", f"AA{number:02}-{uuid4().hex}", LARGE) for number in range(4)]
-    with cache_on(tmp_path / "cas", tuist) as cache, connected(cache.service, 4) as connections:
+    patient = {"BODY_TIMEOUT": "600"}  # with bodies that wait for others to start
+    with (
+        cache_on(tmp_path / "cas", tuist, patient) as cache,
+        connected(cache.service, 4) as connections,
+    ):
         cache.fill()
         own = set((cache.service.storage / ".tmp").iterdir())
         assert len(own) == 3  # its own, the disk writer's and the store's
