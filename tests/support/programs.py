@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,3 +19,8 @@ def find_program(name: str) -> str:
             pytest.fail(message)
         pytest.skip(message)
     return path
+
+
+def find_script(name: str) -> str:
+    """The path of a program that comes with a Python package, beside the Python that runs this."""
+    return find_program(str(Path(sys.executable).with_name(name)))

@@ -1,0 +1,1 @@
+"""`make bare`: the two commands on a machine that has nothing else."""
