@@ -7,6 +7,7 @@
 # make check   set up, then format check, lint and types
 # make format  rewrite the code the way `make check` wants it
 # make lock    pin the newest versions that pyproject.toml allows
+# make clean   remove what all these have made here, but for installed packages of the system
 #
 # Needs Python 3.11 or newer and make. PYTHON=/path/to/python3 chooses another interpreter. How tests are
 # run, and by which rules they are written, is in CONTRIBUTING.md.

@@ -20,12 +20,11 @@ elif ! command -v apt-get >/dev/null; then
     why="there is no apt-get to install them with"
 else
     echo "Installing what is missing: $programs ..."
-    said=$(apt update)
+    install() { apt install -y --no-install-recommends "$@"; }
     # shellcheck disable=SC2046 # one word for each package
-    said=$said$(apt install -y --no-install-recommends $(echo "$wanted" | sed 's,.*=,,')) ||
-        for pair in $wanted; do # the others, if one of them is not to be had
-            said=$said$(apt install -y --no-install-recommends "${pair#*=}")
-        done
+    said=$(apt update || :; install $(echo "$wanted" | sed 's,.*=,,')) ||
+        # The others, if one of them is not to be had.
+        said=$(for pair in $wanted; do install "${pair#*=}"; done)
     wanted=$(missing "$@")
     [ -n "$wanted" ] || exit 0
     programs=$(echo "$wanted" | sed 's,=.*,,; s,.*/,,' | xargs)
