@@ -48,7 +48,7 @@ if [ -z "${BARE_FOLDER:-}" ]; then
     else
         trap 'rm -rf --one-file-system "$BARE_FOLDER"' EXIT
     fi
-    trap 'kill -KILL $inside 2>/dev/null; exit 130' INT TERM HUP
+    trap '{ kill -KILL $inside; wait $inside; } 2>/dev/null; exit 130' INT TERM HUP
     set -m # a process group of its own: a Ctrl-C is for this shell, which then ends all of them
     unshare --mount --propagation private --pid --fork --kill-child --mount-proc \
         "$0" "${arguments[@]}" </dev/null &

@@ -16,13 +16,13 @@ class NixError(Exception):
     """An expression that Nix refuses; the message is what it said."""
 
 
-def parse(path: Path) -> None:
-    """Read the file at `path`.
+def parse(*paths: Path) -> None:
+    """Read files.
 
     Raises:
-        NixError: it is not Nix.
+        NixError: one of them is not Nix.
     """
-    _nix_instantiate("--parse", str(path))
+    _nix_instantiate("--parse", *map(str, paths))
 
 
 def evaluate(expression: str) -> Any:

@@ -32,14 +32,8 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     podman = tmp_path_factory.mktemp("bin") / "podman"
     podman.write_text("#!/bin/sh\necho podman version 5.0.0\n")
     podman.chmod(0o755)
-    command = [
-        find_script("podman-compose"),
-        "--podman-path",
-        str(podman),
-        "--file",
-        str(COMPOSE),
-        "config",
-    ]
+    options = ["--podman-path", str(podman), "--file", str(COMPOSE)]
+    command = [find_script("podman-compose"), *options, "config"]
     run = subprocess.run(command, env={}, capture_output=True, text=True, check=True)
     loaded: dict[str, Any] = yaml.safe_load(run.stdout)["services"]
     return loaded

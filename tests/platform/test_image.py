@@ -161,13 +161,8 @@ def test_context_has_what_is_copied_and_nothing_else() -> None:
     assert rules[0] == "*"
     assert {rule.removeprefix("!") for rule in rules if rule.startswith("!")} == copied
     assert all((PROJECT / source).exists() for source in copied)
-    for secret in (
-        ".kamal/secrets",
-        ".git/config",
-        ".env",
-        "platform/.env",
-        "platform/compose/tls/k",
-    ):
+    secrets = ".kamal/secrets", ".git/config", ".env", "platform/.env", "platform/compose/tls/k"
+    for secret in secrets:
         assert not any(fnmatchcase(secret, f"{source}*") for source in copied)
 
 

@@ -30,16 +30,13 @@ SECRET = re.compile(
 # --- The files ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", MODULES + STAND_INS, ids=lambda path: path.name)
-def test_file_parses(path: Path) -> None:
-    parse(path)
-
-
-def test_file_that_is_not_nix_is_found(tmp_path: Path) -> None:
+def test_all_files_are_nix_and_one_that_is_not_is_found(tmp_path: Path) -> None:
+    files = MODULES + STAND_INS
+    parse(*files)
     broken = tmp_path / "broken.nix"
     broken.write_text("{ a = ; }")
     with pytest.raises(NixError, match="syntax error"):
-        parse(broken)
+        parse(*files, broken)
 
 
 def test_every_module_is_part_of_a_host() -> None:
