@@ -32,6 +32,7 @@ test-all: $(READY) system-packages
 TESTS ?= tests
 DURATIONS := --durations=25 --durations-min=1
 define lanes
+test -w . || { echo "The checkout cannot be written to: run the tests where they may write" >&2; exit 1; }; \
 status=0; ran=; \
 lane() { \
 	$(BIN)/pytest $(TESTS) $(DURATIONS) "$$@"; \

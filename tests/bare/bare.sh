@@ -50,7 +50,8 @@ if [ -z "${BARE_FOLDER:-}" ]; then
     fi
     trap '{ kill -KILL $inside; wait $inside; } 2>/dev/null; exit 130' INT TERM HUP
     set -m # a process group of its own: a Ctrl-C is for this shell, which then ends all of them
-    unshare --mount --propagation private --pid --fork --kill-child --mount-proc \
+    # Whoever started this may have had signals ignored, and tests send some.
+    env --default-signal=INT,QUIT,TERM unshare --mount --propagation private --pid --fork --kill-child --mount-proc \
         "$0" "${arguments[@]}" </dev/null &
     inside=$!
     set +m
