@@ -24,13 +24,13 @@ is_new_enough "$python" ||
     fail "$python cannot make virtual environments; on Debian: apt-get install python3-venv"
 
 # What a program says goes to the log, which is shown by its last line if it fails.
-said=$(mkdir -p build 2>&1 && : 2>&1 >build/set-up.log) ||
+said=$({ mkdir -p build && : >build/set-up.log; } 2>&1) ||
     fail "The checkout cannot be written to: ${said##*: }. Free some room, or clone to where you may write"
 step() { # WHAT COMMAND...
     what=$1
     shift
     "$@" >>build/set-up.log 2>&1 && return
-    if grep -q 'No space left on device' build/set-up.log || ! echo >>build/set-up.log; then
+    if grep -q 'No space left on device' build/set-up.log || ! echo 2>/dev/null >>build/set-up.log; then
         why="no space is left: about 500 MB are needed here, and some in ${TMPDIR:-/tmp}"
     elif grep -qE 'Failed to establish a new connection|NameResolutionError|Connection to .* timed out' \
         build/set-up.log; then

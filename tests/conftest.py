@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -16,6 +17,15 @@ SHARED_PARAMS = ("front", "which", "running")
 settings.register_profile("quick", max_examples=25, stateful_step_count=30, deadline=None)
 settings.register_profile("nightly", max_examples=500, stateful_step_count=50, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+def pytest_configure() -> None:
+    """Let tests of Ctrl-C work where a shell has started pytest in the background.
+
+    It has SIGINT ignored there, which all that pytest starts would inherit.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

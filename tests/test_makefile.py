@@ -98,6 +98,7 @@ def test_what_is_missing_to_set_up_is_said_in_one_line(
     assert said.stdout == ""
 
 
+@pytest.mark.nightly  # it makes a real environment
 def test_set_up_that_fails_in_the_middle_leaves_nothing_to_trust(checkout: Path) -> None:
     said = run(checkout / "scripts/set-up.sh", PYTHON=sys.executable)
     assert said.returncode == 1

@@ -142,6 +142,7 @@ class Load:
         port: where nginx listens on loopback.
         storage: the storage folder, for a look at its room.
         sizes: of artifacts.
+        pause: seconds that each builder rests after a build; without them they work at full speed.
     """
 
     def __init__(
@@ -152,11 +153,13 @@ class Load:
         sizes: tuple[int, ...] = TYPICAL_SIZES,
         builders: int = 4,
         readers: int = 2,
+        pause: float = 0.0,
     ) -> None:
         self.report = Report()
         self._port = port
         self._storage = storage
         self._sizes = sizes
+        self._pause = pause
         self._builds: deque[Build] = deque(maxlen=KNOWN)
         self._numbers = itertools.count()
         self._accepted_at = 0.0
@@ -213,6 +216,7 @@ class Load:
             pass
 
     def _build(self, client: Client) -> None:
+        self._built.wait(self._pause)
         artifacts = tuple(self._artifact() for _ in range(random.randint(1, 3)))
         build = Build(f"0~{self._name()}=", artifacts)
         for each in artifacts:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from .lanes import let_others_go_first
 from .service import Service, client_at, client_of
 from .waiting import eventually
 
@@ -21,6 +22,9 @@ MORE = 50
 """So many requests are enough to notice something."""
 
 UPLOAD_BYTES = 500_000
+
+PAUSE = 0.05
+"""Seconds that a client rests after each request, so that instances get on with their start."""
 
 
 @dataclass
@@ -105,12 +109,14 @@ class Load:
         eventually(lambda: sum(self.done.values()) > before + MORE)
 
     def _work(self, number: int) -> None:
+        let_others_go_first()
         choose = random.Random(number)
         with client_of(self._url) as client:
             for count in range(1_000_000):
                 if self._enough.is_set():
                     return
                 self._step(client, choose, f"{number:X}0{count:062X}")
+                self._enough.wait(PAUSE)
 
     def _step(self, client: httpx.Client, choose: random.Random, name: str) -> None:
         what = choose.choice(["upload", "put", "read", "read", "miss", "up"])

@@ -188,7 +188,12 @@ def _opening(calls: Sequence[SystemCall], naming: SystemCall) -> SystemCall | No
         call
         for call in calls
         if call.name == "openat" and call.succeeded and call.ended <= naming.began
-        if call.strings[0] == source or (source.isdigit() and call.result.startswith(f"{source}<"))
+        if call.strings[0] == source
+        or (
+            source.isdigit()
+            and "O_TMPFILE" in call.arguments
+            and call.result.startswith(f"{source}<")
+        )
     ]
     if source.isdigit():  # of the same process: those that write for an actor have one thread
         pid, pids = _owner(naming), {_owner(call) for call in calls if call.name in _LINKS}

@@ -10,11 +10,16 @@ from uuid import uuid4
 
 import httpx
 
+from .lanes import let_others_go_first
 from .service import client_of
 from .waiting import eventually
 
 if TYPE_CHECKING:
     from .service import Service
+
+
+PAUSE = 0.01
+"""Seconds that a thread rests after each pair, so that others on the machine get on too."""
 
 
 class Writers:
@@ -53,6 +58,7 @@ class Writers:
         eventually(lambda: len(self.acknowledged) > before + 50)
 
     def _write(self) -> None:
+        let_others_go_first()
         with client_of(self._url) as client:
             for number in count():
                 if self._over.is_set():
@@ -63,6 +69,7 @@ class Writers:
                 entry = b'{"cas_id":"%b",%b' % (name.encode(), stored[1:])
                 self._send(client, "POST", f"cas/{name}", content, f"cas/{name}", content)
                 self._send(client, "PUT", "keyvalue", entry, f"keyvalue/{name}", stored)
+                self._over.wait(PAUSE)
 
     def _send(
         self, client: httpx.Client, method: str, to: str, body: bytes, path: str, stored: bytes
@@ -71,7 +78,7 @@ class Writers:
             answer = client.request(method, f"/api/cache/{to}", content=body)
         except httpx.TransportError:
             self.broken += 1
-            self._over.wait(0.01)  # nobody may be there for a while
+            self._over.wait(PAUSE)  # nobody may be there for a while
             return
         if answer.status_code == httpx.codes.NO_CONTENT:
             self.acknowledged[path] = stored

@@ -30,7 +30,10 @@ TRIED = ("just put: complete", "hot: complete", "retrieved: complete", "retrieve
 LONG = 240.0
 """Seconds that passes may take to come about on a busy machine."""
 
-pytestmark = pytest.mark.timeout(600)
+CALM = 0.02
+"""Seconds between two builds, where it is not full speed that is tried."""
+
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(600)]
 
 
 def test_small_disk_never_fills_at_full_speed_whoever_is_killed(tuist: StandInTuist) -> None:
@@ -44,7 +47,7 @@ def test_inodes_are_a_bound_as_bytes_are(tuist: StandInTuist) -> None:
     marks = {"DISK_HIGH_WATERMARK_PERCENT": "60", "DISK_TARGET_PERCENT": "50"}
     with (
         running_site(tuist, "size=192m,nr_inodes=3000", **marks) as site,
-        Load(site.nginx.port, site.storage, sizes=SMALL_SIZES) as load,
+        Load(site.nginx.port, site.storage, sizes=SMALL_SIZES, pause=CALM) as load,
     ):
         expect_all_is_well(site, load)
 
@@ -53,7 +56,7 @@ def test_folder_stays_within_a_limit_of_its_own(tuist: StandInTuist) -> None:
     limit = {"STORAGE_MAX_BYTES": str(48 << 20)}
     with (
         running_site(tuist, "size=512m", **limit) as site,
-        Load(site.nginx.port, site.storage) as load,
+        Load(site.nginx.port, site.storage, pause=CALM) as load,
     ):
         expect_all_is_well(site, load)
         room = os.statvfs(site.storage)

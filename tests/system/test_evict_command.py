@@ -53,12 +53,14 @@ from contextlib import redirect_stdout, suppress
 from io import StringIO
 from tempfile import TemporaryDirectory
 from cache_actors.__main__ import main
+from cache_actors.storage import eviction_pass
 for what in ("evict", "usage"):  # loads what it needs, which others may not be able to read
     with TemporaryDirectory() as folder, suppress(SystemExit), redirect_stdout(StringIO()):
         main([what, "--storage", folder])
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
+eviction_pass.GRACE = eviction_pass.MINIMUM_GRACE = 0.1
 main(sys.argv[1:])
 """
 
