@@ -97,11 +97,12 @@ def imports_from(part: str) -> list[Import]:
 # Which part knows which. The second set is for type annotations only.
 ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "supervision": ({"supervision"}, set()),
-    "storage": ({"storage"}, set()),
-    "metrics": ({"metrics", "supervision", "storage"}, set()),
-    "disk": ({"disk", "storage"}, set()),
+    "kinds": (set(), set()),
+    "storage": ({"storage", "kinds"}, set()),
+    "metrics": ({"metrics", "supervision", "storage", "kinds", "log_output"}, set()),
+    "disk": ({"disk", "storage", "kinds"}, set()),
     "actors": ({"actors", "disk", "metrics", "supervision", "storage"}, set()),
-    "http": ({"http", "actors", "metrics", "supervision", "storage"}, {"settings"}),
+    "http": ({"http", "actors", "metrics", "supervision", "storage", "kinds"}, {"settings"}),
     "nginx": ({"nginx"}, set()),
     "workers": (
         {
@@ -118,7 +119,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "lifetime": ({"supervision"}, set()),
     "settings": (set(), set()),
-    "log": (set(), {"settings"}),
+    "log": ({"log_output"}, {"settings"}),
+    "log_output": (set(), set()),
 }
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from cache_actors.storage.layout import Entry, Kind
+from cache_actors.kinds import Kind
+from cache_actors.storage.layout import Entry
 
 from .access_times import Moves, moves_of
 from .finding import Finding, Verdict

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from cache_actors.kinds import Kind
 from cache_actors.storage.capacity import Capacity
 from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
 from cache_actors.storage.files import FileStore, Publication, Published
-from cache_actors.storage.layout import TEMPORARY, Entry, Kind, Project
+from cache_actors.storage.layout import TEMPORARY, Entry, Project
 from cache_actors.storage.temporary import TemporaryFolder
 
 from .messages import (

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Self
 from quart.wrappers.response import ResponseBody
 from werkzeug.http import http_date
 
+from cache_actors.kinds import Kind
 from cache_actors.storage.files import Published
-from cache_actors.storage.layout import Entry, Kind, parse_id
+from cache_actors.storage.layout import Entry, parse_id
 
 from .authorization import authorized_project
 from .conditional import etag, select

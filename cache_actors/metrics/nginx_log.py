@@ -22,6 +22,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cache_actors.kinds import Kind
+
 from .served import STATUSES, By, Route, Served
 
 if TYPE_CHECKING:
@@ -41,12 +43,10 @@ _LINE = re.compile(
 _ALONE = {b"-", b"502", b"504"}
 
 _ROUTES = {
-    (b"artifact", b"GET"): Route.ARTIFACT_READ,
-    (b"artifact", b"HEAD"): Route.ARTIFACT_READ,
-    (b"artifact", b"POST"): Route.ARTIFACT_STORE,
-    (b"entry", b"GET"): Route.ENTRY_READ,
-    (b"entry", b"HEAD"): Route.ENTRY_READ,
-    (b"entry", b"PUT"): Route.ENTRY_READ,
+    (kind.label.encode(), method.encode()): Route(f"{kind.label}_{action}")
+    for kind in Kind
+    for action, methods in (("read", kind.read_methods), ("store", kind.store_methods))
+    for method in methods
 }
 
 

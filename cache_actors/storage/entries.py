@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from cache_actors.kinds import Kind
+
 from .commit import attempt
 from .files import Replacement
-from .layout import Entry, Kind
+from .layout import Entry
 from .project_lock import shared
 from .references import spellings
 

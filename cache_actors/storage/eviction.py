@@ -3,7 +3,8 @@
 Theory of operation
 -------------------
 A survey of the disk gives a cut-off, a fixed rule of what is too old (`cutoff.py`). Then, for each
-project, everything too old goes in two phases:
+project, everything too old goes in two phases. Entries here are all files of kinds that refer to
+others, and artifacts are the files of all other kinds (`kinds.py`):
 
 1. *Entries.* Each entry that is too old goes, and each that refers to an artifact which is not
    there, or is going to go. Of the others, each artifact that they refer to is touched with the
@@ -35,9 +36,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from cache_actors.kinds import Kind
+
 from .folders import sync_folder
 from .last_use import WRONG_CLOCK_NS, last_use, touch_path
-from .layout import Entry, Kind
+from .layout import Entry
 from .project_lock import exclusive
 from .quarantine import DAMAGE
 from .references import references_in, spellings
@@ -166,13 +169,13 @@ class Eviction:
         for project in projects:
             kept = self.kept[project] = Kept()
             with suppress(FolderLost):
-                for shard in shards(self.root, project, Kind.KEYVALUE):
-                    for file in files(shard, Kind.KEYVALUE):
+                for kind, shard in self._shards(project, referring=True):
+                    for file in files(shard, kind):
                         if self.rule.takes(last_use(file.status), file.id):
                             self.removed.add_entry(file)
                     yield
-                for shard in shards(self.root, project, Kind.CAS):
-                    for file in files(shard, Kind.CAS):
+                for kind, shard in self._shards(project, referring=False):
+                    for file in files(shard, kind):
                         if not self._is_kept(file, kept):
                             self.removed.add_artifact(file)
                     yield
@@ -186,12 +189,12 @@ class Eviction:
     def _entries(self, project: Project) -> Iterator[Step]:
         """Phase 1."""
         self._await_puts(project)
-        folders = shards(self.root, project, Kind.KEYVALUE)
-        for shard in folders:
-            doomed = (each for each in files(shard, Kind.KEYVALUE) if self._must_go(project, each))
+        folders = self._shards(project, referring=True)
+        for kind, shard in folders:
+            doomed = (each for each in files(shard, kind) if self._must_go(project, each))
             yield from self._in_batches(project, doomed, self._remove_entry)
             yield Step()
-        for shard in folders:  # only now: the first sync does most of the work for the others
+        for _, shard in folders:  # only now: the first sync does most of the work for the others
             with suppress(FileNotFoundError):
                 sync_folder(shard)
             yield Step()
@@ -199,10 +202,19 @@ class Eviction:
     def _artifacts(self, project: Project) -> Iterator[Step]:
         """Phase 2."""
         kept = self.kept[project] = Kept()
-        for shard in shards(self.root, project, Kind.CAS):
-            doomed = (each for each in files(shard, Kind.CAS) if not self._is_kept(each, kept))
+        for kind, shard in self._shards(project, referring=False):
+            doomed = (each for each in files(shard, kind) if not self._is_kept(each, kept))
             yield from self._in_batches(project, doomed, self._remove_artifact)
             yield Step()
+
+    def _shards(self, project: Project, *, referring: bool) -> list[tuple[Kind, str]]:
+        """A project's folders of all kinds that refer to others, or of all that do not."""
+        return [
+            (kind, shard)
+            for kind in Kind
+            if (kind.refers_to is not None) is referring
+            for shard in shards(self.root, project, kind)
+        ]
 
     def _await_puts(self, project: Project) -> None:
         """Wait until every put that began before this moment has ended."""

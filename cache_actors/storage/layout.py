@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from cache_actors.kinds import Kind
 
 TEMPORARY = ".tmp"
 """The folder under the storage folder in which files lie until they are published."""
@@ -36,17 +34,6 @@ _ID = re.compile(r"[A-Za-z0-9_~=+-]{1,200}")
 
 class InvalidIdentifier(ValueError):
     """A handle or an id that no client may use; the message says which value and why."""
-
-
-class Kind(Enum):
-    """A kind of entry: the folder it lives in below its project, and its files' ending."""
-
-    CAS = ("cas", "")
-    KEYVALUE = ("keyvalue", ".json")
-
-    def __init__(self, folder: str, ending: str) -> None:
-        self.folder = folder
-        self.ending = ending
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +97,12 @@ def parse_id(name: str, value: str) -> str:
 
 def entry_at(parts: tuple[str, ...]) -> Entry | None:
     """The entry whose file lies at these parts of a path below the storage folder, if any does."""
-    if len(parts) != 5:
+    if len(parts) < 4:
         return None
-    account, name, folder, folder_of_id, file_name = parts
+    account, name, folder, *shard_parts, file_name = parts
     project = project_at((account, name))
     for kind in Kind:
-        entry_id = id_of(kind, folder_of_id, file_name)
+        entry_id = id_of(kind, "/".join(shard_parts), file_name)
         if folder == kind.folder and entry_id is not None and project is not None:
             return Entry(project, kind, entry_id)
     return None
@@ -128,16 +115,26 @@ def project_at(parts: tuple[str, ...]) -> Project | None:
     return None
 
 
+def project_folder_of(path: Path, storage: Path) -> Path:
+    """The folder of the project that a file below `storage` belongs to."""
+    return storage / Path(*path.relative_to(storage).parts[:2])
+
+
+def quarantine_folder_of(path: Path, storage: Path) -> Path:
+    """The folder that a broken file below `storage` is moved to: one for each kind."""
+    return storage / QUARANTINE / Path(*path.relative_to(storage).parts[:3])
+
+
 def is_account(name: str) -> bool:
     """Whether a folder of that name may be an account's (or, one further down, a project's)."""
     return _HANDLE.fullmatch(name) is not None and name == name.lower()
 
 
-def id_of(kind: Kind, folder_of_id: str, file_name: str) -> str | None:
-    """The id of the entry that has a file of that name in that folder, if any has."""
+def id_of(kind: Kind, shard_of_file: str, file_name: str) -> str | None:
+    """The id of the entry that has a file of that name in that shard, if any has."""
     entry_id = file_name.removesuffix(kind.ending)
     is_one = file_name == entry_id + kind.ending and _ID.fullmatch(entry_id)
-    return entry_id if is_one and shard(entry_id) == folder_of_id else None
+    return entry_id if is_one and shard(entry_id) == shard_of_file else None
 
 
 def shard(entry_id: str) -> str:
@@ -146,6 +143,16 @@ def shard(entry_id: str) -> str:
     Key-value ids all start with `0~` and CAS ids are hex, so these two characters vary in both.
     """
     return entry_id[2:4] if len(entry_id) >= 4 else "_"
+
+
+def shard_depth() -> int:
+    """How many folders lie between a kind's folder and its files."""
+    return shard("").count("/") + 1
+
+
+def shard_at(folder: str) -> str:
+    """The shard whose folder is at that path."""
+    return "/".join(folder.split("/")[-shard_depth() :])
 
 
 def _parse_handle(name: str, value: str) -> str:

@@ -27,7 +27,7 @@ class OpenFile:
         self._fd = fd
         self._condemn = condemn
         self.size = status.st_size
-        self.mtime = int(status.st_mtime)
+        self.mtime = status.st_mtime_ns // 1_000_000_000  # exact, as nginx has it
         self.digest = digest
 
     def read(self, start: int, size: int) -> bytes:

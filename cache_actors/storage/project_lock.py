@@ -15,7 +15,7 @@ import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from .layout import Kind
+from cache_actors.kinds import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

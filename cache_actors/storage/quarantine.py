@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from .layout import QUARANTINE
+from .layout import QUARANTINE, project_folder_of, quarantine_folder_of
 from .project_lock import brief
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ class Quarantine:
         """
         target = self._target(path)
         try:
-            with brief(path.parents[2]):  # so that eviction takes no other for the one it has seen
+            # So that eviction takes no other for the one it has seen.
+            with brief(project_folder_of(path, self._root)):
                 return self._take(path, inode, target)
         except FileNotFoundError:
             return None
@@ -73,8 +74,7 @@ class Quarantine:
 
     def _target(self, path: Path) -> Path:
         """`.quarantine/<account>/<project>/<kind>/<name>.<8 random characters>`."""
-        folder = path.parent.parent.relative_to(self._root)
-        return self._root / QUARANTINE / folder / f"{path.name}.{uuid4().hex[:8]}"
+        return quarantine_folder_of(path, self._root) / f"{path.name}.{uuid4().hex[:8]}"
 
 
 def last_taken(root: Path) -> float:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import json
 import mmap
 import os
 import random
@@ -22,7 +21,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Self
 
-from .layout import LAST_SCRUB, Entry, Kind, entry_at
+from cache_actors.kinds import Kind
+
+from .layout import LAST_SCRUB, Entry, entry_at, shard_depth
 from .quarantine import DAMAGE, Quarantine, hand_over
 from .record import read_record
 
@@ -176,7 +177,15 @@ class Scrub:
             if not account.name.startswith("."):
                 for project in self._listed(account):
                     for kind in Kind:
-                        yield from self._listed(project / kind.folder)
+                        yield from self._shards(project / kind.folder, shard_depth())
+
+    def _shards(self, folder: Path, depth: int) -> Iterator[Path]:
+        """The folders that lie so many levels below `folder`."""
+        for inner in self._listed(folder):
+            if depth == 1:
+                yield inner
+            else:
+                yield from self._shards(inner, depth - 1)
 
     def _check(self, path: Path) -> Iterator[int]:
         entry = entry_at(path.relative_to(self._root).parts)
@@ -214,14 +223,15 @@ class Scrub:
         if status.st_size == 0:
             return Fault.EMPTY
         digest, size = hashlib.sha256(), 0
-        text = bytearray()
+        content = bytearray()
+        has_form = entry.kind.has_form
         try:
             record = read_record(fd)
             while size < status.st_size and (count := os.preadv(fd, [self._buffer], size)):
                 with memoryview(self._buffer)[:count] as piece:
                     digest.update(piece)
-                    if entry.kind is Kind.KEYVALUE and record is None:
-                        text += piece
+                    if has_form is not None and record is None:
+                        content += piece
                 size += count
                 self.report.bytes += count
                 yield count
@@ -231,7 +241,7 @@ class Scrub:
             return Fault.UNREADABLE
         if record is None:
             self.report.unrecorded += 1
-            return None if entry.kind is Kind.CAS or _is_json(text) else Fault.FORM
+            return None if has_form is None or has_form(bytes(content)) else Fault.FORM
         if status.st_size != record.size:
             return Fault.SIZE
         return None if digest.digest() == record.digest else Fault.DIGEST
@@ -271,10 +281,3 @@ def _open(path: Path) -> int:
         if error.errno != errno.EINVAL:
             raise
         return os.open(path, _FLAGS)  # a file system without O_DIRECT
-
-
-def _is_json(text: bytearray) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False

@@ -6,14 +6,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from cache_actors.kinds import Kind
+
 from .cutoff import Histogram
 from .last_use import last_use
-from .layout import Kind, Project
 from .walk import FolderLost, files, projects, shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from .layout import Project
 
 
 @dataclass(slots=True)
@@ -21,6 +24,7 @@ class Holdings:
     """What one project has stored; bytes are those on the disk.
 
     Attributes:
+        artifacts: files of all kinds but those that refer to others, which are `entries`.
         oldest_use, latest_use: of its artifacts, in nanoseconds since the epoch; None if it has
             none.
     """
@@ -39,7 +43,7 @@ class Holdings:
 
     def add(self, kind: Kind, size: int, used: int) -> None:
         """Count one file."""
-        if kind is Kind.CAS:
+        if kind.refers_to is None:
             self.artifacts += 1
             self.artifact_bytes += size
             self.oldest_use = used if self.oldest_use is None else min(used, self.oldest_use)

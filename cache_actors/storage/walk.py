@@ -7,12 +7,16 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .layout import Kind, Project, id_of, is_account, project_at
+from .layout import id_of, is_account, project_at, shard_at, shard_depth
 from .quarantine import DAMAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from cache_actors.kinds import Kind
+
+    from .layout import Project
 
 BLOCK = 512
 """Bytes that `st_blocks` counts in, whatever the file system's own blocks are (POSIX)."""
@@ -60,8 +64,10 @@ def shards(root: Path, project: Project, kind: Kind) -> list[str]:
         FolderLost: not all of them can be known.
         OSError: the disk failed, or a folder is somebody else's.
     """
-    folder = project.path(root) / kind.folder
-    return [each.path for each in _listed(str(folder)) if _is_folder(each)]
+    folders = [str(project.path(root) / kind.folder)]
+    for _ in range(shard_depth()):
+        folders = [each.path for folder in folders for each in _listed(folder) if _is_folder(each)]
+    return folders
 
 
 def files(shard: str, kind: Kind) -> Iterator[StoredFile]:
@@ -70,7 +76,7 @@ def files(shard: str, kind: Kind) -> Iterator[StoredFile]:
     Raises:
         OSError: as `shards`.
     """
-    name = os.path.basename(shard)  # noqa: PTH119 - a Path for each file is what takes longest
+    name = shard_at(shard)
     for each in _listed(shard):
         entry_id = id_of(kind, name, each.name)
         status = entry_id and _status(each)

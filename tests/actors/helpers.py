@@ -10,7 +10,8 @@ import trio
 import trio.testing
 
 from cache_actors.actors.evictor import Stored
-from cache_actors.storage.layout import Entry, Kind, Project
+from cache_actors.kinds import Kind
+from cache_actors.storage.layout import Entry, Project
 from cache_actors.supervision import Budget, Mailbox
 from tests.supervision.small_actors import Result, Task
 

@@ -15,10 +15,11 @@ import trio.testing
 
 from cache_actors.actors import hands
 from cache_actors.actors.hands import HandsLost, PublishingProcess, PuttingProcess, watched
+from cache_actors.kinds import Kind
 from cache_actors.storage.capacity import Capacity
 from cache_actors.storage.entries import EntryWrite, MissingArtifact
 from cache_actors.storage.files import FileStore, Publication, Published
-from cache_actors.storage.layout import TEMPORARY, Entry, Kind
+from cache_actors.storage.layout import TEMPORARY, Entry
 from tests.support.waiting import eventually
 
 from .helpers import PROJECT, artifact

@@ -23,11 +23,12 @@ from cache_actors.actors.kv_store import (
     KeyValueStoreClient,
     Put,
 )
+from cache_actors.kinds import Kind
 from cache_actors.storage.capacity import on_disk
 from cache_actors.storage.entries import EntryWriter, MissingArtifact
 from cache_actors.storage.errors import StorageError, StorageFull
 from cache_actors.storage.files import FileStore, Publication, Replacement
-from cache_actors.storage.layout import Entry, Kind, Project
+from cache_actors.storage.layout import Entry, Project
 from cache_actors.storage.record import ATTRIBUTE
 from cache_actors.supervision import ActorCrashed, Mailbox, MailboxFull, actor_child
 from tests.support.metrics import Scrape, new_metrics

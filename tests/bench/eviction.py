@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING
 import click
 
 from cache_actors.dev.tuist import StandInTuist
-from cache_actors.storage.layout import Entry, Kind
+from cache_actors.kinds import Kind
+from cache_actors.storage.layout import Entry
 from tests.bench.nginx_reads import ACME_APP, QUERY, TOKEN, find, find_programs, run
 from tests.support.nginx import nginx_before, shared_storage
 from tests.support.service import Service, running_service

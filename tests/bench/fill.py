@@ -10,7 +10,8 @@ import multiprocessing
 import os
 from typing import TYPE_CHECKING
 
-from cache_actors.storage.layout import Kind, shard
+from cache_actors.kinds import Kind
+from cache_actors.storage.layout import shard
 from cache_actors.storage.record import Record, write_record
 from cache_actors.storage.temporary import FILE_MODE, FOLDER_MODE
 

@@ -30,9 +30,10 @@ from typing import TYPE_CHECKING, Protocol
 import httpx
 
 from cache_actors.dev.tuist import StandInTuist
+from cache_actors.kinds import Kind
 from cache_actors.nginx.binary import installed_nginx, nginx_version
 from cache_actors.nginx.config import HTTP2_DIRECTIVE_SINCE
-from cache_actors.storage.layout import Entry, Kind, Project
+from cache_actors.storage.layout import Entry, Project
 from tests.support.nginx import nginx_before, shared_storage
 from tests.support.service import Service, free_port, running_service
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cache_actors.kinds import Kind
 from cache_actors.storage.files import FileStore
-from cache_actors.storage.layout import Entry, Kind, parse_id, shard
+from cache_actors.storage.layout import Entry, parse_id, shard
 from cache_actors.storage.references import references_in
 from cache_actors.storage.temporary import TemporaryFolder
 

@@ -13,7 +13,8 @@ import pytest
 
 from cache_actors.disk.__main__ import Committer, ParentGone, is_connected
 from cache_actors.disk.messages import LENGTH, Done, Line, Put, Terms, framed
-from cache_actors.storage.layout import TEMPORARY, Entry, Kind, Project
+from cache_actors.kinds import Kind
+from cache_actors.storage.layout import TEMPORARY, Entry, Project
 from cache_actors.storage.temporary import TemporaryFolder
 from tests.support.waiting import LIMIT
 

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache_actors.storage.layout import LAST_SCRUB, QUARANTINE, TEMPORARY, Entry, Kind, entry_at
+from cache_actors.kinds import Kind
+from cache_actors.storage.layout import LAST_SCRUB, QUARANTINE, TEMPORARY, Entry, entry_at
 
 from .world import Fault, Violation
 

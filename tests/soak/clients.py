@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from cache_actors.storage.layout import Entry, Kind, Project
+from cache_actors.kinds import Kind
+from cache_actors.storage.layout import Entry, Project
 from tests.support.soak_service import MARK
 
 from .site import APP, OTHER, TOKENS

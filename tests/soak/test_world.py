@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cache_actors.storage.layout import Entry, Kind, Project
+from cache_actors.kinds import Kind
+from cache_actors.storage.layout import Entry, Project
 
 from .world import Content, Fault, Result, Upload, Violation, World
 

@@ -23,10 +23,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from cache_actors.storage.layout import Entry, Kind
+from cache_actors.kinds import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from cache_actors.storage.layout import Entry
 
 NGINX_REMEMBERS = 2.5
 """Seconds that nginx may serve a removed artifact for, by its `open_file_cache_valid` of 2 s, which

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cache_actors.kinds import Kind
 from cache_actors.storage import entries, project_lock
 from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
 from cache_actors.storage.files import RECENT_NS, FileStore
 from cache_actors.storage.last_use import last_use
-from cache_actors.storage.layout import QUARANTINE, Entry, Kind, Project
+from cache_actors.storage.layout import QUARANTINE, Entry, Project
 from cache_actors.storage.project_lock import exclusive
 from tests.support.stored import APP, DAY, LIB, SECOND, Stored, artifact_id
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cache_actors.kinds import Kind
 from cache_actors.storage import eviction, walk
 from cache_actors.storage.capacity import Amount
 from cache_actors.storage.cutoff import Cutoff, Histogram, cutoff
@@ -21,7 +22,7 @@ from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifac
 from cache_actors.storage.eviction import BATCH, LONGEST_PAUSE, ClockStepped, Eviction, Step
 from cache_actors.storage.files import FileStore
 from cache_actors.storage.last_use import WRONG_CLOCK_NS
-from cache_actors.storage.layout import Entry, Kind, Project
+from cache_actors.storage.layout import Entry, Project
 from cache_actors.storage.references import references_in
 from tests.support.stored import (
     APP,

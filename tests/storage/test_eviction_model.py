@@ -20,13 +20,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from cache_actors.kinds import Kind
 from cache_actors.storage.capacity import Amount
 from cache_actors.storage.cutoff import Cutoff, cutoff
 from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
 from cache_actors.storage.eviction import Eviction
 from cache_actors.storage.files import RECENT_NS, FileStore, Publication
 from cache_actors.storage.last_use import last_use
-from cache_actors.storage.layout import TEMPORARY, Entry, Kind, Project
+from cache_actors.storage.layout import TEMPORARY, Entry, Project
 from cache_actors.storage.references import references, references_in
 from cache_actors.storage.survey import Survey
 from cache_actors.storage.temporary import TemporaryFolder

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cache_actors.kinds import Kind
 from cache_actors.storage.layout import (
     TEMPORARY,
     Entry,
     InvalidIdentifier,
-    Kind,
     Project,
     entry_at,
     parse_id,

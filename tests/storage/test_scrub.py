@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cache_actors.kinds import Kind
 from cache_actors.storage.files import FileStore, Publication, Published, Replacement
-from cache_actors.storage.layout import LAST_SCRUB, QUARANTINE, TEMPORARY, Entry, Kind, Project
+from cache_actors.storage.layout import LAST_SCRUB, QUARANTINE, TEMPORARY, Entry, Project
 from cache_actors.storage.quarantine import Quarantine
 from cache_actors.storage.record import ATTRIBUTE
 from cache_actors.storage.scrub import (

@@ -6,7 +6,8 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from cache_actors.storage.layout import Kind, Project
+from cache_actors.kinds import Kind
+from cache_actors.storage.layout import Project
 from cache_actors.storage.survey import Holdings, Survey
 from tests.support.stored import APP, BLOCK_BYTES, DAY, HOUR, LIB, Stored, times_below
 

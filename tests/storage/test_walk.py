@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cache_actors.kinds import Kind
 from cache_actors.storage import walk
-from cache_actors.storage.layout import Kind, Project
+from cache_actors.storage.layout import Project
 from cache_actors.storage.walk import FolderLost, files, projects, shards
 from tests.support.stored import APP, BLOCK_BYTES, LIB, Stored, artifact_id
 

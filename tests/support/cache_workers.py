@@ -24,10 +24,11 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+from cache_actors.kinds import Kind
 from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
 from cache_actors.storage.eviction_pass import MINIMUM_GRACE
 from cache_actors.storage.files import RECENT_NS, FileStore, Publication
-from cache_actors.storage.layout import TEMPORARY, Entry, Kind, Project
+from cache_actors.storage.layout import TEMPORARY, Entry, Project
 from cache_actors.storage.references import references_in
 from cache_actors.storage.temporary import TemporaryFolder
 

@@ -10,8 +10,9 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from cache_actors.kinds import Kind
 from cache_actors.storage.last_use import last_use
-from cache_actors.storage.layout import Entry, Kind, Project
+from cache_actors.storage.layout import Entry, Project
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cache_actors.kinds import Kind
 from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
 from cache_actors.storage.files import FileStore, Publication
-from cache_actors.storage.layout import TEMPORARY, Entry, Kind
+from cache_actors.storage.layout import TEMPORARY, Entry
 from cache_actors.storage.references import references_in
 from cache_actors.storage.temporary import TemporaryFolder
 from tests.support.cache_workers import SPARED, artifact, entry, incomplete_entries
+from tests.support.lanes import NIGHTLY
 from tests.support.mounts import tmpfs
 from tests.support.waiting import eventually
 
@@ -34,13 +36,13 @@ if TYPE_CHECKING:
 
     from cache_actors.storage.files import Replacement
 
-KILLS = 4
+KILLS = 20 if NIGHTLY else 3
+WRITERS = 2
 LONG = 240.0
 """Seconds until a pass counts as hanging: its priority is low, and all cores may be busy."""
 
 pytestmark = pytest.mark.timeout(900)
 
-WRITERS = 3
 PASSES = 2
 LONGEST_LIFE = 1.5
 """Seconds after which a pass that is going to be killed is, at the latest."""
@@ -144,6 +146,7 @@ def root(tmp_path: Path) -> Iterator[Path]:
         yield root
 
 
+@pytest.mark.alone
 def test_no_entry_is_found_without_its_artifacts_whoever_is_killed(
     root: Path, tmp_path: Path
 ) -> None:
