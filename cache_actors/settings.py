@@ -7,6 +7,7 @@ import re
 import secrets
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.request import getproxies
 
 from pydantic import (
     AfterValidator,
@@ -25,13 +26,20 @@ class BadSettings(ValueError):
 
 
 def _absolute(path: Path) -> Path:
-    if not path.is_absolute():
+    if not path.is_absolute() or not str(path).isprintable():
         raise ValueError("not an absolute path")
     return path
 
 
 def _address(value: str) -> str:
     return str(ipaddress.ip_address(value))
+
+
+def _bare(url: HttpUrl) -> HttpUrl:
+    """Nothing in the URL may become part of a question about somebody's token."""
+    if url.username or url.password or url.query is not None or url.fragment is not None:
+        raise ValueError("more than an address and a path")
+    return url
 
 
 def _lower(value: object) -> object:
@@ -43,7 +51,8 @@ def _random_secret() -> SecretStr:
 
 
 # What is allowed is said in the descriptions, once: for readers here and for the error messages.
-Folder = Annotated[Path, AfterValidator(_absolute), Field(description="an absolute path")]
+ABSOLUTE = "an absolute path without control characters"
+Folder = Annotated[Path, AfterValidator(_absolute), Field(description=ABSOLUTE)]
 BYTES = "bytes, a whole number from 1"
 Bytes = Annotated[int, Field(ge=1, le=2**40, description=BYTES)]
 Percent = Annotated[float, Field(ge=1, le=100, description="a percentage, from 1 to 100")]
@@ -58,7 +67,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="ignore")
 
-    server_url: Annotated[HttpUrl, Field(description="an http or https URL")]
+    server_url: Annotated[
+        HttpUrl,
+        AfterValidator(_bare),
+        Field(description="an http or https URL without credentials, query and fragment"),
+    ]
     port: int = Field(4000, ge=1, le=65_535, description="a whole number from 1 to 65535")
     bind: Annotated[str, AfterValidator(_address)] = Field("127.0.0.1", description="an IP address")
     socket_path: Folder | None = None
@@ -112,6 +125,13 @@ def load_settings() -> Settings:
             for error in errors.errors(include_url=False)
         ]
         raise BadSettings("\n".join(dict.fromkeys(lines))) from None
+    for name, proxy in getproxies().items():
+        scheme, separator, _ = proxy.partition("://")
+        if name in ("http", "https", "all") and separator and scheme not in ("http", "https"):
+            raise BadSettings(
+                f"{name.upper()}_PROXY is {without_credentials(proxy)!r}; "
+                "allowed: an http or https URL"
+            )
     if settings.socket_path and settings.socket_dir:
         raise BadSettings("SOCKET_PATH and SOCKET_DIR are both set; allowed: one of them")
     if settings.disk_target_percent > settings.disk_high_watermark_percent:
@@ -126,7 +146,7 @@ def _sentence(name: str, problem: str, given: object) -> str:
     if name == "phx_host":
         name = "public_host"
     field = Settings.model_fields[name]
-    allowed = field.description or "an absolute path"
+    allowed = field.description or ABSOLUTE
     if problem == "missing":
         return f"{name.upper()} is not set; allowed: {allowed}"
     return f"{name.upper()} is {without_credentials(str(given))!r}; allowed: {allowed}"

@@ -76,7 +76,7 @@ GOOD = [
     ("LOG_FORMAT", "text", "text"),
 ]
 
-URL = "an http or https URL"
+URL = "an http or https URL without credentials, query and fragment"
 PATH = "an absolute path"
 PORTS = "a whole number from 1 to 65535"
 BYTES = "bytes, a whole number from 1"
@@ -90,6 +90,9 @@ BAD = [
     ("SERVER_URL", "ftp://tuist.example", URL),
     ("SERVER_URL", "tuist.example", URL),
     ("SERVER_URL", "http://", URL),
+    ("SERVER_URL", "http://tuist.example/?x=1", URL),
+    ("SERVER_URL", "http://tuist.example/#f", URL),
+    ("CAS_STORAGE_DIR", "/cas\r", "an absolute path without control characters"),
     ("PORT", "0", PORTS),
     ("PORT", "65536", PORTS),
     ("PORT", "http", PORTS),
@@ -273,3 +276,15 @@ def test_target_is_not_above_the_high_watermark(load: Load) -> None:
     assert complaints(
         load, SERVER_URL=SERVER_URL, DISK_TARGET_PERCENT="90", DISK_HIGH_WATERMARK_PERCENT="80"
     ) == ["DISK_TARGET_PERCENT is 90; allowed: at most DISK_HIGH_WATERMARK_PERCENT, 80"]
+
+
+@pytest.mark.parametrize("user", ["user:hush", ":hush", "hush"])
+def test_credentials_in_the_url_are_refused_and_not_printed(load: Load, user: str) -> None:
+    (line,) = complaints(load, SERVER_URL=f"http://{user}@tuist.example")
+    assert line == f"SERVER_URL is 'http://...@tuist.example'; allowed: {URL}"
+
+
+def test_proxy_that_cannot_be_used_is_refused(load: Load) -> None:
+    (line,) = complaints(load, SERVER_URL=SERVER_URL, ALL_PROXY="socks5://user:hush@proxy.example")
+    assert line == "ALL_PROXY is 'socks5://...@proxy.example'; allowed: an http or https URL"
+    load(SERVER_URL=SERVER_URL, HTTPS_PROXY="http://proxy.example:3128", NO_PROXY="localhost")

@@ -150,6 +150,7 @@ class AuthCache(Actor):
         self._failure_ttl = failure_ttl
         self._stale_ttl = stale_ttl
         self._tokens = Tokens()
+        self._oddity = ""  # of Tuist's answers that was logged last
         self._waiting: dict[bytes, list[Envelope]] = {}
         # Those who had access before do not queue behind those who may never have any.
         self._queues = {
@@ -240,6 +241,9 @@ class AuthCache(Actor):
         self._metrics.tuist_asked(outcome, trio.current_time() - began)
         if not isinstance(answer, Answer):
             self._log("tuist_failed", request_id=question.request_id, reason=answer)
+        elif answer.oddity and answer.oddity != self._oddity:
+            self._oddity = answer.oddity
+            self._log("tuist_answer_odd", request_id=question.request_id, reason=answer.oddity)
         return answer
 
     def _reply(self, envelope: Envelope, decision: Decision, source: str) -> None:

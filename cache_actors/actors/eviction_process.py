@@ -37,7 +37,11 @@ async def run_pass(root: Path, limits: Limits) -> PassReport | None:
         command += [f"--max-bytes={limits.max_bytes}"]
     try:
         ended: CompletedProcess[bytes] = await trio.run_process(
-            command, capture_stdout=True, capture_stderr=True, check=False
+            command,
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            process_group=0,  # a terminal's Ctrl-C is for the service, which ends the pass itself
         )
     except OSError as error:
         raise PassFailed(f"A pass could not be started: {error.strerror}") from error

@@ -6,11 +6,10 @@ import time
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin
 
 import httpx
 
-from cache_actors.settings import without_credentials
+from cache_actors.actors.tuist_api import client_options, described, projects_url, read_projects
 
 from .finding import Finding, Verdict
 
@@ -24,18 +23,24 @@ MOST_CLOCK_SECONDS = 30.0
 
 def check_tuist(settings: Settings) -> Iterator[Finding]:
     """Ask without a token: what speaks the API refuses that with 401."""
-    url = urljoin(str(settings.server_url), "/api/projects")
-    shown = without_credentials(url)
+    url = projects_url(str(settings.server_url))
     try:
-        answer = httpx.get(url, timeout=10, trust_env=False)
+        with httpx.Client(**client_options()) as client:
+            answer = client.get(url)
     except httpx.HTTPError as error:
-        advice = "Look at SERVER_URL, at DNS, and at the firewall."
-        yield Finding("Tuist", Verdict.BROKEN, f"{shown} gives no answer: {error}", advice)
+        advice = (
+            "Look at SERVER_URL, DNS, the firewall, HTTPS_PROXY and, for a CA of your own, "
+            "SSL_CERT_FILE."
+        )
+        yield Finding("Tuist", Verdict.BROKEN, f"{url} gives no answer: {error}", advice)
         return
-    if answer.status_code in (httpx.codes.OK, httpx.codes.UNAUTHORIZED):
-        yield Finding("Tuist", Verdict.OK, f"{shown} answers {answer.status_code}, as it should")
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        yield Finding("Tuist", Verdict.OK, f"{url} answers 401, as it should")
+    elif answer.status_code == httpx.codes.OK and read_projects(answer.content) is not None:
+        yield Finding("Tuist", Verdict.OK, f"{url} lists projects, as it should")
     else:
-        text = f"{shown} answers {answer.status_code}, not 401"
+        odd = "200 without a list of projects" if answer.is_success else described(answer)
+        text = f"{url} answers {odd}, not 401"
         yield Finding("Tuist", Verdict.BROKEN, text, "Is SERVER_URL that of a Tuist server?")
     with suppress(KeyError, ValueError):
         off = abs(time.time() - parsedate_to_datetime(answer.headers["Date"]).timestamp())

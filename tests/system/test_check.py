@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -96,11 +98,36 @@ def test_read_only_disk_is_told(check: Check, tmp_path: Path) -> None:
 
 
 def test_password_in_a_url_is_not_printed(check: Check, tuist: StandInTuist) -> None:
-    url = tuist.url.replace("//", "//someone:secret@")
-    for answering in url, f"http://someone:secret@127.0.0.1:{free_port()}":
-        told = check(SERVER_URL=answering)["Tuist"]
-        assert "secret" not in str(told)
-        assert "//...@127.0.0.1" in told["text"]
+    told = check(SERVER_URL=tuist.url.replace("//", "//someone:secret@"))["settings"]
+    assert told["verdict"] == "broken"
+    assert "secret" not in str(told)
+    assert "//...@127.0.0.1" in told["text"]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "text"),
+    [
+        (200, b"<html>Welcome</html>", "answers 200 without a list of projects, not 401"),
+        (301, b"", "answers 301, a redirect to 'https://elsewhere.example/', not 401"),
+    ],
+)
+def test_web_server_that_is_no_tuist_is_broken(
+    check: Check, status: int, body: bytes, text: str
+) -> None:
+    head = f"HTTP/1.1 {status} X\r\nLocation: https://elsewhere.example/?token=x\r\n"
+    response = f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as threads:
+        threads.submit(answer_once, listener, response)
+        found = check(SERVER_URL=f"http://127.0.0.1:{listener.getsockname()[1]}")["Tuist"]
+    assert found["verdict"] == "broken"
+    assert found["text"].endswith(text)
+
+
+def answer_once(listener: socket.socket, response: bytes) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(65536)
+        connection.sendall(response)
 
 
 def test_server_that_is_no_tuist_is_broken(check: Check, tuist: StandInTuist) -> None:
