@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .log_output import open_standard_descriptors
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -43,6 +45,7 @@ EXIT_BAD_START = 2
 @click.version_option(package_name="cache-actors")
 def main() -> None:
     """A build cache for Tuist."""
+    open_standard_descriptors()
 
 
 @main.command()

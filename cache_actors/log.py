@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
+import os
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 
+from .log_output import STANDARD_OUTPUT
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
+    from cache_actors.log_output import LogOutput
     from cache_actors.settings import Settings
 
 MOST_REPEATED = 10
@@ -33,17 +35,22 @@ ALWAYS_TOLD = {"child_crashed"}
 """A supervisor gives up before it is too many, and each may be another child's."""
 
 
-def new_log(settings: Settings) -> FilteringBoundLogger:
-    """The log that the settings ask for: JSON lines, or text to be read on a terminal."""
+def new_log(settings: Settings, output: LogOutput = STANDARD_OUTPUT) -> FilteringBoundLogger:
+    """The log that the settings ask for: JSON lines, or text to be read on a terminal.
+
+    Args:
+        settings: its level and its form.
+        output: where its lines go.
+    """
     if settings.log_format == "json":
         rendering: list[Processor] = [
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(serializer=_to_json),
         ]
     else:
-        rendering = [structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())]
+        rendering = [structlog.dev.ConsoleRenderer(colors=os.isatty(output.fd))]
     log: FilteringBoundLogger = structlog.wrap_logger(
-        _Lines(sys.stdout),
+        _Lines(output, lambda times: log.warning("log_lines_dropped", times=times)),
         processors=[
             Repetitions(lambda event, **fields: log.warning(event, **fields)),
             structlog.processors.add_log_level,
@@ -103,13 +110,24 @@ class Repetitions:
                 self._say("suppressed", of=name, times=times, seconds=round(REPEAT_SECONDS))
 
 
-class _Lines(structlog.WriteLogger):
-    """Writes what can be written: a full disk behind the log must not stop the service."""
+class _Lines:
+    """What structlog hands its lines to. Lines that were lost are told of once others go through.
+
+    Args:
+        output: where the lines go.
+        say: logs how many were lost.
+    """
+
+    def __init__(self, output: LogOutput, say: Callable[[int], object]) -> None:
+        self._output = output
+        self._say = say
+        self._told = output.dropped
 
     def msg(self, message: str) -> None:
         """Write one line."""
-        with suppress(OSError):
-            super().msg(message)
+        if self._output.write(message) and (lost := self._output.dropped - self._told):
+            self._told += lost
+            self._say(lost)
 
     debug = info = warning = error = critical = msg
 

@@ -29,14 +29,14 @@ def log_of(
     )
 
 
-def json_lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+def json_lines(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     """What has been logged, a JSON object a line."""
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return [json.loads(line) for line in capfd.readouterr().out.splitlines()]
 
 
-def test_line_is_json_with_event_level_and_time(capsys: pytest.CaptureFixture[str]) -> None:
+def test_line_is_json_with_event_level_and_time(capfd: pytest.CaptureFixture[str]) -> None:
     log_of().warning("something_happened", answer=42, path="/a")
-    (line,) = json_lines(capsys)
+    (line,) = json_lines(capfd)
     at = datetime.fromisoformat(line.pop("timestamp"))
     assert at.utcoffset() == timedelta(0)
     assert line == {
@@ -47,36 +47,36 @@ def test_line_is_json_with_event_level_and_time(capsys: pytest.CaptureFixture[st
     }
 
 
-def test_line_stays_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_line_stays_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     log_of().info("event", text="one\ntwo\r\u2028three")
-    (line,) = capsys.readouterr().out.split("\n")[:-1]
+    (line,) = capfd.readouterr().out.split("\n")[:-1]
     assert json.loads(line)["text"] == "one\ntwo\r\u2028three"
 
 
-def test_traceback_is_part_of_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_traceback_is_part_of_the_line(capfd: pytest.CaptureFixture[str]) -> None:
     log = log_of()
     try:
         int("x")
     except ValueError:
         log.exception("crashed")
-    (line,) = json_lines(capsys)
+    (line,) = json_lines(capfd)
     assert line["level"] == "error"
     assert line["exception"].startswith("Traceback")
     assert line["exception"].endswith("ValueError: invalid literal for int() with base 10: 'x'")
     assert "exc_info" not in line
 
 
-def test_traceback_of_a_group_names_all_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_traceback_of_a_group_names_all_in_it(capfd: pytest.CaptureFixture[str]) -> None:
     group = ExceptionGroup("several", [KeyError("a"), ValueError("b")])
     log_of().error("crashed", exc_info=group)
-    (line,) = json_lines(capsys)
+    (line,) = json_lines(capfd)
     assert "KeyError: 'a'" in line["exception"]
     assert "ValueError: b" in line["exception"]
 
 
-def test_text_has_the_traceback_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_has_the_traceback_too(capfd: pytest.CaptureFixture[str]) -> None:
     log_of("text").error("crashed", exc_info=ZeroDivisionError("by nought"))
-    text = capsys.readouterr().out
+    text = capfd.readouterr().out
     assert "crashed" in text
     assert "ZeroDivisionError" in text
     assert "by nought" in text
@@ -104,29 +104,29 @@ class Odd:
     ids=ascii,
 )
 def test_value_that_is_not_json_is_logged_all_the_same(
-    capsys: pytest.CaptureFixture[str], value: object, logged: object
+    capfd: pytest.CaptureFixture[str], value: object, logged: object
 ) -> None:
     log_of().info("event", value=value)
-    (line,) = json_lines(capsys)
+    (line,) = json_lines(capfd)
     assert line["value"] == logged
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_events_below_the_level_are_left_out(
-    capsys: pytest.CaptureFixture[str], log_format: Literal["json", "text"], level: Level
+    capfd: pytest.CaptureFixture[str], log_format: Literal["json", "text"], level: Level
 ) -> None:
     log = log_of(log_format, level)
     for name in LEVELS:
         getattr(log, name)(f"{name}_event")
-    text = capsys.readouterr().out
+    text = capfd.readouterr().out
     logged = [name for name in LEVELS if f"{name}_event" in text]
     assert logged == list(LEVELS[LEVELS.index(level) :])
 
 
-def test_text_is_a_line_with_the_event_and_its_values(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_is_a_line_with_the_event_and_its_values(capfd: pytest.CaptureFixture[str]) -> None:
     log_of("text").info("something_happened", answer=42)
-    (line,) = capsys.readouterr().out.splitlines()
+    (line,) = capfd.readouterr().out.splitlines()
     assert "info" in line
     assert "something_happened" in line
     assert "answer=42" in line
@@ -187,8 +187,8 @@ def test_what_is_no_trouble_or_is_bounded_anyway_is_always_told(event: str, meth
     assert len(repeated.through) == 100
 
 
-def test_log_tells_no_more_than_that(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_tells_no_more_than_that(capfd: pytest.CaptureFixture[str]) -> None:
     log = log_of()
     for number in range(100):
         log.warning("trouble", number=number)
-    assert [line["number"] for line in json_lines(capsys)] == list(range(MOST_REPEATED))
+    assert [line["number"] for line in json_lines(capfd)] == list(range(MOST_REPEATED))

@@ -14,6 +14,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from cache_actors.log_output import STANDARD_OUTPUT
 from cache_actors.storage.health import StorageState
 from cache_actors.supervision import State
 
@@ -46,6 +47,11 @@ class Records(Collector):
             "cache_actors_build",
             "What runs.",
             {"version": version("cache-actors"), "python": platform.python_version()},
+        )
+        yield CounterMetricFamily(
+            "cache_actors_log_lines_dropped",
+            "Lines of the log that were lost, as nobody took them.",
+            STANDARD_OUTPUT.dropped,
         )
         yield from tree(self._status())
         yield from _disk(self._storage())

@@ -1,0 +1,93 @@
+"""Standard output as log lines need it: writing one never waits, and never raises.
+
+A reader that stands still, a disk that is full, or a closed descriptor costs lines, and nothing
+else. Lost lines are counted.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class LogOutput:
+    """The file behind a descriptor, written to a line at a time.
+
+    Args:
+        fd: the descriptor; it stays open, and blocking for others who have it.
+
+    Attributes:
+        fd: the descriptor.
+        dropped: how many lines were lost so far.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.dropped = 0
+        self._send: Callable[[bytes], int] | None = None
+        self._rest = b""  # of a line that has been written in part
+        self._opened = ExitStack()
+
+    def write(self, line: str) -> bool:
+        """Write `line` and the end of it, and say whether that worked; if not, it is lost."""
+        try:
+            if self._send is None:
+                self._send = self._sender()
+            if self._rest:
+                self._rest = self._rest[self._send(self._rest) :]
+            if not self._rest:
+                text = line.encode(errors="backslashreplace") + b"\n"
+                self._rest = text[self._send(text) :]
+                return True
+        except OSError:
+            pass
+        self.dropped += 1
+        return False
+
+    def close(self) -> None:
+        """Close what was opened to write; the descriptor itself stays open."""
+        self._opened.close()
+        self._send = None
+
+    def _sender(self) -> Callable[[bytes], int]:
+        """What writes bytes without waiting, and returns how many it took.
+
+        Raises:
+            OSError: the descriptor is closed.
+        """
+        fd = self.fd
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISSOCK(mode):
+            connection = self._opened.enter_context(socket.socket(fileno=os.dup(fd)))
+            how = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+            return lambda text: connection.send(text, how)
+        if not stat.S_ISREG(mode):
+            # Opened anew, since others, such as a shell, may share the open file and want it to
+            # block.
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            with suppress(OSError):
+                fd = os.open(f"/proc/self/fd/{fd}", flags)
+                self._opened.callback(os.close, fd)
+            os.set_blocking(fd, False)
+        return lambda text: os.write(fd, text)
+
+
+def open_standard_descriptors() -> None:
+    """Make sure that descriptors 0 to 2 are open, to nowhere if they were closed.
+
+    Else the next files and sockets would get these numbers, and log lines with them. To be called
+    before anything is opened.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+
+
+STANDARD_OUTPUT = LogOutput(1)
+"""This process's."""
