@@ -33,6 +33,18 @@ START_SECONDS = 60.0
 """What is older than this, and still not what it was to become, is left from a failed start."""
 
 
+ACCEPT_PAUSE = 0.1
+"""Seconds until the next try when nothing can be accepted: the system has no more descriptors, no
+memory for one, or a reason of its own."""
+
+_FATAL_TO_LISTENING = {errno.EBADF, errno.EFAULT, errno.EINVAL, errno.ENOTSOCK}
+"""Errors of `accept` after which it can never succeed; all others are those of a connection, of the
+network, or of the moment (accept(2))."""
+
+_OF_ONE_CONNECTION = {errno.ECONNABORTED, errno.EHOSTUNREACH, errno.EPERM, errno.EPROTO}
+"""Those after which another connection may be waiting already."""
+
+
 class CannotListen(Exception):
     """The address or socket to listen on is not to be had; the message says which and why."""
 
@@ -50,6 +62,39 @@ class Endpoint(Protocol):
 
     def close(self) -> None:
         """Take no more connections, ever. May be called again."""
+
+
+class Arrivals:
+    """Takes the connections that wait at a socket, one after the other, as a context manager.
+
+    What happens to one connection before it is taken harms that connection only.
+    """
+
+    def __init__(self, listening: socket.socket) -> None:
+        self._listening = trio.socket.from_stdlib_socket(listening)
+
+    async def next(self) -> trio.socket.SocketType:
+        """The next connection.
+
+        Raises:
+            OSError: nothing can be accepted here any more, as the socket itself is not what it was.
+        """
+        while True:
+            try:
+                connection, _ = await self._listening.accept()
+            except OSError as error:
+                if error.errno in _FATAL_TO_LISTENING:
+                    raise
+                if error.errno not in _OF_ONE_CONNECTION:
+                    await trio.sleep(ACCEPT_PAUSE)
+            else:
+                return connection
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listening.close()
 
 
 class BoundSocket:
@@ -101,17 +146,19 @@ class BoundSocket:
             with suppress(OSError):  # the others will see it for themselves
                 self._current.give_away()
 
-    def listen(self) -> trio.socket.SocketType:
-        """Have connections wait here from now on, and return a socket to accept them with."""
+    def listen(self) -> Arrivals:
+        """Have connections wait here from now on, and return what takes them."""
         self._sock.listen(BACKLOG)
-        return trio.socket.from_stdlib_socket(self._sock.dup())
+        return Arrivals(self._sock.dup())
 
     async def serve(
         self, handle: Callable[[trio.SocketStream], Awaitable[None]], connections: trio.Nursery
     ) -> None:
         """Start `handle` in `connections` for each connection that comes, until cancelled."""
-        listener = trio.SocketListener(self.listen())
-        await trio.serve_listeners(handle, [listener], handler_nursery=connections)
+        with self.listen() as arrivals:
+            while True:
+                stream = trio.SocketStream(await arrivals.next())
+                connections.start_soon(_handle, handle, stream)
 
     def is_replaced(self) -> bool:
         """Whether another instance gets the new connections by now."""
@@ -132,6 +179,15 @@ class BoundSocket:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+async def _handle(
+    handle: Callable[[trio.SocketStream], Awaitable[None]], stream: trio.SocketStream
+) -> None:
+    try:
+        await handle(stream)
+    finally:
+        stream.socket.close()
 
 
 def bind(settings: Settings) -> BoundSocket:

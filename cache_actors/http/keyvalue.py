@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Annotated
 
 import msgspec
 
-from cache_actors.storage.layout import Entry, Kind, parse_id
+from cache_actors.kinds import Kind
+from cache_actors.storage.layout import Entry, parse_id
 from cache_actors.storage.references import references
 
 from .authorization import authorized_project
@@ -25,7 +25,7 @@ class Value(msgspec.Struct):
 class Values(msgspec.Struct):
     """What is stored, and the response that retrieves it."""
 
-    entries: Annotated[list[Value], msgspec.Meta(min_length=1)]
+    entries: list[Value]
 
 
 class StoreRequest(Values):

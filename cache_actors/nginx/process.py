@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import time
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ START_SECONDS = 10.0
 
 
 class NginxFailed(Exception):
-    """nginx did not start; the message is what it said."""
+    """nginx did not start; the message is one line that says why."""
 
 
 @contextmanager
@@ -42,16 +43,22 @@ def running_nginx(nginx: Path, options: NginxOptions) -> Iterator[None]:
         ) as process,
     ):
         try:
-            _wait_until_started(process, options.runtime / "nginx.pid", errors)
+            _wait_until_started(process, options, errors)
             yield
         finally:
             process.terminate()
 
 
-def _wait_until_started(process: subprocess.Popen[bytes], pid_file: Path, errors: Path) -> None:
+def _wait_until_started(
+    process: subprocess.Popen[bytes], options: NginxOptions, errors: Path
+) -> None:
     """nginx writes its pid once it listens."""
     deadline = time.monotonic() + START_SECONDS
-    while not pid_file.exists():
+    while not (options.runtime / "nginx.pid").exists():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise NginxFailed(f"nginx did not start: {errors.read_text().strip()}")
+            said = errors.read_text().strip().splitlines() or ["it says nothing"]
+            if any(f"({errno.EADDRINUSE}: " in line for line in said):
+                advice = "end what listens there, or set PORT to another port"
+                raise NginxFailed(f"{options.listen} is taken: {advice}")
+            raise NginxFailed(f"nginx did not start: {said[-1]}")
         time.sleep(0.01)

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import socket
 from typing import TYPE_CHECKING
 
 import trio
 
 if TYPE_CHECKING:
-    from cache_actors.http.endpoint import BoundSocket
+    from cache_actors.http.endpoint import Arrivals, BoundSocket
     from cache_actors.supervision import Started
 
     from .pool import Pool
-
-BUSY_SECONDS = 0.1
-"""Pause when the system has no more descriptors, or no memory for one."""
-
-_BUSY = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class Acceptor:
@@ -33,9 +27,9 @@ class Acceptor:
         While one of them still has something to finish, it also takes new connections: somebody
         may ask `/up` what is going on.
         """
-        with self._sock.listen() as listener:
+        with self._sock.listen() as arrivals:
             async with trio.open_nursery() as accepting:
-                accepting.start_soon(self._accept, listener)
+                accepting.start_soon(self._accept, arrivals)
                 started()
                 await stop.wait()
                 self._pool.drain(replaced=self._sock.is_replaced())
@@ -44,22 +38,8 @@ class Acceptor:
         self._sock.close()
         self._pool.close()
 
-    async def _accept(self, listener: trio.socket.SocketType) -> None:
+    async def _accept(self, arrivals: Arrivals) -> None:
         while True:
             await self._pool.wait_for_room()
-            connection = await _accept_one(listener)
-            if connection is not None:
-                self._pool.put(connection)
-
-
-async def _accept_one(listener: trio.socket.SocketType) -> socket.socket | None:
-    """The next connection, or None if there is none after all."""
-    try:
-        connection, _ = await listener.accept()
-    except OSError as error:
-        if error.errno in _BUSY:
-            await trio.sleep(BUSY_SECONDS)
-        elif error.errno != errno.ECONNABORTED:
-            raise
-        return None
-    return socket.socket(fileno=connection.detach())
+            connection = await arrivals.next()
+            self._pool.put(socket.socket(fileno=connection.detach()))
