@@ -54,7 +54,7 @@ def test_open_file_reads_any_part(relaxed: FileStore, artifact: Path) -> None:
 
 
 def test_modification_time_is_cut_to_whole_seconds(relaxed: FileStore, artifact: Path) -> None:
-    os.utime(artifact, ns=(0, 1_700_000_000_999_999_000))
+    os.utime(artifact, ns=(0, 1_700_000_000_999_999_999))
     file = opened(relaxed, artifact)
     assert file.mtime == 1_700_000_000
     file.close()

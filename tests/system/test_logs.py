@@ -58,6 +58,17 @@ def test_one_id_is_in_both_logs_and_in_the_question_to_tuist(site: Site, given: 
     assert asked == [request_id]
 
 
+def test_path_that_is_not_ascii_leaves_a_line_of_json(site: Site) -> None:
+    with RawConnection(site.nginx.url) as connection:
+        headers = [f"Host: cache\r\n{site.authorization}", "X-Request-ID: bytes"]
+        connection.send(b"GET /odd\xff\xfe\xc3 HTTP/1.1\r\n")
+        connection.send("\r\n".join([*headers, "", ""]).encode())
+        assert connection.response().status_code in (400, 404)
+    eventually(lambda: b'"bytes"' in site.access_log.read_bytes())
+    [line] = [line for line in lines_of(site.access_log) if line["request_id"] == "bytes"]
+    assert line["path"] == "/odd"
+
+
 def test_crash_is_logged_once_with_its_traceback(site: Site) -> None:
     before = len(site.service.logged("child_crashed"))
     answer = site.ask("PUT", "/api/cache/keyvalue/CRASH", headers={"X-Request-ID": "unlucky"})
