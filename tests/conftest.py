@@ -28,14 +28,16 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give each process of pytest-xdist whole groups, so that tests share what a module starts.
 
-    A group is a module, or a part of one whose fixtures are parametrized for the whole module.
+    A group is a module, or a part of one whose fixtures are parametrized for the whole module. The
+    contract suite has groups of its own.
     """
     items.sort(key=_rank)
     for item in items:
-        if item.get_closest_marker("xdist_group") is None:
+        if not item.nodeid.startswith("tests/contract/"):
             item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
@@ -46,8 +48,6 @@ def _rank(item: pytest.Item) -> int:
 
 def _group(item: pytest.Item) -> str:
     module, _, _ = item.nodeid.partition("::")
-    if module.startswith("tests/contract/"):
-        module = "tests/contract"
     callspec = getattr(item, "callspec", None)
     params = {} if callspec is None else callspec.params
     return "-".join([module, *(str(params[name]) for name in SHARED_PARAMS if name in params)])
