@@ -48,7 +48,10 @@ def new_log(settings: Settings, output: LogOutput = STANDARD_OUTPUT) -> Filterin
             structlog.processors.JSONRenderer(serializer=_to_json),
         ]
     else:
-        rendering = [structlog.dev.ConsoleRenderer(colors=os.isatty(output.fd))]
+        # Not rich's tracebacks: they show variables, tokens among them, and take seconds to make.
+        plain = structlog.dev.plain_traceback
+        colors = os.isatty(output.fd)
+        rendering = [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
     log: FilteringBoundLogger = structlog.wrap_logger(
         _Lines(output, lambda times: log.warning("log_lines_dropped", times=times)),
         processors=[

@@ -126,8 +126,7 @@ def load_settings() -> Settings:
         ]
         raise BadSettings("\n".join(dict.fromkeys(lines))) from None
     for name, proxy in getproxies().items():
-        scheme, separator, _ = proxy.partition("://")
-        if name in ("http", "https", "all") and separator and scheme not in ("http", "https"):
+        if name in ("http", "https", "all") and not _is_proxy(proxy):
             raise BadSettings(
                 f"{name.upper()}_PROXY is {without_credentials(proxy)!r}; "
                 "allowed: an http or https URL"
@@ -140,6 +139,15 @@ def load_settings() -> Settings:
             f"DISK_HIGH_WATERMARK_PERCENT, {settings.disk_high_watermark_percent:g}"
         )
     return settings
+
+
+def _is_proxy(url: str) -> bool:
+    """Whether the Tuist server can be asked through it; the scheme may be missing."""
+    try:
+        HttpUrl(url if "://" in url else f"http://{url}")
+    except ValidationError:
+        return False
+    return True
 
 
 def _sentence(name: str, problem: str, given: object) -> str:

@@ -192,3 +192,20 @@ def test_log_tells_no_more_than_that(capfd: pytest.CaptureFixture[str]) -> None:
     for number in range(100):
         log.warning("trouble", number=number)
     assert [line["number"] for line in json_lines(capfd)] == list(range(MOST_REPEATED))
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_traceback_shows_no_variables(
+    capfd: pytest.CaptureFixture[str], log_format: Literal["json", "text"]
+) -> None:
+    def crash(authorization: str) -> None:
+        raise ValueError(len(authorization))
+
+    log = log_of(log_format)
+    try:
+        crash("hush".rjust(11, "-"))
+    except ValueError:
+        log.exception("crashed")
+    said = capfd.readouterr().out
+    assert "ValueError: 11" in said
+    assert "-------hush" not in said

@@ -284,7 +284,22 @@ def test_credentials_in_the_url_are_refused_and_not_printed(load: Load, user: st
     assert line == f"SERVER_URL is 'http://...@tuist.example'; allowed: {URL}"
 
 
-def test_proxy_that_cannot_be_used_is_refused(load: Load) -> None:
-    (line,) = complaints(load, SERVER_URL=SERVER_URL, ALL_PROXY="socks5://user:hush@proxy.example")
-    assert line == "ALL_PROXY is 'socks5://...@proxy.example'; allowed: an http or https URL"
-    load(SERVER_URL=SERVER_URL, HTTPS_PROXY="http://proxy.example:3128", NO_PROXY="localhost")
+@pytest.mark.parametrize(
+    ("proxy", "shown"),
+    [
+        ("socks5://user:hush@proxy.example", "socks5://...@proxy.example"),
+        ("http://user:hush@127.0.0.1:nope", "http://...@127.0.0.1:nope"),
+        ("http://", "http://"),
+        (":3128", ":3128"),
+    ],
+)
+def test_proxy_that_cannot_be_used_is_refused(load: Load, proxy: str, shown: str) -> None:
+    (line,) = complaints(load, SERVER_URL=SERVER_URL, ALL_PROXY=proxy)
+    assert line == f"ALL_PROXY is {shown!r}; allowed: an http or https URL"
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://proxy.example:3128", "proxy.example:3128", "http://[::1]"]
+)
+def test_proxy_that_can_be_used_is_not_refused(load: Load, proxy: str) -> None:
+    load(SERVER_URL=SERVER_URL, HTTPS_PROXY=proxy, NO_PROXY="localhost")
