@@ -76,12 +76,15 @@ async def watched(hands: Hands[Given, Found]) -> AsyncGenerator[None, None]:
     Raises:
         HandsLost: they are.
     """
+    lost: ExceptionGroup[HandsLost] | None = None
     try:
         async with hands, trio.open_nursery() as nursery:
             nursery.start_soon(hands.watch)
             yield
             nursery.cancel_scope.cancel()
-    except* HandsLost as lost:  # a batch may have noticed it at the same time
+    except* HandsLost as errors:  # a batch may have noticed it at the same time
+        lost = errors
+    if lost is not None:  # raised in `except*`, it would be in a group before Python 3.11.4
         raise HandsLost("the process that commits is gone") from lost
 
 
