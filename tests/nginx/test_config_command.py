@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -48,7 +49,10 @@ def test_printed_configuration_is_accepted(
         timeout=60,
     )
     assert tested.returncode == 0, tested.stderr
-    assert "[warn]" not in tested.stderr
+    warnings = [line for line in tested.stderr.splitlines() if "[warn]" in line]
+    if os.geteuid() != 0:  # who cannot be another user, is told so
+        warnings = [line for line in warnings if 'the "user" directive makes sense' not in line]
+    assert warnings == []
 
 
 @pytest.mark.parametrize(
