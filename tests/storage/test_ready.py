@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,24 +11,22 @@ import pytest
 from cache_actors.storage.files import FileStore, Publication
 from cache_actors.storage.health import StorageState
 from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
+from tests.support.mounts import other_device
 
 from .stores import STORED, Journal, files_below, leftovers, number_of, publish_file, refusing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture
 def elsewhere(root: Path) -> Iterator[TemporaryFolder]:
     """A temporary folder on another file system than the store's."""
-    memory = Path("/dev/shm")  # noqa: S108
-    if not memory.is_dir() or memory.stat().st_dev == root.stat().st_dev:
-        pytest.skip("there is no second file system")
-    parent = Path(tempfile.mkdtemp(dir=memory))
-    folder = TemporaryFolder(parent)
-    yield folder
-    folder.remove()
-    parent.rmdir()
+    with other_device(root) as parent:
+        folder = TemporaryFolder(parent)
+        yield folder
+        folder.remove()
 
 
 def test_file_on_another_device_is_brought_over(

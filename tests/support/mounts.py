@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +15,6 @@ from .waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @contextmanager
@@ -32,6 +33,16 @@ def tmpfs(path: Path, options: str) -> Iterator[Path]:
 def remount(path: Path, options: str) -> None:
     """Change the options of what is mounted at `path`, as soon as no file stands in the way."""
     eventually(lambda: _mount("-o", f"remount,{options}", str(path)) is None)
+
+
+@contextmanager
+def other_device(path: Path) -> Iterator[Path]:
+    """A folder on another device than `path`; without one the test is skipped, as above."""
+    memory = Path("/dev/shm")  # noqa: S108
+    if not memory.is_dir() or memory.stat().st_dev == path.stat().st_dev:
+        _skip("there is no second file system")
+    with tempfile.TemporaryDirectory(prefix="cache-actors-other-", dir=memory) as folder:
+        yield Path(folder)
 
 
 def require_root() -> None:

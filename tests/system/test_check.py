@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from cache_actors.__main__ import main
-from tests.support.mounts import tmpfs
+from tests.support.mounts import other_device, tmpfs
 from tests.support.service import free_port
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ def test_missing_storage_is_broken_and_not_made(check: Check, tmp_path: Path) ->
 
 
 def test_other_device_for_temporary_files_is_told(check: Check, tmp_path: Path) -> None:
-    assert check(TMP_DIR="/proc")["TMP_DIR"]["verdict"] == "warning"
+    with other_device(tmp_path) as elsewhere:
+        assert check(TMP_DIR=str(elsewhere))["TMP_DIR"]["verdict"] == "warning"
     assert check(TMP_DIR=str(tmp_path))["TMP_DIR"]["verdict"] == "ok"
     assert check(TMP_DIR=str(tmp_path / "missing"))["TMP_DIR"]["verdict"] == "broken"
 
