@@ -29,14 +29,14 @@ class Kind(Enum):
         label: its name in nginx's log, from which metrics are counted.
         read_methods: the HTTP methods that nginx answers with its files, at a URL with an id.
         store_methods: those that store one there; nginx answers them if it exists already.
-        refers_to: the name of the kind that its files refer to. They are evicted before what they
-            refer to. None: its files are evicted by their own last use.
+        refers: whether its files refer to artifacts (`Kind.CAS`), and so are evicted before them.
+            Files of other kinds are evicted by their own last use.
         has_form: whether content is of its form, for files whose checksum is not recorded; None if
             any content is.
     """
 
-    CAS = ("cas", "", "artifact", ("GET", "HEAD"), ("POST",), None, None)
-    KEYVALUE = ("keyvalue", ".json", "entry", ("GET", "HEAD", "PUT"), (), "CAS", _is_json_object)
+    CAS = ("cas", "", "artifact", ("GET", "HEAD"), ("POST",), False, None)
+    KEYVALUE = ("keyvalue", ".json", "entry", ("GET", "HEAD", "PUT"), (), True, _is_json_object)
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Kind(Enum):
         label: str,
         read_methods: tuple[str, ...],
         store_methods: tuple[str, ...],
-        refers_to: str | None,
+        refers: bool,
         has_form: Callable[[bytes], bool] | None,
     ) -> None:
         self.folder = folder
@@ -53,5 +53,5 @@ class Kind(Enum):
         self.label = label
         self.read_methods = read_methods
         self.store_methods = store_methods
-        self.refers_to = refers_to
+        self.refers = refers
         self.has_form = has_form

@@ -6,14 +6,21 @@ else. Lost lines are counted.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import select
 import socket
 import stat
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+LOCK_ATTEMPTS = 100
+"""How often it is tried to lock a pipe; between two tries others run."""
 
 
 class LogOutput:
@@ -75,7 +82,37 @@ class LogOutput:
                 fd = os.open(f"/proc/self/fd/{fd}", flags)
                 self._opened.callback(os.close, fd)
             os.set_blocking(fd, False)
+            return partial(self._send_whole, fd)
         return lambda text: os.write(fd, text)
+
+    def _send_whole(self, fd: int, text: bytes) -> int:
+        """Write to a pipe that other processes write to, so that none gets into a line of another.
+
+        Up to `PIPE_BUF` bytes the kernel sees to that (pipe(7)). Whoever writes more keeps the
+        others out with a lock, until all of it is written.
+        """
+        alone = bool(self._rest) or len(text) > select.PIPE_BUF
+        _lock(fd, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        written = 0
+        try:
+            written = os.write(fd, text)
+        finally:
+            if written == len(text) or (written == 0 and not self._rest):
+                fcntl.flock(fd, fcntl.LOCK_UN)
+        return written
+
+
+def _lock(fd: int, how: int) -> None:
+    """Lock a file, unless another process keeps it for longer than a write takes.
+
+    Raises:
+        BlockingIOError: it does.
+    """
+    for _ in range(LOCK_ATTEMPTS):
+        with suppress(BlockingIOError):
+            return fcntl.flock(fd, how | fcntl.LOCK_NB)
+        os.sched_yield()
+    return fcntl.flock(fd, how | fcntl.LOCK_NB)
 
 
 def open_standard_descriptors() -> None:

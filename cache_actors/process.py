@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from .actors.tuist_api import TuistApi
 from .application import Application
 from .http.endpoint import bind
 from .lifetime import live, stop_on_signal
@@ -52,6 +53,7 @@ def run_process(
         CannotStart: a folder is not to be had.
     """
     _raise_file_limit()
+    _require_usable_proxies(settings)
     log = new_log(settings)
     with bind(settings) as sock:
         return trio.run(_run, settings, sock, log, announce, worker_command)
@@ -87,6 +89,14 @@ async def _run(
     if reachability.failure is not None:
         raise reachability.failure
     return status
+
+
+def _require_usable_proxies(settings: Settings) -> None:
+    """Make what asks the Tuist server once, before something has to crash for want of it."""
+    try:
+        TuistApi(str(settings.server_url))
+    except Exception as error:
+        raise CannotStart(f"The proxies of the environment cannot be used: {error}") from error
 
 
 def _raise_file_limit() -> None:

@@ -161,5 +161,6 @@ def _sentence(name: str, problem: str, given: object) -> str:
 
 
 def without_credentials(url: str) -> str:
-    """`url` for people to read: a user and a password in it are nobody's business."""
-    return re.sub("//[^/]*@", "//...@", url)
+    """`url` for people to read: a user, a password and a query in it are nobody's business."""
+    shown = re.sub(r"\?.*", "?...", url)
+    return re.sub(r"^([A-Za-z0-9+.-]*:(?=[/\\]))?([/\\]*).*@", r"\1\2...@", shown)

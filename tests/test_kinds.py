@@ -34,7 +34,7 @@ def third(monkeypatch: pytest.MonkeyPatch) -> Kind:
     """A kind that nobody has thought of, as an addition to the table would make it."""
     kind = object.__new__(Kind)
     kind._name_, kind._value_ = "THIRD", "third"
-    kind.__init__("third", ".bin", "third", ("GET",), ("PUT",), None, None)  # type: ignore[misc]
+    kind.__init__("third", ".bin", "third", ("GET",), ("PUT",), False, None)  # type: ignore[misc]
     monkeypatch.setattr(Kind, "_member_names_", [*Kind._member_names_, "THIRD"])
     monkeypatch.setitem(Kind._member_map_, "THIRD", kind)
     return kind

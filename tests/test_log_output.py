@@ -181,3 +181,30 @@ def test_closed_standard_descriptors_are_given_to_no_file(tmp_path: Path) -> Non
     shell = 'exec "$0" -c "$1" <&- >&- 2>&-'
     subprocess.run(["/bin/sh", "-c", shell, sys.executable, check], check=True)
     assert (tmp_path / "file").read_bytes() == b""
+
+
+WRITER = """
+import sys
+from cache_actors.log_output import LogOutput
+output = LogOutput(1)
+written = 0
+while written < 100:
+    written += output.write(sys.argv[1] * int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("size", [100, 6000, 20_000])
+def test_lines_of_processes_that_share_a_pipe_are_whole(size: int) -> None:
+    reading, writing = os.pipe()
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, letter, str(size)], stdout=writing)
+        for letter in "ab"
+    ]
+    os.close(writing)
+    with open(reading, "rb") as pipe:  # noqa: PTH123
+        lines = pipe.read().decode().splitlines()
+    assert [writer.wait() for writer in writers] == [0, 0]
+    # The last line of each may not have come to its end when its process did.
+    whole = {letter * size for letter in "ab"}
+    assert len(lines) > 190
+    assert sum(line not in whole for line in lines) <= 2

@@ -90,7 +90,6 @@ BAD = [
     ("SERVER_URL", "ftp://tuist.example", URL),
     ("SERVER_URL", "tuist.example", URL),
     ("SERVER_URL", "http://", URL),
-    ("SERVER_URL", "http://tuist.example/?x=1", URL),
     ("SERVER_URL", "http://tuist.example/#f", URL),
     ("CAS_STORAGE_DIR", "/cas\r", "an absolute path without control characters"),
     ("PORT", "0", PORTS),
@@ -278,10 +277,25 @@ def test_target_is_not_above_the_high_watermark(load: Load) -> None:
     ) == ["DISK_TARGET_PERCENT is 90; allowed: at most DISK_HIGH_WATERMARK_PERCENT, 80"]
 
 
-@pytest.mark.parametrize("user", ["user:hush", ":hush", "hush"])
-def test_credentials_in_the_url_are_refused_and_not_printed(load: Load, user: str) -> None:
-    (line,) = complaints(load, SERVER_URL=f"http://{user}@tuist.example")
-    assert line == f"SERVER_URL is 'http://...@tuist.example'; allowed: {URL}"
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:hush@tuist.example",
+        "http://:hush@tuist.example",
+        "http://hush@tuist.example",
+        "http://user:hu/sh@tuist.example",
+        "http:/user:hush@tuist.example",
+        "http:user:hush@tuist.example",
+        "user:hush@tuist.example",
+        "https://tuist.example/?token=hush",
+    ],
+)
+def test_credentials_in_the_url_are_refused_and_not_printed(load: Load, url: str) -> None:
+    (line,) = complaints(load, SERVER_URL=url)
+    assert line.startswith("SERVER_URL is ")
+    assert line.endswith(f"; allowed: {URL}")
+    assert "hush" not in line
+    assert "hu/sh" not in line
 
 
 @pytest.mark.parametrize(

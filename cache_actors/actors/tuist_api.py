@@ -94,9 +94,10 @@ def read_projects(body: bytes | bytearray) -> Answer | None:
     if not isinstance(items, list):
         return None
     names = [item.get("full_name") if isinstance(item, dict) else item for item in items]
-    known = frozenset(name.lower() for name in names if isinstance(name, str))
+    # No handle has other characters, and some of these are ASCII once they are in lower case.
+    known = frozenset(name.lower() for name in names if isinstance(name, str) and name.isascii())
     unnamed = sum(not isinstance(name, str) for name in names)
-    if unnamed and not known:
+    if unnamed and unnamed == len(items):
         return None
     oddity = f"{unnamed} of {len(items)} projects have no full_name" if unnamed else ""
     return Answer(Access.GRANTED, known, oddity)
@@ -154,7 +155,7 @@ class TuistApi:
                             return "The Tuist server's answer is too long"
                 finally:
                     await response.aclose()
-        except (httpx.HTTPError, trio.TooSlowError) as error:
+        except Exception as error:  # whatever it is, it is about this question only
             return f"The Tuist server cannot be reached: {_reason(error)}"
         return self._read(response, body)
 
@@ -174,11 +175,15 @@ class TuistApi:
 
 
 def described(response: httpx.Response) -> str:
-    """The status of a response, and of a redirect where it leads, without its query."""
+    """The status of a response, and of a redirect to which host it leads."""
     if not response.has_redirect_location:
         return str(response.status_code)
-    target = response.headers["Location"].partition("?")[0]
-    return f"{response.status_code}, a redirect to {target[:200]!a}"
+    try:
+        target = httpx.URL(response.headers["Location"])
+        where = f"{target.scheme}://{target.host}" if target.host else "a path of its own"
+    except httpx.InvalidURL:
+        where = "what is no URL"
+    return f"{response.status_code}, a redirect to {where[:200]}"
 
 
 def _reason(error: Exception) -> str:

@@ -27,7 +27,7 @@ def check_tuist(settings: Settings) -> Iterator[Finding]:
     try:
         with httpx.Client(**client_options()) as client:
             answer = client.get(url)
-    except httpx.HTTPError as error:
+    except Exception as error:  # the environment's proxies may be anything
         advice = (
             "Look at SERVER_URL, DNS, the firewall, HTTPS_PROXY and, for a CA of your own, "
             "SSL_CERT_FILE."

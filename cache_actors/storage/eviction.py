@@ -212,7 +212,7 @@ class Eviction:
         return [
             (kind, shard)
             for kind in Kind
-            if (kind.refers_to is not None) is referring
+            if kind.refers is referring
             for shard in shards(self.root, project, kind)
         ]
 

@@ -43,7 +43,7 @@ class Holdings:
 
     def add(self, kind: Kind, size: int, used: int) -> None:
         """Count one file."""
-        if kind.refers_to is None:
+        if not kind.refers:
             self.artifacts += 1
             self.artifact_bytes += size
             self.oldest_use = used if self.oldest_use is None else min(used, self.oldest_use)

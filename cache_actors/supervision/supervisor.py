@@ -249,6 +249,9 @@ class Supervisor:
                     return
                 child.restarts += 1
                 child.state = State.STARTING
+                # Also where each incarnation crashes before it waits for anything: others, and
+                # signals, get their turn.
+                await trio.lowlevel.cancel_shielded_checkpoint()
         finally:
             child.state = State.STOPPED
             child.ended.set()

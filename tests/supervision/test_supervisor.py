@@ -17,7 +17,7 @@ from cache_actors.supervision import (
     supervisor_child,
 )
 
-from .small_actors import Ask, Boom, Desk, Hold, Plain, Say, Start
+from .small_actors import Ask, Boom, Desk, Hold, Plain, Root, Say, Start
 
 # Starting.
 
@@ -418,3 +418,21 @@ async def test_child_that_crashes_while_others_stop_still_serves(start: Start, a
     await ask(desk.address, Boom())
     served = await ask(desk.address, Say("x"))
     assert served.is_done()
+
+
+async def test_child_that_crashes_before_it_waits_lets_others_run(nursery: trio.Nursery) -> None:
+    lives = 0
+
+    async def run(_stop: trio.Event, _started: Started) -> None:
+        nonlocal lives
+        lives += 1
+        if lives <= 1000:
+            raise KeyError
+        await trio.sleep_forever()
+
+    root = Root(ChildSpec("child", run, shutdown=1), max_restarts=2000, max_seconds=3600)
+    nursery.start_soon(root.run)
+    while not lives:
+        await trio.lowlevel.checkpoint()
+    assert lives < 1000
+    nursery.cancel_scope.cancel()
