@@ -164,7 +164,9 @@ as() { # USER COMMAND...: in the user's clone, with an environment that has noth
     fi
     (
         cd "${homes[$user]}/cache-actors"
-        exec "${switch[@]}" env -i "${environment[@]}" HOME="${homes[$user]}" PATH="$path" \
+        # In a session of its own: there, the kernel ends stopped processes whose parent is gone, which it
+        # does not while whoever adopts them, the first process of the namespace, is in the same one.
+        exec setsid --wait "${switch[@]}" env -i "${environment[@]}" HOME="${homes[$user]}" PATH="$path" \
             ${HYPOTHESIS_PROFILE:+"HYPOTHESIS_PROFILE=$HYPOTHESIS_PROFILE"} "$@"
     )
 }
