@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,10 +88,16 @@ class Storage:
             return False
 
     def damage(self, *cas_ids: str) -> None:
-        """Damage artifacts, each in a way of its own."""
+        """Damage artifacts, each in a way of its own.
+
+        Not where they are: nginx may have them open still, and complain of less than it promised.
+        """
         for cas_id, (fault, change) in zip(cas_ids, DAMAGES.items(), strict=True):
-            with self.site.file(cas_id).open("r+b") as file:
+            path = self.site.file(cas_id)
+            damaged = Path(shutil.copy2(path, self.root.parent / cas_id))  # with what is recorded
+            with damaged.open("r+b") as file:
                 file.truncate(file.write(change(self.bodies[cas_id])))
+            damaged.replace(path)
             self.damaged[cas_id] = fault
 
     def expect_found(self, findings: list[dict[str, Any]]) -> None:
