@@ -53,10 +53,10 @@ bench: $(READY) system-packages
 bare:
 	@exec tests/bare/bare.sh $(BARE)
 
-# Debian's nginx, which is older than the one from PyPI, and what else tests run: programs, and the
-# packages that have them.
+# Debian's nginx, which is older than the one from PyPI, and what else tests run: programs, a library that
+# Kamal loads, and the packages that have them.
 PROGRAMS := /usr/sbin/nginx=nginx-light curl=curl openssl=openssl strace=strace nix-instantiate=nix-bin \
-	promtool=prometheus chromium-headless-shell=chromium-headless-shell
+	promtool=prometheus chromium-headless-shell=chromium-headless-shell libyaml-0.so.2=libyaml-0-2
 
 system-packages:
 	@scripts/system-packages.sh $(PROGRAMS)

@@ -1,10 +1,17 @@
 #!/bin/sh
-# Installs what is missing, of programs given as PROGRAM=PACKAGE (Debian's), where that is allowed. Where it
-# is not, or fails, it says what is missing and goes on: the tests skip what needs it, and fail where CI is set.
+# Installs what is missing, of programs given as PROGRAM=PACKAGE (Debian's), where that is allowed; a library
+# is one too, by the name of its file (libx.so.1). Where it is not allowed, or fails, it says what is missing and
+# goes on: the tests skip what needs it, and fail where CI is set.
 set -u
 
+is_there() { # PROGRAM
+    case $1 in
+        *.so.*) for file in /usr/lib*/"$1" /usr/lib/*/"$1"; do [ ! -e "$file" ] || return 0; done && return 1 ;;
+        *) command -v "$1" >/dev/null ;;
+    esac
+}
 missing() { # of "$@", those whose program is not there
-    for pair; do command -v "${pair%=*}" >/dev/null || echo "$pair"; done
+    for pair; do is_there "${pair%=*}" || echo "$pair"; done
 }
 apt() {
     DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq -o DPkg::Lock::Timeout=300 \

@@ -13,7 +13,7 @@ import yaml
 
 from cache_actors.lifetime import LONGEST_STOP
 from cache_actors.settings import Settings
-from tests.support.programs import find_script
+from tests.support.programs import find_script, require_library
 
 PROJECT = Path(__file__).parents[2]
 PRODUCTION = PROJECT / "config/deploy.yml"
@@ -29,6 +29,7 @@ def deployment(path: Path) -> dict[str, Any]:
 
 def kamal(*arguments: str, folder: Path = PROJECT) -> subprocess.CompletedProcess[str]:
     """Run the real Kamal, with values for the secrets in its environment."""
+    require_library("libyaml-0.so.2")
     return subprocess.run(
         [find_script("kamal"), *arguments],
         cwd=folder,

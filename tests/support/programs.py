@@ -1,11 +1,13 @@
-"""Programs that tests need and that may be missing."""
+"""Programs, and a library, that tests need and that may be missing."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -14,11 +16,22 @@ def find_program(name: str) -> str:
     """The path of a program; without it the test is skipped, or fails where CI is set."""
     path = shutil.which(name)
     if path is None:
-        message = f"{name} is not installed"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+        _skip(f"{name} is not installed")
     return path
+
+
+def require_library(name: str) -> None:
+    """Without a library that a program loads, as with a program that is missing."""
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        _skip(f"{name} is not installed")
+
+
+def _skip(message: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 def find_script(name: str) -> str:
