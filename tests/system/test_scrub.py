@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 
 from cache_actors.storage.layout import QUARANTINE
@@ -25,6 +24,8 @@ from .site import PROJECT, Site, running_site
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    import httpx
 
     from tests.support.tuist import HeldTuist
 
@@ -79,13 +80,7 @@ class Storage:
     def expect_missing(self, path: str) -> None:
         """It is a miss at once at the service, and soon at nginx, which remembers open files."""
         assert self.direct(path).status_code == 404
-        eventually(lambda: self._is_missing(path))
-
-    def _is_missing(self, path: str) -> bool:
-        try:
-            return self.site.ask("GET", path).status_code == 404
-        except httpx.RemoteProtocolError:  # nginx remembers a size that the damaged file lacks
-            return False
+        eventually(lambda: self.site.ask("GET", path).status_code == 404)
 
     def damage(self, *cas_ids: str) -> None:
         """Damage artifacts, each in a way of its own.
