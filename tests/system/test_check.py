@@ -109,7 +109,7 @@ def test_password_in_a_url_is_not_printed(check: Check, tuist: StandInTuist) -> 
     ("status", "body", "text"),
     [
         (200, b"<html>Welcome</html>", "answers 200 without a list of projects, not 401"),
-        (301, b"", "answers 301, a redirect to 'https://elsewhere.example/', not 401"),
+        (301, b"", "answers 301, a redirect to https://elsewhere.example, not 401"),
     ],
 )
 def test_web_server_that_is_no_tuist_is_broken(
