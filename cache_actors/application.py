@@ -7,39 +7,32 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from .actors.artifact_reader import ArtifactReader
+from .access.tuist import TuistApi
 from .actors.auth_cache import AuthCache, AuthCacheClient
 from .actors.disk_writer import DiskWriter, DiskWriterClient
 from .actors.evictor import Evictor, EvictorClient
-from .actors.hands import PublishingProcess, PuttingProcess
 from .actors.housekeeper import Housekeeper
 from .actors.kv_store import KeyValueStore, KeyValueStoreClient
 from .actors.nginx_counter import NginxCounter
 from .actors.scrubber import Scrubber
-from .actors.tuist_api import TuistApi
 from .http.app import CacheApp, Services
-from .http.listener import Listener
+from .http.server.listener import Listener
 from .metrics.registry import Metrics
 from .storage.capacity import Capacity
-from .storage.eviction_pass import Limits
-from .storage.eviction_record import EvictionRecord
-from .storage.files import FileStore
+from .storage.eviction.run import Limits
+from .storage.eviction.status import EvictionMonitor
+from .storage.files.store import FileStore
+from .storage.files.temporary import TemporaryFolder
 from .storage.layout import TEMPORARY
-from .storage.temporary import TemporaryFolder
-from .supervision import (
-    Budget,
-    ChildSpec,
-    Mailbox,
-    Supervisor,
-    actor_child,
-    supervisor_child,
-)
+from .supervision import Budget, ChildSpec, Mailbox, Supervisor, actor_child, supervisor_child
+from .transfer.artifact_reader import ArtifactReader
+from .writer_process.client import ArtifactWriterProcess, EntryWriterProcess
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from .http.endpoint import Endpoint
     from .metrics.recent import History
+    from .runtime.listen_socket import ConnectionSource
     from .settings import Settings
     from .supervision import Started, Status
 
@@ -61,7 +54,7 @@ LISTENER_SHUTDOWN = 32.0
 of its own for all of these together."""
 
 
-class Others(Protocol):
+class Peers(Protocol):
     """What other processes of the same service tell, for answers about the whole."""
 
     def tree(self, own: Status) -> Status:
@@ -77,7 +70,7 @@ class Others(Protocol):
         """What others have answered lately."""
 
 
-class Nobody:
+class NoPeers:
     """No others: this process is the service."""
 
     def tree(self, own: Status) -> Status:
@@ -118,17 +111,17 @@ class Application:
     def __init__(
         self,
         settings: Settings,
-        endpoint: Endpoint,
+        endpoint: ConnectionSource,
         log: FilteringBoundLogger,
-        others: Others | None = None,
+        peers: Peers | None = None,
         since: float | None = None,
     ) -> None:
         self._settings = settings
         self._endpoint = endpoint
         self._log = log
-        self._others = others or Nobody()
+        self._peers = peers or NoPeers()
         self._since = time.monotonic() if since is None else since
-        self._evictions = EvictionRecord()
+        self._evictions = EvictionMonitor()
         self.metrics = Metrics(
             lambda: self.supervisor.status(),
             lambda: self._store.health.status(),
@@ -202,7 +195,7 @@ class Application:
 
     def _disk_writer(self) -> DiskWriter:
         return DiskWriter(
-            PublishingProcess(self._store, self.metrics.synced),
+            ArtifactWriterProcess(self._store, self.metrics.synced),
             self._store,
             self._evictor_client,
             self._disk_threads,
@@ -212,7 +205,7 @@ class Application:
     def _key_value_store(self) -> KeyValueStore:
         return KeyValueStore(
             self._store,
-            PuttingProcess(
+            EntryWriterProcess(
                 self._store,
                 self.metrics.synced,
                 require_artifacts=self._settings.kv_require_artifacts,
@@ -248,7 +241,7 @@ class Application:
             stale_ttl=self._settings.auth_stale_ttl,
         )
 
-    def _services(self, endpoint: Endpoint) -> Services:
+    def _services(self, endpoint: ConnectionSource) -> Services:
         """What handlers may use: clients, no actors."""
         secret = self._settings.secret_key_base.get_secret_value().encode(errors="surrogateescape")
         return Services(
@@ -265,11 +258,11 @@ class Application:
             reader=ArtifactReader(self._store, self._stream_threads),
             memory=Budget(ENTRIES_BYTES),
             since=self._since,
-            status=lambda: self._others.tree(self.supervisor.status()),
-            metrics=lambda: self._others.metrics(self.metrics.render()),
-            recent=lambda: self.metrics.recent.figures(self._others.histories()),
+            status=lambda: self._peers.tree(self.supervisor.status()),
+            metrics=lambda: self._peers.metrics(self.metrics.render()),
+            recent=lambda: self.metrics.recent.figures(self._peers.histories()),
             storage=self._store.health.status,
-            is_replaced=lambda: self._others.is_replaced(endpoint.is_replaced()),
+            is_replaced=lambda: self._peers.is_replaced(endpoint.is_replaced()),
             eviction=self._evictions.status,
         )
 

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
     from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
-    from cache_actors.log_output import LogOutput
-    from cache_actors.settings import Settings
+    from .log_output import LogOutput
+    from .settings import Settings
 
-MOST_REPEATED = 10
+MAX_REPEATED = 10
 """How many warnings, or errors, of one event are told in `REPEAT_SECONDS`."""
 
 REPEAT_SECONDS = 10.0
@@ -101,13 +101,13 @@ class Repetitions:
             return event
         window = self._windows.setdefault(event["event"], _Window(now))
         window.times += 1
-        if window.times > MOST_REPEATED:
+        if window.times > MAX_REPEATED:
             raise structlog.DropEvent
         return event
 
     def _close_windows(self, now: float) -> None:
         over = [name for name, each in self._windows.items() if now - each.began >= REPEAT_SECONDS]
-        dropped = {name: self._windows.pop(name).times - MOST_REPEATED for name in over}
+        dropped = {name: self._windows.pop(name).times - MAX_REPEATED for name in over}
         for name, times in dropped.items():
             if times > 0:
                 self._say("suppressed", of=name, times=times, seconds=round(REPEAT_SECONDS))

@@ -151,7 +151,7 @@ def test_imports_are_understood() -> None:
     """The tests here are worth nothing if this is not so."""
     from_app = {str(imported): imported for imported in ALL if imported.module.endswith("http.app")}
     prefix = "cache_actors.http.app imports "
-    assert not from_app[prefix + "cache_actors.http.artifacts"].for_types_only
+    assert not from_app[prefix + "cache_actors.http.routes.artifacts"].for_types_only
     assert not from_app[prefix + "cache_actors.http.errors.HttpError"].for_types_only
     assert from_app[prefix + "cache_actors.settings.Settings"].for_types_only
     assert all(imported.target for imported in ALL)

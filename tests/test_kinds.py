@@ -13,12 +13,12 @@ import pytest
 from cache_actors.kinds import Kind
 from cache_actors.storage import layout
 from cache_actors.storage.capacity import Amount
-from cache_actors.storage.cutoff import Histogram, cutoff
-from cache_actors.storage.eviction import Eviction
-from cache_actors.storage.layout import QUARANTINE, Entry
-from cache_actors.storage.quarantine import Quarantine
-from cache_actors.storage.scrub import Scrub
-from cache_actors.storage.survey import Holdings, Survey
+from cache_actors.storage.eviction.cutoff import Histogram, cutoff
+from cache_actors.storage.eviction.scan import ProjectUsage, Scan
+from cache_actors.storage.eviction.sweep import Sweep
+from cache_actors.storage.integrity.quarantine import Quarantine
+from cache_actors.storage.integrity.scrub import Scrub
+from cache_actors.storage.layout import QUARANTINE, Key
 from tests.support.stored import APP, BLOCK_BYTES, DAY, HOUR, Stored, artifact_id, set_age
 
 if TYPE_CHECKING:
@@ -53,17 +53,17 @@ def stored(tmp_path: Path) -> Stored:
 
 def put_away(stored: Stored, kind: Kind, number: int, age: float) -> Path:
     """A file of that kind, last used at that age."""
-    path = Entry(APP, kind, artifact_id(number)).path(stored.root)
+    path = Key(APP, kind, artifact_id(number)).path(stored.root)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"x" * BLOCK_BYTES)
     set_age(path, stored.at(age))
     return path
 
 
-def evict(stored: Stored) -> Eviction:
+def evict(stored: Stored) -> Sweep:
     """Evict everything that was not used for half a day."""
     rule = cutoff(Histogram(stored.now), Amount(1 << 60), protected=DAY / 2)
-    eviction = Eviction(stored.root, rule, grace=0.0)
+    eviction = Sweep(stored.root, rule, grace=0.0)
     list(eviction.run([APP]))
     return eviction
 
@@ -79,10 +79,10 @@ def scrubbed(stored: Stored) -> Scrub:
 
 def test_third_kind_counts_as_artifact_with_its_own_last_use(stored: Stored, third: Kind) -> None:
     put_away(stored, third, 1, DAY)
-    survey = Survey(stored.now)
+    survey = Scan(stored.now)
     list(survey.run(stored.root))
     at = stored.at(DAY)
-    assert survey.holdings == {APP: Holdings(1, BLOCK_BYTES, 0, 0, at, at)}
+    assert survey.holdings == {APP: ProjectUsage(1, BLOCK_BYTES, 0, 0, at, at)}
     assert len(survey.histogram.buckets) == 1
 
 
@@ -97,7 +97,7 @@ def test_third_kind_is_evicted_by_its_own_last_use(stored: Stored, third: Kind) 
 def test_dry_run_counts_third_kind_too(stored: Stored, third: Kind) -> None:
     put_away(stored, third, 1, DAY)
     rule = cutoff(Histogram(stored.now), Amount(1 << 60), protected=DAY / 2)
-    eviction = Eviction(stored.root, rule, grace=0.0)
+    eviction = Sweep(stored.root, rule, grace=0.0)
     list(eviction.look([APP]))
     assert eviction.removed.artifacts == 1
 
@@ -116,7 +116,7 @@ def test_scrub_leaves_any_content_of_third_kind_alone(stored: Stored, third: Kin
 def test_deeper_shards_are_seen_by_survey_eviction_and_scrub(stored: Stored) -> None:
     old, recent = stored.artifact(1, DAY), stored.artifact(2, HOUR)
     assert old.parent.parent.parent == APP.path(stored.root) / "cas"
-    survey = Survey(stored.now)
+    survey = Scan(stored.now)
     list(survey.run(stored.root))
     assert survey.holdings[APP].artifacts == 2
     report = scrubbed(stored).report
@@ -136,7 +136,7 @@ def test_quarantine_locks_the_project_however_deep_the_file_lies(
         locked.append(project)
         yield
 
-    monkeypatch.setattr("cache_actors.storage.quarantine.brief", brief)
+    monkeypatch.setattr("cache_actors.storage.integrity.quarantine.brief", brief)
     path = stored.artifact(1, HOUR)
     moved = Quarantine(stored.root).take(path, path.stat().st_ino)
     assert locked == [APP.path(stored.root)]

@@ -11,7 +11,7 @@ import pytest
 import structlog
 from pydantic import HttpUrl
 
-from cache_actors.log import MOST_REPEATED, REPEAT_SECONDS, Repetitions, new_log
+from cache_actors.log import MAX_REPEATED, REPEAT_SECONDS, Repetitions, new_log
 from cache_actors.settings import Settings
 
 if TYPE_CHECKING:
@@ -156,8 +156,8 @@ class Repeated:
 
 def test_event_that_repeats_itself_is_told_a_few_times_and_then_how_often_it_was() -> None:
     repeated = Repeated()
-    repeated.log("storage_failed", times=MOST_REPEATED + 7)
-    assert repeated.through == ["storage_failed"] * MOST_REPEATED
+    repeated.log("storage_failed", times=MAX_REPEATED + 7)
+    assert repeated.through == ["storage_failed"] * MAX_REPEATED
     assert repeated.said == []
     repeated.now += REPEAT_SECONDS
     repeated.log("request", method="info")
@@ -166,7 +166,7 @@ def test_event_that_repeats_itself_is_told_a_few_times_and_then_how_often_it_was
     ]
     repeated.now += REPEAT_SECONDS
     repeated.log("storage_failed")
-    assert repeated.through[MOST_REPEATED:] == ["request", "storage_failed"]
+    assert repeated.through[MAX_REPEATED:] == ["request", "storage_failed"]
     assert len(repeated.said) == 1
 
 
@@ -191,7 +191,7 @@ def test_log_tells_no_more_than_that(capfd: pytest.CaptureFixture[str]) -> None:
     log = log_of()
     for number in range(100):
         log.warning("trouble", number=number)
-    assert [line["number"] for line in json_lines(capfd)] == list(range(MOST_REPEATED))
+    assert [line["number"] for line in json_lines(capfd)] == list(range(MAX_REPEATED))
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])

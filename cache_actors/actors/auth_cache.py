@@ -25,26 +25,17 @@ from typing import TYPE_CHECKING, ClassVar
 
 import trio
 
-from cache_actors.supervision import (
-    Actor,
-    ActorStopped,
-    Address,
-    Call,
-    Cast,
-    Envelope,
-)
-
-from .known_tokens import Token, Tokens
-from .tuist_api import CONNECTIONS, Access, Answer
+from cache_actors.access.tokens import TokenMemory, TokenState
+from cache_actors.access.tuist import CONNECTIONS, Access, TuistReply
+from cache_actors.supervision import Actor, ActorStopped, Address, Call, Cast, Envelope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cache_actors.access.tuist import TuistApi
     from cache_actors.metrics.registry import Metrics
     from cache_actors.storage.layout import Project
     from cache_actors.supervision import Mailbox, Started
-
-    from .tuist_api import TuistApi
 
 ATTEMPT_INTERVAL = 3.0
 """Seconds between two attempts to ask about a token while Tuist cannot answer."""
@@ -52,7 +43,7 @@ ATTEMPT_INTERVAL = 3.0
 STALE_LIFETIME = 3.0
 """Seconds that a stale yes may be remembered: it is the time to the next attempt."""
 
-MOST_QUESTIONS = 1_000
+MAX_QUESTIONS = 1_000
 """Tokens that Tuist is being asked about at once, or about to be; of known ones, and of others."""
 
 
@@ -101,7 +92,7 @@ class Decide(Call[Decision]):
 
 
 @dataclass(frozen=True, slots=True)
-class Answered(Cast):
+class ReplyReceived(Cast):
     """Tuist has answered about `token`, or has failed to: then `answer` says how. None: nobody
     waited for the answer any more, so it was not asked.
 
@@ -109,7 +100,7 @@ class Answered(Cast):
     """
 
     token: bytes
-    answer: Answer | str | None
+    answer: TuistReply | str | None
 
 
 @dataclass(slots=True)
@@ -149,7 +140,7 @@ class AuthCache(Actor):
         self._success_ttl = success_ttl
         self._failure_ttl = failure_ttl
         self._stale_ttl = stale_ttl
-        self._tokens = Tokens()
+        self._tokens = TokenMemory()
         self._oddity = ""  # of Tuist's answers that was logged last
         self._waiting: dict[bytes, list[Envelope]] = {}
         # Those who had access before do not queue behind those who may never have any.
@@ -170,8 +161,8 @@ class AuthCache(Actor):
             match envelope.message:
                 case Decide() as question:
                     self._decide(envelope, question)
-                case Answered(token, answer):
-                    self._learn(token, answer)
+                case ReplyReceived(token, answer):
+                    self._record_reply(token, answer)
 
     def _decide(self, envelope: Envelope, question: Decide) -> None:
         """Answer `question` from memory, or let it wait for what Tuist says of its token."""
@@ -192,7 +183,7 @@ class AuthCache(Actor):
             if now >= next_attempt:
                 self._ask(question, token, envelope, now)
 
-    def _by_answer(self, token: Token, project: str, now: float) -> Decision:
+    def _by_answer(self, token: TokenState, project: str, now: float) -> Decision:
         """What Tuist's last answer means for `project`; its lifetime may be over."""
         if project in token.answer.projects:
             return Decision(Access.GRANTED, token.answered_at + self._success_ttl - now)
@@ -201,19 +192,19 @@ class AuthCache(Actor):
             refusal = Access.FORBIDDEN
         return Decision(refusal, token.answered_at + self._failure_ttl - now)
 
-    def _stale(self, token: Token, project: str, now: float) -> Decision | None:
+    def _stale(self, token: TokenState, project: str, now: float) -> Decision | None:
         """The yes to go on with while Tuist cannot answer, if there is one."""
         left = token.answered_at + self._stale_ttl - now
         if project not in token.answer.projects or left <= 0:
             return None
         return Decision(Access.GRANTED, min(left, STALE_LIFETIME))
 
-    def _ask(self, question: Decide, token: Token, envelope: Envelope, now: float) -> None:
+    def _ask(self, question: Decide, token: TokenState, envelope: Envelope, now: float) -> None:
         """Have Tuist asked about a token, if that is not under way, and `envelope` wait for it."""
         waiting = self._waiting.get(question.token)
         if waiting is None:
             queue = self._queues[bool(token.answer.projects)]
-            if queue.length >= MOST_QUESTIONS:
+            if queue.length >= MAX_QUESTIONS:
                 if (stale := self._stale(token, question.project, now)) is not None:
                     self._reply(envelope, stale, "stale")
                 else:
@@ -221,25 +212,25 @@ class AuthCache(Actor):
                 return
             waiting = self._waiting[question.token] = []
             queue.length += 1
-            self._questions.start_soon(self._question, question, waiting, queue)
+            self._questions.start_soon(self._fetch, question, waiting, queue)
         waiting.append(envelope)
 
-    async def _question(self, question: Decide, waiting: list[Envelope], queue: _Queue) -> None:
+    async def _fetch(self, question: Decide, waiting: list[Envelope], queue: _Queue) -> None:
         """One question to Tuist; the answer comes back as a message."""
         async with queue.at_once:
-            answer: Answer | str | None = None
+            answer: TuistReply | str | None = None
             if not all(envelope.abandoned for envelope in waiting):
                 answer = await self._ask_tuist(question)
         queue.length -= 1
         with suppress(ActorStopped):
-            await self._self.cast(Answered(question.token, answer))
+            await self._self.cast(ReplyReceived(question.token, answer))
 
-    async def _ask_tuist(self, question: Decide) -> Answer | str:
+    async def _ask_tuist(self, question: Decide) -> TuistReply | str:
         began = trio.current_time()
         answer = await self._api.ask(question.authorization, question.request_id)
-        outcome = answer.access.value if isinstance(answer, Answer) else "failed"
+        outcome = answer.access.value if isinstance(answer, TuistReply) else "failed"
         self._metrics.tuist_asked(outcome, trio.current_time() - began)
-        if not isinstance(answer, Answer):
+        if not isinstance(answer, TuistReply):
             self._log("tuist_failed", request_id=question.request_id, reason=answer)
         elif answer.oddity and answer.oddity != self._oddity:
             self._oddity = answer.oddity
@@ -254,7 +245,7 @@ class AuthCache(Actor):
         self._metrics.decided("unknown", source)
         envelope.fail(AccessUnknown(reason, retry_after))
 
-    def _learn(self, key: bytes, answer: Answer | str | None) -> None:
+    def _record_reply(self, key: bytes, answer: TuistReply | str | None) -> None:
         """Take in Tuist's answer about a token, or its failure, and tell those who wait for it."""
         if answer is None:  # somebody may have come after all
             for envelope in self._waiting.pop(key, ()):
@@ -265,7 +256,7 @@ class AuthCache(Actor):
             return
         now = trio.current_time()
         token = self._tokens.get(key)
-        if isinstance(answer, Answer):
+        if isinstance(answer, TuistReply):
             token.answer, token.answered_at = answer, now
         else:
             token.failure, token.failed_at = answer, now

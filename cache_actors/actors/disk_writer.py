@@ -13,23 +13,22 @@ import trio
 
 from cache_actors.storage.capacity import on_disk
 from cache_actors.storage.errors import storage_error
-from cache_actors.storage.files import FileStore, Publication, Published
+from cache_actors.storage.files.store import FileStore, Publication, Published
 from cache_actors.supervision import Actor, Address, Call, Envelope
-
-from .hands import ThreadHands, watched
-from .upload import Upload
+from cache_actors.transfer.upload import Upload
+from cache_actors.writer_process.client import ThreadCommitter, supervised
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable
     from pathlib import Path
 
     from cache_actors.metrics.registry import Metrics
-    from cache_actors.storage.layout import Entry
-    from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
+    from cache_actors.storage.files.temporary import TemporaryFile, TemporaryFolder
+    from cache_actors.storage.layout import Key
     from cache_actors.supervision import Budget, Mailbox, Started
+    from cache_actors.writer_process.client import Committer
 
     from .evictor import EvictorClient
-    from .hands import Hands
 
 
 class DiskWriterClient:
@@ -62,7 +61,7 @@ class DiskWriterClient:
 
     async def store(
         self,
-        entry: Entry,
+        entry: Key,
         chunks: AsyncIterable[bytes],
         expected_size: int | None = None,
         expected_digest: bytes | None = None,
@@ -113,7 +112,7 @@ class Publish(Call[Published]):
 
 
 class DiskWriter(Actor):
-    """Publishes one batch after the other: the small artifacts by its hands, large ones beside.
+    """Publishes one batch after the other: the small artifacts by its committer, large ones beside.
 
     It has no state but the disk, so there is nothing for a crash to lose.
 
@@ -129,22 +128,22 @@ class DiskWriter(Actor):
 
     def __init__(
         self,
-        hands: Hands[Publication, Published | OSError],
+        committer: Committer[Publication, Published | OSError],
         store: FileStore,
         evictor: EvictorClient,
         threads: trio.CapacityLimiter,
         metrics: Metrics,
     ) -> None:
-        self._hands = hands
-        self._large: ThreadHands[Publication, Published | OSError] = ThreadHands(
+        self._committer = committer
+        self._large: ThreadCommitter[Publication, Published | OSError] = ThreadCommitter(
             lambda batch: store.publish(batch), threads
         )
         self._evictor = evictor
         self._metrics = metrics
 
     async def run(self, mailbox: Mailbox, started: Started) -> None:
-        """Live one life, with hands for as long; it ends when they are lost."""
-        async with watched(self._hands):
+        """Live one life, with its committer; it ends when that is lost."""
+        async with supervised(self._committer):
             await super().run(mailbox, started)
 
     async def handle(self, batch: list[Envelope]) -> None:
@@ -156,7 +155,7 @@ class DiskWriter(Actor):
                 is_small = isinstance(message.source, tuple)
                 (small if is_small else large).append((envelope, message))
         if not large:
-            await self._commit(self._hands, small)
+            await self._commit(self._committer, small)
         elif not small:
             await self._commit(self._large, large)
         else:
@@ -165,19 +164,19 @@ class DiskWriter(Actor):
             behind = [each for each in large if each[1].path in paths]
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._commit, self._large, beside)
-                await self._commit(self._hands, small)
+                await self._commit(self._committer, small)
                 await self._commit(self._large, behind)
 
     async def _commit(
         self,
-        hands: Hands[Publication, Published | OSError],
+        committer: Committer[Publication, Published | OSError],
         messages: list[tuple[Envelope, Publish]],
     ) -> None:
         if not messages:
             return
         publications = [Publication(message.path, message.source) for _, message in messages]
         with self._metrics.commit("artifact", len(publications)):
-            outcomes = await hands.commit(publications)
+            outcomes = await committer.commit(publications)
         stored: list[int] = []
         for (envelope, _), publication, outcome in zip(
             messages, publications, outcomes, strict=True

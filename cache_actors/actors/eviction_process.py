@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from cache_actors.storage.last_eviction import EXIT_RUNNING, PassReport
+from cache_actors.storage.eviction.last_pass import EXIT_RUNNING, PassReport
 
 if TYPE_CHECKING:
     from pathlib import Path
     from subprocess import CompletedProcess
 
-    from cache_actors.storage.eviction_pass import Limits
+    from cache_actors.storage.eviction.run import Limits
 
 
 class PassFailed(Exception):

@@ -16,20 +16,20 @@ import trio
 
 from cache_actors.storage.capacity import Amount, Usage
 from cache_actors.storage.errors import StorageError
-from cache_actors.storage.last_eviction import last_eviction
-from cache_actors.storage.quarantine import last_taken
+from cache_actors.storage.eviction.last_pass import last_eviction
+from cache_actors.storage.integrity.quarantine import last_taken
 from cache_actors.supervision import Actor, ActorStopped, Address, Cast, Envelope, MailboxFull
+from cache_actors.transfer.disk_threads import in_thread
 
 from .eviction_process import PassFailed, run_pass
-from .threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from cache_actors.storage.capacity import Capacity
-    from cache_actors.storage.eviction_pass import Limits
-    from cache_actors.storage.eviction_record import EvictionRecord
+    from cache_actors.storage.eviction.run import Limits
+    from cache_actors.storage.eviction.status import EvictionMonitor
     from cache_actors.supervision import Mailbox, Started
 
 LOOK_SECONDS = 5.0
@@ -48,10 +48,10 @@ RESCAN_SECONDS = 3600.0
 MEND_SECONDS = 60.0
 """Between two searches for entries whose artifacts have gone into quarantine, at least."""
 
-HELD_SECONDS = 5.0
+PENDING_FREE_SECONDS = 5.0
 """For which nginx may hold the space of files that are gone (its `open_file_cache`)."""
 
-FRUITLESS_SECONDS = 30.0
+RETRY_WHEN_FULL_SECONDS = 30.0
 """After a pass over a full disk that found nothing to evict, if nothing is stored either: others
 have filled it."""
 
@@ -101,7 +101,7 @@ class Evictor(Actor):
         root: Path,
         limits: Limits,
         capacity: Capacity,
-        record: EvictionRecord,
+        record: EvictionMonitor,
         threads: trio.CapacityLimiter,
         log: Callable[..., object],
     ) -> None:
@@ -114,7 +114,7 @@ class Evictor(Actor):
         self._stored = Amount()  # since the last look
         self._enough = Amount()  # that calls for another; no number of files is none
         self._look = trio.Event()
-        self._held = _Held()
+        self._held = _PendingFree()
 
     async def run(self, mailbox: Mailbox, started: Started) -> None:
         """Live one life, with a task that looks and evicts beside the one that listens."""
@@ -138,7 +138,7 @@ class Evictor(Actor):
             pause = LOOK_SECONDS
             try:
                 if await self._look_and_evict():
-                    pause = FRUITLESS_SECONDS
+                    pause = RETRY_WHEN_FULL_SECONDS
             except (StorageError, PassFailed) as error:
                 self._record.note_failure(str(error))
                 self._log("eviction_failed", reason=str(error))
@@ -202,7 +202,7 @@ class Evictor(Actor):
         return usage, must_mend or is_old or self._capacity.needs_scan(RESCAN_SHARE)
 
 
-class _Held:
+class _PendingFree:
     """Space of evicted files that somebody still holds open: it will be free without a pass."""
 
     def __init__(self) -> None:
@@ -215,7 +215,7 @@ class _Held:
             max(0, after.bytes - (before.bytes - gone.bytes + stored.bytes)),
             max(0, after.files - (before.files - gone.files + stored.files)),
         )
-        self._until = trio.current_time() + HELD_SECONDS
+        self._until = trio.current_time() + PENDING_FREE_SECONDS
 
     def without(self, usage: Usage) -> Usage:
         """What would be used if it were free already."""

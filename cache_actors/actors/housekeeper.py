@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from cache_actors.storage.health import StorageState
-
-from .threads import in_thread
+from cache_actors.transfer.disk_threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from cache_actors.storage.files import FileStore
-    from cache_actors.storage.temporary import TemporaryFolder
+    from cache_actors.storage.files.store import FileStore
+    from cache_actors.storage.files.temporary import TemporaryFolder
     from cache_actors.supervision import Started
 
 PROBE_SECONDS = 5.0

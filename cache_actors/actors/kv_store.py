@@ -17,26 +17,25 @@ import trio
 from cache_actors.storage.capacity import on_disk
 from cache_actors.storage.entries import EntryWrite, MissingArtifact
 from cache_actors.storage.errors import storage_error
-from cache_actors.storage.files import FileStore, Lookup, Version
+from cache_actors.storage.files.store import FileStore, Lookup, Version
 from cache_actors.supervision import Actor, Address, Call, Envelope
-
-from .hands import watched
+from cache_actors.writer_process.client import supervised
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from cache_actors.metrics.registry import Metrics
-    from cache_actors.storage.layout import Entry
+    from cache_actors.storage.layout import Key
     from cache_actors.supervision import Mailbox, Started
+    from cache_actors.writer_process.client import Committer
 
     from .evictor import EvictorClient
-    from .hands import Hands
 
 ENTRY_OVERHEAD = 600
 """Bytes that an entry costs in memory beside its body: path, fingerprint, places in tables."""
 
 
-SETTLED_NS = 100_000_000
+MTIME_STABLE_NS = 100_000_000
 """Age of a version, in nanoseconds, from which its fingerprint is certain to be its own; kernels'
 clocks for files tick every 10 ms at the slowest."""
 
@@ -48,7 +47,7 @@ class KeyValueStoreClient:
         self._store = store
         self._root = root
 
-    async def get(self, entry: Entry) -> bytes | None:
+    async def get(self, entry: Key) -> bytes | None:
         """The body stored for `entry`, or None.
 
         Raises:
@@ -57,7 +56,7 @@ class KeyValueStoreClient:
         """
         return await self._store.call(Get(entry.path(self._root)))
 
-    async def put(self, entry: Entry, body: bytes, artifacts: frozenset[str]) -> str | None:
+    async def put(self, entry: Key, body: bytes, artifacts: frozenset[str]) -> str | None:
         """Store `body` for `entry`, in place of what there was; it is there to stay on return.
 
         Args:
@@ -86,7 +85,7 @@ class Get(Call[bytes | None]):
 class Put(Call[str | None]):
     """Store `body` for `entry`, which refers to `artifacts`."""
 
-    entry: Entry
+    entry: Key
     body: bytes = field(repr=False)
     artifacts: frozenset[str] = field(repr=False)
 
@@ -97,7 +96,7 @@ class Put(Call[str | None]):
 
 
 class KeyValueStore(Actor):
-    """Works through batches: the reads in one trip to a thread, then the writes by its hands.
+    """Works through batches: the reads in one trip to a thread, then the writes by its committer.
 
     Whoever waits for a write has not been told yet, so reads may go first.
 
@@ -115,22 +114,22 @@ class KeyValueStore(Actor):
     def __init__(
         self,
         store: FileStore,
-        hands: Hands[EntryWrite, str | MissingArtifact | OSError | None],
+        committer: Committer[EntryWrite, str | MissingArtifact | OSError | None],
         evictor: EvictorClient,
         memory_bytes: int,
         threads: trio.CapacityLimiter,
         metrics: Metrics,
     ) -> None:
         self._store = store
-        self._hands = hands
+        self._committer = committer
         self._evictor = evictor
         self._recent = _Recent(memory_bytes)
         self._threads = threads
         self._metrics = metrics
 
     async def run(self, mailbox: Mailbox, started: Started) -> None:
-        """Live one life, with hands for as long; it ends when they are lost."""
-        async with watched(self._hands):
+        """Live one life, with its committer; it ends when that is lost."""
+        async with supervised(self._committer):
             await super().run(mailbox, started)
 
     async def handle(self, batch: list[Envelope]) -> None:
@@ -155,7 +154,7 @@ class KeyValueStore(Actor):
     async def _put(self, puts: list[tuple[Envelope, Put]]) -> None:
         writes = [EntryWrite(put.entry, put.body, put.artifacts) for _, put in puts]
         with self._metrics.commit("entry", len(writes)):
-            outcomes = await self._hands.commit(writes)
+            outcomes = await self._committer.commit(writes)
         stored: list[int] = []
         for (envelope, put), outcome in zip(puts, outcomes, strict=True):
             self._recent.keep(put.entry.path(self._store.root), None)
@@ -190,7 +189,7 @@ class _Recent:
         the same time, and its file the same number and size.
         """
         self._forget(path)
-        if version is None or time.time_ns() - version.fingerprint.mtime_ns < SETTLED_NS:
+        if version is None or time.time_ns() - version.fingerprint.mtime_ns < MTIME_STABLE_NS:
             return
         self._versions[path] = version
         self._size += len(version.data) + ENTRY_OVERHEAD

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from cache_actors.metrics.nginx_log import Taken
+    from cache_actors.metrics.nginx_log import ParsedLog
     from cache_actors.metrics.registry import Metrics
     from cache_actors.supervision import Started
 
@@ -68,7 +68,7 @@ class NginxCounter:
             nginx_log.close()
             return
         try:
-            taken: Taken = await trio.to_thread.run_sync(nginx_log.take, limiter=self._threads)
+            taken: ParsedLog = await trio.to_thread.run_sync(nginx_log.take, limiter=self._threads)
         except OSError as error:
             self._log("nginx_log_failed", reason=str(error))
             return

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from cache_actors.storage.errors import StorageError
-from cache_actors.storage.scrub import Scrub, ScrubLock, ScrubRunning, last_scrub
-
-from .threads import in_thread
+from cache_actors.storage.integrity.scrub import Scrub, ScrubLock, ScrubRunning, last_scrub
+from cache_actors.transfer.disk_threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,16 +14,17 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import BaseConverter
 
-from cache_actors.metrics.served import By, Route, Served
+from cache_actors.metrics.request_event import RequestEvent, Responder, Route
 from cache_actors.storage.entries import MissingArtifact
 from cache_actors.storage.errors import StorageError
 
-from . import artifacts, authorization, health, keyvalue, metrics
-from .body import Request
 from .context import enter_request
 from .errors import HttpError, error_response, translate
-from .exchange import Exchange
-from .in_flight import InFlight
+from .request import Request
+from .routes import artifacts, health, keyvalue, metrics
+from .routes import decision as authorization
+from .server.in_flight import InFlight
+from .server.request_cycle import RequestCycle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,16 +32,16 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from cache_actors.actors.artifact_reader import ArtifactReader
     from cache_actors.actors.auth_cache import AuthCacheClient
     from cache_actors.actors.disk_writer import DiskWriterClient
     from cache_actors.actors.kv_store import KeyValueStoreClient
     from cache_actors.metrics.recent import Figures
     from cache_actors.metrics.registry import Metrics
     from cache_actors.settings import Settings
-    from cache_actors.storage.eviction_record import EvictionStatus
+    from cache_actors.storage.eviction.status import EvictionStatus
     from cache_actors.storage.health import StorageStatus
     from cache_actors.supervision import Budget, Status
+    from cache_actors.transfer.artifact_reader import ArtifactReader
 
     from .responses import Response
 
@@ -77,7 +78,7 @@ class Services:
 class CacheApp(QuartTrio):
     """Quart-Trio with this project's way of handling connections, errors and logs."""
 
-    asgi_http_class = Exchange
+    asgi_http_class = RequestCycle
     request_class = Request
 
     def __init__(
@@ -155,8 +156,8 @@ class CacheApp(QuartTrio):
     def log_request(self, request: Request, status: int, sent: int, seconds: float) -> None:
         """Count a request, and log its one line. That has no query and no headers, so no token."""
         self.metrics.served(
-            Served(
-                By.SERVICE,
+            RequestEvent(
+                Responder.SERVICE,
                 request.route,
                 status,
                 seconds,

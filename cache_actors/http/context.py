@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .app import CacheApp
-    from .body import Request
+    from .request import Request
 
 _request: ContextVar[Request] = ContextVar("request")
 

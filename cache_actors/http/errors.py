@@ -12,11 +12,11 @@ import msgspec
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from cache_actors.actors.auth_cache import AccessUnknown
-from cache_actors.actors.upload import EmptyUpload, WrongDigest
 from cache_actors.storage.entries import MissingArtifact
 from cache_actors.storage.errors import StorageBusy, StorageError, StorageFull
 from cache_actors.storage.layout import InvalidIdentifier
 from cache_actors.supervision import ActorError
+from cache_actors.transfer.upload import EmptyUpload, WrongDigest
 
 from .responses import Response, json_response
 

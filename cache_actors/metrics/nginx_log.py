@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING
 
 from cache_actors.kinds import Kind
 
-from .served import STATUSES, By, Route, Served
+from .request_event import STATUSES, RequestEvent, Responder, Route
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-MOST_BYTES = 8 * 1024 * 1024
+MAX_BYTES = 8 * 1024 * 1024
 """How much is read at once: some 250,000 lines."""
 
 FILE_MODE = 0o660
@@ -40,7 +40,7 @@ _LINE = re.compile(
     rb"([a-z]{0,16}) ([A-Z_-]{1,32}) (\d{3}) (\d{1,15}) (\d{1,6}\.\d{3}) ([0-9 ,:-]{1,64})"
 )
 
-_ALONE = {b"-", b"502", b"504"}
+_NOT_PROXIED = {b"-", b"502", b"504"}
 
 _ROUTES = {
     (kind.label.encode(), method.encode()): Route(f"{kind.label}_{action}")
@@ -51,14 +51,14 @@ _ROUTES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class ParsedLog:
     """What lines tell: what nginx has answered, and how many of them cannot be read."""
 
-    served: Sequence[Served] = ()
+    served: Sequence[RequestEvent] = ()
     ignored: int = 0
 
 
-def read_lines(text: bytes) -> Taken:
+def read_lines(text: bytes) -> ParsedLog:
     """What the lines of `text` tell. Requests that differ in nothing but size are added up."""
     times: Counter[tuple[Route, int, float]] = Counter()
     sent: defaultdict[tuple[Route, int, float], int] = defaultdict(int)
@@ -70,17 +70,17 @@ def read_lines(text: bytes) -> Taken:
             ignored += count
             continue
         kind, method, status, size, seconds, upstream = found.groups()
-        if upstream[-3:] not in _ALONE:
+        if upstream[-3:] not in _NOT_PROXIED:
             continue
         route = _ROUTES.get((kind, method), Route.OTHER)
         key = (route, STATUSES.get(status.decode(), 0), float(seconds))
         times[key] += count
         sent[key] += count * int(size)
     served = [
-        Served(By.NGINX, *key, sent=sent[key], duplicate=True, times=count)
+        RequestEvent(Responder.NGINX, *key, sent=sent[key], duplicate=True, times=count)
         for key, count in times.items()
     ]
-    return Taken(served, ignored)
+    return ParsedLog(served, ignored)
 
 
 class NginxLog:
@@ -96,23 +96,23 @@ class NginxLog:
         self._position = 0  # up to which it has been read
         self._size = 0  # which it had at the last look
 
-    def take(self) -> Taken:
+    def take(self) -> ParsedLog:
         """What has come since the last call; nothing while another process reads the log.
 
         Raises:
             OSError: the log cannot be made, locked or read.
         """
         if not self._is_open() and not self._open():
-            return Taken()
+            return ParsedLog()
         size = os.fstat(self._fd).st_size
         if size < self._position:  # somebody else has emptied it
             self._position = 0
-        text = os.pread(self._fd, MOST_BYTES, self._position)
+        text = os.pread(self._fd, MAX_BYTES, self._position)
         read = text.rfind(b"\n") + 1
         # The end of a line may be on its way. If it has not come by the next look, as after a full
         # disk, or is too far away, that line is dropped.
         is_all = self._position + len(text) == size
-        if (is_all and size == self._size) or (read == 0 and len(text) == MOST_BYTES):
+        if (is_all and size == self._size) or (read == 0 and len(text) == MAX_BYTES):
             read = len(text)
         self._position += read
         self._size = os.fstat(self._fd).st_size

@@ -8,12 +8,12 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypedDict
 
-from .served import By
+from .request_event import Responder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from .served import Served
+    from .request_event import RequestEvent
 
 STEP_SECONDS = 5
 STEPS = 60
@@ -48,9 +48,11 @@ class Step:
     errors: int = 0
     hits: int = 0
     misses: int = 0
-    durations: dict[By, dict[int, int]] = field(default_factory=lambda: {by: {} for by in By})
+    durations: dict[Responder, dict[int, int]] = field(
+        default_factory=lambda: {by: {} for by in Responder}
+    )
 
-    def add(self, served: Served) -> None:
+    def add(self, served: RequestEvent) -> None:
         """Take in what has been answered."""
         self.requests += served.times
         self.errors += served.times * served.is_error
@@ -74,7 +76,7 @@ class Step:
         reads = self.hits + self.misses
         return round(self.hits / reads, 4) if reads else None
 
-    def milliseconds(self, by: By, part: float) -> float | None:
+    def milliseconds(self, by: Responder, part: float) -> float | None:
         """What `part` of the answers took at most."""
         durations = self.durations[by]
         missing = part * sum(durations.values())
@@ -101,7 +103,7 @@ class Recent:
         self._first = self._number()
         self._steps: deque[Step] = deque(maxlen=STEPS + 1)
 
-    def add(self, served: Served) -> None:
+    def add(self, served: RequestEvent) -> None:
         """Take in what has been answered just now."""
         if not served.is_from_client:
             return
@@ -139,10 +141,10 @@ def _figures(steps: list[Step]) -> Figures:
         step_seconds=STEP_SECONDS,
         requests_per_second=[step.requests / STEP_SECONDS for step in steps],
         hit_rate=[step.hit_rate() for step in steps],
-        latency_ms_p50=[step.milliseconds(By.SERVICE, 0.5) for step in steps],
-        latency_ms_p95=[step.milliseconds(By.SERVICE, 0.95) for step in steps],
-        nginx_latency_ms_p50=[step.milliseconds(By.NGINX, 0.5) for step in steps],
-        nginx_latency_ms_p95=[step.milliseconds(By.NGINX, 0.95) for step in steps],
+        latency_ms_p50=[step.milliseconds(Responder.SERVICE, 0.5) for step in steps],
+        latency_ms_p95=[step.milliseconds(Responder.SERVICE, 0.95) for step in steps],
+        nginx_latency_ms_p50=[step.milliseconds(Responder.NGINX, 0.5) for step in steps],
+        nginx_latency_ms_p95=[step.milliseconds(Responder.NGINX, 0.95) for step in steps],
         errors_per_second=[step.errors / STEP_SECONDS for step in steps],
     )
 

@@ -25,18 +25,18 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from .collectors import StatusCollector
 from .recent import Recent
-from .records import Records
-from .served import Route
+from .request_event import Route
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cache_actors.storage.eviction_record import EvictionStatus
+    from cache_actors.storage.eviction.status import EvictionStatus
     from cache_actors.storage.health import StorageStatus
     from cache_actors.supervision import Status
 
-    from .served import By, Served
+    from .request_event import RequestEvent, Responder
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -94,10 +94,10 @@ class Metrics:
         eviction: Callable[[], EvictionStatus],
     ) -> None:
         self.recent = Recent()
-        self._totals: dict[tuple[By, Route, int, bool], _Totals] = {}
+        self._totals: dict[tuple[Responder, Route, int, bool], _Totals] = {}
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        registry.register(Records(status, storage, eviction))
+        registry.register(StatusCollector(status, storage, eviction))
 
         self._requests = Counter(
             "cache_actors_requests_total",
@@ -192,7 +192,7 @@ class Metrics:
             registry=registry,
         )
 
-    def served(self, served: Served) -> None:
+    def served(self, served: RequestEvent) -> None:
         """Count requests that have been answered."""
         how = (served.by, served.route, served.status, served.duplicate)
         totals = self._totals.get(how)
@@ -208,7 +208,7 @@ class Metrics:
             totals.received.inc(served.received)
         self.recent.add(served)
 
-    def _totals_of(self, served: Served) -> _Totals:
+    def _totals_of(self, served: RequestEvent) -> _Totals:
         """What requests that were answered like `served` count for."""
         by, kind, outcome = served.by, _KINDS.get(served.route), served.outcome
         totals = _Totals(

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RESERVE_SHARE = 0.01
-LARGEST_RESERVE = 1 << 30
-SMALLEST_RESERVE = 1 << 20
+MAX_RESERVE_BYTES = 1 << 30
+MIN_RESERVE_BYTES = 1 << 20
 """Of the room, in bytes, that uploads leave alone: entries, and eviction itself, need some."""
 
 
@@ -78,7 +78,7 @@ class Capacity:
         self._stored = 0  # bytes, of a limit of our own
         self._ever_stored = 0  # bytes, by this process
         self._since_scan: int | None = None  # of those; None before the first scan
-        self._spoken_for = 0  # bytes that are about to be written
+        self._reserved = 0  # bytes that are about to be written
 
     def note_stored(self, size: int) -> None:
         """Take in that `size` more bytes have been stored."""
@@ -128,7 +128,7 @@ class Capacity:
         return Usage(used, limit)
 
     @contextmanager
-    def room_for(self, size: int, files: int = 1) -> Iterator[None]:
+    def reserve(self, size: int, files: int = 1) -> Iterator[None]:
         """Keep room for `size` bytes of uploads from other uploads, until they are written.
 
         Args:
@@ -136,47 +136,47 @@ class Capacity:
             files: how many they will be.
 
         Raises:
-            As `require_room`.
+            As `check_room`.
         """
         with self._lock:
-            self.require_room(size, files)
-            self._spoken_for += size
+            self.check_room(size, files)
+            self._reserved += size
         try:
             yield
         finally:
             with self._lock:
-                self._spoken_for -= size
+                self._reserved -= size
 
     @contextmanager
-    def claim(self, size: int) -> Iterator[tuple[int, int]]:
+    def reserve_elsewhere(self, size: int) -> Iterator[tuple[int, int]]:
         """Speak for `size` bytes that another process writes, which looks itself whether it may.
 
-        Yields how many bytes are stored, and are spoken for by others, for it to `adopt`.
+        Yields how many bytes are stored, and are spoken for by others, for it to `load_counts`.
         """
         with self._lock:
-            others = self._stored, self._spoken_for
-            self._spoken_for += size
+            others = self._stored, self._reserved
+            self._reserved += size
         try:
             yield others
         finally:
             with self._lock:
-                self._spoken_for -= size
+                self._reserved -= size
 
-    def adopt(self, stored: int, spoken_for: int) -> None:
+    def load_counts(self, stored: int, reserved: int) -> None:
         """Take over another process's count of what is stored and spoken for, in bytes."""
         with self._lock:
-            self._stored, self._spoken_for = stored, spoken_for
+            self._stored, self._reserved = stored, reserved
 
-    def require_room(self, size: int, files: int = 1) -> None:
+    def check_room(self, size: int, files: int = 1) -> None:
         """Make sure that there is room for `size` bytes, in so many files, beside the reserve.
 
         Raises:
             OSError: ENOSPC, there isn't; or the disk failed.
         """
-        size += self._spoken_for
+        size += self._reserved
         room = os.statvfs(self._root)
-        reserve = min(LARGEST_RESERVE, int(room.f_blocks * room.f_frsize * RESERVE_SHARE))
-        reserve = max(SMALLEST_RESERVE, reserve)
+        reserve = min(MAX_RESERVE_BYTES, int(room.f_blocks * room.f_frsize * RESERVE_SHARE))
+        reserve = max(MIN_RESERVE_BYTES, reserve)
         reserved_files = int(room.f_files * RESERVE_SHARE)
         too_much = self.max_bytes is not None and self._stored + size > self.max_bytes
         no_inode = room.f_files > 0 and room.f_favail < reserved_files + files

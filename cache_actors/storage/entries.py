@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from cache_actors.kinds import Kind
 
-from .commit import attempt
-from .files import Replacement
-from .layout import Entry
+from .files.commit import attempt
+from .files.store import Replacement
+from .layout import Key
 from .project_lock import shared
 from .references import spellings
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from .files import FileStore
+    from .files.store import FileStore
     from .layout import Project
 
 
@@ -41,7 +41,7 @@ class MissingArtifact(Exception):
 class EntryWrite:
     """An entry to store: its body, and the ids of the artifacts that it refers to."""
 
-    entry: Entry
+    entry: Key
     body: bytes
     artifacts: frozenset[str]
 
@@ -89,7 +89,7 @@ class EntryWriter:
             locks.enter_context(shared(entries.parent))
 
         try:
-            self._store.in_folder(project.path(self._store.root) / Kind.KEYVALUE.folder, lock)
+            self._store.with_folder(project.path(self._store.root) / Kind.KEYVALUE.folder, lock)
         except OSError as error:
             return error
         return None
@@ -125,6 +125,6 @@ class EntryWriter:
         now = time.time_ns()
         is_there = False
         for spelling in spellings(artifact_id):
-            artifact = Entry(project, Kind.CAS, spelling)
+            artifact = Key(project, Kind.CAS, spelling)
             is_there |= self._store.touch(f"{self._store.root}/{artifact.place}", now)
         return is_there

@@ -52,7 +52,7 @@ class Project:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Key:
     """What a client can store or ask for: one id of one kind in one project."""
 
     project: Project
@@ -95,7 +95,7 @@ def parse_id(name: str, value: str) -> str:
     return value
 
 
-def entry_at(parts: tuple[str, ...]) -> Entry | None:
+def key_at(parts: tuple[str, ...]) -> Key | None:
     """The entry whose file lies at these parts of a path below the storage folder, if any does."""
     if len(parts) < 4:
         return None
@@ -104,7 +104,7 @@ def entry_at(parts: tuple[str, ...]) -> Entry | None:
     for kind in Kind:
         entry_id = id_of(kind, "/".join(shard_parts), file_name)
         if folder == kind.folder and entry_id is not None and project is not None:
-            return Entry(project, kind, entry_id)
+            return Key(project, kind, entry_id)
     return None
 
 

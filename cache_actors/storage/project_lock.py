@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-LONGEST_WAIT = 10.0
+MAX_WAIT_SECONDS = 10.0
 """Seconds that a shared holder waits for an exclusive one, which needs milliseconds at a time."""
 
 _RETRY = 0.001
@@ -32,9 +32,9 @@ def shared(project: Path) -> Iterator[None]:
     """Keep eviction out of the project's folder, which holds one for entries.
 
     Raises:
-        OSError: EBUSY, it has not left within `LONGEST_WAIT`; or the folder is not to be had.
+        OSError: EBUSY, it has not left within `MAX_WAIT_SECONDS`; or the folder is not to be had.
     """
-    give_up = time.monotonic() + LONGEST_WAIT
+    give_up = time.monotonic() + MAX_WAIT_SECONDS
     with ExitStack() as held:
         with _opened(project / Kind.KEYVALUE.folder) as gate:
             _lock_shared(gate, give_up)
@@ -71,7 +71,7 @@ def brief(project: Path) -> Iterator[None]:
         OSError: as with `shared`.
     """
     with _opened(project) as folder:
-        _lock_shared(folder, time.monotonic() + LONGEST_WAIT)
+        _lock_shared(folder, time.monotonic() + MAX_WAIT_SECONDS)
         yield
 
 

@@ -7,8 +7,8 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .integrity.quarantine import DAMAGE
 from .layout import id_of, is_account, project_at, shard_at, shard_depth
-from .quarantine import DAMAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ and outlives every crash: what was waiting is handled by the next incarnation. T
 OTP, where a process takes its mailbox with it; there a client notices the `DOWN` message, here it
 does not have to notice anything.
 
-*What an incarnation has taken is in its hands.* If it crashes, every message in its hands is
+*What an incarnation has taken is in flight.* If it crashes, every message in flight is
 answered with `ActorCrashed`, and none is delivered again: a message that crashes its reader does
 so once, and cannot poison the service. A caller thus always hears something: a reply, a domain
 error, `ActorCrashed`, or, when the tree stops for good, `ActorStopped`.
@@ -90,7 +90,7 @@ class Envelope:
         self._finish(None, error)
 
     def _finish(self, result: Any, error: Exception | None) -> None:
-        if not self._mailbox._let_go(self):  # noqa: SLF001
+        if not self._mailbox._release(self):  # noqa: SLF001
             return
         self._result, self._error = result, error
         if self._answered is not None:
@@ -230,11 +230,11 @@ class Mailbox:
         self._waiting.pop(envelope, None)
         self._in_hand[envelope] = None
         if envelope.abandoned:
-            self._let_go(envelope)
+            self._release(envelope)
         else:
             batch.append(envelope)
 
-    def _let_go(self, envelope: Envelope) -> bool:
+    def _release(self, envelope: Envelope) -> bool:
         if envelope not in self._in_hand:
             return False
         del self._in_hand[envelope]
@@ -244,7 +244,7 @@ class Mailbox:
 
     # What the supervisor uses.
 
-    def fail_in_hand(self, error: ActorError) -> None:
+    def fail_in_flight(self, error: ActorError) -> None:
         """Answer every message in hand with `error`: the incarnation that held them is gone."""
         for envelope in list(self._in_hand):
             envelope.fail(error)
@@ -260,7 +260,7 @@ class Mailbox:
         with suppress(trio.WouldBlock, trio.EndOfChannel):
             while True:
                 self._take_in_hand(self._receive.receive_nowait(), [])
-        self.fail_in_hand(ActorStopped(f"{self.name} has stopped"))
+        self.fail_in_flight(ActorStopped(f"{self.name} has stopped"))
 
     def depth(self) -> int:
         """How many messages wait, those of senders waiting for room included."""

@@ -225,9 +225,9 @@ class Supervisor:
 
     async def _watch(self, stop: trio.Event) -> None:
         await stop.wait()
-        self._give_way()
+        self._begin_shutdown()
 
-    def _give_way(self) -> None:
+    def _begin_shutdown(self) -> None:
         """End the run: on request, or because the children crash too often."""
         self._over.set()
         for child in self._children:
@@ -273,7 +273,7 @@ class Supervisor:
             if child.spec.mailbox is not None:
                 stopped = ending is None and child.stop.is_set()
                 how = ActorStopped if stopped else ActorCrashed
-                child.spec.mailbox.fail_in_hand(how(f"{child.spec.name} ended"))
+                child.spec.mailbox.fail_in_flight(how(f"{child.spec.name} ended"))
         return ending
 
     def _may_restart(self) -> bool:
@@ -284,7 +284,7 @@ class Supervisor:
             self._crashes.popleft()
         if len(self._crashes) > self.max_restarts and not self._over.is_set():
             self._gave_up = True
-            self._give_way()
+            self._begin_shutdown()
         return len(self._crashes) <= self.max_restarts and not self._gave_up
 
     async def _end(self, child: _Child, *, gracefully: bool) -> None:

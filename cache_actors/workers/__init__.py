@@ -8,8 +8,8 @@ restarted, and more crashes than the intensity allows end the parent. Each worke
 `application.py` draws.
 
     parent    accepts --> Pool --> Link ==connections==> HandedConnections --> listener   worker
-              record  --> Board   <------------------------------------------- report
-                            `------- all boards, read by every worker ---------> /up
+              record  --> SharedReport   <------------------------------------------- report
+                            `------- all shared reports, read by every worker ---------> /up
 
 *A worker is a fresh interpreter* (`exec`), not a fork: it has to be started at any time, and a fork
 of a process that runs trio and has threads would share its loop and their locks. The price is half
@@ -21,8 +21,8 @@ for long: figures are in docs/performance.md. The parent keeps its own copy of a
 the worker has said that it takes it, before it reads a byte of it. When a worker ends, what it had
 not taken goes to another, and only what it had taken is lost with it.
 
-*Each process has a board*, a piece of shared memory with its latest report, which all can read
-(`board.py`). So `/up` shows the whole service through any worker, from records, without asking
+*Each process has a shared report*, a piece of shared memory with its latest report, which all can read
+(`shared_report.py`). So `/up` shows the whole service through any worker, from records, without asking
 anybody who might be stuck. A report that is older than `STUCK_AFTER` is one of a process that is.
 
 *A stop* begins at the end of the tree, with the acceptor: it tells all workers to drain and hands

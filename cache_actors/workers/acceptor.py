@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 if TYPE_CHECKING:
-    from cache_actors.http.endpoint import Arrivals, BoundSocket
+    from cache_actors.runtime.listen_socket import Arrivals, ListenSocket
     from cache_actors.supervision import Started
 
     from .pool import Pool
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Acceptor:
     """Accepts connections at `sock`, and puts them into `pool`."""
 
-    def __init__(self, sock: BoundSocket, pool: Pool) -> None:
+    def __init__(self, sock: ListenSocket, pool: Pool) -> None:
         self._sock = sock
         self._pool = pool
 

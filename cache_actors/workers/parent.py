@@ -5,22 +5,22 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from cache_actors.lifetime import LONGEST_STOP
+from cache_actors.runtime.lifecycle import MAX_STOP_SECONDS
+from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.layout import TEMPORARY
-from cache_actors.storage.temporary import TemporaryFolder
 from cache_actors.supervision import ChildSpec, Supervisor
 
 from .acceptor import Acceptor
-from .board import Board
+from .peers import PARENT, ProcessReport, Reporter
 from .pool import Pool
-from .reports import PARENT, Report, Reporter
+from .shared_report import SharedReport
 from .worker_process import COMMAND, Launcher, WorkerProcess
 
 if TYPE_CHECKING:
     import trio
     from structlog.typing import FilteringBoundLogger
 
-    from cache_actors.http.endpoint import BoundSocket
+    from cache_actors.runtime.listen_socket import ListenSocket
     from cache_actors.settings import Settings
     from cache_actors.supervision import Started
 
@@ -51,19 +51,19 @@ class Workers:
         self,
         count: int,
         settings: Settings,
-        sock: BoundSocket,
+        sock: ListenSocket,
         log: FilteringBoundLogger,
         command: tuple[str, ...] = COMMAND,
     ) -> None:
         _try_folders(settings)
         names = [f"worker_{number}" for number in range(1, count + 1)]
-        self._boards = {name: Board() for name in (PARENT, *names)}
+        self._shared_reports = {name: SharedReport() for name in (PARENT, *names)}
         self._reporter = Reporter(
-            self._boards[PARENT],
-            lambda: Report(tree=self.supervisor.status(), replaced=sock.is_replaced()),
+            self._shared_reports[PARENT],
+            lambda: ProcessReport(tree=self.supervisor.status(), replaced=sock.is_replaced()),
         )
         secret = settings.secret_key_base.get_secret_value()
-        launcher = Launcher(self._boards, time.monotonic(), secret, command)
+        launcher = Launcher(self._shared_reports, time.monotonic(), secret, command)
         pool = Pool()
         self.supervisor = Supervisor(
             PARENT,
@@ -73,7 +73,7 @@ class Workers:
                     ChildSpec(
                         name,
                         WorkerProcess(name, launcher, pool, self._reporter, log).run,
-                        shutdown=LONGEST_STOP,
+                        shutdown=MAX_STOP_SECONDS,
                     )
                     for name in names
                 ),
@@ -98,8 +98,8 @@ class Workers:
         try:
             await self.supervisor.run(stop, report_and_start)
         finally:
-            for board in self._boards.values():
-                board.close()
+            for shared_report in self._shared_reports.values():
+                shared_report.close()
 
 
 def _try_folders(settings: Settings) -> None:

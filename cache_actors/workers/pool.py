@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from .messages import Drain
+from .protocol import Drain
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
-    from .link import Link
+    from .channel import WorkerChannel
 
 
 class Pool:
@@ -22,12 +22,12 @@ class Pool:
 
     def __init__(self) -> None:
         self._draining = False
-        self._links: list[Link] = []
+        self._links: list[WorkerChannel] = []
         self._pending: deque[socket.socket] = deque()
         self._changes = trio.lowlevel.ParkingLot()
 
     @contextmanager
-    def member(self, link: Link) -> Iterator[None]:
+    def register(self, link: WorkerChannel) -> Iterator[None]:
         """Count a worker in, for as long as the context lasts."""
         self._links.append(link)
         try:
@@ -35,14 +35,14 @@ class Pool:
         finally:
             self._links.remove(link)
             self._pending.extend(link.take_back())
-            self.spread()
+            self.dispatch()
 
     def put(self, connection: socket.socket) -> None:
         """Give `connection` to a worker, now or when one can take it."""
         self._pending.append(connection)
-        self.spread()
+        self.dispatch()
 
-    def spread(self) -> None:
+    def dispatch(self) -> None:
         """Give what is pending to those who can take it: to be called when a worker has changed."""
         for link in self._links:
             if link.closed:

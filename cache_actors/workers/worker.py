@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING
 import trio
 
 from cache_actors.application import Application
-from cache_actors.lifetime import EXIT_CUT_SHORT, live
 from cache_actors.log import new_log
+from cache_actors.runtime.lifecycle import EXIT_CUT_SHORT, run_until_stopped
 from cache_actors.settings import load_settings
 
-from .board import Board
-from .handed_connections import HandedConnections
-from .reports import Everybody, Report, Reporter
+from .connection_receiver import ConnectionReceiver
+from .peers import ProcessReport, Reporter, WorkerPeers
+from .shared_report import SharedReport
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from cache_actors.settings import Settings
 
-    from .messages import Terms
+    from .protocol import WorkerConfig
 
 
-def run_worker(terms: Terms) -> int:
+def run_worker(config: WorkerConfig) -> int:
     """Run until the parent says stop, and return the process's exit status.
 
     The settings are those of the environment, which is the parent's. SIGTERM and SIGINT are for the
@@ -37,39 +37,39 @@ def run_worker(terms: Terms) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     settings = load_settings()
-    log = new_log(settings).bind(worker=terms.name)
-    with socket.socket(fileno=terms.channel) as channel:
+    log = new_log(settings).bind(worker=config.name)
+    with socket.socket(fileno=config.channel) as channel:
         _end_with(channel)
-        return trio.run(_run, terms, settings, channel, log)
+        return trio.run(_run, config, settings, channel, log)
 
 
 async def _run(
-    terms: Terms, settings: Settings, channel: socket.socket, log: FilteringBoundLogger
+    config: WorkerConfig, settings: Settings, channel: socket.socket, log: FilteringBoundLogger
 ) -> int:
-    connections = HandedConnections(channel)
-    boards = {name: Board(fd) for name, fd in terms.boards.items()}
-    everybody = Everybody(boards, terms.name)
-    application = Application(settings, connections, log, everybody, since=terms.since)
+    connections = ConnectionReceiver(channel)
+    shared_reports = {name: SharedReport(fd) for name, fd in config.shared_reports.items()}
+    peers = WorkerPeers(shared_reports, config.name)
+    application = Application(settings, connections, log, peers, since=config.since)
 
-    def new_report() -> Report:
+    def new_report() -> ProcessReport:
         metrics = application.metrics
-        return Report(
+        return ProcessReport(
             application.supervisor.status(),
             metrics.render(),
             metrics.recent.history(),
             connections.is_replaced(),
         )
 
-    reporter = Reporter(boards[terms.name], new_report)
+    reporter = Reporter(shared_reports[config.name], new_report)
 
     def started() -> None:
         reporter.report()
         connections.announce()
 
-    async def report(_stop: trio.Event, _everything: trio.CancelScope) -> None:
+    async def report(_stop: trio.Event, _cancel_scope: trio.CancelScope) -> None:
         await reporter.run(stop=trio.Event(), started=lambda: None)
 
-    return await live(
+    return await run_until_stopped(
         application, log, started, connections.follow_parent, connections.tell_parent, report
     )
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from .link import Link
-from .messages import Drain, Terms
+from .channel import WorkerChannel
+from .protocol import Drain, WorkerConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from cache_actors.supervision import Started
 
-    from .board import Board
+    from .peers import Reporter
     from .pool import Pool
-    from .reports import Reporter
+    from .shared_report import SharedReport
 
 COMMAND = (sys.executable, "-m", "cache_actors.workers")
 """Runs a worker; its terms are one more argument."""
@@ -39,24 +39,26 @@ class Launcher:
     """Starts the processes of workers.
 
     Attributes:
-        boards: those of all processes, by name.
+        shared reports: those of all processes, by name.
         since: when the service was started, in `time.monotonic()`.
         secret: the key of the hashes that tokens are kept as, the same for all workers.
         command: what runs a worker.
     """
 
-    boards: Mapping[str, Board]
+    shared_reports: Mapping[str, SharedReport]
     since: float
     secret: str = field(repr=False)
     command: tuple[str, ...] = COMMAND
 
     async def launch(self, name: str, channel: socket.socket) -> trio.Process:
         """Start a process for the worker `name`, with `channel` as its end of the channel."""
-        boards = {process: board.fd for process, board in self.boards.items()}
-        terms = Terms(name, self.since, channel.fileno(), boards)
+        shared_reports = {
+            process: shared_report.fd for process, shared_report in self.shared_reports.items()
+        }
+        config = WorkerConfig(name, self.since, channel.fileno(), shared_reports)
         return await trio.lowlevel.open_process(
-            [*self.command, msgspec.json.encode(terms).decode()],
-            pass_fds=(channel.fileno(), *boards.values()),
+            [*self.command, msgspec.json.encode(config).decode()],
+            pass_fds=(channel.fileno(), *shared_reports.values()),
             env=os.environ | {"SECRET_KEY_BASE": self.secret},
         )
 
@@ -98,7 +100,7 @@ class WorkerProcess:
             try:
                 status = await self._live(stop, started)
             finally:
-                self._launcher.boards[self._name].clear()
+                self._launcher.shared_reports[self._name].clear()
                 self._reporter.report_soon()
             if status != 0 or not (self._pool.is_draining() or stop.is_set()):
                 raise WorkerEnded(f"exit status {status}")
@@ -106,8 +108,8 @@ class WorkerProcess:
 
     async def _live(self, stop: trio.Event, started: Started) -> int:
         with _channel() as (ours, theirs):
-            link = Link(ours)
-            with self._pool.member(link):
+            link = WorkerChannel(ours)
+            with self._pool.register(link):
                 process = await self._launcher.launch(self._name, theirs)
                 theirs.close()
                 self._log.info("worker_started", worker=self._name, pid=process.pid)
@@ -123,7 +125,7 @@ class WorkerProcess:
                         await process.wait()
         return status
 
-    async def _follow(self, link: Link, started: Started) -> None:
+    async def _follow(self, link: WorkerChannel, started: Started) -> None:
         """Take in how far the worker is, until it is gone."""
         ready = False
         while (progress := await link.receive()) is not None:
@@ -131,10 +133,10 @@ class WorkerProcess:
                 ready = True
                 started()
                 self._reporter.report_soon()
-            self._pool.spread()
+            self._pool.dispatch()
 
 
-async def _drain(link: Link, stop: trio.Event) -> None:
+async def _drain(link: WorkerChannel, stop: trio.Event) -> None:
     """Tell the worker to end when the supervisor says so, if the pool has not told it before."""
     await stop.wait()
     link.drain(Drain(replaced=False))

@@ -123,7 +123,7 @@ python - $TOKEN >"$work/tuist" <<'PYTHON' &
 import signal
 import sys
 
-from cache_actors.dev.tuist import StandInTuist
+from cache_actors.cli.dev.tuist import StandInTuist
 
 with StandInTuist({sys.argv[1]: ["acme/app"]}) as tuist:
     print(tuist.url, flush=True)

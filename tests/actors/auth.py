@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 import trio
 import trio.testing
 
+from cache_actors.access.tuist import Access, TuistApi, TuistReply
 from cache_actors.actors.auth_cache import AuthCache, AuthCacheClient, Decision
-from cache_actors.actors.tuist_api import Access, Answer, TuistApi
 from cache_actors.supervision import Mailbox, actor_child
 from tests.support.metrics import new_metrics
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 SECRET = b"secret key base"
 SUCCESS_TTL, FAILURE_TTL, STALE_TTL = 600.0, 3.0, 1500.0
 DOWN = "The Tuist server cannot be reached: ConnectError"
-UNAUTHORIZED = Answer(Access.UNAUTHORIZED)
-FORBIDDEN = Answer(Access.FORBIDDEN)
+UNAUTHORIZED = TuistReply(Access.UNAUTHORIZED)
+FORBIDDEN = TuistReply(Access.FORBIDDEN)
 
 
-def granting(*names: str) -> Answer:
+def granting(*names: str) -> TuistReply:
     """Tuist's answer about a token that sees these projects."""
-    return Answer(Access.GRANTED, frozenset(names))
+    return TuistReply(Access.GRANTED, frozenset(names))
 
 
 class FakeTuist:
@@ -44,7 +44,7 @@ class FakeTuist:
     """
 
     def __init__(self) -> None:
-        self.answers: dict[str, Answer] = {}
+        self.answers: dict[str, TuistReply] = {}
         self.trouble: str | Exception | None = None
         self.gate = trio.Event()
         self.gate.set()
@@ -58,7 +58,7 @@ class FakeTuist:
         """How often it has been asked about a token."""
         return sum(1 for asked, _ in self.questions if asked == authorization)
 
-    async def answer(self, authorization: str, request_id: str) -> Answer | str:
+    async def answer(self, authorization: str, request_id: str) -> TuistReply | str:
         self.questions.append((authorization, request_id))
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
@@ -85,7 +85,7 @@ class FakeApi(TuistApi):
     async def __aexit__(self, *_: object) -> None:
         self._tuist.open_connections -= 1
 
-    async def ask(self, authorization: str, request_id: str) -> Answer | str:
+    async def ask(self, authorization: str, request_id: str) -> TuistReply | str:
         assert self._tuist.open_connections == 1
         return await self._tuist.answer(authorization, request_id)
 

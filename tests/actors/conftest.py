@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from cache_actors.storage.files import FileStore
+from cache_actors.storage.files.store import FileStore
+from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.layout import TEMPORARY
-from cache_actors.storage.temporary import TemporaryFolder
 from tests.supervision.conftest import (
     pytest_collection_modifyitems as pytest_collection_modifyitems,
 )

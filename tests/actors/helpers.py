@@ -11,7 +11,7 @@ import trio.testing
 
 from cache_actors.actors.evictor import Stored
 from cache_actors.kinds import Kind
-from cache_actors.storage.layout import Entry, Project
+from cache_actors.storage.layout import Key, Project
 from cache_actors.supervision import Budget, Mailbox
 from tests.supervision.small_actors import Result, Task
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pytest
     from trio.testing import MockClock
 
-    from cache_actors.storage.temporary import TemporaryFolder
+    from cache_actors.storage.files.temporary import TemporaryFolder
     from cache_actors.supervision import ChildSpec
     from tests.supervision.small_actors import Root
 
@@ -29,8 +29,8 @@ PROJECT = Project("acme", "app")
 OTHER_PROJECT = Project("acme", "other-app")
 
 
-def artifact(entry_id: str, project: Project = PROJECT) -> Entry:
-    return Entry(project, Kind.CAS, entry_id)
+def artifact(entry_id: str, project: Project = PROJECT) -> Key:
+    return Key(project, Kind.CAS, entry_id)
 
 
 class Run(Protocol):

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from cache_actors.storage.files import FileStore
+from cache_actors.storage.files.store import FileStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from cache_actors.storage.files import (
+    from cache_actors.storage.files.store import (
         Lookup,
         Publication,
         Published,
         Replacement,
         Version,
     )
-    from cache_actors.storage.temporary import TemporaryFolder
+    from cache_actors.storage.files.temporary import TemporaryFolder
 
 GATE_SECONDS = 60.0
 

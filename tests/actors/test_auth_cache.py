@@ -12,19 +12,20 @@ import pytest
 import trio
 import trio.testing
 
-from cache_actors.actors import auth_cache, known_tokens
+from cache_actors.access import tokens as known_tokens
+from cache_actors.access.tuist import CONNECTIONS, TIMEOUT, Access, TuistApi, TuistReply
+from cache_actors.actors import auth_cache
 from cache_actors.actors.auth_cache import (
     ATTEMPT_INTERVAL,
-    MOST_QUESTIONS,
+    MAX_QUESTIONS,
     AccessUnknown,
-    Answered,
     AuthCache,
     AuthCacheClient,
     Decide,
     Decision,
+    ReplyReceived,
 )
-from cache_actors.actors.tuist_api import CONNECTIONS, TIMEOUT, Access, Answer, TuistApi
-from cache_actors.dev.tuist import StandInTuist
+from cache_actors.cli.dev.tuist import StandInTuist
 from cache_actors.storage.layout import parse_project
 from cache_actors.supervision import ActorCrashed, ActorStopped, Mailbox, MailboxFull
 from tests.support.metrics import Scrape
@@ -157,7 +158,7 @@ async def test_decision_lives_from_the_answer_on_however_often_it_is_used(
 
 
 @pytest.mark.parametrize("refusal", [UNAUTHORIZED, FORBIDDEN, granting("acme/other-app")])
-async def test_a_no_lives_3_seconds(auth: Auth, refusal: Answer) -> None:
+async def test_a_no_lives_3_seconds(auth: Auth, refusal: TuistReply) -> None:
     auth.tuist.answers[TOKEN] = refusal
     first = await auth.access(TOKEN)
     auth.tuist.answers[TOKEN] = granting(str(PROJECT))
@@ -182,7 +183,7 @@ async def test_a_yes_and_a_no_of_one_token_leave_each_other_alone(auth: Auth) ->
 
 @pytest.mark.parametrize("answer", [UNAUTHORIZED, FORBIDDEN, granting("acme/other-app")])
 async def test_what_tuist_takes_back_is_lost_as_soon_as_it_says_so(
-    auth: Auth, answer: Answer
+    auth: Auth, answer: TuistReply
 ) -> None:
     await auth.decide(TOKEN)
     auth.tuist.answers[TOKEN] = answer
@@ -275,7 +276,7 @@ async def test_in_an_outage_a_yes_is_one_for_the_projects_it_was_given_for(auth:
 
 
 @pytest.mark.parametrize("before", [UNAUTHORIZED, FORBIDDEN, granting("acme/other-app")])
-async def test_no_refusal_comes_out_of_an_outage(auth: Auth, before: Answer) -> None:
+async def test_no_refusal_comes_out_of_an_outage(auth: Auth, before: TuistReply) -> None:
     auth.tuist.answers[TOKEN] = before
     assert await auth.access(TOKEN) is not Access.GRANTED
     auth.tuist.trouble = DOWN
@@ -374,7 +375,7 @@ async def test_new_tokens_that_wait_for_tuist_are_bounded(auth: Auth) -> None:
     [known] = await expired(auth, 1)
     await auth.decide(TOKEN)
     auth.tuist.gate = trio.Event()
-    tasks = [auth.start(auth.decide(f"Bearer {number}")) for number in range(MOST_QUESTIONS)]
+    tasks = [auth.start(auth.decide(f"Bearer {number}")) for number in range(MAX_QUESTIONS)]
     await trio.testing.wait_all_tasks_blocked()
     assert (await unknown(auth, "Bearer one too many")).retry_after == 1
     joins = await auth.ask("Bearer 1")  # a token that is being asked about already
@@ -390,7 +391,7 @@ async def test_new_tokens_that_wait_for_tuist_are_bounded(auth: Auth) -> None:
 async def test_a_yes_goes_on_if_too_many_known_tokens_have_to_be_asked_about(
     auth: Auth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth_cache, "MOST_QUESTIONS", CONNECTIONS)
+    monkeypatch.setattr(auth_cache, "MAX_QUESTIONS", CONNECTIONS)
     known = await expired(auth, CONNECTIONS + 1)
     last = known.pop()
     auth.tuist.gate = trio.Event()
@@ -442,7 +443,7 @@ async def test_caller_who_comes_as_a_question_is_dropped_is_answered(
 async def test_flood_of_bad_tokens_pushes_out_no_good_one_and_is_bounded(
     auth: Auth, monkeypatch: pytest.MonkeyPatch, trouble: str | None
 ) -> None:
-    monkeypatch.setattr(known_tokens, "MOST_TOKENS", 50)
+    monkeypatch.setattr(known_tokens, "MAX_TOKENS", 50)
     await auth.decide(TOKEN)
     auth.tuist.trouble = trouble
     for number in range(200):
@@ -461,7 +462,7 @@ async def test_flood_of_bad_tokens_pushes_out_no_good_one_and_is_bounded(
 async def test_good_token_used_least_recently_is_forgotten_first(
     auth: Auth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(known_tokens, "MOST_TOKENS", 3)
+    monkeypatch.setattr(known_tokens, "MAX_TOKENS", 3)
     good = [f"Bearer {number}" for number in range(4)]
     auth.tuist.answers |= dict.fromkeys(good, granting(str(PROJECT)))
     for token in (*good[:3], good[0], good[3]):
@@ -477,7 +478,7 @@ async def test_good_token_used_least_recently_is_forgotten_first(
 async def test_names_over_all_tokens_are_bounded(
     auth: Auth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(known_tokens, "MOST_NAMES", 100)
+    monkeypatch.setattr(known_tokens, "MAX_NAMES", 100)
     good = [f"Bearer {number}" for number in range(10)]
     names = [str(PROJECT), *(f"acme/{number}" for number in range(29))]
     auth.tuist.answers |= dict.fromkeys(good, granting(*names))
@@ -494,7 +495,7 @@ async def test_names_over_all_tokens_are_bounded(
 async def test_names_are_counted_right_as_tokens_gain_and_lose_projects(
     auth: Auth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(known_tokens, "MOST_NAMES", 100)
+    monkeypatch.setattr(known_tokens, "MAX_NAMES", 100)
     for round_number in range(50):
         names = [f"acme/{number}" for number in range(40 if round_number % 2 else 20)]
         auth.tuist.answers[TOKEN] = granting(str(PROJECT), *names)
@@ -514,7 +515,7 @@ async def test_names_are_counted_right_as_tokens_gain_and_lose_projects(
 async def test_token_with_more_names_than_fit_is_decided_on_and_not_kept(
     auth: Auth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(known_tokens, "MOST_NAMES", 10)
+    monkeypatch.setattr(known_tokens, "MAX_NAMES", 10)
     auth.tuist.answers[OTHER_TOKEN] = granting(str(PROJECT), *(f"acme/{n}" for n in range(10)))
     assert await auth.access(OTHER_TOKEN) is Access.GRANTED
     assert auth.remembered() == 0
@@ -633,7 +634,7 @@ async def test_tokens_are_kept_as_hashes_with_the_secret_as_their_key(auth: Auth
 async def test_nothing_that_is_printed_shows_a_token(auth: Auth) -> None:
     key = hmac.digest(SECRET, TOKEN.encode(), "sha256")
     question = Decide(key, str(PROJECT), TOKEN, "r")
-    answered = Answered(key, granting(str(PROJECT)))
+    answered = ReplyReceived(key, granting(str(PROJECT)))
     auth.tuist.trouble = DOWN
     trouble = await unknown(auth, TOKEN)
     for thing in (question, [question], answered, trouble, auth.cache, auth.client):

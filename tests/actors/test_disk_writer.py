@@ -17,13 +17,13 @@ import trio.testing
 
 from cache_actors.actors.disk_writer import DiskWriter, DiskWriterClient, Publish
 from cache_actors.actors.evictor import EvictorClient
-from cache_actors.actors.hands import ThreadHands
-from cache_actors.actors.upload import SMALL_BYTES, WrongDigest
 from cache_actors.storage.capacity import on_disk
 from cache_actors.storage.errors import StorageError, StorageFull
-from cache_actors.storage.files import Publication, Published
-from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
+from cache_actors.storage.files.store import Publication, Published
+from cache_actors.storage.files.temporary import TemporaryFile, TemporaryFolder
 from cache_actors.supervision import ActorCrashed, ActorStopped, Mailbox, actor_child
+from cache_actors.transfer.upload import SMALL_BYTES, WrongDigest
+from cache_actors.writer_process.client import ThreadCommitter
 from tests.support.metrics import Scrape, new_metrics
 from tests.support.waiting import eventually_async
 
@@ -42,7 +42,7 @@ from .stores import Gate, GatedStore
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Iterator
 
-    from cache_actors.storage.layout import Entry
+    from cache_actors.storage.layout import Key
     from tests.supervision.small_actors import Root
 
     from .helpers import Run
@@ -76,23 +76,23 @@ class Writer(Tasks):
     def _new(self) -> DiskWriter:
         evictor = EvictorClient(self.evictor.address)
         threads = self.disk_threads.as_limiter()
-        hands: ThreadHands[Publication, Published | OSError] = ThreadHands(
+        committer: ThreadCommitter[Publication, Published | OSError] = ThreadCommitter(
             lambda batch: self.store.publish(batch), threads
         )
-        return DiskWriter(hands, self.store, evictor, threads, self.metrics)
+        return DiskWriter(committer, self.store, evictor, threads, self.metrics)
 
-    async def put(self, entry: Entry, content: bytes) -> Published:
+    async def put(self, entry: Key, content: bytes) -> Published:
         return await self.client.store(entry, in_chunks(content), len(content))
 
     async def put_body(
-        self, entry: Entry, body: AsyncIterable[bytes], digest: bytes | None = None
+        self, entry: Key, body: AsyncIterable[bytes], digest: bytes | None = None
     ) -> Published:
         return await self.client.store(entry, body, expected_digest=digest)
 
-    def path(self, entry: Entry) -> Path:
+    def path(self, entry: Key) -> Path:
         return entry.path(self.store.root)
 
-    def content(self, entry: Entry) -> bytes | None:
+    def content(self, entry: Key) -> bytes | None:
         """What is stored."""
         path = self.path(entry)
         return path.read_bytes() if path.exists() else None
@@ -101,7 +101,7 @@ class Writer(Tasks):
         return self.root.child(self.mailbox.name).restarts
 
     @contextmanager
-    def held_up(self, entry: Entry) -> Iterator[Gate]:
+    def held_up(self, entry: Key) -> Iterator[Gate]:
         """Hold up publications of `entry` while the context lasts."""
         gate = self.store.publish_gates[self.path(entry)] = Gate()
         gate.close()

@@ -12,8 +12,13 @@ import pytest
 import trio
 
 from cache_actors.actors.eviction_process import PassFailed, run_pass
-from cache_actors.storage.eviction_pass import Limits
-from cache_actors.storage.last_eviction import EXIT_RUNNING, EvictionLock, PassReport, last_eviction
+from cache_actors.storage.eviction.last_pass import (
+    EXIT_RUNNING,
+    EvictionLock,
+    PassReport,
+    last_eviction,
+)
+from cache_actors.storage.eviction.run import Limits
 from tests.support.stored import DAY, Stored
 
 if TYPE_CHECKING:

@@ -15,21 +15,21 @@ import trio.testing
 from cache_actors.actors import evictor
 from cache_actors.actors.eviction_process import PassFailed
 from cache_actors.actors.evictor import (
-    FRUITLESS_SECONDS,
-    HELD_SECONDS,
     LOOK_SECONDS,
     LOOK_SHARE,
     MEND_SECONDS,
+    PENDING_FREE_SECONDS,
     RESCAN_SECONDS,
     RESCAN_SHARE,
     RETRY_SECONDS,
+    RETRY_WHEN_FULL_SECONDS,
     Evictor,
     EvictorClient,
 )
 from cache_actors.storage.capacity import Capacity
-from cache_actors.storage.eviction_pass import Limits
-from cache_actors.storage.eviction_record import EvictionRecord, EvictionStatus
-from cache_actors.storage.last_eviction import EvictionLock, PassReport
+from cache_actors.storage.eviction.last_pass import EvictionLock, PassReport
+from cache_actors.storage.eviction.run import Limits
+from cache_actors.storage.eviction.status import EvictionMonitor, EvictionStatus
 from cache_actors.storage.layout import QUARANTINE
 from cache_actors.supervision import Mailbox, actor_child
 from tests.support.stored import HOUR
@@ -159,7 +159,7 @@ class World:
     max_bytes: int | None = None
     epoch: float = 1_700_000_000.0
     log: list[dict[str, Any]] = field(default_factory=list)
-    record: EvictionRecord = field(default_factory=EvictionRecord)
+    record: EvictionMonitor = field(default_factory=EvictionMonitor)
     mailbox: Mailbox = field(default_factory=lambda: Mailbox("evictor", capacity=10))
 
     tree: Root = field(init=False)
@@ -268,13 +268,13 @@ async def test_disk_that_fills_between_two_looks_is_noticed(world: World) -> Non
     world.passes.effect = lambda: world.disk.fill(TARGET)
     await world.start()
     for count in range(1, 4):
-        await world.after(FRUITLESS_SECONDS)
+        await world.after(RETRY_WHEN_FULL_SECONDS)
         world.disk.fill(HIGH)
         await world.stored(ENOUGH)
         assert world.passes.count == 2 * count - 1
-        await world.after(FRUITLESS_SECONDS)
+        await world.after(RETRY_WHEN_FULL_SECONDS)
         world.disk.fill(HIGH)
-        await world.after(HELD_SECONDS + LOOK_SECONDS)
+        await world.after(PENDING_FREE_SECONDS + LOOK_SECONDS)
         assert world.passes.count == 2 * count
 
 
@@ -336,7 +336,7 @@ async def test_disk_that_others_have_filled_is_not_looked_through_without_end(wo
     world.disk.fill(1.0)
     await world.start()
     assert world.passes.count == 1
-    await world.after(FRUITLESS_SECONDS - 1)
+    await world.after(RETRY_WHEN_FULL_SECONDS - 1)
     assert world.passes.count == 1
     await world.after(1.1)
     assert world.passes.count == 2
@@ -354,7 +354,7 @@ async def test_space_that_is_held_by_readers_is_waited_for_but_not_too_long(
     world.disk.fill(0.9)
     world.passes.outcomes = [report(20_000)]  # and nothing is free yet
     await world.start()
-    await world.after(HELD_SECONDS - 1)
+    await world.after(PENDING_FREE_SECONDS - 1)
     await world.stored(ENOUGH)
     assert world.passes.count == 1
     assert world.status().used == pytest.approx(0.9)
@@ -426,7 +426,7 @@ async def test_totals_are_of_all_passes_and_the_last_is_known(world: World) -> N
     for outcome in (first, second):
         world.passes.outcomes = [outcome]
         world.disk.fill(0.9)
-        await world.after(LOOK_SECONDS + HELD_SECONDS)
+        await world.after(LOOK_SECONDS + PENDING_FREE_SECONDS)
     assert world.status() == EvictionStatus(
         used=TARGET,
         high_watermark=HIGH,

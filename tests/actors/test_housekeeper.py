@@ -14,10 +14,10 @@ import trio.testing
 
 from cache_actors.actors import housekeeper
 from cache_actors.actors.housekeeper import PROBE_SECONDS, Housekeeper
-from cache_actors.storage.files import FileStore, Publication
+from cache_actors.storage.files.store import FileStore, Publication
+from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.health import StorageState, StorageStatus
 from cache_actors.storage.layout import TEMPORARY
-from cache_actors.storage.temporary import TemporaryFolder
 
 from .helpers import after, leftovers
 

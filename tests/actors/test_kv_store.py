@@ -15,10 +15,9 @@ import trio.testing
 
 from cache_actors.actors import kv_store
 from cache_actors.actors.evictor import EvictorClient
-from cache_actors.actors.hands import ThreadHands
 from cache_actors.actors.kv_store import (
     ENTRY_OVERHEAD,
-    SETTLED_NS,
+    MTIME_STABLE_NS,
     KeyValueStore,
     KeyValueStoreClient,
     Put,
@@ -27,10 +26,11 @@ from cache_actors.kinds import Kind
 from cache_actors.storage.capacity import on_disk
 from cache_actors.storage.entries import EntryWriter, MissingArtifact
 from cache_actors.storage.errors import StorageError, StorageFull
-from cache_actors.storage.files import FileStore, Publication, Replacement
-from cache_actors.storage.layout import Entry, Project
-from cache_actors.storage.record import ATTRIBUTE
+from cache_actors.storage.files.store import FileStore, Publication, Replacement
+from cache_actors.storage.integrity.checksum import ATTRIBUTE
+from cache_actors.storage.layout import Key, Project
 from cache_actors.supervision import ActorCrashed, Mailbox, MailboxFull, actor_child
+from cache_actors.writer_process.client import ThreadCommitter
 from tests.support.metrics import Scrape, new_metrics
 
 from .helpers import (
@@ -49,14 +49,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable
     from pathlib import Path
 
-    from cache_actors.storage.temporary import TemporaryFolder
+    from cache_actors.storage.files.temporary import TemporaryFolder
     from tests.supervision.small_actors import Root, Task
 
     from .helpers import Run
 
 
-def pair(name: str, project: Project = PROJECT) -> Entry:
-    return Entry(project, Kind.KEYVALUE, f"0~{name}")
+def pair(name: str, project: Project = PROJECT) -> Key:
+    return Key(project, Kind.KEYVALUE, f"0~{name}")
 
 
 A, B, C, D = map(pair, "ABCD")
@@ -91,7 +91,7 @@ class KeyValue(Tasks):
         writer = EntryWriter(self.store, require_artifacts=self.require_artifacts)
         actor = KeyValueStore(
             self.store,
-            ThreadHands(writer.put, self.threads.as_limiter()),
+            ThreadCommitter(writer.put, self.threads.as_limiter()),
             EvictorClient(self.evictor.address),
             ROOM_FOR_TWO,
             self.threads.as_limiter(),
@@ -100,13 +100,13 @@ class KeyValue(Tasks):
         self.incarnations.append(actor)
         return actor
 
-    async def get(self, entry: Entry) -> bytes | None:
+    async def get(self, entry: Key) -> bytes | None:
         return await self.client.get(entry)
 
-    async def put(self, entry: Entry, content: bytes) -> None:
+    async def put(self, entry: Key, content: bytes) -> None:
         await self.client.put(entry, content, frozenset())
 
-    async def put_long_ago(self, entry: Entry, content: bytes) -> None:
+    async def put_long_ago(self, entry: Key, content: bytes) -> None:
         """Store an entry that then looks an hour old: one that is brand new is not remembered."""
         await self.put(entry, content)
         set_time(self.path(entry), time.time_ns() - 3600 * 10**9)
@@ -130,7 +130,7 @@ class KeyValue(Tasks):
     def writing(self, size: int = BODY_BYTES) -> AbstractAsyncContextManager[None]:
         return self.busy(self.store.replace_gate, self.put(A, bytes(size)))
 
-    def path(self, entry: Entry) -> Path:
+    def path(self, entry: Key) -> Path:
         return entry.path(self.store.root)
 
     def remembered(self) -> int:
@@ -138,7 +138,7 @@ class KeyValue(Tasks):
         versions = self.incarnations[-1]._recent._versions.values()
         return sum(len(version.data) + ENTRY_OVERHEAD for version in versions)
 
-    async def is_in_memory(self, entry: Entry) -> bool:
+    async def is_in_memory(self, entry: Key) -> bool:
         """Whether a read finds the entry in memory; it is then the one used last."""
         self.store.loads.clear()
         await self.get(entry)
@@ -205,7 +205,7 @@ async def test_entry_that_is_brand_new_is_read_again(
     """Where the clock for files is coarse, the next version may differ in nothing but content."""
     await kv.put(A, body("ours"))
     written = kv.path(A).stat().st_mtime_ns
-    just_then = SimpleNamespace(time_ns=lambda: written + SETTLED_NS - 1)
+    just_then = SimpleNamespace(time_ns=lambda: written + MTIME_STABLE_NS - 1)
     monkeypatch.setattr(kv_store, "time", just_then)
     assert await kv.get(A) == body("ours")
     overwrite(kv.path(A), body("theirs"))
@@ -448,7 +448,7 @@ async def test_commits_are_counted(kv: KeyValue) -> None:
 ID = "AB" * 32
 
 
-async def put_with(kv: KeyValue, entry: Entry, *artifacts: str) -> str | None:
+async def put_with(kv: KeyValue, entry: Key, *artifacts: str) -> str | None:
     """Store an entry that refers to artifacts."""
     return await kv.client.put(entry, body("x"), frozenset(artifacts))
 

@@ -12,9 +12,9 @@ import trio
 import trio.testing
 
 from cache_actors.actors.scrubber import RETRY_SECONDS, Scrubber
-from cache_actors.storage.files import Publication, Published
+from cache_actors.storage.files.store import Publication, Published
+from cache_actors.storage.integrity.scrub import MIN_COST, ScrubLock, last_scrub
 from cache_actors.storage.layout import LAST_SCRUB
-from cache_actors.storage.scrub import LEAST_COST, ScrubLock, last_scrub
 
 from .helpers import after, artifact
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from cache_actors.storage.files import FileStore
+    from cache_actors.storage.files.store import FileStore
 
 EPOCH = 1_700_000_000
 DAY = 86_400.0
@@ -101,7 +101,7 @@ async def world(
     monkeypatch: pytest.MonkeyPatch,
 ) -> World:
     world = World(storage, store, clock, nursery)
-    for module in ("actors.scrubber", "storage.scrub"):
+    for module in ("actors.scrubber", "storage.integrity.scrub"):
         monkeypatch.setattr(f"cache_actors.{module}.time", SimpleNamespace(time=world.now))
     return world
 
@@ -187,7 +187,7 @@ async def test_everything_broken_is_logged_with_where_it_is_now(world: World) ->
 @pytest.mark.parametrize("seconds", [10, 100])
 async def test_rate_bounds_how_fast_it_reads(world: World, seconds: int) -> None:
     world.artifacts(200)
-    work = await world.start(DAY, rate=200 * LEAST_COST / seconds)
+    work = await world.start(DAY, rate=200 * MIN_COST / seconds)
     step, passed = seconds / 100, 0.0
     while not work.finished:
         assert passed <= 1.1 * seconds
@@ -203,7 +203,7 @@ async def test_rate_bounds_how_fast_it_reads(world: World, seconds: int) -> None
 async def begin_slowly(world: World, files: int = 200) -> Work:
     """A scrubber that has only just begun, and needs an hour."""
     world.artifacts(files)
-    work = await world.start(DAY, rate=files * LEAST_COST / 3600)
+    work = await world.start(DAY, rate=files * MIN_COST / 3600)
     await world.after(1)
     assert work.finished == 0
     with pytest.raises(BaseException, match="Another scrub"):  # so it is at work
@@ -291,7 +291,7 @@ async def test_scrub_of_another_is_waited_for_and_not_joined(world: World) -> No
 
 async def test_of_two_services_one_scrubs_an_interval(world: World) -> None:
     world.artifacts(100)
-    services = [await world.start(DAY, rate=100 * LEAST_COST / 600) for _ in range(2)]
+    services = [await world.start(DAY, rate=100 * MIN_COST / 600) for _ in range(2)]
 
     def finished() -> int:
         return sum(work.finished for work in services)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-MOST_TICKS = 5
+MAX_TICKS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ def linear_axis(values: Iterable[float]) -> Axis:
     most = max(values, default=0.0) or 1.0
     step = 10 ** math.floor(math.log10(most))
     for part in (0.1, 0.2, 0.25, 0.5, 1.0, 2.0, 2.5, 5.0):
-        if most / (step * part) <= MOST_TICKS:
+        if most / (step * part) <= MAX_TICKS:
             step *= part
             break
     count = math.ceil(round(most / step, 9))

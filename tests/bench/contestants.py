@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 from pydantic import ValidationError
 
-from cache_actors.dev.tuist import StandInTuist
+from cache_actors.cli.dev.tuist import StandInTuist
 from cache_actors.settings import Settings
 from tests.support.nginx import NOBODY, nginx_before
 from tests.support.service import Service, running_service

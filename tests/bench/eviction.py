@@ -27,12 +27,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cache_actors.dev.tuist import StandInTuist
+from cache_actors.cli.dev.tuist import StandInTuist
 from cache_actors.kinds import Kind
-from cache_actors.storage.layout import Entry
-from tests.bench.nginx_reads import ACME_APP, QUERY, TOKEN, find, find_programs, run
+from cache_actors.storage.layout import Key
 from tests.support.nginx import nginx_before, shared_storage
 from tests.support.service import Service, running_service
+
+from .nginx_reads import ACME_APP, QUERY, TOKEN, find, find_programs, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,10 +92,10 @@ def main(files: tuple[int, ...]) -> None:
 # --- A store -------------------------------------------------------------------------------------
 
 
-def artifact(number: int) -> Entry:
+def artifact(number: int) -> Key:
     """An artifact; the lower its number, the longer ago it was used."""
     name = hashlib.sha256(b"%d" % number).hexdigest().upper()
-    return Entry(ACME_APP, Kind.CAS, name)
+    return Key(ACME_APP, Kind.CAS, name)
 
 
 def fill(storage: Path, files: int) -> None:
@@ -105,11 +106,11 @@ def fill(storage: Path, files: int) -> None:
         make(storage, artifact(number), ARTIFACT, used)
         if number % 2:
             values = [{"value": artifact(each).id} for each in (number - 1, number)]
-            entry = Entry(ACME_APP, Kind.KEYVALUE, f"0~{artifact(number).id.lower()}")
+            entry = Key(ACME_APP, Kind.KEYVALUE, f"0~{artifact(number).id.lower()}")
             make(storage, entry, json.dumps({"entries": values}).encode(), used)
 
 
-def make(storage: Path, entry: Entry, data: bytes, used: int) -> None:
+def make(storage: Path, entry: Key, data: bytes, used: int) -> None:
     """Make a file that was used last at `used`."""
     path = entry.path(storage)
     try:

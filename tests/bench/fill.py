@@ -11,9 +11,9 @@ import os
 from typing import TYPE_CHECKING
 
 from cache_actors.kinds import Kind
+from cache_actors.storage.files.temporary import FILE_MODE, FOLDER_MODE
+from cache_actors.storage.integrity.checksum import StoredChecksum, write_checksum
 from cache_actors.storage.layout import shard
-from cache_actors.storage.record import Record, write_record
-from cache_actors.storage.temporary import FILE_MODE, FOLDER_MODE
 
 from .names import PROJECT, STORED, artifact_id, entry_id, payload, stored_entry
 
@@ -35,17 +35,17 @@ def fill(storage: Path, first: int, end: int) -> None:
 def fill_part(storage: Path, numbers: range) -> None:
     """Make the artifacts of these numbers, and their entries, in this process."""
     body = payload(ARTIFACT_BYTES)
-    artifact_record = Record(hashlib.sha256(body).digest(), len(body))
+    artifact_record = StoredChecksum(hashlib.sha256(body).digest(), len(body))
     _make(storage, Kind.CAS, ((artifact_id(STORED, n), body, artifact_record) for n in numbers))
     _make(storage, Kind.KEYVALUE, (_entry(n) for n in numbers))
 
 
-def _entry(number: int) -> tuple[str, bytes, Record]:
+def _entry(number: int) -> tuple[str, bytes, StoredChecksum]:
     body = stored_entry(artifact_id(STORED, number))
-    return entry_id(STORED, number), body, Record(hashlib.sha256(body).digest(), len(body))
+    return entry_id(STORED, number), body, StoredChecksum(hashlib.sha256(body).digest(), len(body))
 
 
-def _make(storage: Path, kind: Kind, files: Iterator[tuple[str, bytes, Record]]) -> None:
+def _make(storage: Path, kind: Kind, files: Iterator[tuple[str, bytes, StoredChecksum]]) -> None:
     folder = PROJECT.path(storage) / kind.folder
     folders: dict[str, int] = {}
     try:
@@ -61,7 +61,7 @@ def _make(storage: Path, kind: Kind, files: Iterator[tuple[str, bytes, Record]])
             )
             os.fchmod(fd, FILE_MODE)
             os.write(fd, body)
-            write_record(fd, record)
+            write_checksum(fd, record)
             os.close(fd)
     finally:
         for fd in folders.values():

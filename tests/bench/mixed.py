@@ -61,7 +61,7 @@ ENOUGH_PART = 0.95
 """What has to be achieved of what is offered; with less, something has given."""
 
 MOST_P99_MS = 1000.0
-MOST_ERRORS = 0.001
+MAX_ERRORS = 0.001
 
 
 def measure_mixed(plan: Plan, say: Callable[[str], None]) -> Mixed:
@@ -133,7 +133,7 @@ def what_gave(step: Step) -> str:
     if operations is None or operations.p99_ms > MOST_P99_MS:
         reasons.append(f"p99 over {MOST_P99_MS:,.0f} ms")
     wrong = sum(step.errors.values())
-    if wrong > MOST_ERRORS * (wrong + (operations.count if operations else 0)):
+    if wrong > MAX_ERRORS * (wrong + (operations.count if operations else 0)):
         reasons.append(f"{wrong:,} errors")
     return ", ".join(reasons)
 

@@ -29,11 +29,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import httpx
 
-from cache_actors.dev.tuist import StandInTuist
+from cache_actors.cli.dev.tuist import StandInTuist
 from cache_actors.kinds import Kind
 from cache_actors.nginx.binary import installed_nginx, nginx_version
 from cache_actors.nginx.config import HTTP2_DIRECTIVE_SINCE
-from cache_actors.storage.layout import Entry, Project
+from cache_actors.storage.layout import Key, Project
 from tests.support.nginx import nginx_before, shared_storage
 from tests.support.service import Service, free_port, running_service
 
@@ -278,7 +278,7 @@ def store(url: str) -> Stored:
     stored = Stored(
         artifact=f"/api/cache/cas/{artifact}",
         body=secrets.token_hex(ARTIFACT_BYTES // 2).encode(),
-        file=str(Entry(ACME_APP, Kind.CAS, artifact).path(Path("/"))),
+        file=str(Key(ACME_APP, Kind.CAS, artifact).path(Path("/"))),
         entry=f"/api/cache/keyvalue/{entry}",
         no_entry=f"/api/cache/keyvalue/0~{secrets.token_hex(32)}",
     )

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from http.client import HTTPConnection
 from typing import TYPE_CHECKING
 
-from cache_actors.dev.tuist import StandInTuist
+from cache_actors.cli.dev.tuist import StandInTuist
 from tests.support.service import Service
 
 from .cases import HIT, NEW, PUT, READ

@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from .figures import Spread
     from .results import Comparison, Farm, Mixed, Results, Scale, Size, Step
 
-UPLOADS_LEAST, UPLOADS_AIM = 0.6, 1.0
+MIN_UPLOADS, UPLOADS_AIM = 0.6, 1.0
 """New uploads, of those of the other cache."""
 
-READS_LEAST = 15.0
+MIN_READS = 15.0
 """Reads, of those of the other cache."""
 
-WORKER_COST_MOST = 1.1
+MAX_WORKER_COST = 1.1
 """CPU time of a request with two workers, of that with one."""
 
-SHARE_MOST = 0.6
+MAX_SHARE = 0.6
 """The larger share of two workers; the other one has 40 % then."""
 
 FARMS, FARM_P99_MS = 2.0, 50.0
 """So many farms, and the latency that an operation in a hundred may have, in milliseconds."""
 
 START_SECONDS = 2.0
-COST_GROWTH_MOST = 1.2
+MAX_COST_GROWTH = 1.2
 """CPU time of an operation with many artifacts, of that with few."""
 
 FEW, MANY = 1_000, 1_000_000
@@ -77,11 +77,11 @@ def targets(results: Results) -> list[Target]:
 def uploads(comparison: Comparison | None) -> Target:
     """New durable uploads with two workers, beside the other cache, which does not sync."""
     what = f"{NEW}, 2 workers, fsync: rate, of that of {OTHER_BEHIND_NGINX}"
-    wanted = f"at least {UPLOADS_LEAST:g}, aim {UPLOADS_AIM:g}"
+    wanted = f"at least {MIN_UPLOADS:g}, aim {UPLOADS_AIM:g}"
     found = rate_ratio(comparison, NEW, ours(2, "fsync"), OTHER_BEHIND_NGINX)
     if found is None:
         return _not_measured(what, wanted)
-    verdict = at_least(found.median, UPLOADS_LEAST)
+    verdict = at_least(found.median, MIN_UPLOADS)
     if verdict == "met" and found.median < UPLOADS_AIM:
         verdict = f"met, {_percent(1 - found.median / UPLOADS_AIM)} short of the aim"
     return Target(what, wanted, _ratio(found), verdict)
@@ -90,34 +90,34 @@ def uploads(comparison: Comparison | None) -> Target:
 def reads(comparison: Comparison | None) -> Target:
     """Reads, which nginx answers whatever the number of workers, beside the other cache."""
     what = f"{READ}: rate, of that of {OTHER_BEHIND_NGINX}"
-    wanted = f"at least {READS_LEAST:g}"
+    wanted = f"at least {MIN_READS:g}"
     found = rate_ratio(comparison, READ, ours(1, "fsync"), OTHER_BEHIND_NGINX)
     if found is None:
         return _not_measured(what, wanted)
-    return Target(what, wanted, _ratio(found, ".1f"), at_least(found.median, READS_LEAST))
+    return Target(what, wanted, _ratio(found, ".1f"), at_least(found.median, MIN_READS))
 
 
 def worker_cost(comparison: Comparison | None, case: str) -> Target:
     """What the service's part of a request costs with two workers, beside one."""
     what = f"{case}: service CPU time with 2 workers, of that with 1"
-    wanted = f"at most {WORKER_COST_MOST:g}"
+    wanted = f"at most {MAX_WORKER_COST:g}"
     found = cost_ratio(comparison, case, ours(2, "fsync"), ours(1, "fsync"), "service")
     if found is None:
         return _not_measured(what, wanted)
-    return Target(what, wanted, _ratio(found), at_most(found.median, WORKER_COST_MOST))
+    return Target(what, wanted, _ratio(found), at_most(found.median, MAX_WORKER_COST))
 
 
 def worker_shares(comparison: Comparison | None, case: str) -> Target:
     """The larger share of two workers, turn by turn: on average over turns all would be even."""
     what = f"{case}: the larger share of 2 workers in a turn"
-    wanted = f"at most {SHARE_MOST:.0%}"
+    wanted = f"at most {MAX_SHARE:.0%}"
     turns = turns_of(comparison, case, ours(2, "fsync"))
     larger = [max(turn.shares) for turn in turns if turn.shares]
     if not larger:
         return _not_measured(what, wanted)
     found = spread(larger)
     measured = f"{found.median:.0%} ({found.least:.0%} to {found.most:.0%})"
-    return Target(what, wanted, measured, at_most(found.median, SHARE_MOST))
+    return Target(what, wanted, measured, at_most(found.median, MAX_SHARE))
 
 
 # --- Build farms ----------------------------------------------------------------------------------
@@ -180,12 +180,12 @@ def start(scale: Scale | None) -> Target:
 def growth(scale: Scale | None, case: str) -> Target:
     """What an operation costs with many artifacts, beside what it costs with few."""
     what = f"{case}: CPU time with {MANY:,} artifacts, of that with {FEW:,}"
-    wanted = f"at most {COST_GROWTH_MOST:g}"
+    wanted = f"at most {MAX_COST_GROWTH:g}"
     costs = [_cost_at(scale, size, case) for size in (MANY, FEW)]
     if costs[0] is None or not costs[1]:
         return _not_measured(what, wanted)
     found = costs[0] / costs[1]
-    return Target(what, wanted, f"{found:.2f}", at_most(found, COST_GROWTH_MOST))
+    return Target(what, wanted, f"{found:.2f}", at_most(found, MAX_COST_GROWTH))
 
 
 def _size_of(scale: Scale | None, stored: int) -> Size | None:

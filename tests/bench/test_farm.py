@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cache_actors.kinds import Kind
-from cache_actors.storage.files import FileStore
-from cache_actors.storage.layout import Entry, parse_id, shard
+from cache_actors.storage.files.store import FileStore
+from cache_actors.storage.files.temporary import TemporaryFolder
+from cache_actors.storage.layout import Key, parse_id, shard
 from cache_actors.storage.references import references_in
-from cache_actors.storage.temporary import TemporaryFolder
 
 from .farm import RATES, Load, operations
 from .fill import ARTIFACT_BYTES, fill_part
@@ -68,13 +68,13 @@ def test_entries_refer_to_artifacts() -> None:
 def test_what_is_filled_in_is_what_the_service_would_have_stored(tmp_path: Path) -> None:
     fill_part(tmp_path, range(3, 40, 2))
     store = FileStore(tmp_path, TemporaryFolder(tmp_path / ".tmp"), durable=False)
-    there = Entry(PROJECT, Kind.CAS, artifact_id(STORED, 5)).path(tmp_path)
+    there = Key(PROJECT, Kind.CAS, artifact_id(STORED, 5)).path(tmp_path)
     opened = store.open(there)
     assert opened is not None
     opened.close()
     assert there.read_bytes() == payload(ARTIFACT_BYTES)
     assert there.stat().st_mode & 0o777 == 0o640
     assert there.parent.stat().st_mode & 0o7777 == 0o2750
-    entry = Entry(PROJECT, Kind.KEYVALUE, entry_id(STORED, 5)).path(tmp_path)
+    entry = Key(PROJECT, Kind.KEYVALUE, entry_id(STORED, 5)).path(tmp_path)
     assert entry.read_bytes() == stored_entry(artifact_id(STORED, 5))
-    assert not Entry(PROJECT, Kind.CAS, artifact_id(STORED, 4)).path(tmp_path).exists()
+    assert not Key(PROJECT, Kind.CAS, artifact_id(STORED, 4)).path(tmp_path).exists()

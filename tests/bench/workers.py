@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 
 import httpx
 
-from cache_actors.dev.tuist import StandInTuist
+from cache_actors.cli.dev.tuist import StandInTuist
 from tests.support.nginx import NOBODY, nginx_before
 from tests.support.service import Service
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cache_actors.dev.tuist import Question, StandInTuist
+from cache_actors.cli.dev.tuist import Question, StandInTuist
 from tests.support.waiting import LIMIT, eventually
 
 if TYPE_CHECKING:

@@ -16,15 +16,7 @@ from tests.http.test_parameters import REFUSED
 from tests.support.service import Service, running_service
 from tests.support.waiting import eventually
 
-from .examples import (
-    FAILURE_TTL,
-    bearer,
-    cas_path,
-    expect_error,
-    handles,
-    is_sane,
-    new_cas_id,
-)
+from .examples import FAILURE_TTL, bearer, cas_path, expect_error, handles, is_sane, new_cas_id
 from .facts import LIMITS, NO_PROJECTS, OTHER_PROJECT, OTHER_TOKEN, PROJECT, TOKEN
 from .test_authorization import FORBIDDEN, MISSING
 

@@ -5,7 +5,7 @@ or does not apply, and fails when an upgrade or a change brings it back. Not her
 
 * 5 to 7, bodies that stall, slow readers and slow answers: see `test_stalls.py`.
 * 9 and 12, `send_file` made 20 MB/s, or used asyncio. It is not used. How artifacts are read is in
-  `tests/actors/test_artifact_reader.py`, and how fast they are is measured by `make bench`.
+  `tests/transfer/test_artifact_reader.py`, and how fast they are is measured by `make bench`.
 * 8, a reader that stalls outlasts the graceful stop: only seen while the service stops.
 * 13, more lines in the access log than requests, and 14, the Unix socket's mode: see
   `test_files_on_disk.py`.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cache_actors.metrics import nginx_log
 from cache_actors.metrics.nginx_log import NginxLog, read_lines
-from cache_actors.metrics.served import By, Route, Served
+from cache_actors.metrics.request_event import RequestEvent, Responder, Route
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +64,7 @@ def test_line_names_its_route(line: bytes, route: Route | None) -> None:
     if route is None:
         assert taken.ignored == 1
     else:
-        expected = Served(By.NGINX, route, 204, 0.25, 5, duplicate=True)
+        expected = RequestEvent(Responder.NGINX, route, 204, 0.25, 5, duplicate=True)
         assert list(taken.served) == [expected]
 
 
@@ -154,7 +154,7 @@ def test_line_that_never_ends_is_dropped(path: Path, log: NginxLog) -> None:
 def test_much_is_taken_in_pieces(
     path: Path, log: NginxLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nginx_log, "MOST_BYTES", 3 * len(READ) + 5)
+    monkeypatch.setattr(nginx_log, "MAX_BYTES", 3 * len(READ) + 5)
     append(path, READ * 7)
     assert [count(log) for _ in range(4)] == [3, 3, 1, 0]
     assert path.stat().st_size == 0
@@ -163,7 +163,7 @@ def test_much_is_taken_in_pieces(
 def test_endless_line_does_not_stop_the_rest(
     path: Path, log: NginxLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nginx_log, "MOST_BYTES", 100)
+    monkeypatch.setattr(nginx_log, "MAX_BYTES", 100)
     append(path, b"x" * 150 + b"\n" + READ)
     taken = [log.take() for _ in range(3)]
     assert sum(served.times for each in taken for served in each.served) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cache_actors.metrics.recent import STEP_SECONDS, STEPS, Recent
-from cache_actors.metrics.served import By, Route, Served
+from cache_actors.metrics.request_event import RequestEvent, Responder, Route
 
 
 class Clock:
@@ -31,8 +31,10 @@ def recent(clock: Clock) -> Recent:
     return Recent(clock)
 
 
-def read(status: int, times: int = 1, by: By = By.SERVICE, seconds: float = 0.001) -> Served:
-    return Served(by, Route.ARTIFACT_READ, status, seconds, 10, times=times)
+def read(
+    status: int, times: int = 1, by: Responder = Responder.SERVICE, seconds: float = 0.001
+) -> RequestEvent:
+    return RequestEvent(by, Route.ARTIFACT_READ, status, seconds, 10, times=times)
 
 
 def test_nothing_is_told_of_a_step_that_has_not_ended(recent: Recent, clock: Clock) -> None:
@@ -65,9 +67,9 @@ def test_pauses_are_told_too(recent: Recent, clock: Clock) -> None:
 
 
 def test_hits_and_errors_of_both_are_added_up(recent: Recent, clock: Clock) -> None:
-    recent.add(read(200, times=6, by=By.NGINX))
+    recent.add(read(200, times=6, by=Responder.NGINX))
     recent.add(read(404))
-    recent.add(read(503, by=By.NGINX))
+    recent.add(read(503, by=Responder.NGINX))
     recent.add(read(200))
     clock.step()
     figures = recent.figures()
@@ -77,8 +79,8 @@ def test_hits_and_errors_of_both_are_added_up(recent: Recent, clock: Clock) -> N
 
 
 def test_what_no_build_has_asked_for_is_left_out(recent: Recent, clock: Clock) -> None:
-    recent.add(Served(By.SERVICE, Route.UP, 200, 1.0, 10))
-    recent.add(Served(By.SERVICE, Route.DECISION, 503, 1.0, 10))
+    recent.add(RequestEvent(Responder.SERVICE, Route.UP, 200, 1.0, 10))
+    recent.add(RequestEvent(Responder.SERVICE, Route.DECISION, 503, 1.0, 10))
     clock.step()
     figures = recent.figures()
     assert figures["requests_per_second"] == [0]
@@ -96,7 +98,7 @@ def test_latency_is_told_within_a_tenth(recent: Recent, clock: Clock, seconds: f
 
 
 def test_latencies_of_nginx_are_apart(recent: Recent, clock: Clock) -> None:
-    recent.add(read(200, seconds=0.0, by=By.NGINX, times=100))
+    recent.add(read(200, seconds=0.0, by=Responder.NGINX, times=100))
     recent.add(read(200, seconds=1))
     clock.step()
     figures = recent.figures()

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from cache_actors.metrics.registry import Metrics
-from cache_actors.metrics.served import By, Route, Served
-from cache_actors.storage.eviction_record import EvictionRecord
+from cache_actors.metrics.request_event import RequestEvent, Responder, Route
+from cache_actors.storage.eviction.status import EvictionMonitor
 from cache_actors.storage.health import StorageHealth
 from tests.support.metrics import TREE, Scrape, new_metrics, told_metrics
 from tests.support.programs import find_program
@@ -48,9 +48,9 @@ def test_processes_have_registries_of_their_own() -> None:
 
 def test_equal_requests_count_as_many() -> None:
     metrics = new_metrics()
-    metrics.served(Served(By.NGINX, Route.ARTIFACT_READ, 200, 0.02, 5000, times=50))
-    metrics.served(Served(By.NGINX, Route.ARTIFACT_READ, 404, 0.0, 30))
-    metrics.served(Served(By.SERVICE, Route.ARTIFACT_READ, 200, 0.001, 100))
+    metrics.served(RequestEvent(Responder.NGINX, Route.ARTIFACT_READ, 200, 0.02, 5000, times=50))
+    metrics.served(RequestEvent(Responder.NGINX, Route.ARTIFACT_READ, 404, 0.0, 30))
+    metrics.served(RequestEvent(Responder.SERVICE, Route.ARTIFACT_READ, 200, 0.001, 100))
     scrape = Scrape.of(metrics)
     assert scrape.value("cache_actors_requests_total", by="nginx", status="200") == 50
     assert scrape.value("cache_actors_reads_total", kind="artifact", result="hit") == 51
@@ -68,8 +68,14 @@ def test_write_is_counted_by_what_has_become_of_it() -> None:
     metrics = new_metrics()
     for status, duplicate in (204, False), (204, True), (507, False):
         metrics.served(
-            Served(
-                By.SERVICE, Route.ARTIFACT_STORE, status, 0.1, 0, received=9, duplicate=duplicate
+            RequestEvent(
+                Responder.SERVICE,
+                Route.ARTIFACT_STORE,
+                status,
+                0.1,
+                0,
+                received=9,
+                duplicate=duplicate,
             )
         )
     scrape = Scrape.of(metrics)
@@ -128,7 +134,7 @@ def test_first_entry_without_its_artifact_is_an_increase() -> None:
 
 def test_storage_is_told_as_it_is_now() -> None:
     health = StorageHealth()
-    metrics = Metrics(lambda: TREE, health.status, EvictionRecord().status)
+    metrics = Metrics(lambda: TREE, health.status, EvictionMonitor().status)
     assert "cache_actors_storage_free_bytes" not in Scrape.of(metrics).families()
     health.note_room(5000, 300)
     health.note([OSError(5, "no")])

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cache_actors.__main__ import main
-from cache_actors.http.listener import HAND_OVER_SECONDS, IDLE_SECONDS
+from cache_actors.cli.main import main
+from cache_actors.http.server.listener import HAND_OVER_SECONDS, IDLE_SECONDS
 from cache_actors.nginx.config import NginxOptions, nginx_config
 from tests.support.nginx import find_binary, new_certificate
 

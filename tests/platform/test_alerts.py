@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cache_actors.__main__ import main
+from cache_actors.cli.main import main
 from tests.support.programs import find_program
 
 from .promql import PromtoolRefuses, grouping, promtool, told, unknown

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from cache_actors.lifetime import LONGEST_STOP
 from cache_actors.nginx.config import NginxOptions, nginx_config
+from cache_actors.runtime.lifecycle import MAX_STOP_SECONDS
 from cache_actors.settings import Settings
 from tests.support.nginx import find_binary
 from tests.support.programs import find_script
@@ -83,7 +83,7 @@ def test_each_is_confined_and_has_time_to_stop(services: dict[str, Any], name: s
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert int(service["stop_grace_period"].removesuffix("s")) > LONGEST_STOP
+    assert int(service["stop_grace_period"].removesuffix("s")) > MAX_STOP_SECONDS
 
 
 @pytest.mark.parametrize("name", ["service", "nginx"])

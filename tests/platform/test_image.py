@@ -14,8 +14,8 @@ import zipfile
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from cache_actors.instance import SECONDS
-from cache_actors.lifetime import LONGEST_STOP
+from cache_actors.runtime.lifecycle import MAX_STOP_SECONDS
+from cache_actors.runtime.up_probe import SECONDS
 from tests.support.programs import find_program, find_script
 
 PROJECT = Path(__file__).parents[2]
@@ -143,7 +143,7 @@ def test_version_is_the_projects() -> None:
 
 
 def test_promised_time_of_a_stop_is_in_the_comment() -> None:
-    assert f"A stop takes {LONGEST_STOP:.0f} s at most" in DOCKERFILE
+    assert f"A stop takes {MAX_STOP_SECONDS:.0f} s at most" in DOCKERFILE
 
 
 def test_context_has_what_is_copied_and_nothing_else() -> None:
@@ -186,7 +186,7 @@ def test_wheel_has_the_page_and_real_files_where_the_package_has_a_link(tmp_path
             packed = archive.read(f"cache_actors/nginx/snippets/{name}")
             assert packed == (PROJECT / "platform/nginx" / name).read_bytes()
         for file in (PROJECT / "cache_actors/http/page").glob("*.*"):
-            assert archive.read(f"cache_actors/http/page/{file.name}") == file.read_bytes()
+            assert archive.read(f"cache_actors/http/routes/page/{file.name}") == file.read_bytes()
         assert {name.split("/")[0].split("-")[0] for name in archive.namelist()} == {"cache_actors"}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cache_actors.lifetime import LONGEST_STOP
+from cache_actors.runtime.lifecycle import MAX_STOP_SECONDS
 from cache_actors.settings import Settings
 from tests.support.programs import find_script, require_library
 
@@ -125,8 +125,8 @@ def test_kamal_logs_in_as_the_user_that_the_hosts_have(path: Path) -> None:
 @both
 def test_a_stop_has_the_time_that_it_may_take(path: Path) -> None:
     config = deployment(path)
-    assert config["drain_timeout"] > LONGEST_STOP
-    assert config["servers"]["web"]["options"]["stop-timeout"] > LONGEST_STOP
+    assert config["drain_timeout"] > MAX_STOP_SECONDS
+    assert config["servers"]["web"]["options"]["stop-timeout"] > MAX_STOP_SECONDS
 
 
 @both

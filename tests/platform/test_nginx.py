@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from cache_actors.check.finding import Verdict
-from cache_actors.check.nginx import check_nginx
+from cache_actors.cli.check.nginx import check_nginx
+from cache_actors.cli.check.result import Verdict
 from cache_actors.nginx.config import NginxOptions, nginx_config
 from tests.support.nginx import find_binary
 from tests.support.waiting import eventually

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache_actors.kinds import Kind
-from cache_actors.storage.layout import LAST_SCRUB, QUARANTINE, TEMPORARY, Entry, entry_at
+from cache_actors.storage.layout import LAST_SCRUB, QUARANTINE, TEMPORARY, Key, key_at
 
 from .world import Fault, Violation
 
@@ -44,7 +44,7 @@ class Inspector:
         self._site = site
         self._world = world
         self._tally = tally
-        self._compared: dict[Entry, tuple[tuple[int, int, int], bytes]] = {}
+        self._compared: dict[Key, tuple[tuple[int, int, int], bytes]] = {}
         self._log_position = 0
         self._nginx_log_position = 0
 
@@ -55,10 +55,10 @@ class Inspector:
             sample: chooses which of the files that have been compared before are compared again;
                 None for all of them.
         """
-        found: dict[Entry, bytes] = {}
+        found: dict[Key, bytes] = {}
         began = time.monotonic()
         for path in self._files():
-            entry = entry_at(path.relative_to(self._site.storage).parts)
+            entry = key_at(path.relative_to(self._site.storage).parts)
             if entry is None:
                 self._violate(Fault.FILE, str(path))
                 continue
@@ -72,9 +72,9 @@ class Inspector:
 
     def _check_file(
         self,
-        entry: Entry,
+        entry: Key,
         path: Path,
-        found: dict[Entry, bytes],
+        found: dict[Key, bytes],
         sample: random.Random | None,
         began: float,
     ) -> None:
@@ -159,11 +159,11 @@ class Inspector:
         if ended.returncode != 0:
             self._violate(Fault.SCRUB, f"exit status {ended.returncode}", ended.stdout[-500:])
 
-    def retire(self) -> set[Entry]:
+    def retire(self) -> set[Key]:
         """Remove the oldest of what was compared if it is too much; return what was removed."""
         sizes = {entry: fingerprint[2] for entry, (fingerprint, _) in self._compared.items()}
         excess = sum(sizes.values()) - KEEP_BYTES
-        retired: set[Entry] = set()
+        retired: set[Key] = set()
         for upload in self._world.uploads():
             entry = upload.content.entry
             if excess <= 0:
@@ -182,7 +182,7 @@ class Inspector:
         self._tally.violate(Violation(fault, what, detail))
 
 
-INJECTED = ("InjectedCrash", "HandsLost")
+INJECTED = ("InjectedCrash", "WriterProcessDied")
 """What crashes actors: a flag, and the kill of a process that writes."""
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from cache_actors.kinds import Kind
-from cache_actors.storage.layout import Entry, Project
+from cache_actors.storage.layout import Key, Project
 from tests.support.soak_service import MARK
 
 from .site import APP, OTHER, TOKENS
@@ -83,7 +83,7 @@ class Round:
             case _:
                 return False
 
-    def shared(self, kind: Kind, number: int) -> Entry:
+    def shared(self, kind: Kind, number: int) -> Key:
         """An entry that all clients use: an artifact of this round, or an entry of a few rounds.
 
         Every id is used in both projects.
@@ -93,10 +93,10 @@ class Round:
         return new_entry(rng, PROJECTS[number % 2], kind)
 
 
-def new_entry(rng: random.Random, project: Project, kind: Kind) -> Entry:
+def new_entry(rng: random.Random, project: Project, kind: Kind) -> Key:
     """An entry with an id such as clients use."""
     name = rng.randbytes(32).hex().upper()
-    return Entry(project, kind, name if kind is Kind.CAS else f"0~{name}==")
+    return Key(project, kind, name if kind is Kind.CAS else f"0~{name}==")
 
 
 class Pool:
@@ -117,7 +117,7 @@ class Pool:
             recent = self._contents[-rng.choice((20, 2000)) :]
             return rng.choice(recent) if recent else None
 
-    def drop(self, entries: set[Entry]) -> None:
+    def drop(self, entries: set[Key]) -> None:
         """Do not use these any more."""
         with self._lock:
             self._contents = [each for each in self._contents if each.entry not in entries]
@@ -170,7 +170,7 @@ class Client:
             case "upload":
                 entry = new_entry(rng, project, Kind.CAS)
                 if rng.random() < 0.2 and (others := self._pool.pick(rng)) is not None:
-                    entry = Entry(project, Kind.CAS, others.entry.id)  # perhaps the other project's
+                    entry = Key(project, Kind.CAS, others.entry.id)  # perhaps the other project's
                 return self._upload(kind, self._new(entry, rng), rng, this)
             case "upload, contended":
                 entry = this.shared(Kind.CAS, rng.randrange(CONTENDED * 2))
@@ -205,7 +205,7 @@ class Client:
             case _:
                 return self._trespass(kind, rng, this)
 
-    def _new(self, entry: Entry, rng: random.Random) -> Content:
+    def _new(self, entry: Key, rng: random.Random) -> Content:
         sizes, weights = SIZES
         return self._world.new_content(entry, rng.choices(sizes, weights)[0])
 
@@ -263,7 +263,7 @@ class Client:
         self._world.end(upload, Result.UNKNOWN, time.monotonic())
         self._tally.operation(kind, "no answer")
 
-    def _put(self, entry: Entry, rng: random.Random, this: Round) -> bool:
+    def _put(self, entry: Key, rng: random.Random, this: Round) -> bool:
         content = self._world.new_content(entry, rng.choice((50, 50, 2000, 40_000)))
         wanted = {"cas_id": entry.id, "entries": [{"value": content.value()}]}
         upload = self._world.begin(content, content.data(), time.monotonic())
@@ -276,7 +276,7 @@ class Client:
 
     def read(
         self,
-        entry: Entry,
+        entry: Key,
         this: Round,
         *,
         direct: bool = False,
@@ -327,7 +327,7 @@ class Client:
         self,
         kind: str,
         method: str,
-        entry: Entry,
+        entry: Key,
         this: Round,
         expected: set[int],
         *,
@@ -414,7 +414,7 @@ def is_json_error(answer: httpx.Response) -> bool:
     return isinstance(body, dict) and isinstance(body.get("message"), str)
 
 
-def path_of(entry: Entry) -> str:
+def path_of(entry: Key) -> str:
     """The path that reads an entry, or stores an artifact."""
     return f"/api/cache/{entry.kind.folder}/{entry.id}"
 

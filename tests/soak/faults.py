@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from tests.support.disk_processes import disk_processes
 from tests.support.strace import family
+from tests.support.writer_processes import disk_processes
 
 if TYPE_CHECKING:
     import random

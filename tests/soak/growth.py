@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cache_actors.dev.tuist import StandInTuist
+from cache_actors.cli.dev.tuist import StandInTuist
 from tests.support.cache_workers import incomplete_entries
 from tests.support.growth import Load
 from tests.support.growth_site import running_site

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from .world import Violation
 
-MOST_SHOWN = 30
+MAX_SHOWN = 30
 
 OUTCOMES = ("acknowledged", "answered", "refused", "no answer")
 
@@ -101,10 +101,10 @@ class Tally:
         """Tables, for people."""
         console.print(self._operations())
         console.print(self._summary(seed, seconds))
-        for violation in self.violations[:MOST_SHOWN]:
+        for violation in self.violations[:MAX_SHOWN]:
             console.print(f"VIOLATION {violation}", style="bold red", markup=False, soft_wrap=True)
-        if len(self.violations) > MOST_SHOWN:
-            console.print(f"... and {len(self.violations) - MOST_SHOWN} more")
+        if len(self.violations) > MAX_SHOWN:
+            console.print(f"... and {len(self.violations) - MAX_SHOWN} more")
 
     def _operations(self) -> Table:
         table = Table(title="Operations", title_justify="left")

@@ -17,7 +17,7 @@ from .world import Fault, Violation, World
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from cache_actors.storage.layout import Entry
+    from cache_actors.storage.layout import Key
 
     from .report import Tally
     from .site import Site
@@ -174,7 +174,7 @@ class Soak:
             self._clients[0].try_everything(Round(self._seed, number))
         self._pool.drop(self._inspector.retire())
 
-    def _read(self, entries: Sequence[Entry], number: int) -> None:
+    def _read(self, entries: Sequence[Key], number: int) -> None:
         calm = Round(self._seed, number, grace_until=self._grace_until)
         for entry in entries:
             self._tally.add("reads", self._clients[0].read(entry, calm))

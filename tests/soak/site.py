@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from cache_actors.dev.tuist import StandInTuist
+from cache_actors.cli.dev.tuist import StandInTuist
 from cache_actors.nginx.binary import installed_nginx
 from cache_actors.storage.layout import Project
 from tests.support.nginx import NOBODY, Nginx, nginx_before

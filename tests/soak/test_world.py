@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from cache_actors.kinds import Kind
-from cache_actors.storage.layout import Entry, Project
+from cache_actors.storage.layout import Key, Project
 
 from .world import Content, Fault, Result, Upload, Violation, World
 
 APP, OTHER = Project("acme", "app"), Project("acme", "other")
-ARTIFACT = Entry(APP, Kind.CAS, "AABBCC")
-VALUES = Entry(APP, Kind.KEYVALUE, "0~key")
+ARTIFACT = Key(APP, Kind.CAS, "AABBCC")
+VALUES = Key(APP, Kind.KEYVALUE, "0~key")
 
 
 class Story:
@@ -25,7 +25,7 @@ class Story:
         self.now += 1
         return self.now
 
-    def begin(self, entry: Entry, content: Content | None = None, **how: bool) -> Upload:
+    def begin(self, entry: Key, content: Content | None = None, **how: bool) -> Upload:
         content = content or self.world.new_content(entry, 1000)
         return self.world.begin(content, content.data(), self.tick(), **how)
 
@@ -35,12 +35,10 @@ class Story:
         self.world.end(upload, result, self.tick(), by_nginx=by_nginx)
         return upload
 
-    def store(self, entry: Entry, result: Result = Result.ACKNOWLEDGED, **how: bool) -> Upload:
+    def store(self, entry: Key, result: Result = Result.ACKNOWLEDGED, **how: bool) -> Upload:
         return self.end(self.begin(entry, None, **how), result)
 
-    def read(
-        self, entry: Entry, data: bytes | None, *, through_nginx: bool = False
-    ) -> Fault | None:
+    def read(self, entry: Key, data: bytes | None, *, through_nginx: bool = False) -> Fault | None:
         found = self.world.check_read(
             entry, data, self.tick(), self.tick(), through_nginx=through_nginx
         )
@@ -57,14 +55,14 @@ def story() -> Story:
 
 
 @pytest.mark.parametrize("entry", [ARTIFACT, VALUES])
-def test_what_was_stored_is_right(story: Story, entry: Entry) -> None:
+def test_what_was_stored_is_right(story: Story, entry: Key) -> None:
     stored = story.store(entry)
     assert story.read(entry, data_of(stored)) is None
     assert story.world.firm() == [entry]
 
 
 @pytest.mark.parametrize("entry", [ARTIFACT, VALUES])
-def test_lost_write_is_reported(story: Story, entry: Entry) -> None:
+def test_lost_write_is_reported(story: Story, entry: Key) -> None:
     assert story.read(entry, None) is None
     story.store(entry)
     assert story.read(entry, None) is Fault.LOST
@@ -72,7 +70,7 @@ def test_lost_write_is_reported(story: Story, entry: Entry) -> None:
 
 @pytest.mark.parametrize("result", [Result.REFUSED, Result.UNKNOWN])
 @pytest.mark.parametrize("entry", [ARTIFACT, VALUES])
-def test_unacknowledged_write_may_show_or_not(story: Story, entry: Entry, result: Result) -> None:
+def test_unacknowledged_write_may_show_or_not(story: Story, entry: Key, result: Result) -> None:
     tried = story.store(entry, result)
     assert story.read(entry, None) is None
     assert story.read(entry, data_of(tried)) is None
@@ -87,7 +85,7 @@ def test_read_that_began_before_the_acknowledgement_may_miss(story: Story) -> No
 
 @pytest.mark.parametrize("entry", [ARTIFACT, VALUES])
 @pytest.mark.parametrize("length", [0, 1, 500, -1])
-def test_torn_read_is_reported(story: Story, entry: Entry, length: int) -> None:
+def test_torn_read_is_reported(story: Story, entry: Key, length: int) -> None:
     stored = story.store(entry)
     assert story.read(entry, data_of(stored)[:length]) is Fault.TORN
 
@@ -99,10 +97,8 @@ def test_read_with_a_changed_byte_is_reported(story: Story) -> None:
     assert story.read(ARTIFACT, b"\0" * len(data)) is Fault.UNSENT
 
 
-@pytest.mark.parametrize(
-    "other", [Entry(OTHER, Kind.CAS, ARTIFACT.id), Entry(APP, Kind.CAS, "DDEEFF")]
-)
-def test_foreign_bytes_are_reported(story: Story, other: Entry) -> None:
+@pytest.mark.parametrize("other", [Key(OTHER, Kind.CAS, ARTIFACT.id), Key(APP, Kind.CAS, "DDEEFF")])
+def test_foreign_bytes_are_reported(story: Story, other: Key) -> None:
     story.store(ARTIFACT)
     foreign = story.store(other)
     assert story.read(ARTIFACT, data_of(foreign)) is Fault.FOREIGN

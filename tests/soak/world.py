@@ -28,7 +28,7 @@ from cache_actors.kinds import Kind
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from cache_actors.storage.layout import Entry
+    from cache_actors.storage.layout import Key
 
 NGINX_REMEMBERS = 2.5
 """Seconds that nginx may serve a removed artifact for, by its `open_file_cache_valid` of 2 s, which
@@ -80,7 +80,7 @@ class Result(Enum):
 class Content:
     """What `writer` sends for `entry`. Each writer number is used for one content only."""
 
-    entry: Entry
+    entry: Key
     writer: int
     size: int
 
@@ -164,14 +164,14 @@ class World:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._states: dict[Entry, _State] = {}
-        self._retired: set[Entry] = set()
+        self._states: dict[Key, _State] = {}
+        self._retired: set[Key] = set()
         self._writers = 0
         self._weak = 0
 
     # --- What clients do ------------------------------------------------------------------------
 
-    def new_content(self, entry: Entry, size: int) -> Content:
+    def new_content(self, entry: Key, size: int) -> Content:
         """A content that nobody has sent before."""
         with self._lock:
             self._writers += 1
@@ -208,7 +208,7 @@ class World:
 
     def check_read(
         self,
-        entry: Entry,
+        entry: Key,
         data: bytes | None,
         began: float,
         ended: float,
@@ -225,14 +225,14 @@ class World:
             return self._check(state, entry, digest, began, ended, through_nginx)
 
     def check_digest(
-        self, entry: Entry, digest: bytes | None, began: float, ended: float
+        self, entry: Key, digest: bytes | None, began: float, ended: float
     ) -> Violation | None:
         """Like `check_read`, for a file whose digest is known, and is known to have been sent."""
         with self._lock:
             state = self._states.get(entry, _State())
             return self._check(state, entry, digest, began, ended, through_nginx=False)
 
-    def has_sent(self, entry: Entry, digest: bytes) -> bool:
+    def has_sent(self, entry: Key, digest: bytes) -> bool:
         """Whether content with that digest was sent for `entry`."""
         with self._lock:
             state = self._states.get(entry)
@@ -241,7 +241,7 @@ class World:
     def _check(
         self,
         state: _State,
-        entry: Entry,
+        entry: Key,
         digest: bytes | None,
         began: float,
         ended: float,
@@ -258,7 +258,7 @@ class World:
             return self._check_entry(state, what, digest, began, ended)
         return self._check_artifact(state, what, digest, began, ended, through_nginx)
 
-    def _check_miss(self, state: _State, what: str, entry: Entry, began: float) -> Violation | None:
+    def _check_miss(self, state: _State, what: str, entry: Key, began: float) -> Violation | None:
         firm = [upload for upload in state.all() if upload.is_firm() and upload.ended_before(began)]
         if firm:
             return Violation(Fault.LOST, what, writers_of(firm))
@@ -308,7 +308,7 @@ class World:
         state.seen[digest] = min(ended, state.seen.get(digest, ended))
         return None
 
-    def _stranger(self, entry: Entry, data: bytes) -> Violation:
+    def _stranger(self, entry: Key, data: bytes) -> Violation:
         """What to say of bytes that nobody sent for `entry`."""
         what = name_of(entry)
         begin = data[:60]
@@ -326,7 +326,7 @@ class World:
 
     # --- Book-keeping ---------------------------------------------------------------------------
 
-    def firm(self) -> list[Entry]:
+    def firm(self) -> list[Key]:
         """All entries that have to be there now."""
         with self._lock:
             return [
@@ -346,7 +346,7 @@ class World:
             states = self._states.values()
             return self._weak + sum(up.is_weak() for state in states for up in state.all())
 
-    def retire(self, entries: Iterable[Entry]) -> None:
+    def retire(self, entries: Iterable[Key]) -> None:
         """Forget entries, whose files the soak removes: nobody will ask for them any more."""
         with self._lock:
             for entry in entries:
@@ -355,7 +355,7 @@ class World:
                 self._retired.add(entry)
 
 
-def name_of(entry: Entry) -> str:
+def name_of(entry: Key) -> str:
     """What an entry is called in contents and messages."""
     return f"{entry.project}/{entry.kind.folder}/{entry.id}"
 

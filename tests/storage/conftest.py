@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cache_actors.storage.files import FileStore
+from cache_actors.storage.files.store import FileStore
+from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.layout import TEMPORARY
-from cache_actors.storage.temporary import TemporaryFolder
 from tests.support.stored import Stored
 
 from .stores import PUBLISH, REPLACE, Journal, Way, fail

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cache_actors.storage.files import (
+from cache_actors.storage.files.store import (
     FileStore,
     Lookup,
     Publication,
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from cache_actors.storage.open_file import OpenFile
-    from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
+    from cache_actors.storage.files.open_file import OpenFile
+    from cache_actors.storage.files.temporary import TemporaryFile, TemporaryFolder
 
 STORED, EXISTS = Published.STORED, Published.EXISTS
 Outcome = Published | OSError | None
@@ -40,12 +40,12 @@ def publish(store: FileStore, path: Path, *pieces: bytes) -> Published | OSError
 def publish_file(store: FileStore, path: Path, source: TemporaryFile) -> Published | OSError:
     """Publish a file as an upload is, and discard what has been made for it."""
     try:
-        ready = store.ready(source)
+        prepare = store.prepare(source)
     except OSError as error:
         return error
-    (outcome,) = store.publish([Publication(path, ready)])
-    if ready is not source:
-        ready.discard()
+    (outcome,) = store.publish([Publication(path, prepare)])
+    if prepare is not source:
+        prepare.discard()
     return outcome
 
 

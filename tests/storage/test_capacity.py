@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cache_actors.storage.capacity import (
-    LARGEST_RESERVE,
+    MAX_RESERVE_BYTES,
+    MIN_RESERVE_BYTES,
     RESERVE_SHARE,
-    SMALLEST_RESERVE,
     Amount,
     Capacity,
     Usage,
@@ -116,7 +116,7 @@ def test_disk_without_a_number_of_inodes_is_never_out_of_them(root: Path, disk: 
     capacity = Capacity(root)
     assert capacity.usage().limit.files == 0
     assert capacity.usage().share == 0.5
-    capacity.require_room(1)
+    capacity.check_room(1)
 
 
 def test_disk_may_be_out_of_inodes_alone(root: Path, disk: Disk) -> None:
@@ -183,9 +183,9 @@ def test_whole_disk_needs_no_scan(root: Path) -> None:
 @pytest.mark.parametrize(
     ("blocks", "reserve"),
     [
-        (1000, SMALLEST_RESERVE),
+        (1000, MIN_RESERVE_BYTES),
         (25_000_000, int(25_000_000 * 4096 * RESERVE_SHARE)),
-        (1_000_000_000, LARGEST_RESERVE),
+        (1_000_000_000, MAX_RESERVE_BYTES),
     ],
     ids=["small disk", "disk", "large disk"],
 )
@@ -194,40 +194,40 @@ def test_uploads_leave_the_reserve_alone(root: Path, disk: Disk, blocks: int, re
     disk.f_blocks = blocks
     size = 3 * MEBIBYTE
     disk.f_bavail = -(-(reserve + size) // 4096)
-    capacity.require_room(size)
-    capacity.require_room(0)
+    capacity.check_room(size)
+    capacity.check_room(0)
     disk.f_bavail -= 1
     disk.f_bfree = blocks  # what is root's alone does not help
     with pytest.raises(OSError, match="No space left") as caught:
-        capacity.require_room(size)
+        capacity.check_room(size)
     assert caught.value.errno == errno.ENOSPC
 
 
 def test_uploads_leave_some_inodes_alone(root: Path, disk: Disk) -> None:
     capacity = Capacity(root)
     disk.f_favail = 11
-    capacity.require_room(1)
+    capacity.check_room(1)
     disk.f_favail = 10
-    assert number_of(lambda: capacity.require_room(1)) == errno.ENOSPC
+    assert number_of(lambda: capacity.check_room(1)) == errno.ENOSPC
 
 
 def test_room_for_several_uploads_has_an_inode_for_each(root: Path, disk: Disk) -> None:
     capacity = Capacity(root)
     disk.f_favail = 13
-    with capacity.room_for(1, 3):
+    with capacity.reserve(1, 3):
         pass
-    with pytest.raises(OSError, match="No space"), capacity.room_for(1, 4):
+    with pytest.raises(OSError, match="No space"), capacity.reserve(1, 4):
         pytest.fail("there is no room")
 
 
 def test_uploads_stay_within_a_limit_of_its_own(root: Path, disk: Disk) -> None:
     capacity = Capacity(root, max_bytes=1000)
     capacity.note_scan(900)
-    capacity.require_room(100)
-    assert number_of(lambda: capacity.require_room(101)) == errno.ENOSPC
+    capacity.check_room(100)
+    assert number_of(lambda: capacity.check_room(101)) == errno.ENOSPC
     disk.f_bavail = 0  # and within the disk in any case
-    assert number_of(lambda: capacity.require_room(1)) == errno.ENOSPC
+    assert number_of(lambda: capacity.check_room(1)) == errno.ENOSPC
 
 
 def test_largest_reserve_is_larger_than_the_smallest() -> None:
-    assert SMALLEST_RESERVE < LARGEST_RESERVE == GIBIBYTE
+    assert MIN_RESERVE_BYTES < MAX_RESERVE_BYTES == GIBIBYTE

@@ -16,9 +16,9 @@ import pytest
 from cache_actors.kinds import Kind
 from cache_actors.storage import entries, project_lock
 from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
-from cache_actors.storage.files import RECENT_NS, FileStore
-from cache_actors.storage.last_use import last_use
-from cache_actors.storage.layout import QUARANTINE, Entry, Project
+from cache_actors.storage.files.last_use import last_use
+from cache_actors.storage.files.store import RECENT_NS, FileStore
+from cache_actors.storage.layout import QUARANTINE, Key, Project
 from cache_actors.storage.project_lock import exclusive
 from tests.support.stored import APP, DAY, LIB, SECOND, Stored, artifact_id
 
@@ -45,7 +45,7 @@ def lenient(relaxed: FileStore) -> EntryWriter:
 
 
 def write(name: str, *artifacts: str, project: Project = APP, body: bytes = b"body") -> EntryWrite:
-    return EntryWrite(Entry(project, Kind.KEYVALUE, f"0~{name}"), body, frozenset(artifacts))
+    return EntryWrite(Key(project, Kind.KEYVALUE, f"0~{name}"), body, frozenset(artifacts))
 
 
 def put(writer: EntryWriter, *batch: EntryWrite) -> list[str | MissingArtifact | OSError | None]:
@@ -223,7 +223,7 @@ def test_missing_artifact_does_not_keep_the_others_out_of_use(
     ids = sorted([A, B, C])
     for absent in ids:
         present = [stored.artifact(each, DAY) for each in ids if each != absent]
-        Entry(APP, Kind.CAS, absent).path(stored.root).unlink(missing_ok=True)
+        Key(APP, Kind.CAS, absent).path(stored.root).unlink(missing_ok=True)
         [outcome] = put(EntryWriter(relaxed, require_artifacts=require), write("a", *ids))
         assert (outcome if isinstance(outcome, str) else missing(outcome)) == absent
         assert all(is_in_use(path) for path in present)
@@ -311,7 +311,7 @@ def test_eviction_is_kept_out_from_the_first_look_until_the_entry_is_there(
 def test_project_that_is_being_evicted_fails_its_entries_alone(
     writer: EntryWriter, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(project_lock, "LONGEST_WAIT", 0.0)
+    monkeypatch.setattr(project_lock, "MAX_WAIT_SECONDS", 0.0)
     put(writer, write("a"), write("a", project=LIB))
     with exclusive(APP.path(root)):
         outcomes = put(writer, write("b"), write("b", project=LIB), write("c"))

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from cache_actors.kinds import Kind
 from cache_actors.storage.layout import (
     TEMPORARY,
-    Entry,
     InvalidIdentifier,
+    Key,
     Project,
-    entry_at,
+    key_at,
     parse_id,
     parse_project,
     shard,
@@ -36,8 +36,8 @@ ids = st.text(ID_CHARACTERS, min_size=1, max_size=200)
 kinds = st.sampled_from(Kind)
 
 
-def entry_of(account: str, project: str, kind: Kind, entry_id: str) -> Entry:
-    return Entry(parse_project(account, project), kind, parse_id("id", entry_id))
+def entry_of(account: str, project: str, kind: Kind, entry_id: str) -> Key:
+    return Key(parse_project(account, project), kind, parse_id("id", entry_id))
 
 
 def is_made_of(value: str, characters: str, most: int) -> bool:
@@ -245,7 +245,7 @@ def test_file_is_of_the_entry_that_it_was_made_for(
     account: str, project: str, kind: Kind, entry_id: str
 ) -> None:
     entry = entry_of(account, project, kind, entry_id)
-    assert entry_at(entry.path(STORAGE).relative_to(STORAGE).parts) == entry
+    assert key_at(entry.path(STORAGE).relative_to(STORAGE).parts) == entry
 
 
 any_part = (
@@ -262,7 +262,7 @@ any_part = (
 
 @given(st.lists(any_part, max_size=7).map(tuple))
 def test_only_a_path_that_an_entry_would_have_is_of_one(parts: tuple[str, ...]) -> None:
-    entry = entry_at(parts)
+    entry = key_at(parts)
     if entry is not None:
         assert entry.path(STORAGE) == STORAGE.joinpath(*parts)
         assert entry == entry_of(entry.project.account, entry.project.name, entry.kind, entry.id)
@@ -276,7 +276,7 @@ def test_path_in_which_one_part_is_another_is_of_another_entry_or_none(
     parts = list(entry.path(STORAGE).relative_to(STORAGE).parts)
     changed = parts[position] != part
     parts[position] = part
-    found = entry_at(tuple(parts))
+    found = key_at(tuple(parts))
     assert (found != entry) == changed
     if found is not None:
         assert found.path(STORAGE) == STORAGE.joinpath(*parts)
@@ -303,4 +303,4 @@ def test_path_in_which_one_part_is_another_is_of_another_entry_or_none(
     ],
 )
 def test_path_of_anything_else_is_of_no_entry(path: str) -> None:
-    assert entry_at(Path(path).parts) is None
+    assert key_at(Path(path).parts) is None

@@ -57,7 +57,7 @@ class Worker:
     """A thread that takes the lock, and holds it until it is told to let go."""
 
     def __init__(self, how: Callable[[Path], AbstractContextManager[None]], project: Path) -> None:
-        self.has_it, self._let_go = threading.Event(), threading.Event()
+        self.has_it, self._release = threading.Event(), threading.Event()
         self._how = how
         self._project = project
         self.error: OSError | None = None
@@ -68,7 +68,7 @@ class Worker:
         try:
             with self._how(self._project):
                 self.has_it.set()
-                assert self._let_go.wait(LIMIT)
+                assert self._release.wait(LIMIT)
         except OSError as error:
             self.error = error
 
@@ -77,7 +77,7 @@ class Worker:
         return self.has_it.wait(LIMIT)
 
     def end(self) -> None:
-        self._let_go.set()
+        self._release.set()
         self._thread.join(LIMIT)
         assert not self._thread.is_alive()
 
@@ -112,7 +112,7 @@ def expect_busy(how: Callable[[Path], AbstractContextManager[None]], project: Pa
 @pytest.fixture
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shared holders do not wait."""
-    monkeypatch.setattr(project_lock, "LONGEST_WAIT", 0.0)
+    monkeypatch.setattr(project_lock, "MAX_WAIT_SECONDS", 0.0)
 
 
 # Who keeps out whom.
@@ -206,7 +206,7 @@ def test_wait_has_an_end(
     with exclusive(project):
         inside = os.listdir("/proc/self/fd")  # noqa: PTH208
         expect_busy(how, project)
-        assert now[0] - 1000 == pytest.approx(project_lock.LONGEST_WAIT, abs=0.01)
+        assert now[0] - 1000 == pytest.approx(project_lock.MAX_WAIT_SECONDS, abs=0.01)
         assert os.listdir("/proc/self/fd") == inside  # noqa: PTH208
     assert os.listdir("/proc/self/fd") == before  # noqa: PTH208
 
@@ -256,7 +256,7 @@ def test_stream_of_shared_holders_does_not_starve_an_exclusive_one(
 def test_brief_inside_shared_does_not_wait_for_an_exclusive_one_that_waits(
     project: Path, work: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(project_lock, "LONGEST_WAIT", 0.2)
+    monkeypatch.setattr(project_lock, "MAX_WAIT_SECONDS", 0.2)
     with shared(project):
         waiting = work(exclusive)
         eventually(lambda: waiting_for(project) > 0)

@@ -120,7 +120,7 @@ async def test_weight_is_given_back_when_the_holder_crashes(ask: Ask) -> None:
     mailbox = Mailbox("box", capacity=10, max_weight=10)
     asked = await ask(mailbox.address, Say("a", size=10))
     await mailbox.take(1)
-    mailbox.fail_in_hand(ActorCrashed("box crashed"))
+    mailbox.fail_in_flight(ActorCrashed("box crashed"))
     assert isinstance(await asked.outcome(), ActorCrashed)
     assert await takes_weight(mailbox, 10, ask)
 

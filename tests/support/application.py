@@ -10,7 +10,7 @@ import structlog
 import trio
 
 from cache_actors.application import Application
-from cache_actors.http.endpoint import bind
+from cache_actors.runtime.listen_socket import bind
 from cache_actors.settings import Settings
 from cache_actors.supervision import RestartIntensityError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from cache_actors.dev.tuist import StandInTuist
+    from cache_actors.cli.dev.tuist import StandInTuist
     from cache_actors.supervision import Status
 
 

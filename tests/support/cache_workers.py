@@ -26,11 +26,11 @@ from typing import Any
 
 from cache_actors.kinds import Kind
 from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
-from cache_actors.storage.eviction_pass import MINIMUM_GRACE
-from cache_actors.storage.files import RECENT_NS, FileStore, Publication
-from cache_actors.storage.layout import TEMPORARY, Entry, Project
+from cache_actors.storage.eviction.run import MINIMUM_GRACE
+from cache_actors.storage.files.store import RECENT_NS, FileStore, Publication
+from cache_actors.storage.files.temporary import TemporaryFolder
+from cache_actors.storage.layout import TEMPORARY, Key, Project
 from cache_actors.storage.references import references_in
-from cache_actors.storage.temporary import TemporaryFolder
 
 PROJECTS = [Project("acme", "app"), Project("acme", "lib")]
 ARTIFACTS = 4000
@@ -55,15 +55,15 @@ def artifact(number: object) -> str:
     return hashlib.sha256(f"artifact {number}".encode()).hexdigest().upper()
 
 
-def entry(number: int) -> Entry:
+def entry(number: int) -> Key:
     """An entry that writers share."""
     name = hashlib.sha256(f"entry {number}".encode()).hexdigest()
-    return Entry(PROJECTS[number % len(PROJECTS)], Kind.KEYVALUE, f"0~{name}=")
+    return Key(PROJECTS[number % len(PROJECTS)], Kind.KEYVALUE, f"0~{name}=")
 
 
 def artifacts_of(root: Path, project: Project, body: bytes) -> list[Path]:
     """The files of the artifacts that an entry with this body refers to."""
-    return [Entry(project, Kind.CAS, each).path(root) for each in references_in(body)]
+    return [Key(project, Kind.CAS, each).path(root) for each in references_in(body)]
 
 
 def incomplete_entries(root: Path) -> list[str]:
@@ -105,11 +105,11 @@ class Writer:
             while self._recent and time.time() - self._recent[0][0] > SPARED / 2:
                 self._look(*self._recent.popleft())
 
-    def _build(self, wanted: Entry) -> None:
+    def _build(self, wanted: Key) -> None:
         ids = [self._artifact() for _ in range(self._random.randint(1, 3))]
         values = ",".join(f'{{"value":"{each}"}}' for each in ids)
         write = EntryWrite(wanted, f'{{"entries":[{values}]}}'.encode(), frozenset(ids))
-        uploads = {each: Entry(wanted.project, Kind.CAS, each).path(self._root) for each in ids}
+        uploads = {each: Key(wanted.project, Kind.CAS, each).path(self._root) for each in ids}
         for each, path in uploads.items():
             if not path.exists():  # nginx says 204 to what exists
                 self._upload(each, path)
@@ -154,7 +154,7 @@ class Reader:
         self._root = root
         self._random = random.Random(seed)
         self._moves_access_times = moves_access_times
-        self._hot: dict[Entry, float] = {}  # when it was read last
+        self._hot: dict[Key, float] = {}  # when it was read last
         self._retrieved: deque[tuple[float, Path, list[Path]]] = deque()
 
     def run(self) -> None:
@@ -168,7 +168,7 @@ class Reader:
                 self._look(*self._retrieved.popleft())
             time.sleep(0.001)
 
-    def _read_hot(self, wanted: Entry) -> None:
+    def _read_hot(self, wanted: Key) -> None:
         """What is read all the time stays."""
         began = time.monotonic()
         body = self._read(wanted.path(self._root))
@@ -179,7 +179,7 @@ class Reader:
         if body:
             self._hot[wanted] = began
 
-    def _retrieve(self, wanted: Entry) -> None:
+    def _retrieve(self, wanted: Key) -> None:
         began = time.monotonic()
         body = self._read(wanted.path(self._root))
         artifacts = self._check(began, wanted, body)
@@ -188,7 +188,7 @@ class Reader:
             for each in artifacts:
                 self._read(each)
 
-    def _check(self, began: float, wanted: Entry, body: bytes) -> list[Path]:
+    def _check(self, began: float, wanted: Key, body: bytes) -> list[Path]:
         """The artifacts of an entry that was read at `began`; it is an error if one is missing.
 
         One that is missing for a whole retrieval of the entry was evicted before that began: it

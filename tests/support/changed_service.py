@@ -1,7 +1,7 @@
 """`cache-actors serve` with faults, or with other times, as these variables say.
 
     CONSTANTS     a JSON object of numbers, each for a constant of a module of `cache_actors`:
-                  `{"actors.hands.END_SECONDS": 0.5}`
+                  `{"writer_process.client.END_SECONDS": 0.5}`
     SLOW_PUBLISH  seconds that each publication takes longer, as with a slow disk; one that takes
                   long ends with the process that has started its own
     CRASH_AT      the id of an entry: when it is to be stored, the key-value store crashes
@@ -20,14 +20,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from cache_actors.actors.kv_store import KeyValueStore, Put
-from cache_actors.storage.files import FileStore
+from cache_actors.storage.files.store import FileStore
 
-from .workers import run_as_disk_process_if_asked, run_service
+from .workers import run_as_writer_process_if_asked, run_service
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cache_actors.storage.files import Publication, Published
+    from cache_actors.storage.files.store import Publication, Published
     from cache_actors.supervision import Actor, Envelope
 
 MODULE = "tests.support.changed_service"
@@ -65,7 +65,7 @@ def change_constants(values: dict[str, float]) -> None:
 if __name__ == "__main__":
     if "SLOW_PUBLISH" in os.environ:
         FileStore.publish = slow_publish  # type: ignore[method-assign]
-        run_as_disk_process_if_asked(MODULE)
+        run_as_writer_process_if_asked(MODULE)
     if "CRASH_AT" in os.environ:
         KeyValueStore.handle = crashing_handle  # type: ignore[assignment, method-assign]
     if "CANNOT_START" in os.environ:

@@ -19,8 +19,8 @@ from hashlib import sha256
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Self
 
-from cache_actors.storage.eviction_pass import MINIMUM_GRACE
-from cache_actors.storage.files import RECENT_NS
+from cache_actors.storage.eviction.run import MINIMUM_GRACE
+from cache_actors.storage.files.store import RECENT_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,18 +8,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .disk_processes import disk_processes
 from .mounts import tmpfs
 from .nginx import NOBODY, Nginx, nginx_before, shared_storage
 from .service import Service, running_service
 from .strace import family
 from .waiting import eventually
+from .writer_processes import disk_processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from cache_actors.dev.tuist import StandInTuist
+    from cache_actors.cli.dev.tuist import StandInTuist
 
 
 @dataclass

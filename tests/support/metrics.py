@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from cache_actors.actors.tuist_api import Access
+from cache_actors.access.tuist import Access
 from cache_actors.metrics.registry import Metrics
-from cache_actors.metrics.served import STATUSES, By, Route, Served
-from cache_actors.storage.eviction_record import EvictionRecord
+from cache_actors.metrics.request_event import STATUSES, RequestEvent, Responder, Route
+from cache_actors.storage.eviction.last_pass import PassReport
+from cache_actors.storage.eviction.status import EvictionMonitor
 from cache_actors.storage.health import StorageHealth
-from cache_actors.storage.last_eviction import PassReport
 from cache_actors.supervision import State, Status
 
 TREE = Status(
@@ -27,23 +27,25 @@ TREE = Status(
 def new_metrics() -> Metrics:
     """The metrics of a process with an empty tree."""
     return Metrics(
-        lambda: Status("root", State.RUNNING), StorageHealth().status, EvictionRecord().status
+        lambda: Status("root", State.RUNNING), StorageHealth().status, EvictionMonitor().status
     )
 
 
 def told_metrics() -> Metrics:
     """The metrics of a process to which all has happened that is counted."""
-    health, evictions = StorageHealth(), EvictionRecord()
+    health, evictions = StorageHealth(), EvictionMonitor()
     health.note_room(5000, 300)
     evictions.note(used=0.5, high_watermark=0.85)
     evictions.note_failure("the disk cannot be read")
     evictions.note_pass(PassReport(100.0, 2.0, 10, 20, 3000, 60.0, 7, 8, 9000))
     metrics = Metrics(lambda: TREE, health.status, evictions.status)
-    for by in By:
+    for by in Responder:
         for route in Route:
             for status in 0, *STATUSES.values():
-                metrics.served(Served(by, route, status, 0.002, 10, received=20))
-    metrics.served(Served(By.NGINX, Route.ARTIFACT_STORE, 204, 0.001, 0, duplicate=True))
+                metrics.served(RequestEvent(by, route, status, 0.002, 10, received=20))
+    metrics.served(
+        RequestEvent(Responder.NGINX, Route.ARTIFACT_STORE, 204, 0.001, 0, duplicate=True)
+    )
     for access in Access:
         metrics.tuist_asked(access.value, 0.2)
         for source in "memory", "tuist":

@@ -225,6 +225,6 @@ def constants(values: dict[str, float]) -> dict[str, str]:
     """The environment in which `CHANGED_COMMAND` gives constants other values.
 
     Args:
-        values: by the constant, as in `actors.hands.END_SECONDS`.
+        values: by the constant, as in `writer_process.client.END_SECONDS`.
     """
     return {"CONSTANTS": json.dumps(values)}

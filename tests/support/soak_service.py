@@ -29,16 +29,18 @@ from typing import TYPE_CHECKING, Any
 
 from cache_actors.actors.auth_cache import AuthCache
 from cache_actors.actors.disk_writer import DiskWriter
-from cache_actors.actors.hands import PublishingProcess, PuttingProcess
 from cache_actors.actors.kv_store import KeyValueStore
-from cache_actors.http import artifacts
+from cache_actors.cli.serve import run_process
 from cache_actors.http.responses import empty_response
-from cache_actors.process import run_process
+from cache_actors.http.routes import artifacts
 from cache_actors.settings import load_settings
-from cache_actors.storage import files, folders, record, temporary
-from cache_actors.storage.files import FileStore
+from cache_actors.storage.files import folders, temporary
+from cache_actors.storage.files import store as files
+from cache_actors.storage.files.store import FileStore
+from cache_actors.storage.integrity import checksum as record
+from cache_actors.writer_process.client import ArtifactWriterProcess, EntryWriterProcess
 
-from .workers import run_as_disk_process_if_asked
+from .workers import run_as_writer_process_if_asked
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -159,7 +161,10 @@ def break_actors(flags: Flags) -> None:
     for kind in (DiskWriter, KeyValueStore, AuthCache):
         setattr(kind, "handle", crashing(kind.handle, kind.__name__, flags))  # noqa: B010
     # In the middle: the work is done, and nobody has been told.
-    for hands, actor in ((PublishingProcess, "DiskWriter"), (PuttingProcess, "KeyValueStore")):
+    for hands, actor in (
+        (ArtifactWriterProcess, "DiskWriter"),
+        (EntryWriterProcess, "KeyValueStore"),
+    ):
         setattr(hands, "commit", crashing_after(hands.commit, actor))  # noqa: B010
     publish = FileStore.publish  # of large artifacts, in a thread
 
@@ -229,7 +234,7 @@ def mark_answers() -> None:
 if __name__ == "__main__":
     its_flags = Flags(Path(os.environ["SOAK_FLAGS"]))
     break_storage(its_flags)
-    run_as_disk_process_if_asked("tests.support.soak_service")
+    run_as_writer_process_if_asked("tests.support.soak_service")
     break_actors(its_flags)
     mark_answers()
     sys.exit(run_process(load_settings()))

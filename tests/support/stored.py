@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cache_actors.kinds import Kind
-from cache_actors.storage.last_use import last_use
-from cache_actors.storage.layout import Entry, Project
+from cache_actors.storage.files.last_use import last_use
+from cache_actors.storage.layout import Key, Project
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +53,7 @@ class Stored:
     def artifact(self, name: int | str, age: float = 0.0, project: Project = APP) -> Path:
         """An artifact of that number or id, which takes one block; used last at that age."""
         entry_id = artifact_id(name) if isinstance(name, int) else name
-        return self._file(Entry(project, Kind.CAS, entry_id), os.urandom(BLOCK_BYTES), age)
+        return self._file(Key(project, Kind.CAS, entry_id), os.urandom(BLOCK_BYTES), age)
 
     def entry(
         self, name: str, *artifacts: int | str, age: float = 0.0, project: Project = APP
@@ -64,7 +64,7 @@ class Stored:
 
     def raw_entry(self, name: str, body: bytes, age: float = 0.0, project: Project = APP) -> Path:
         """An entry with any body."""
-        return self._file(Entry(project, Kind.KEYVALUE, f"0~{name}"), body, age)
+        return self._file(Key(project, Kind.KEYVALUE, f"0~{name}"), body, age)
 
     def at(self, age: float) -> int:
         """The time of that age, in nanoseconds since the epoch."""
@@ -78,7 +78,7 @@ class Stored:
         """The names of all that is stored."""
         return {path.name for path in self.root.glob("*/*/*/*/*")}
 
-    def _file(self, entry: Entry, content: bytes, age: float) -> Path:
+    def _file(self, entry: Key, content: bytes, age: float) -> Path:
         path = entry.path(self.root)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)

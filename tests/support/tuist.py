@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from threading import Event
 from typing import TYPE_CHECKING
 
-from cache_actors.dev.tuist import StandInTuist
+from cache_actors.cli.dev.tuist import StandInTuist
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

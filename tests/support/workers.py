@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from cache_actors.actors import hands
-from cache_actors.disk.__main__ import run
-from cache_actors.disk.messages import Terms as DiskTerms
-from cache_actors.process import run_process
+from cache_actors.cli.serve import run_process
 from cache_actors.settings import load_settings
-from cache_actors.workers.messages import Terms
+from cache_actors.workers.protocol import WorkerConfig
 from cache_actors.workers.worker import run_worker
+from cache_actors.writer_process import client as committer
+from cache_actors.writer_process.__main__ import run
+from cache_actors.writer_process.protocol import WriterConfig
 
 if TYPE_CHECKING:
     from .service import Service
@@ -29,20 +29,20 @@ def run_service(module: str) -> int:
         module: what `python -m` has to run, so that workers are changed as the service is.
     """
     if len(sys.argv) > 1:
-        return run_worker(msgspec.json.decode(sys.argv[-1], type=Terms))
+        return run_worker(msgspec.json.decode(sys.argv[-1], type=WorkerConfig))
     return run_process(load_settings(), worker_command=(sys.executable, "-m", module))
 
 
-def run_as_disk_process_if_asked(module: str) -> None:
+def run_as_writer_process_if_asked(module: str) -> None:
     """Have processes that write to the disk changed as the service is; be one if started as one.
 
     Args:
         module: what `python -m` has to run.
     """
     if "disk" in sys.argv:
-        run(msgspec.json.decode(sys.argv[-1], type=DiskTerms))
+        run(msgspec.json.decode(sys.argv[-1], type=WriterConfig))
         sys.exit()
-    hands.COMMAND = (sys.executable, "-m", module, "disk")
+    committer.COMMAND = (sys.executable, "-m", module, "disk")
 
 
 def worker_pids(service: Service) -> dict[str, int]:
@@ -51,9 +51,9 @@ def worker_pids(service: Service) -> dict[str, int]:
     tasks = Path(f"/proc/{service.process.pid}/task").glob("*/children")
     names = {}
     for pid in (pid for task in tasks for pid in task.read_text().split()):
-        terms = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").rpartition(b"\0")[2]
+        config = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").rpartition(b"\0")[2]
         with suppress(msgspec.DecodeError):  # it has only just been forked, or has ended
-            names[msgspec.json.decode(terms, type=Terms).name] = int(pid)
+            names[msgspec.json.decode(config, type=WorkerConfig).name] = int(pid)
     return names
 
 

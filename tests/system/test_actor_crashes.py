@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import httpx
     import pytest
 
-    from cache_actors.dev.tuist import StandInTuist
+    from cache_actors.cli.dev.tuist import StandInTuist
     from cache_actors.supervision import Actor, Envelope
 
 CLIENTS = 4

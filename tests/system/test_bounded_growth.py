@@ -19,7 +19,7 @@ from tests.support.growth_site import Site, running_site
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from cache_actors.dev.tuist import StandInTuist
+    from cache_actors.cli.dev.tuist import StandInTuist
 
 PASSES = 2
 """That each test waits for: the first one finds things as nobody has evicted yet."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 
-from cache_actors.__main__ import main
+from cache_actors.cli.main import main
 from tests.support.mounts import other_device, tmpfs
 from tests.support.service import free_port
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
-    from cache_actors.dev.tuist import StandInTuist
+    from cache_actors.cli.dev.tuist import StandInTuist
 
 Finding = dict[str, Any]
 Check = Callable[..., dict[str, Finding]]

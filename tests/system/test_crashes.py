@@ -14,10 +14,10 @@ import trio
 
 from cache_actors.actors.auth_cache import AuthCache
 from cache_actors.actors.disk_writer import DiskWriter
-from cache_actors.actors.hands import PuttingProcess
 from cache_actors.actors.kv_store import KeyValueStore
-from cache_actors.http.listener import Listener
+from cache_actors.http.server.listener import Listener
 from cache_actors.supervision import RestartIntensityError, supervisor
+from cache_actors.writer_process.client import EntryWriterProcess
 from tests.support.application import Injected, Running
 from tests.support.service import nodes_of
 from tests.support.waiting import eventually_async
@@ -27,11 +27,11 @@ from .test_actor_crashes import Clients
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from cache_actors.dev.tuist import StandInTuist
+    from cache_actors.cli.dev.tuist import StandInTuist
     from cache_actors.storage.entries import EntryWrite
     from cache_actors.supervision import Actor, Envelope
 
-MOST_RESTARTS = 20
+MAX_RESTARTS = 20
 
 
 @pytest.fixture
@@ -178,11 +178,11 @@ async def test_crash_with_work_in_hand_loses_that_work_and_keeps_what_waits(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = trio.Event()
-    commit = PuttingProcess.commit
+    commit = EntryWriterProcess.commit
     batches: list[int] = []
     answers: dict[str, httpx.Response] = {}
 
-    async def crashing_once(self: PuttingProcess, batch: Sequence[EntryWrite]) -> Any:
+    async def crashing_once(self: EntryWriterProcess, batch: Sequence[EntryWrite]) -> Any:
         batches.append(len(batch))
         if len(batches) == 1:
             await gate.wait()
@@ -193,7 +193,7 @@ async def test_crash_with_work_in_hand_loses_that_work_and_keeps_what_waits(
         entry = {"cas_id": name, "entries": [{"value": name}]}
         answers[name] = await running.client.put("/api/cache/keyvalue", json=entry)
 
-    monkeypatch.setattr(PuttingProcess, "commit", crashing_once)
+    monkeypatch.setattr(EntryWriterProcess, "commit", crashing_once)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(put, "0~FIRST")
         await eventually_async(lambda: len(batches) == 1)
@@ -228,7 +228,7 @@ async def test_handler_that_crashes_every_time_makes_the_root_give_up(
     monkeypatch.setattr(kind, "handle", crash)
     running.application.supervisor.max_seconds = 3600  # as restarts may take long here
     content = b"bytes" if method == "POST" else None
-    for _ in range(MOST_RESTARTS):
+    for _ in range(MAX_RESTARTS):
         answer = await running.client.request(method, path, content=content)
         assert answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
         assert not running.ended.is_set()

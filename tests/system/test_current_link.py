@@ -48,7 +48,7 @@ def test_link_goes_back_to_the_one_before_when_its_successor_is_killed(
     instances.start().stop(signal.SIGKILL)
     eventually(lambda: instances.current() == second)
     assert instances.ask_up() == 200
-    assert "link_mended" in oldest.log.read_text()
+    assert "link_repaired" in oldest.log.read_text()
 
 
 def test_link_goes_to_the_successor_when_one_that_came_back_stops(one_worker: Instances) -> None:
@@ -72,7 +72,7 @@ def test_link_that_has_been_removed_comes_back_and_several_leave_it_alone(
         (one_worker.sockets / "current.sock").unlink()
         eventually(lambda: one_worker.current() is not None)
         assert one_worker.current() == led
-        assert times <= len(newest.logged("link_mended")) <= 2 * times  # each may have looked
+        assert times <= len(newest.logged("link_repaired")) <= 2 * times  # each may have looked
 
 
 def test_instance_that_cannot_take_the_link_says_so_and_stops_in_order(
@@ -80,8 +80,8 @@ def test_instance_that_cannot_take_the_link_says_so_and_stops_in_order(
 ) -> None:
     """The folder has become read-only, say, while it started."""
     script = (
-        "from cache_actors.__main__ import main\n"
-        "from cache_actors.http.current import CurrentLink\n"
+        "from cache_actors.cli.main import main\n"
+        "from cache_actors.runtime.current_socket import CurrentLink\n"
         "def take(_: CurrentLink) -> None: raise OSError(30, 'Read-only file system')\n"
         "CurrentLink.take = take\n"
         "main(['serve'])"

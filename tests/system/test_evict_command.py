@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cache_actors.storage.eviction_pass import NICENESS
-from cache_actors.storage.last_eviction import last_eviction
+from cache_actors.storage.eviction.last_pass import last_eviction
+from cache_actors.storage.eviction.run import NICENESS
 from tests.support.mounts import require_root
 from tests.support.nginx import NOBODY, shared_storage
 from tests.support.stored import BLOCK_BYTES, DAY, Stored
@@ -52,7 +52,7 @@ import os, sys
 from contextlib import redirect_stdout, suppress
 from io import StringIO
 from tempfile import TemporaryDirectory
-from cache_actors.__main__ import main
+from cache_actors.cli.main import main
 from cache_actors.storage import eviction_pass
 for what in ("evict", "usage"):  # loads what it needs, which others may not be able to read
     with TemporaryDirectory() as folder, suppress(SystemExit), redirect_stdout(StringIO()):

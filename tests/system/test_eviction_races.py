@@ -1,6 +1,6 @@
 """Eviction beside everyone else, as processes: no entry is ever without its artifacts.
 
-What the steps of one process may come to is `tests/storage/test_eviction_model.py`; here is what
+What the steps of one process may come to is `tests/storage/eviction/test_model.py`; here is what
 happens within a step.
 """
 
@@ -22,10 +22,10 @@ import pytest
 
 from cache_actors.kinds import Kind
 from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
-from cache_actors.storage.files import FileStore, Publication
-from cache_actors.storage.layout import TEMPORARY, Entry
+from cache_actors.storage.files.store import FileStore, Publication
+from cache_actors.storage.files.temporary import TemporaryFolder
+from cache_actors.storage.layout import TEMPORARY, Key
 from cache_actors.storage.references import references_in
-from cache_actors.storage.temporary import TemporaryFolder
 from tests.support.cache_workers import SPARED, artifact, entry, incomplete_entries
 from tests.support.lanes import NIGHTLY
 from tests.support.mounts import tmpfs
@@ -34,7 +34,7 @@ from tests.support.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from cache_actors.storage.files import Replacement
+    from cache_actors.storage.files.store import Replacement
 
 KILLS = 20 if NIGHTLY else 3
 WRITERS = 2
@@ -44,7 +44,7 @@ LONG = 240.0
 pytestmark = pytest.mark.timeout(900)
 
 PASSES = 2
-LONGEST_LIFE = 1.5
+MAX_LIFE_SECONDS = 1.5
 """Seconds after which a pass that is going to be killed is, at the latest."""
 
 LIMITS = ["--max-bytes=12000000", "--target=80", "--high=80"]
@@ -80,7 +80,7 @@ class Passes:
                 break
             with running_pass(self.root) as process:
                 if kills:
-                    over.wait(self.random.uniform(0.1, LONGEST_LIFE))
+                    over.wait(self.random.uniform(0.1, MAX_LIFE_SECONDS))
                     process.kill()
                     self.killed += process.wait() < 0
                 else:
@@ -240,7 +240,7 @@ class Build:
     def __post_init__(self) -> None:
         self.entry = entry(0)
         self.file = self.entry.path(self.root)
-        self.artifact = Entry(self.entry.project, Kind.CAS, artifact(0)).path(self.root)
+        self.artifact = Key(self.entry.project, Kind.CAS, artifact(0)).path(self.root)
         self.store.publish([Publication(self.artifact, [b"artifact"])])
         age(self.artifact)
 

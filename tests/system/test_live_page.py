@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from cache_actors.dev.tuist import StandInTuist
+    from cache_actors.cli.dev.tuist import StandInTuist
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from cache_actors.dev.tuist import StandInTuist
+    from cache_actors.cli.dev.tuist import StandInTuist
 
 MORE_THAN_A_PIPE_HOLDS = 500
 """Requests; the line of each has more than 150 bytes, and a pipe holds 65,536."""

@@ -15,7 +15,7 @@ from tests.support.wire import upload_head
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cache_actors.dev.tuist import StandInTuist
+    from cache_actors.cli.dev.tuist import StandInTuist
 
 MEBIBYTE = 1024 * 1024
 

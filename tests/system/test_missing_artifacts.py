@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.contract.examples import (
-    expect_entries,
-    new_cas_id,
-    new_kv_id,
-    store,
-    stored,
-    uploaded,
-)
+from tests.contract.examples import expect_entries, new_cas_id, new_kv_id, store, stored, uploaded
 from tests.support.service import Service, client_of, running_service
 from tests.support.stored import DAY, Stored, value_of
 from tests.support.waiting import eventually
@@ -24,7 +17,7 @@ from tests.support.waiting import eventually
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cache_actors.dev.tuist import StandInTuist
+    from cache_actors.cli.dev.tuist import StandInTuist
 
 
 @pytest.mark.parametrize("required", [True, False], ids=["required", "not required"])

@@ -33,13 +33,7 @@ from tests.contract.examples import (
     new_kv_id,
 )
 from tests.contract.raw import RawConnection, RawResponse, chunked, pieces_of
-from tests.support.nginx import (
-    BRIEF_KEEPALIVE,
-    NOBODY,
-    Nginx,
-    new_certificate,
-    nginx_before,
-)
+from tests.support.nginx import BRIEF_KEEPALIVE, NOBODY, Nginx, new_certificate, nginx_before
 from tests.support.programs import find_program
 from tests.support.service import client_of
 from tests.support.waiting import eventually

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.disk_processes import disk_processes
 from tests.support.service import (
     CHANGED_COMMAND,
     COMMAND,
@@ -33,20 +32,21 @@ from tests.support.wire import (
     upload_head,
 )
 from tests.support.workers import is_alive, worker_pids
+from tests.support.writer_processes import disk_processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from cache_actors.dev.tuist import StandInTuist
+    from cache_actors.cli.dev.tuist import StandInTuist
 
 
 PATIENT = constants(
     dict.fromkeys(
         (
             "application.LISTENER_SHUTDOWN",
-            "http.listener.DRAIN_SECONDS",
-            "lifetime.LONGEST_STOP",
+            "http.server.listener.DRAIN_SECONDS",
+            "runtime.lifecycle.MAX_STOP_SECONDS",
             "workers.parent.ACCEPTOR_SHUTDOWN",
         ),
         3600,
@@ -140,7 +140,7 @@ def test_second_signal_cuts_the_stop_short(one_or_several: Service, workers: str
 def test_stop_that_hangs_is_ended_from_outside(
     tmp_path: Path, tuist: StandInTuist, workers: str
 ) -> None:
-    environment = constants({"lifetime.LONGEST_STOP": 1}) | {"SLOW_PUBLISH": "600"}
+    environment = constants({"runtime.lifecycle.MAX_STOP_SECONDS": 1}) | {"SLOW_PUBLISH": "600"}
     environment["WORKERS"] = workers
     service = Service(tmp_path / "cas", tuist.url, environment, CHANGED_COMMAND)
     with running_service(service), connect(service) as upload:

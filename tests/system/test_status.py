@@ -14,8 +14,8 @@ from typing import IO, TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
-from cache_actors.__main__ import main
-from cache_actors.dev.tuist import StandInTuist
+from cache_actors.cli.dev.tuist import StandInTuist
+from cache_actors.cli.main import main
 from tests.support.nginx import nginx_before
 from tests.support.service import Service, free_port, running_service
 

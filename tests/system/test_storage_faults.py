@@ -38,7 +38,7 @@ from tests.support.wire import connect, connected, read_response, status_of, upl
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cache_actors.dev.tuist import StandInTuist
+    from cache_actors.cli.dev.tuist import StandInTuist
 
     Step = Callable[[], None]
 

@@ -13,7 +13,7 @@ from tests.support.strace import Expected, injected, parse, traced, violations
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cache_actors.dev.tuist import StandInTuist
+    from cache_actors.cli.dev.tuist import StandInTuist
 
 MEBIBYTE = 1 << 20
 

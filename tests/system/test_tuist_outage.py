@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from cache_actors.dev.tuist import _Handler
+from cache_actors.cli.dev.tuist import _Handler
 from tests.support.service import Service, client_of, running_service
 from tests.support.waiting import eventually
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from cache_actors.dev.tuist import StandInTuist
+from cache_actors.cli.dev.tuist import StandInTuist
 from tests.support.service import (
     CHANGED_COMMAND,
     ID,
@@ -213,7 +213,7 @@ def test_killed_worker_is_restarted_and_up_says_so_meanwhile(service: Service) -
 
 
 def test_worker_that_hangs_is_stuck_and_up_says_so(tmp_path: Path, tuist: StandInTuist) -> None:
-    environment = constants({"workers.reports.STUCK_AFTER": 3}) | {"WORKERS": str(WORKERS)}
+    environment = constants({"workers.peers.STUCK_AFTER": 3}) | {"WORKERS": str(WORKERS)}
     with running_service(
         Service(tmp_path / "cas", tuist.url, environment, CHANGED_COMMAND)
     ) as service:

@@ -11,9 +11,9 @@ import pytest
 import trio
 import trio.testing
 
-from cache_actors.workers.link import MOST_UNTAKEN, SLOW_SECONDS, Link
-from cache_actors.workers.messages import CONNECTION, Drain, Progress
+from cache_actors.workers.channel import MAX_UNTAKEN, SLOW_SECONDS, WorkerChannel
 from cache_actors.workers.pool import Pool
+from cache_actors.workers.protocol import CONNECTION, Drain, Progress
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class WorkerEnd:
     """A worker as its parent sees it: the other end of a link."""
 
-    def __init__(self, pool: Pool, sock: socket.socket, link: Link) -> None:
+    def __init__(self, pool: Pool, sock: socket.socket, link: WorkerChannel) -> None:
         self._pool = pool
         self._sock = sock
         self._link = link
@@ -31,7 +31,7 @@ class WorkerEnd:
         """Tell the parent how far it is, and let that have its effect."""
         self._sock.send(msgspec.json.encode(progress))
         assert await self._link.receive() == progress
-        self._pool.spread()
+        self._pool.dispatch()
 
     def received(self) -> list[int]:
         """The ports of the clients whose connections it has been handed since the last time."""
@@ -62,8 +62,8 @@ def worker_of(pool: Pool) -> Iterator[WorkerEnd]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     theirs.setblocking(False)
     with ours, theirs:
-        link = Link(ours)
-        with pool.member(link):
+        link = WorkerChannel(ours)
+        with pool.register(link):
             yield WorkerEnd(pool, theirs, link)
 
 
@@ -169,7 +169,7 @@ async def test_connections_wait_for_room(
 ) -> None:
     await worker.say(READY)
     await pool.wait_for_room()
-    ports = clients.put_into(pool, MOST_UNTAKEN)
+    ports = clients.put_into(pool, MAX_UNTAKEN)
     assert worker.received() == ports
     room = trio.Event()
 

@@ -1,0 +1,1 @@
+"""The command line: `cache-actors`, one module or package for each command."""

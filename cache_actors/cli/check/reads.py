@@ -1,0 +1,90 @@
+"""Reads through nginx: do they move access times, by which eviction knows what is in use?
+
+They do not on every host where the service's own reads do: nginx may see the storage through a
+mount of its own, read-only, or with other options. So an artifact is stored and read through it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import httpx
+
+from cache_actors.kinds import Kind
+from cache_actors.storage.layout import Key
+
+from .access_times import AtimePolicy, atime_policy_of
+from .result import CheckResult, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from cache_actors.settings import Settings
+    from cache_actors.storage.layout import Project
+
+SUBJECT = "reads through nginx"
+MEANWHILE = (
+    "Until then eviction goes by what was stored last; no entry loses its artifacts by that."
+)
+
+
+def check_reads(
+    settings: Settings, url: str, project: Project, token: str
+) -> Iterator[CheckResult]:
+    """Store an artifact at `url`, read it there, and look at its file; it is removed at once.
+
+    Args:
+        settings: those of the service.
+        url: nginx's.
+        project: one that the token may see.
+        token: what clients send as their bearer token.
+    """
+    entry = Key(project, Kind.CAS, secrets.token_hex(32).upper())
+    path = entry.path(settings.cas_storage_dir)
+    handles = {"account_handle": project.account, "project_handle": project.name}
+    with httpx.Client(
+        base_url=url,
+        params=handles,
+        headers={"Authorization": f"Bearer {token}"},
+        timeout=10,
+        trust_env=False,
+    ) as client:
+        try:
+            yield _look(client, f"/api/cache/cas/{entry.id}", path)
+        except httpx.HTTPError as error:
+            yield _broken(f"{url} gives no answer: {error}", "Look at the URL, and at nginx.")
+        except OSError as error:
+            advice = "Is CAS_STORAGE_DIR the folder that this nginx serves from?"
+            yield _broken(f"{path} was stored and is not there: {error.strerror}", advice)
+        finally:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _look(client: httpx.Client, route: str, path: Path) -> CheckResult:
+    for answer in (client.post(route, content=b"check"), client.get(route)):
+        if not answer.is_success:
+            text = (
+                f"{answer.request.method} there answers {answer.status_code}: {answer.text[:200]}"
+            )
+            return _broken(text, "Look at the project, and at CACHE_TOKEN.")
+    match atime_policy_of(path, lambda: client.get(route)):
+        case AtimePolicy.ALWAYS:
+            return CheckResult(SUBJECT, Verdict.OK, "every one counts")
+        case AtimePolicy.ONCE_A_DAY:
+            advice = f"Mount the storage with strictatime,lazytime. {MEANWHILE}"
+            return CheckResult(SUBJECT, Verdict.WARNING, "they count once a day (relatime)", advice)
+        case AtimePolicy.NEVER:
+            advice = (
+                "Mount the storage with strictatime,lazytime, and let nginx's unit write to it "
+                f"(ReadWritePaths=). {MEANWHILE}"
+            )
+            text = "they do not count (noatime, read-only)"
+            return CheckResult(SUBJECT, Verdict.WARNING, text, advice)
+
+
+def _broken(text: str, advice: str) -> CheckResult:
+    return CheckResult(SUBJECT, Verdict.BROKEN, text, advice)

@@ -1,0 +1,139 @@
+"""`cache-actors dev`: nginx, the service and a stand-in Tuist server, storing in this folder."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import click
+
+from cache_actors.cli.serve import run_process
+from cache_actors.nginx.binary import NoNginx, find_nginx, nginx_version
+from cache_actors.nginx.config import NginxOptions
+from cache_actors.nginx.process import running_nginx
+from cache_actors.settings import BadSettings, load_settings
+
+from .tuist import StandInTuist
+
+if TYPE_CHECKING:
+    from cache_actors.settings import Settings
+
+TOKEN = "dev-token"  # noqa: S105
+ACCOUNT, PROJECT = "acme", "app"
+STORAGE = Path(".dev/cas")
+"""Where the artifacts go, below the folder in which the command is started."""
+
+STORAGE_MAX_BYTES = 4 << 30
+"""What they may take there, unless the environment says otherwise: it is somebody's own disk."""
+
+
+def run_dev() -> int:
+    """Run it until a signal stops it, and return the exit status.
+
+    nginx, if there is one, listens on `BIND` and `PORT`, and the service on a Unix socket behind
+    it; otherwise the service itself. The limits and the log settings are those in the environment.
+
+    Raises:
+        BadSettings: the environment is bad, or `BIND` is not loopback.
+        CannotListen, NginxFailed: the port is taken.
+        CannotStart: the storage folder cannot be made.
+    """
+    with (
+        StandInTuist({TOKEN: [f"{ACCOUNT}/{PROJECT}"]}) as tuist,
+        TemporaryDirectory(prefix="cache-actors-", dir=_tmpfs()) as runtime,
+    ):
+        settings = _settings(tuist.url)
+        try:
+            nginx = find_nginx()
+        except NoNginx as problem:
+            click.echo(f"{problem}. Going on without.", err=True)
+            return run_process(settings, announce=lambda: _introduce(settings))
+        behind = settings.model_copy(
+            update={
+                "socket_path": Path(runtime) / "cache.sock",
+                "nginx_log": Path(runtime) / "answers.log",
+            }
+        )
+        with running_nginx(nginx, _nginx_options(nginx, behind)):
+            return run_process(behind, announce=lambda: _introduce(behind))
+
+
+def _settings(server_url: str) -> Settings:
+    os.environ.setdefault("LOG_FORMAT", "text")
+    os.environ |= {"SERVER_URL": server_url, "CAS_STORAGE_DIR": str(STORAGE.absolute())}
+    os.environ.setdefault("STORAGE_MAX_BYTES", str(STORAGE_MAX_BYTES))
+    os.environ |= {"SOCKET_PATH": "", "SOCKET_DIR": "", "TMP_DIR": "", "NGINX_LOG": ""}
+    settings = load_settings()
+    if not _is_loopback(settings.bind):
+        raise BadSettings(
+            f"BIND is {settings.bind!r}; allowed: a loopback address, as anybody may know the token"
+        )
+    return settings
+
+
+def _nginx_options(nginx: Path, settings: Settings) -> NginxOptions:
+    assert settings.socket_path is not None, "nginx needs the service behind it"  # noqa: S101
+    return NginxOptions(
+        listen=_address(settings),
+        upstream=f"unix:{settings.socket_path}",
+        storage=settings.cas_storage_dir,
+        runtime=settings.socket_path.parent,
+        max_upload_bytes=settings.max_upload_bytes,
+        answers_log=settings.nginx_log,
+        # Workers have to be able to read what this process writes.
+        user="root root" if os.geteuid() == 0 else None,
+        nginx_version=nginx_version(nginx),
+    )
+
+
+def _address(settings: Settings) -> str:
+    host = f"[{settings.bind}]" if ":" in settings.bind else settings.bind
+    return f"{host}:{settings.port}"
+
+
+def _tmpfs() -> str | None:
+    """Where nginx may keep decisions, which hold tokens; None for the usual temporary folder."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def _introduce(settings: Settings) -> None:
+    """Print what to try, as lines that can be pasted into a shell."""
+    url = f"http://{_address(settings)}"
+    who = "nginx listens" if settings.socket_path else "The service listens"
+    query = f"account_handle={ACCOUNT}&project_handle={PROJECT}"
+    artifact = "the bytes of an artifact"
+    artifact_id = hashlib.sha256(artifact.encode()).hexdigest().upper()
+    cas_id = (
+        "0~"
+        + "QmFzZTY0IG9mIHRoZSBrZXkgb2YgYSBjb21waWxlIGpvYiwgNjQgYnl0ZXMgbG9uZywgVVJMLXNhZmU"
+        + "=="
+    )
+    entry = json.dumps({"cas_id": cas_id, "entries": [{"value": "dGhlIHJlc3VsdA=="}]})
+    curl = f"curl -i -w '\\n' -H 'Authorization: Bearer {TOKEN}'"
+    click.echo(f"""
+{who} on {url}; artifacts go to {settings.cas_storage_dir}. Ctrl-C stops it.
+The token {TOKEN!r} may see the project {ACCOUNT}/{PROJECT}. Paste these lines, in this order:
+
+Store an artifact, and read it back:
+{curl} -X POST --data-binary '{artifact}' '{url}/api/cache/cas/{artifact_id}?{query}'
+{curl} '{url}/api/cache/cas/{artifact_id}?{query}'
+
+Store a key-value entry, and retrieve it:
+{curl} -X PUT --data '{entry}' '{url}/api/cache/keyvalue?{query}'
+{curl} -X PUT '{url}/api/cache/keyvalue/{cas_id}?{query}'
+
+Look at the supervision tree, here or in a browser:
+curl -s -w '\\n' '{url}/up'
+""")

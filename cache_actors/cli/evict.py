@@ -1,0 +1,154 @@
+"""`cache-actors evict`: one pass of eviction. The service runs it in a process of its own."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from cache_actors.storage.eviction.last_pass import EXIT_RUNNING, EvictionLock, EvictionRunning
+from cache_actors.storage.eviction.run import EvictionPass, Limits, ParentGone
+from cache_actors.storage.eviction.sweep import ClockStepped
+
+from .format import format_bytes, format_seconds
+from .tables import print_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cache_actors.storage.eviction.last_pass import PassReport
+    from cache_actors.storage.layout import Project
+
+EXIT_INTERRUPTED = 130
+"""Exit status: interrupted, as shells have it. What has gone is gone, in good order."""
+
+
+class CannotEvict(Exception):
+    """The storage folder cannot be evicted from; the message says why."""
+
+
+def run_evict(
+    storage: Path,
+    limits: Limits,
+    project: Project | None,
+    *,
+    dry_run: bool,
+    require_artifacts: bool,
+    as_json: bool,
+    parent: int | None,
+) -> int:
+    """Run a pass, print what it did, and return the exit status.
+
+    Args:
+        storage: the storage folder.
+        limits: how full it may be.
+        project: the one that is evicted from; None for all.
+        dry_run: whether to look only at what would go.
+        require_artifacts: whether an entry may not be put before its artifacts.
+        as_json: whether to print JSON rather than text.
+        parent: the process with which this one ends; None for none.
+
+    Raises:
+        CannotEvict: the folder cannot be used, or is not this user's.
+    """
+    eviction = EvictionPass(
+        storage,
+        limits,
+        project,
+        dry_run=dry_run,
+        require_artifacts=require_artifacts,
+        parent=parent,
+    )
+    try:
+        with nullcontext() if dry_run else EvictionLock(storage) as lock:
+            try:
+                _show_progress(eviction)
+            finally:  # what has gone is known, come what may
+                report = eviction.report()
+                if lock is not None and eviction.survey.complete:  # else what is left is not known
+                    lock.completed(report)
+                _print(eviction, report, as_json=as_json, dry_run=dry_run)
+    except (KeyboardInterrupt, ParentGone):
+        return EXIT_INTERRUPTED
+    except EvictionRunning as error:
+        click.echo(str(error), err=True)
+        return EXIT_RUNNING
+    except ClockStepped as error:
+        raise CannotEvict(str(error)) from error
+    except PermissionError as error:
+        raise CannotEvict(
+            f"{error.filename or storage} belongs to somebody else: run this as the service's "
+            f"user, or give it everything below {storage}"
+        ) from error
+    except OSError as error:
+        raise CannotEvict(
+            f"Cannot evict from {error.filename or storage}: {error.strerror}"
+        ) from error
+    return 0
+
+
+def _show_progress(eviction: EvictionPass) -> None:
+    """Run the pass, with a bar on a terminal; nothing elsewhere."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[gone]} gone"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    ) as progress:
+        bar = progress.add_task("Looking", total=None, gone="")
+        for _ in eviction.run():
+            survey, gone = eviction.survey, eviction.removed
+            progress.update(
+                bar,
+                description="Evicting" if survey.complete else "Looking",
+                total=(eviction.excess.bytes or None) if survey.complete else survey.folders,
+                completed=gone.bytes if survey.complete else survey.folders_done,
+                gone=format_bytes(gone.bytes),
+            )
+
+
+def _print(eviction: EvictionPass, report: PassReport, *, as_json: bool, dry_run: bool) -> None:
+    if as_json:
+        click.echo(msgspec.json.encode(asdict(report) | {"projects": _projects(eviction)}))
+        return
+    table = Table("project", "artifacts", "bytes", "oldest kept")
+    for row in _projects(eviction):
+        table.add_row(
+            row["project"],
+            str(row["artifacts"]),
+            format_bytes(row["bytes"]),
+            format_seconds(row["oldest_kept_seconds"]),
+        )
+    print_table(table)
+    what = "Would go, at most" if dry_run else "Gone"
+    click.echo(
+        f"{what}: {report.artifacts} artifacts and {report.entries} entries, "
+        f"{format_bytes(report.bytes)}, in {report.seconds:.1f} s"
+    )
+    if report.youngest_evicted_seconds is not None:
+        click.echo(
+            f"The youngest artifact of them was used {format_seconds(report.youngest_evicted_seconds)} ago"
+        )
+
+
+def _projects(eviction: EvictionPass) -> list[dict[str, Any]]:
+    """What each project has left."""
+    return [
+        {
+            "project": str(project),
+            "artifacts": kept.artifacts,
+            "bytes": kept.bytes,
+            "oldest_kept_seconds": eviction.age(kept.oldest_use),
+        }
+        for project, kept in sorted(eviction.kept().items(), key=lambda each: -each[1].bytes)
+    ]

@@ -1,0 +1,317 @@
+"""The commands: `cache-actors serve`, `dev`, `nginx-config`, `scrub`, `check` and more.
+
+Each command imports what it needs when it runs. Together that is most of a second of work, which
+`healthcheck`, asked every few seconds in every container, would repeat for nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cache_actors.log_output import open_standard_descriptors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cache_actors.storage.layout import Project
+
+_FOLDER = click.Path(file_okay=False, resolve_path=True, path_type=Path)
+_FILE = click.Path(dir_okay=False, exists=True, resolve_path=True, path_type=Path)
+
+_PERCENT = click.FloatRange(0, 100)
+_STORAGE = click.option(
+    "--storage",
+    type=_FOLDER,
+    default="/cas",
+    show_default=True,
+    envvar="CAS_STORAGE_DIR",
+    help="The storage folder.",
+)
+
+EXIT_UNHEALTHY = 1
+"""Exit status: the service is not up."""
+
+EXIT_BAD_START = 2
+"""Exit status: the settings are bad, or what they name is not to be had."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="cache-actors")
+def main() -> None:
+    """A build cache for Tuist."""
+    open_standard_descriptors()
+
+
+@main.command()
+def serve() -> None:
+    """Run the service, with the settings in the environment."""
+    from cache_actors.runtime.listen_socket import CannotListen
+    from cache_actors.settings import BadSettings, load_settings
+
+    from .serve import CannotStart, run_process
+
+    _exit_with(lambda: run_process(load_settings()), BadSettings, CannotListen, CannotStart)
+
+
+@main.command()
+def dev() -> None:
+    """Run nginx, the service and a stand-in Tuist server, on loopback, to try it out."""
+    from cache_actors.nginx.config import BadNginxOption
+    from cache_actors.nginx.process import NginxFailed
+    from cache_actors.runtime.listen_socket import CannotListen
+    from cache_actors.settings import BadSettings
+
+    from .dev.embedded import run_dev
+    from .serve import CannotStart
+
+    _exit_with(run_dev, BadNginxOption, BadSettings, CannotListen, CannotStart, NginxFailed)
+
+
+@main.command()
+@click.option("--listen", default="127.0.0.1:8080", show_default=True, help="Address and port.")
+@click.option(
+    "--upstream",
+    default="127.0.0.1:4000",
+    show_default=True,
+    help="The service: unix:/path/to/socket, or address:port.",
+)
+@click.option("--storage", type=_FOLDER, required=True, help="The storage folder.")
+@click.option(
+    "--runtime",
+    type=_FOLDER,
+    required=True,
+    help="Folder for pid, logs, temporary files and decisions. These hold tokens: put it on tmpfs.",
+)
+@click.option(
+    "--server-name",
+    default="_",
+    envvar=["PUBLIC_HOST", "PHX_HOST"],
+    help="The host name that clients use, from PUBLIC_HOST if that is set.",
+)
+@click.option(
+    "--max-upload-bytes",
+    type=click.IntRange(1, 2**40),
+    default=26_214_400,
+    show_default=True,
+    envvar="MAX_UPLOAD_BYTES",
+    help="The largest upload; the service's MAX_UPLOAD_BYTES.",
+)
+@click.option("--worker-processes", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--tls-cert", type=_FILE, help="Certificate chain (PEM), for TLS and HTTP/2.")
+@click.option("--tls-key", type=_FILE, help="Its key (PEM).")
+@click.option(
+    "--answers-log",
+    type=click.Path(dir_okay=False, resolve_path=True, path_type=Path),
+    envvar="NGINX_LOG",
+    help="Log of what nginx answers alone, for the service's metrics: its NGINX_LOG.",
+)
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65535),
+    help="Port on 127.0.0.1 at which Prometheus gets the service's metrics; none by default.",
+)
+@click.option("--user", help="What workers run as if root starts nginx: USER or 'USER GROUP'.")
+@click.option(
+    "--nginx", type=_FILE, help="The nginx that it is for, if not the one that would be found."
+)
+def nginx_config(nginx: Path | None, **options: Any) -> None:
+    """Print a complete configuration for nginx in front of the service."""
+    from cache_actors.nginx.binary import NoNginx, find_nginx, nginx_version
+    from cache_actors.nginx.config import BadNginxOption, NginxOptions
+    from cache_actors.nginx.config import nginx_config as render
+
+    def print_it() -> int:
+        version = nginx_version(nginx or find_nginx())
+        click.echo(render(NginxOptions(**options, nginx_version=version)), nl=False)
+        return 0
+
+    _exit_with(print_it, BadNginxOption, NoNginx)
+
+
+@main.command()
+@_STORAGE
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    default=100.0,
+    show_default=True,
+    help="MiB to read in a second at most.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def scrub(storage: Path, rate: float, as_json: bool) -> None:
+    """Read everything that is stored, and move what is broken to <storage>/.quarantine.
+
+    Run it as the service's user. Exit status: 0, all is well; 1, something was found; 2, it cannot
+    run; 130, it was interrupted.
+    """
+    from .scrub import CannotScrub, run_scrub
+
+    _exit_with(lambda: run_scrub(storage, rate, as_json=as_json), CannotScrub)
+
+
+@main.command()
+@_STORAGE
+@click.option(
+    "--target",
+    type=_PERCENT,
+    default=70.0,
+    show_default=True,
+    envvar="DISK_TARGET_PERCENT",
+    help="How full the disk may be in the end, in percent.",
+)
+@click.option(
+    "--high",
+    type=_PERCENT,
+    default=85.0,
+    envvar="DISK_HIGH_WATERMARK_PERCENT",
+    help="How full it may be before the pass hurries.",
+)
+@click.option(
+    "--max-bytes",
+    type=click.IntRange(1),
+    envvar="STORAGE_MAX_BYTES",
+    help="What the storage folder may take, if not the whole disk; the percentages are of that.",
+)
+@click.option("--project", "handles", metavar="ACCOUNT/PROJECT", help="Evict from this one only.")
+@click.option("--dry-run", is_flag=True, help="Say what would go; change nothing.")
+@click.option(
+    "--require-artifacts",
+    type=bool,
+    default=True,
+    show_default=True,
+    envvar="KV_REQUIRE_ARTIFACTS",
+    help="Off leaves entries ten minutes in which their artifacts may come.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("--parent", type=int, hidden=True)
+def evict(
+    storage: Path,
+    target: float,
+    high: float,
+    max_bytes: int | None,
+    handles: str | None,
+    parent: int | None,
+    **how: bool,
+) -> None:
+    """Remove what was used least recently, until the disk is not fuller than the target.
+
+    The service does this by itself. Run it as the service's user. Exit status: 0; 2, it cannot run;
+    3, another pass is running; 130, it was interrupted.
+    """
+    from cache_actors.storage.eviction.run import Limits
+
+    from .evict import CannotEvict, run_evict
+
+    if math.isnan(high) or math.isnan(target):
+        raise click.BadParameter("percentages are numbers")
+    limits = Limits(max(high, target) / 100, target / 100, max_bytes)
+    project = None if handles is None else _project(handles)
+    _exit_with(lambda: run_evict(storage, limits, project, parent=parent, **how), CannotEvict)
+
+
+@main.command()
+@_STORAGE
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def usage(storage: Path, as_json: bool) -> None:
+    """Say which project has stored how much, and when that was used."""
+    from .usage import CannotLook, run_usage
+
+    _exit_with(lambda: run_usage(storage, as_json=as_json), CannotLook)
+
+
+@main.command()
+def healthcheck() -> None:
+    """Exit 0 if the service with the same environment is up, 1 if not: for containers."""
+    from cache_actors.runtime.up_probe import BadAddress
+
+    from .healthcheck import Unhealthy, check_health
+
+    def print_it() -> int:
+        try:
+            click.echo(check_health(os.environ))
+        except Unhealthy as error:
+            click.echo(str(error), err=True)
+            return EXIT_UNHEALTHY
+        return 0
+
+    _exit_with(print_it, BadAddress)
+
+
+@main.command()
+@click.option("--watch", is_flag=True, help="Show it anew every second, until Ctrl-C.")
+@click.option("--url", help="Where to ask, if not the service with the same environment.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as it comes.")
+def status(watch: bool, url: str | None, as_json: bool) -> None:
+    """Show the supervision tree and the main figures of the service.
+
+    It asks the service with the same environment, of which it reads SOCKET_DIR, SOCKET_PATH, BIND
+    and PORT, or the one at --url. Exit status: 0, it is up, or a watch has ended; 1, it is degraded
+    or draining, or does not answer; 2, it is not clear whom to ask.
+    """
+    from cache_actors.runtime.up_probe import BadAddress
+
+    from .status.command import run_status
+
+    _exit_with(lambda: run_status(os.environ, url, watch=watch, as_json=as_json), BadAddress)
+
+
+@main.command()
+@click.option(
+    "--nginx-config",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="nginx's configuration, to compare with; - is standard input.",
+)
+@click.option("--through", "url", metavar="URL", help="nginx's: see whether reads there count.")
+@click.option("--project", "handles", metavar="ACCOUNT/PROJECT", help="As which, for --through.")
+@click.option("--token", envvar="CACHE_TOKEN", help="As whom; better in CACHE_TOKEN.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(
+    nginx_config: Path | None,
+    url: str | None,
+    handles: str | None,
+    token: str | None,
+    as_json: bool,
+) -> None:
+    """Look at everything that the service needs, in the same environment as the service.
+
+    With --through an artifact is stored and read at nginx, and removed.
+
+    Exit status: 0, nothing is broken; 1, something is.
+    """
+    from .check import NginxProbe, run_check
+
+    if url is not None and not (handles and token):
+        raise click.UsageError("--through needs --project and a token, in CACHE_TOKEN")
+    through = NginxProbe(url, _project(handles), token) if url and handles and token else None
+    sys.exit(run_check(nginx_config, through, as_json=as_json))
+
+
+def _project(handles: str) -> Project:
+    """The project that `ACCOUNT/PROJECT` names."""
+    from cache_actors.storage.layout import InvalidIdentifier, parse_project
+
+    account, _, project = handles.partition("/")
+    try:
+        return parse_project(account, project)
+    except InvalidIdentifier as error:
+        raise click.BadParameter(str(error), param_hint="--project") from error
+
+
+def _exit_with(action: Callable[[], int], *cannot: type[Exception]) -> None:
+    """Run `action` and exit with the status that it returns.
+
+    Args:
+        cannot: the exceptions that say in their message why it cannot be done.
+    """
+    try:
+        status = action()
+    except cannot as error:
+        click.echo(str(error), err=True)
+        status = EXIT_BAD_START
+    sys.exit(status)

@@ -1,0 +1,105 @@
+"""The service's process: it binds its socket, and runs until a signal stops it.
+
+What it runs is the application or, with several workers, a tree of processes that do.
+"""
+
+from __future__ import annotations
+
+import resource
+from typing import TYPE_CHECKING
+
+import trio
+
+from cache_actors.access.tuist import TuistApi
+from cache_actors.application import Application
+from cache_actors.log import new_log
+from cache_actors.runtime.handover import LinkKeeper
+from cache_actors.runtime.lifecycle import run_until_stopped, stop_on_signal
+from cache_actors.runtime.listen_socket import bind
+from cache_actors.workers.cores import usable_cores
+from cache_actors.workers.parent import Workers
+from cache_actors.workers.worker_process import COMMAND
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from structlog.typing import FilteringBoundLogger
+
+    from cache_actors.runtime.lifecycle import Tree
+    from cache_actors.runtime.listen_socket import ListenSocket
+    from cache_actors.settings import Settings
+
+
+class CannotStart(Exception):
+    """The service cannot use what its settings name; the message says what and why."""
+
+
+def run_process(
+    settings: Settings,
+    announce: Callable[[], None] = lambda: None,
+    worker_command: tuple[str, ...] = COMMAND,
+) -> int:
+    """Run the service until a signal stops it, and return the process's exit status.
+
+    SIGTERM and SIGINT stop it in order; a second one cuts that short.
+
+    Args:
+        settings: what it runs with.
+        announce: called once it takes requests.
+        worker_command: what runs a worker, if there are several.
+
+    Raises:
+        CannotListen: the address to listen on is not to be had.
+        CannotStart: a folder is not to be had.
+    """
+    _raise_file_limit()
+    _require_usable_proxies(settings)
+    log = new_log(settings)
+    with bind(settings) as sock:
+        return trio.run(_run, settings, sock, log, announce, worker_command)
+
+
+async def _run(
+    settings: Settings,
+    sock: ListenSocket,
+    log: FilteringBoundLogger,
+    announce: Callable[[], None],
+    worker_command: tuple[str, ...],
+) -> int:
+    count = usable_cores() if settings.workers == "auto" else settings.workers
+    tree: Tree
+    try:
+        if count == 1:
+            tree = Application(settings, sock, log)
+        else:
+            tree = Workers(count, settings, sock, log, worker_command)
+    except OSError as error:
+        where = error.filename or settings.cas_storage_dir
+        raise CannotStart(f"Cannot use {where}: {error.strerror}") from error
+    link_keeper = LinkKeeper(sock, log)
+
+    def started() -> None:
+        if link_keeper.announce():
+            log.info("started", storage=str(settings.cas_storage_dir))
+            announce()
+
+    status = await run_until_stopped(
+        tree, log, started, stop_on_signal(log, before=sock.hand_off), link_keeper.run
+    )
+    if link_keeper.failure is not None:
+        raise link_keeper.failure
+    return status
+
+
+def _require_usable_proxies(settings: Settings) -> None:
+    """Make what asks the Tuist server once, before something has to crash for want of it."""
+    try:
+        TuistApi(str(settings.server_url))
+    except Exception as error:
+        raise CannotStart(f"The proxies of the environment cannot be used: {error}") from error
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open files as the system lets us: every connection is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

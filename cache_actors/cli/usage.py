@@ -1,0 +1,79 @@
+"""`cache-actors usage`: who has stored how much, and when it was used."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+from rich.table import Table
+
+from cache_actors.storage.capacity import Capacity
+from cache_actors.storage.eviction.scan import Scan
+
+from .format import format_bytes, format_seconds
+from .tables import print_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cache_actors.storage.eviction.scan import ProjectUsage
+    from cache_actors.storage.layout import Project
+
+_SECOND = 1_000_000_000
+
+
+class CannotLook(Exception):
+    """The storage folder cannot be read; the message says why."""
+
+
+def run_usage(storage: Path, *, as_json: bool) -> int:
+    """Look at everything that is stored, print it by project, and return the exit status.
+
+    Raises:
+        CannotLook: the folder cannot be read.
+    """
+    survey = Scan(time.time_ns())
+    try:
+        for _ in survey.run(storage):
+            pass
+        disk = Capacity(storage).usage()
+    except OSError as error:
+        where = error.filename or storage
+        raise CannotLook(f"Cannot look at {where}: {error.strerror}") from error
+    held = sorted(survey.holdings.items(), key=lambda each: -each[1].bytes)
+    if as_json:
+        rows = [_row(survey, project, each) for project, each in held]
+        click.echo(msgspec.json.encode({"disk_used_percent": disk.share * 100, "projects": rows}))
+        return 0
+    table = Table("project", "artifacts", "bytes", "entries", "bytes", "oldest use", "latest use")
+    for project, each in held:
+        table.add_row(
+            str(project),
+            str(each.artifacts),
+            format_bytes(each.artifact_bytes),
+            str(each.entries),
+            format_bytes(each.entry_bytes),
+            format_seconds(_seconds(survey, each.oldest_use)),
+            format_seconds(_seconds(survey, each.latest_use)),
+        )
+    print_table(table)
+    click.echo(f"{format_bytes(survey.bytes)} stored; the disk is {disk.share:.0%} full")
+    return 0
+
+
+def _row(survey: Scan, project: Project, held: ProjectUsage) -> dict[str, object]:
+    return {
+        "project": str(project),
+        "artifacts": held.artifacts,
+        "artifact_bytes": held.artifact_bytes,
+        "entries": held.entries,
+        "entry_bytes": held.entry_bytes,
+        "oldest_use_seconds": _seconds(survey, held.oldest_use),
+        "latest_use_seconds": _seconds(survey, held.latest_use),
+    }
+
+
+def _seconds(survey: Scan, used: int | None) -> float | None:
+    return None if used is None else max(0.0, (survey.now - used) / _SECOND)

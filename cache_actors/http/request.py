@@ -1,0 +1,142 @@
+"""The body of a request, pulled from the connection by whoever reads it.
+
+Quart-Trio pushes the body into an unbounded buffer, from a task of its own; here the handler takes
+each piece when it is ready for it, so that a slow disk slows the client's socket. Sizes are counted
+as the pieces come, which Quart's own limit does not do for a body that is iterated over.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import trio
+from quart_trio.wrappers import TrioRequest
+from quart_trio.wrappers.request import TrioBody
+
+from cache_actors.metrics.request_event import Route
+
+from .errors import RETRY_AFTER, ClientDisconnected, HttpError, unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from hypercorn.typing import ASGIReceiveEvent
+
+    from cache_actors.storage.layout import Project
+    from cache_actors.supervision import Budget
+
+    from .app import CacheApp
+
+    Receive = Callable[[], Awaitable[ASGIReceiveEvent]]
+
+
+class RequestBody(TrioBody):
+    """An async iterator over the pieces of a request's body.
+
+    Attributes:
+        received: bytes so far.
+        complete: whether all of it has been received, or the client is gone.
+    """
+
+    def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
+        super().__init__(expected_content_length, max_content_length)
+        self.received = 0
+        self.complete = False
+        self._expected = expected_content_length
+        self._limit = 0
+
+    def pull_from(self, receive: Receive) -> None:
+        """Take the pieces from `receive`."""
+        self._receive = receive
+
+    def limit(self, most: int) -> RequestBody:
+        """Allow at most `most` bytes.
+
+        Raises:
+            HttpError: 413, if the request announces more.
+        """
+        self._limit = most
+        if self._expected is not None and self._expected > most:
+            raise self._too_large()
+        return self
+
+    async def __anext__(self) -> bytes:
+        """The next piece.
+
+        Raises:
+            StopAsyncIteration: that was all.
+            HttpError: 413, it is more than the limit.
+            BodyStalled: nothing has come for too long.
+            ClientDisconnected: the rest will not come.
+        """
+        while not self.complete:
+            piece = await self.pull()
+            if self.received > self._limit:
+                raise self._too_large()
+            if piece:
+                return piece
+        raise StopAsyncIteration
+
+    async def pull(self) -> bytes:
+        """The next piece, however large; empty ones occur.
+
+        Raises:
+            ClientDisconnected: the rest will not come.
+            BodyStalled: nothing has come for too long.
+        """
+        message = await self._receive()
+        if message["type"] != "http.request":
+            self.complete = True
+            raise ClientDisconnected
+        piece = message.get("body", b"")
+        self.complete = not message.get("more_body", False)
+        self.received += len(piece)
+        return piece
+
+    @asynccontextmanager
+    async def collected(self, memory: Budget) -> AsyncIterator[bytes]:
+        """All of it, held in `memory` for as long as the context lasts.
+
+        Raises:
+            HttpError: what iterating raises, or 503 if there is no memory left.
+        """
+        pieces: list[bytes] = []
+        taken = 0
+        try:
+            async for piece in self:
+                try:
+                    memory.take_nowait(len(piece))
+                except trio.WouldBlock:
+                    raise unavailable("Too many requests at once", RETRY_AFTER) from None
+                taken += len(piece)
+                pieces.append(piece)
+            yield b"".join(pieces)
+        finally:
+            memory.give_back(taken)
+
+    def _too_large(self) -> HttpError:
+        return HttpError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {self._limit} bytes"
+        )
+
+
+class Request(TrioRequest):
+    """A request whose body is pulled.
+
+    Attributes:
+        app: the application that it came to.
+        route: what it asks for, once that is known.
+        id: what ties together its lines in the logs.
+        project: the project it names, once that is known, for the logs.
+        duplicate: whether it has brought an artifact that existed, for the metrics.
+    """
+
+    body_class = RequestBody
+    body: RequestBody
+    app: CacheApp
+    route: Route = Route.OTHER
+    id: str = ""
+    project: Project | None = None
+    duplicate: bool = False

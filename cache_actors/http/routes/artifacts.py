@@ -1,0 +1,129 @@
+"""Artifacts: the bytes that compile jobs have made."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Self
+
+from quart.wrappers.response import ResponseBody
+from werkzeug.http import http_date
+
+from cache_actors.http.conditional import etag, select
+from cache_actors.http.context import app, request
+from cache_actors.http.errors import HttpError
+from cache_actors.http.responses import Response, empty_response
+from cache_actors.kinds import Kind
+from cache_actors.storage.files.store import Published
+from cache_actors.storage.layout import Key, parse_id
+
+from .decision import authorized_project
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from cache_actors.transfer.artifact_reader import Artifact
+
+DIGEST_HEADER = "tuist-checksum-sha256"
+"""In which a client may declare the digest of its body, and the service that of an artifact."""
+
+_DIGEST = re.compile("[0-9A-Fa-f]{64}")
+
+IMMUTABLE = "private, max-age=31536000, immutable"
+"""`public` would allow shared caches to skip the authorisation."""
+
+
+async def retrieve_artifact(artifact_id: str) -> Response:
+    """`GET` or `HEAD /api/cache/cas/:id`: the artifact's bytes, or a range of them."""
+    artifact = await app().services.reader.open(await _entry(artifact_id))
+    if artifact is None:
+        raise HttpError(HTTPStatus.NOT_FOUND, "Artifact does not exist")
+    try:
+        return _response(artifact)
+    except HttpError:
+        artifact.close()
+        raise
+
+
+async def store_artifact(artifact_id: str) -> Response:
+    """`POST /api/cache/cas/:id`: store the body, unless the artifact exists already."""
+    entry = await _entry(artifact_id)
+    digest = _declared_digest()
+    body = request().body.limit(app().settings.max_upload_bytes)
+    published = await app().services.writer.store(entry, body, request().content_length, digest)
+    request().duplicate = published is Published.EXISTS
+    return empty_response()
+
+
+async def _entry(artifact_id: str) -> Key:
+    parse_id("id", artifact_id)
+    return Key(await authorized_project(), Kind.CAS, artifact_id)
+
+
+def _declared_digest() -> bytes | None:
+    """The SHA-256 that the client declares of its body, if it does.
+
+    Raises:
+        HttpError: 400, it is not 64 hexadecimal characters.
+    """
+    declared = ",".join(request().headers.getlist(DIGEST_HEADER))
+    if DIGEST_HEADER not in request().headers:
+        return None
+    if _DIGEST.fullmatch(declared) is None:
+        raise HttpError(
+            HTTPStatus.BAD_REQUEST, f"{DIGEST_HEADER} must be 64 hexadecimal characters"
+        )
+    return bytes.fromhex(declared)
+
+
+def _response(artifact: Artifact) -> Response:
+    selection = select(request().headers, artifact.mtime, artifact.size)
+    headers = {
+        "ETag": etag(artifact.mtime, artifact.size),
+        "Last-Modified": http_date(artifact.mtime),
+        "Cache-Control": IMMUTABLE,
+        "Accept-Ranges": "bytes",
+    }
+    start, end = selection.start, selection.end
+    match selection.status:
+        case HTTPStatus.PRECONDITION_FAILED:
+            raise HttpError(selection.status, "Precondition failed")
+        case HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise HttpError(
+                selection.status,
+                "Requested range not satisfiable",
+                {"Content-Range": f"bytes */{artifact.size}"},
+            )
+        case HTTPStatus.PARTIAL_CONTENT:
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{artifact.size}"
+        case HTTPStatus.OK if artifact.digest is not None:
+            headers[DIGEST_HEADER] = artifact.digest.hex()
+    response = Response(
+        _Pieces(artifact, start, start if request().method == "HEAD" else end),
+        status=selection.status,
+        headers=headers,
+    )
+    if selection.status is HTTPStatus.NOT_MODIFIED:
+        del response.headers["Content-Type"]
+    else:
+        response.content_type = "application/octet-stream"
+        response.content_length = end - start
+    return response
+
+
+class _Pieces(ResponseBody):
+    """A part of an artifact as the body of a response; closes the artifact after use."""
+
+    def __init__(self, artifact: Artifact, start: int, end: int) -> None:
+        self._artifact = artifact
+        self._pieces = artifact.read(start, end)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._pieces.aclose()
+        self._artifact.close()
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._pieces

@@ -1,0 +1,85 @@
+"""Who may see a project: asked by every handler here, and by nginx through `/_auth_cas`."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from cache_actors.access.tuist import Access
+from cache_actors.http.context import app, request
+from cache_actors.http.errors import HttpError, error_body, translate
+from cache_actors.http.parameters import project_in
+from cache_actors.http.responses import NO_STORE, Response, empty_response
+
+if TYPE_CHECKING:
+    from cache_actors.actors.auth_cache import Decision
+    from cache_actors.storage.layout import Project
+
+PROJECT_HEADER = "X-Cache-Project"
+"""Tells nginx the canonical name of the project, from which it builds paths."""
+
+ERROR_HEADER = "X-Cache-Error"
+"""Tells nginx the JSON to answer its client with."""
+
+_REFUSALS = {
+    Access.UNAUTHORIZED: (HTTPStatus.UNAUTHORIZED, "Unauthorized"),
+    Access.FORBIDDEN: (HTTPStatus.FORBIDDEN, "You don't have access to this project"),
+}
+
+
+async def authorized_project() -> Project:
+    """The project that the current request names and may see.
+
+    Raises:
+        InvalidIdentifier: it names none, or oddly.
+        HttpError: 400, 401 or 403.
+        AccessUnknown: the Tuist server cannot be asked.
+        ActorError: the auth cache did not answer.
+    """
+    project = project_in(request().query_string)
+    request().project = project
+    _allow(await _decide(project))
+    return project
+
+
+async def decide() -> Response:
+    """`GET /_auth_cas`: the decision itself, with how long nginx may remember it."""
+    project = project_in(request().query_string)
+    request().project = project
+    lifetime = 0.0
+    try:
+        decision = await _decide(project)
+        lifetime = decision.lifetime
+        _allow(decision)
+    except Exception as error:
+        answer = translate(error)
+        if answer is None:
+            raise
+        response = empty_response(answer.status, answer.headers)
+        response.headers[ERROR_HEADER] = error_body(answer.message).decode("ascii")
+    else:
+        response = empty_response()
+        response.headers[PROJECT_HEADER] = str(project)
+    response.headers["Cache-Control"] = _cache_control(lifetime)
+    return response
+
+
+async def _decide(project: Project) -> Decision:
+    tokens = request().headers.getlist("Authorization")
+    if len(tokens) > 1:
+        raise HttpError(HTTPStatus.BAD_REQUEST, "Authorization header is given more than once")
+    if not tokens or not tokens[0]:
+        raise HttpError(HTTPStatus.UNAUTHORIZED, "Missing Authorization header")
+    return await app().services.auth.decide(tokens[0], project, request().id)
+
+
+def _allow(decision: Decision) -> None:
+    refusal = _REFUSALS.get(decision.access)
+    if refusal is not None:
+        raise HttpError(*refusal)
+
+
+def _cache_control(lifetime: float) -> str:
+    """For how long nginx may remember a decision: it rounds up, so one second less than is left."""
+    seconds = int(lifetime) - 1
+    return f"max-age={seconds}" if seconds > 0 else NO_STORE["Cache-Control"]

@@ -1,0 +1,364 @@
+"""A connection: reads requests from a socket, one after another, and answers each in the same task.
+
+Of Hypercorn's parts it uses the HTTP/1.1 protocol and its side of ASGI. Hypercorn starts a task for
+each request, another that waits for the connection to be idle for too long, and pushes what it
+reads to the first. Here the application *pulls*: it runs in the connection's task, and what it asks
+for is read from the socket then. So nothing is read that nobody wants yet, and a request costs no
+task, no channel and no timer. With that come these differences:
+
+* It speaks HTTP/1.1 and 1.0 only. An upgrade, to WebSocket or HTTP/2, is ignored, as RFC 9110
+  (section 7.8) allows: the request is answered as if it had not been asked for.
+* What a connection raises ends that connection only.
+* A client that does not read its response for `SEND_SECONDS` is given up.
+* Errors in the protocol are answered with JSON, as all others are.
+* The head of a response goes out with what follows it.
+* Who closes idle connections is the listener; see `Connection.end_if_idle`.
+"""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from http import HTTPStatus
+from itertools import chain
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import h11
+import trio
+from hypercorn.events import Closed, RawData
+from hypercorn.protocol.events import Response
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.typing import ConnectionState, LifespanState
+from hypercorn.utils import parse_socket_addr
+
+from cache_actors.http.errors import BodyStalled, error_body
+from cache_actors.http.request_id import request_id
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from hypercorn.config import Config
+    from hypercorn.events import Event
+    from hypercorn.protocol.events import Event as StreamEvent
+    from hypercorn.trio.worker_context import WorkerContext
+    from hypercorn.typing import (
+        AppWrapper,
+        ASGIReceiveEvent,
+        ASGISendEvent,
+        Scope,
+    )
+
+    from cache_actors.http.app import CacheApp
+
+SEND_SECONDS = 60.0
+"""How long a client may take to make room for one piece of a response (1 MiB at most)."""
+
+MAX_HEADER_BYTES = 16 * 1024
+
+FIRST_READ = 16 * 1024
+MIN_READ, MAX_READ = 2 * 1024, 64 * 1024
+READS_TOGETHER = 6 * 1024 * 1024
+"""What a connection reads at once, in bytes: with a request's head no more of its body than a small
+one has, since it may have to wait; then its share of what all requests in flight may read together.
+Each byte is in memory several times on its way through the protocol."""
+
+
+class Connection:
+    """One connection, over the socket of `stream`.
+
+    Attributes:
+        idle_since: when it began to wait for a request, in `trio.current_time()`; None while one is
+            being answered.
+        ended: whether the request that is being answered is the last one.
+    """
+
+    def __init__(
+        self, app: CacheApp, config: Config, context: WorkerContext, stream: trio.SocketStream
+    ) -> None:
+        # Python's own socket, whose calls do not wait: trio's would let all other tasks run first.
+        self._socket = socket.socket(fileno=stream.socket.detach())
+        self._socket.setblocking(False)
+        self._app = app
+        self._config = config
+        self._context = context
+        self.idle_since: float | None = trio.current_time()
+        self.ended = False
+
+    async def run(self) -> None:
+        """Answer request after request, until one side closes the connection."""
+        try:
+            protocol = _Protocol(self, self._app, self._config, self._context, self._socket)
+            while not self.ended:
+                await protocol.answer_next()
+                self.idle_since = trio.current_time()
+        except* OSError:
+            pass  # the client is gone
+        except* Exception as errors:
+            self._app.log.exception("connection_crashed", exc_info=errors)
+        finally:
+            self._socket.close()
+
+    def end_if_idle(self, since: float) -> None:
+        """Close the connection if it has been idle since `since`, in `trio.current_time()`.
+
+        A request that has come meanwhile is answered.
+        """
+        if self.idle_since is not None and self.idle_since <= since:
+            self.ended = True
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RD)
+
+    async def read(self) -> bytes:
+        """What the client has sent; nothing if it will send no more.
+
+        Raises:
+            BodyStalled: a request is under way, and nothing has come of its body for too long.
+        """
+        size = self._share() if self.idle_since is None else min(FIRST_READ, self._share())
+        waited = False
+        while True:
+            try:
+                data = self._socket.recv(size)
+            except BlockingIOError:
+                await self._wait_for_data()
+                waited = True
+            except OSError:
+                return b""
+            else:
+                break
+        if not waited:  # a client that is fast lets others have their turn
+            await trio.lowlevel.checkpoint()
+        return data
+
+    async def _wait_for_data(self) -> None:
+        if self.idle_since is not None:
+            await trio.lowlevel.wait_readable(self._socket)
+            return
+        try:
+            with trio.fail_after(self._app.body_timeout):
+                await trio.lowlevel.wait_readable(self._socket)
+        except trio.TooSlowError:
+            raise BodyStalled(self._app.body_timeout) from None
+
+    async def send(self, pieces: list[bytes]) -> None:
+        """Send `pieces`, to a client that reads them.
+
+        Raises:
+            OSError: the client is gone, or does not read.
+        """
+        try:
+            sent = self._socket.sendmsg(pieces)
+        except BlockingIOError:
+            sent = 0
+        if sent < sum(map(len, pieces)):
+            try:
+                with trio.fail_after(SEND_SECONDS):
+                    await self._send_rest(b"".join(pieces), sent)
+            except trio.TooSlowError:
+                raise TimeoutError from None
+
+    async def _send_rest(self, data: bytes, sent: int) -> None:
+        with memoryview(data) as view:
+            while sent < len(data):
+                await trio.lowlevel.wait_writable(self._socket)
+                with suppress(BlockingIOError):
+                    sent += self._socket.send(view[sent:])
+
+    def _share(self) -> int:
+        in_flight = max(1, len(self._app.in_flight))
+        return min(MAX_READ, max(MIN_READ, READS_TOGETHER // in_flight))
+
+
+class _Inline:
+    """Takes the place of Hypercorn's task group: keeps what it would start a task for."""
+
+    scope: Scope
+    send: Callable[[ASGISendEvent | None], Awaitable[None]]
+
+    async def spawn_app(
+        self,
+        _app: AppWrapper,
+        _config: Config,
+        scope: Scope,
+        send: Callable[[ASGISendEvent | None], Awaitable[None]],
+    ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
+        self.scope, self.send = scope, send
+        return self._drop
+
+    async def _drop(self, _message: ASGIReceiveEvent) -> None:
+        """The end of a stream needs no message: the application is in the middle of a call."""
+
+
+class _Protocol(H11Protocol):
+    """HTTP/1.1 and nothing else."""
+
+    connection: h11.Connection
+
+    def __init__(
+        self,
+        connection: Connection,
+        app: CacheApp,
+        config: Config,
+        context: WorkerContext,
+        sock: socket.socket,
+    ) -> None:
+        self._application = app
+        self._connection = connection
+        self._inline = _Inline()
+        self._output: list[bytes] = []
+        self._request_id = ""
+        super().__init__(
+            app,  # type: ignore[arg-type]
+            config,
+            context,
+            self._inline,  # type: ignore[arg-type]
+            ConnectionState(LifespanState()),
+            False,
+            parse_socket_addr(sock.family, sock.getpeername()),
+            parse_socket_addr(sock.family, sock.getsockname()),
+            self._take_event,
+        )
+
+    async def answer_next(self) -> None:
+        """Wait for a request and answer it, or end the connection if there is none."""
+        try:
+            event = await self._next_event()
+        except h11.RemoteProtocolError as error:
+            if not self._connection.ended:
+                await self._refuse(error.error_status_hint)
+            return
+        if not isinstance(event, h11.Request):
+            self._connection.ended = True
+            return
+        self._connection.idle_since = None
+        if self.connection.they_are_waiting_for_100_continue:
+            await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=[]))
+        await self._create_stream(event)
+        if self.stream is not None:
+            await self._run_application()
+
+    async def _run_application(self) -> None:
+        """Have the application answer the request that has just come."""
+        try:
+            await self._application(self._inline.scope, self._receive, self._inline.send)
+        except Exception:
+            await self._inline.send(None)
+            raise
+        await self._inline.send(None)
+
+    async def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """What comes next, after as much has been read for it as needed.
+
+        Raises:
+            h11.RemoteProtocolError: what has come is not HTTP.
+        """
+        while (event := self.connection.next_event()) is h11.NEED_DATA:
+            await self._flush()
+            self.connection.receive_data(await self._connection.read())
+        return event
+
+    async def _receive(self) -> ASGIReceiveEvent:
+        """The next piece of the request's body, as ASGI has it."""
+        try:
+            event = await self._next_event()
+        except h11.RemoteProtocolError as error:
+            await self._refuse(error.error_status_hint)
+            return {"type": "http.disconnect"}
+        if isinstance(event, h11.Data):
+            return {"type": "http.request", "body": bytes(event.data), "more_body": True}
+        if isinstance(event, h11.EndOfMessage):
+            return {"type": "http.request", "body": b"", "more_body": False}
+        return {"type": "http.disconnect"}
+
+    async def _refuse(self, status: int) -> None:
+        """Answer what is not HTTP, if there is still an answer to give, and end the connection."""
+        if self.connection.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+            await self._send_error_response(status)
+        await self.send(Closed())
+
+    async def _take_event(self, event: Event) -> None:
+        """Keep what is to be sent; end the connection when the protocol says so."""
+        if isinstance(event, RawData):
+            if event.data:
+                self._output.append(event.data)
+        elif isinstance(event, Closed):
+            self._connection.ended = True
+            await self._flush()
+            await self.handle(event)
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        """Send a part of the response; its head waits for what comes after it."""
+        await super().stream_send(event)
+        if not isinstance(event, Response):
+            await self._flush()
+
+    async def _flush(self) -> None:
+        if not self._output:
+            return
+        output, self._output = self._output, []
+        try:
+            await self._connection.send(output)
+        except OSError:
+            self._connection.ended = True
+            await self.handle(Closed())
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        headers = dict(request.headers)
+        self._request_id = headers.get(b"x-request-id", b"").decode("latin-1")
+        refusal = _refusal(request, headers)
+        if refusal is not None:
+            await self._send_error_response(refusal)
+            await self.send(Closed())
+            return
+        if any(name == b"upgrade" for name, _ in request.headers):
+            request = h11.Request(
+                method=request.method,
+                target=request.target,
+                http_version=request.http_version,
+                headers=[header for header in request.headers if header[0] != b"upgrade"],
+            )
+        await super()._create_stream(request)
+
+    async def _send_error_response(self, status_code: int) -> None:
+        """Answer a request that is not HTTP, before there is one to hand on."""
+        body = error_body(HTTPStatus(status_code).phrase)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"cache-control", b"no-store"),
+            (b"x-request-id", request_id(self._request_id).encode()),
+            (b"connection", b"close"),
+        ]
+        await self._send_h11_event(
+            h11.Response(
+                status_code=status_code,
+                headers=list(chain(headers, self.config.response_headers("h11"))),
+            )
+        )
+        await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
+
+
+def _refusal(request: h11.Request, headers: dict[bytes, bytes]) -> HTTPStatus | None:
+    """The status to refuse a request with that h11 has let through, if it has to be refused."""
+    if request.http_version not in (b"1.0", b"1.1"):
+        return HTTPStatus.HTTP_VERSION_NOT_SUPPORTED
+    if sum(len(name) + len(value) for name, value in request.headers) > MAX_HEADER_BYTES:
+        return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    if len(request.target) > MAX_HEADER_BYTES:
+        return HTTPStatus.REQUEST_URI_TOO_LONG
+    if not _is_target(request.target.decode("ascii")):
+        return HTTPStatus.BAD_REQUEST
+    if b"content-length" in headers and b"transfer-encoding" in headers:
+        # Who of those before us believed which of the two (RFC 9112, section 6.3)?
+        return HTTPStatus.BAD_REQUEST
+    return None
+
+
+def _is_target(target: str) -> bool:
+    """Whether `target` is a path, or a URL that has one."""
+    try:
+        return target.startswith("/") or urlsplit(target).scheme in ("http", "https")
+    except ValueError:
+        return False

@@ -1,0 +1,105 @@
+"""One request from its first byte to its last: in place of Quart-Trio's own connection class.
+
+Quart-Trio runs two tasks for a request, one that handles it and one that pushes the body into an
+unbounded buffer, and cancels both when the connection closes. That leaves uploads without
+backpressure and size limits, and connections that never close. Here one task does it all: the
+handler pulls the body (`body.py`), and the response is sent from the same task.
+
+What remains to be done by hand is the rest of a body that the handler did not want, if only the
+mark of its end. Hypercorn cannot finish a response while that lies unread in its queue, and closing
+a socket with unread bytes resets it, which can cost the client the response that it is about to
+read. So the response is sent, then the rest is read and dropped for a while, and then the response
+is ended.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import trio
+from quart.utils import encode_headers
+from quart_trio.asgi import TrioASGIHTTPConnection
+
+from cache_actors.http.errors import CLIENT_CLOSED_REQUEST, BodyStalled, ClientDisconnected
+from cache_actors.http.request_id import request_id
+
+if TYPE_CHECKING:
+    from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
+
+    from cache_actors.http.app import CacheApp
+    from cache_actors.http.request import Request
+    from cache_actors.http.responses import Response
+
+LINGER_SECONDS = 5.0
+"""How long the rest of an unwanted body may pause while it is being dropped."""
+
+LINGER_BYTES = 32 * 1024 * 1024
+"""How much of an unwanted body is dropped before the connection is closed instead."""
+
+
+class RequestCycle(TrioASGIHTTPConnection):
+    """Handles one request in one task."""
+
+    app: CacheApp
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Handle the request, answer it, and log it."""
+        request = cast("Request", self._create_request_from_scope(send))
+        request.app = self.app
+        request.id = request_id(request.headers.get("X-Request-ID", ""))
+        request.body.pull_from(receive)
+        if _has_no_body(request):
+            await request.body.pull()  # the mark of its end, which is there already
+        began = trio.current_time()
+        sent = 0
+        with self.app.in_flight.one():
+            response = await self.app.handle_request(request)
+            if response.status_code != CLIENT_CLOSED_REQUEST:
+                sent = await self._respond(request, response, send)
+        self.app.log_request(request, response.status_code, sent, trio.current_time() - began)
+
+    async def _respond(self, request: Request, response: Response, send: ASGISendCallable) -> int:
+        """Send the response, and return how many bytes of body that were."""
+        response.headers["X-Request-ID"] = request.id
+        if self.app.in_flight.draining:
+            response.headers["Connection"] = "close"
+        start = {
+            "type": "http.response.start",
+            "status": response.status_code,
+            "headers": encode_headers(response.headers),
+        }
+        sent = 0
+        try:
+            async with response.response as pieces:
+                await send(cast("ASGISendEvent", start))
+                async for piece in pieces:
+                    await send(_body(piece, more=True))
+                    sent += len(piece)
+            if not request.body.complete:
+                await _drop_rest(request)
+            await send(_body(b"", more=False))
+        except* Exception as errors:
+            # The response has begun. Returning without its end makes Hypercorn close the
+            # connection, from which the client sees that it is incomplete.
+            self.app.log.exception("response_aborted", request_id=request.id, exc_info=errors)
+        return sent
+
+
+def _body(piece: bytes, *, more: bool) -> ASGISendEvent:
+    return {"type": "http.response.body", "body": piece, "more_body": more}
+
+
+def _has_no_body(request: Request) -> bool:
+    """Whether a request announces no body (RFC 9112, section 6)."""
+    return not ("Content-Length" in request.headers or "Transfer-Encoding" in request.headers)
+
+
+async def _drop_rest(request: Request) -> None:
+    """Read what is left of the request's body and forget it, if it is not too much."""
+    with trio.move_on_after(LINGER_SECONDS) as patience:
+        while not request.body.complete and request.body.received < LINGER_BYTES:
+            try:
+                await request.body.pull()
+            except (ClientDisconnected, BodyStalled):
+                break
+            patience.deadline = trio.current_time() + LINGER_SECONDS

@@ -1,0 +1,109 @@
+"""What has been answered, by the service or by nginx alone, and what that means. Pure."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from http import HTTPStatus
+
+import msgspec
+
+CLIENT_LEFT = 499
+"""nginx's number for a client that did not wait for its answer; in no answer, but in logs."""
+
+STATUSES = {str(status.value): status.value for status in HTTPStatus} | {"499": CLIENT_LEFT}
+"""Those that are counted each by itself."""
+
+_HITS = {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT, HTTPStatus.NOT_MODIFIED}
+
+
+class Responder(StrEnum):
+    """Who has answered."""
+
+    SERVICE = "service"
+    NGINX = "nginx"
+
+
+class Route(StrEnum):
+    """What was asked for."""
+
+    ARTIFACT_READ = "artifact_read"
+    ARTIFACT_STORE = "artifact_store"
+    ENTRY_READ = "entry_read"
+    ENTRY_STORE = "entry_store"
+    DECISION = "decision"
+    UP = "up"
+    READY = "ready"
+    METRICS = "metrics"
+    OTHER = "other"
+
+
+FROM_CLIENTS = {
+    Route.ARTIFACT_READ,
+    Route.ARTIFACT_STORE,
+    Route.ENTRY_READ,
+    Route.ENTRY_STORE,
+    Route.OTHER,
+}
+"""What builds ask for. The others are the questions of nginx and of operators."""
+
+_REASONS: dict[int, str] = {
+    HTTPStatus.BAD_REQUEST: "invalid",
+    HTTPStatus.UNAUTHORIZED: "unauthorized",
+    HTTPStatus.FORBIDDEN: "forbidden",
+    HTTPStatus.REQUEST_TIMEOUT: "stalled",
+    HTTPStatus.CONFLICT: "artifact_missing",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too_large",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "wrong_digest",
+    CLIENT_LEFT: "client_left",
+    HTTPStatus.SERVICE_UNAVAILABLE: "unavailable",
+    HTTPStatus.INSUFFICIENT_STORAGE: "storage_full",
+}
+
+
+class RequestEvent(msgspec.Struct, frozen=True):
+    """Requests that have been answered, all in the same way: one, or `times` of them.
+
+    Attributes:
+        status: of the answer; 0 for one that HTTP does not know.
+        seconds: from request to answer, of each.
+        sent: bytes of the answers' bodies, of all together.
+        received: bytes of the requests' bodies, of all together.
+        duplicate: whether the artifact that was sent existed already.
+    """
+
+    by: Responder
+    route: Route
+    status: int
+    seconds: float
+    sent: int
+    received: int = 0
+    duplicate: bool = False
+    times: int = 1
+
+    @property
+    def is_error(self) -> bool:
+        """Whether it is the service's fault, or that of something that it needs."""
+        return self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+    @property
+    def is_from_client(self) -> bool:
+        """Whether a build has asked."""
+        return self.route in FROM_CLIENTS
+
+    @property
+    def hit(self) -> bool | None:
+        """Whether a read has found what it asked for. None: it was no read, or was refused."""
+        if self.route not in (Route.ARTIFACT_READ, Route.ENTRY_READ):
+            return None
+        if self.status == HTTPStatus.NOT_FOUND:
+            return False
+        return True if self.status in _HITS else None
+
+    @property
+    def outcome(self) -> str | None:
+        """What has become of an upload or an entry to store, in a word. None: it was neither."""
+        if self.route not in (Route.ARTIFACT_STORE, Route.ENTRY_STORE):
+            return None
+        if self.status == HTTPStatus.NO_CONTENT:
+            return "duplicate" if self.duplicate else "stored"
+        return _REASONS.get(self.status, "failed")

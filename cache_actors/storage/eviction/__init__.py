@@ -1,0 +1,1 @@
+"""Eviction: how the storage is kept from filling up."""

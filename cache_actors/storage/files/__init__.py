@@ -1,0 +1,1 @@
+"""Files: how they get to the disk, whole and to stay, and how they are read."""

@@ -1,0 +1,146 @@
+"""The folders that files lie in."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from .temporary import FOLDER_MODE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+_MAX_KNOWN_FOLDERS = 100_000
+_MAX_LISTED = 4_096
+
+
+def sync_folder(folder: str | Path) -> None:
+    """See to it that what has been put into `folder`, or removed from it, survives a power cut.
+
+    Raises:
+        OSError: the folder is gone, or the disk failed.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class Folders:
+    """Makes the folders that files go to, and sees to it that those survive a power cut too.
+
+    A folder that is there may have been made a moment ago by someone who has not synced its parent
+    yet. So the first time that this process puts something into a folder, it syncs all the folders
+    above; after that it remembers. With that it comes to know all that lie beside the folder.
+    """
+
+    def __init__(self, root: Path, sync: Callable[[Path], None]) -> None:
+        self._sync = sync
+        self._root = root
+        self._forget()
+
+    def _forget(self) -> None:
+        """Look at all folders again, as somebody has removed some."""
+        self._known = {self._root}
+        self._listed: set[Path] = set()
+
+    def prepare(self, folders: set[Path]) -> dict[Path, OSError]:
+        """Make those of `folders` that are not known yet, with one sync for all in one place.
+
+        Returns what went wrong with those that will not survive; nothing may be put into them. No
+        sync that has failed is made again here: it might say yes to what has been lost.
+        """
+        failures = self._prepare(folders)
+        lost = {each for each, error in failures.items() if isinstance(error, FileNotFoundError)}
+        if lost:
+            self._forget()
+            failures = {each: failures[each] for each in failures.keys() - lost}
+            failures |= self._prepare(lost)
+        return failures
+
+    def call_in(self, folder: Path, action: Callable[[Path], None], target: Path) -> None:
+        """Call `action(target)`, which puts something into `folder`, making that if need be."""
+        self.ensure(folder)
+        try:
+            action(target)
+        except FileNotFoundError:
+            self._forget()
+            self.ensure(folder)
+            action(target)
+
+    def ensure(self, folder: Path) -> None:
+        """Make `folder` if need be, and see to it that it will survive."""
+        for failure in self.prepare({folder}).values():
+            raise failure
+
+    def _prepare(self, folders: set[Path]) -> dict[Path, OSError]:
+        missing: dict[Path, set[Path]] = {}  # by the folder that they lie in
+        for each in folders - self._known:
+            folder = each
+            while folder not in self._known:
+                missing.setdefault(folder.parent, set()).add(folder)
+                folder = folder.parent
+        failures: dict[Path, OSError] = {}
+        for parent in sorted(missing, key=lambda path: len(path.parts)):
+            try:
+                if parent in failures:
+                    raise failures[parent]
+                failures |= self._make(parent, missing[parent])
+            except OSError as error:
+                failures |= dict.fromkeys(missing[parent], error)
+        return {folder: failure for folder, failure in failures.items() if folder in folders}
+
+    def _make(self, parent: Path, folders: set[Path]) -> dict[Path, OSError]:
+        """Make `folders` in `parent`, which is known, and know them and those beside them.
+
+        Returns those that could not be made.
+
+        Raises:
+            OSError: what has been made will not survive.
+        """
+        failures: dict[Path, OSError] = {}
+        for folder in folders:
+            try:
+                _make_one(folder)
+            except OSError as error:
+                failures[folder] = error
+        found = folders - failures.keys()
+        if not found:
+            return failures
+        if parent not in self._listed:
+            found |= _folders_in(parent)
+        self._sync(parent)
+        if len(self._known) + len(found) > _MAX_KNOWN_FOLDERS:
+            self._forget()
+        self._listed.add(parent)
+        self._known |= found
+        return failures
+
+
+def _make_one(folder: Path) -> None:
+    with suppress(FileExistsError):
+        folder.mkdir()
+    if not _is_complete(folder.stat()):  # new, or its maker died too soon
+        with suppress(PermissionError):
+            folder.chmod(FOLDER_MODE)
+
+
+def _folders_in(parent: Path) -> set[Path]:
+    """The folders in `parent` that are complete; some of them, if there are very many."""
+    found: set[Path] = set()
+    with os.scandir(parent) as entries:
+        for entry in islice(entries, _MAX_LISTED):
+            with suppress(FileNotFoundError):  # it is gone already
+                if _is_complete(entry.stat(follow_symlinks=False)):
+                    found.add(parent / entry.name)
+    return found
+
+
+def _is_complete(status: os.stat_result) -> bool:
+    """Whether it is a folder that has the mode of all folders."""
+    return stat.S_ISDIR(status.st_mode) and stat.S_IMODE(status.st_mode) == FOLDER_MODE

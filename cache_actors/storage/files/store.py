@@ -1,0 +1,458 @@
+"""Reading, publishing and replacing files.
+
+*Published* files are exclusive: the bytes go to a temporary file, are synced, and get their name
+with `link()`, which fails if the name is taken. *Replaced* files get theirs with `rename()`. A
+reader sees all of a file or none of it. When `publish` or `replace` return, the file and every
+folder above it will survive a power cut, unless the store is relaxed.
+
+Both take batches, and work through them in stages (`commit.py`): all files are written, all are
+synced, all get their names, and each folder is synced once. They report on each item: what one of
+them meets does not hurt the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from cache_actors.storage.capacity import Capacity
+from cache_actors.storage.health import StorageHealth
+from cache_actors.storage.integrity.quarantine import DAMAGE, Quarantine
+from cache_actors.storage.integrity.validation import ValidFiles
+
+from .commit import Written, attempt, commit
+from .folders import Folders, sync_folder
+from .group_sync import GroupSync
+from .last_use import last_use, touch, touch_path
+from .open_file import OpenFile
+from .temporary import TemporaryFile, TemporaryFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+PROBE_BYTES = 1 << 20
+"""With less room than this beside the reserve the storage counts as full."""
+
+RECENT_NS = 500_000_000
+"""A use that is no older, in nanoseconds, is not noted again. Eviction takes nothing that was used
+within a second (`MINIMUM_GRACE`), so nothing depends on the difference."""
+
+NOTED_EVERY_NS = 60_000_000_000
+"""So often, in nanoseconds, the use of an entry from memory is noted on its file."""
+
+Outcome = TypeVar("Outcome")
+
+
+class Published(Enum):
+    """How publishing a file went."""
+
+    STORED = "stored"
+    EXISTS = "exists"
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A file to publish at `path`: the pieces of it, or a file from `FileStore.prepare`."""
+
+    path: Path
+    source: Sequence[bytes] | TemporaryFile
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        if isinstance(self.source, TemporaryFile):
+            return self.source.size
+        return sum(map(len, self.source))
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """A file to put at `path`, whether or not there is one."""
+
+    path: Path
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What tells one version of a replaceable file from another without reading it."""
+
+    inode: int
+    mtime_ns: int
+    size: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Fingerprint:
+        """The fingerprint in a file's status."""
+        return cls(status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """The content of a replaceable file, and the fingerprint of that version."""
+
+    fingerprint: Fingerprint
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """A replaceable file to read at `path`, and the version of it that is in memory."""
+
+    path: Path
+    known: Version | None
+
+
+Item = TypeVar("Item", Publication, Replacement)
+
+
+def _tell_nobody(_seconds: float) -> None:
+    """Forget it."""
+
+
+class FileStore:
+    """The files below one folder.
+
+    Args:
+        root: the storage folder, which exists.
+        temporary: a folder on the same file system.
+        durable: whether to sync before anything is reported done.
+        capacity: the room that there is; all of the file system unless it says otherwise.
+        synced: told how many seconds each sync took, by the thread that made it.
+
+    Attributes:
+        root: the storage folder.
+        durable: whether it syncs before anything is reported done.
+        capacity: the room that there is.
+        health: how writing has gone.
+        quarantine: where files go that turn out to be broken.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        temporary: TemporaryFolder,
+        *,
+        durable: bool,
+        capacity: Capacity | None = None,
+        synced: Callable[[float], None] = _tell_nobody,
+    ) -> None:
+        self.root = root
+        self.capacity = capacity or Capacity(root)
+        self._temporary = temporary
+        self.durable = durable
+        self._group_sync = GroupSync(synced)
+        self._folders = Folders(root, self._sync_folder)
+        self._device = root.stat().st_dev
+        self._publishing: set[Path] = set()  # being published at the moment
+        self.health = StorageHealth()
+        self.quarantine = Quarantine(root)
+        self._valid = ValidFiles(self.quarantine)
+
+    def publish(self, batch: Sequence[Publication]) -> list[Published | OSError]:
+        """Publish each item of `batch` in order; of those that share a path the first one wins."""
+        with self.publishing({item.path for item in batch}), ExitStack() as rooms:
+            write = partial(self._write_artifacts, rooms)
+            outcomes = self._commit(batch, write, self._link, Published.EXISTS)
+            settled = self._settle(batch, outcomes, undo=_unlink_if_stored)
+        self.health.note([each for each in settled if each is not Published.EXISTS])
+        return settled
+
+    @contextmanager
+    def publishing(self, paths: set[Path]) -> Iterator[None]:
+        """`paths` are being published, here or by another process: they do not exist meanwhile."""
+        self._publishing.update(paths)
+        try:
+            yield
+        finally:
+            self._publishing.difference_update(paths)
+
+    def prepare(self, file: TemporaryFile) -> TemporaryFile:
+        """Make a large `file` ready, so that publishing it is a link and a sync of its folder.
+
+        It is sealed and synced. One from another file system is brought over first; then it is
+        discarded, and the file that has taken its place returned.
+
+        Raises:
+            OSError: the disk failed, or is full; `file` must be discarded.
+        """
+        here = file if self.same_filesystem(file) else self._temporary.create()
+        try:
+            if here is not file:
+                here.copy_from(file)
+            here.seal()
+            self._sync_file(here)
+        except OSError as error:
+            self.health.note([error])
+            if here is not file:
+                here.discard()
+            raise
+        if here is not file:
+            file.discard()
+        return here
+
+    def replace(self, batch: Sequence[Replacement]) -> list[OSError | None]:
+        """Write each item of `batch` in order; of those that share a path the last one stays."""
+        last_first = batch[::-1]
+        outcomes = self._commit(last_first, self._write_entries, self._rename, None)[::-1]
+        settled = self._settle(batch, outcomes, undo=_leave)
+        # Entries may use the reserve: that they can be written does not say that artifacts can.
+        self.health.note([each for each in settled if each is not None])
+        return settled
+
+    def exists(self, path: Path) -> bool:
+        """Whether `path` has been published, for good: its folders are synced before a yes.
+
+        One that this process is just publishing does not count: it is taken back if its own sync
+        fails. Hence the second look, after it is settled.
+        """
+        if not self._is_published(path):
+            return False
+        self._folders.ensure(path.parent)
+        self._sync_folder(path.parent)
+        return path not in self._publishing and self._is_published(path)
+
+    def load(self, batch: Sequence[Lookup]) -> list[Version | OSError | None]:
+        """What each path of `batch` holds, None where there is no file.
+
+        It is the version known itself, if it still is that one. A broken one is put in quarantine.
+        """
+        return [attempt(self._load, lookup) for lookup in batch]
+
+    def open(self, path: Path) -> OpenFile | None:
+        """The file at `path`, or None if there is none, or a broken one."""
+        found = self._valid.open(path)
+        if found is None:
+            return None
+        fd, status, record = found
+        quarantine = partial(self._valid.quarantine, path, status.st_ino)
+        return OpenFile(fd, status, record.digest if record else None, quarantine)
+
+    def touch(self, path: str | Path, when: int) -> bool:
+        """Whether there is a whole file at `path`; if so, note that it was used at `when` (ns).
+
+        Raises:
+            OSError: the disk failed.
+        """
+        found = self._valid.open(path)
+        if found is None:
+            return False
+        fd, status, _ = found
+        try:
+            with suppress(PermissionError):  # somebody else's, which eviction leaves alone
+                touch(fd, status, when, RECENT_NS)
+        finally:
+            os.close(fd)
+        return True
+
+    def with_folder(self, folder: Path, action: Callable[[Path], None]) -> None:
+        """Call `action(folder)`, after making that folder below the root, to stay."""
+        self._folders.call_in(folder, action, folder)
+
+    def same_filesystem(self, file: TemporaryFile) -> bool:
+        """Whether `file` lies on the same file system as what is stored."""
+        return file.device() == self._device
+
+    def probe(self) -> None:
+        """Find out whether a file can be written now, and note it in `health`, with the room."""
+        self.health.note([attempt(self._probe, PROBE_BYTES)])
+        with suppress(OSError):
+            room = os.statvfs(self.root)
+            self.health.note_room(room.f_bavail * room.f_frsize, room.f_favail)
+
+    def _probe(self, size: int) -> None:
+        self.capacity.check_room(size)
+        file = self._temporary.create()
+        try:
+            file.reserve(size)
+            file.write([b"probe"])
+            file.seal()
+            self._sync_file(file)
+        finally:
+            file.discard()
+
+    def _is_published(self, path: Path) -> bool:
+        """Whether there is an artifact at `path`, and a whole one; it is in use from then on."""
+        return self.touch(path, time.time_ns())
+
+    def _load(self, lookup: Lookup) -> Version | None:
+        known = lookup.known
+        if known is not None and self._still_is(lookup.path, known):
+            return known
+        found = self._valid.open(lookup.path)
+        if found is None:
+            return None
+        fd, status, record = found
+        with open(fd, "rb") as file:  # noqa: PTH123
+            try:
+                data = file.read()
+            except OSError as error:
+                if error.errno not in DAMAGE:
+                    raise
+                data = b""
+            if not data or (record is not None and hashlib.sha256(data).digest() != record.digest):
+                self._valid.quarantine(lookup.path, status.st_ino)
+                return None
+        return Version(Fingerprint.of(status), data)
+
+    def _still_is(self, path: Path, version: Version) -> bool:
+        """Whether `path` holds that version. If so, it is in use, though its file is not read."""
+        try:
+            status = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        if Fingerprint.of(status) != version.fingerprint:
+            return False
+        now = time.time_ns()
+        if last_use(status) < now - NOTED_EVERY_NS:
+            with suppress(OSError):  # it is the next look that counts
+                touch_path(path, now)
+        return True
+
+    def _commit(
+        self,
+        batch: Sequence[Item],
+        write: Callable[[Sequence[Item]], Iterable[Written | Outcome | OSError]],
+        name: Callable[[Item, TemporaryFile], Outcome],
+        duplicate_outcome: Outcome,
+    ) -> list[Outcome | OSError]:
+        """Commit what lies in folders that can be made; the others' have failed."""
+        failed = self._folders.prepare({item.path.parent for item in batch})
+        if not failed:
+            return commit(batch, write, self._sync_files, name, duplicate_outcome)
+        fit = [item for item in batch if item.path.parent not in failed]
+        outcomes = iter(commit(fit, write, self._sync_files, name, duplicate_outcome))
+        return [failed.get(item.path.parent) or next(outcomes) for item in batch]
+
+    def _write_artifacts(
+        self, rooms: ExitStack, batch: Sequence[Publication]
+    ) -> Iterator[Written | Published | OSError]:
+        """Write files, in room that `rooms` keeps until all of the batch is stored."""
+        found = [attempt(self._is_published, item.path) for item in batch]
+        missing = [item for item, is_there in zip(batch, found, strict=True) if is_there is False]
+        has_room = not isinstance(attempt(rooms.enter_context, self._reserve(missing)), OSError)
+        for item, is_there in zip(batch, found, strict=True):
+            if isinstance(is_there, OSError):
+                yield is_there
+            elif is_there:
+                yield Published.EXISTS
+            elif has_room:
+                yield attempt(self._write_artifact, item)
+            else:  # for all of them; perhaps there is for some
+                yield attempt(partial(self._write_artifact_in, rooms), item)
+
+    def _write_artifact_in(self, rooms: ExitStack, item: Publication) -> Written:
+        rooms.enter_context(self._reserve([item]))
+        return self._write_artifact(item)
+
+    def _write_artifact(self, item: Publication) -> Written:
+        if isinstance(item.source, TemporaryFile):
+            return Written(item.source, is_ours=False)
+        return _written(self._temporary.create(), item.source)
+
+    def _reserve(self, batch: Sequence[Publication]) -> AbstractContextManager[None]:
+        """Room to write all of it; files that are ready have had theirs from the start."""
+        sizes = [item.size for item in batch if not isinstance(item.source, TemporaryFile)]
+        return self.capacity.reserve(sum(sizes), len(sizes)) if sizes else nullcontext()
+
+    def _link(self, item: Publication, file: TemporaryFile) -> Published:
+        assert file.is_sealed, "it would be published without its record"  # noqa: S101
+        try:
+            self._folders.call_in(item.path.parent, file.link, item.path)
+        except FileExistsError:
+            if not self._is_published(item.path):
+                raise  # something else is in its place
+            return Published.EXISTS
+        return Published.STORED
+
+    def _write_entries(self, batch: Sequence[Replacement]) -> Iterator[Written | OSError]:
+        return (attempt(self._write_entry, item) for item in batch)
+
+    def _write_entry(self, item: Replacement) -> Written:
+        return _written(self._temporary.create(named=True), [item.data])
+
+    def _rename(self, item: Replacement, file: TemporaryFile) -> None:
+        self._folders.call_in(item.path.parent, file.rename, item.path)
+
+    def _settle(
+        self,
+        batch: Sequence[Item],
+        outcomes: list[Outcome | OSError],
+        *,
+        undo: Callable[[Item, Outcome], None],
+    ) -> list[Outcome | OSError]:
+        """Sync each folder of the batch once; what lies in one that cannot be synced has failed."""
+        folders = [item.path.parent for item in batch]
+        synced = self._sync_folders(
+            {
+                folder
+                for folder, outcome in zip(folders, outcomes, strict=True)
+                if not isinstance(outcome, OSError)
+            }
+        )
+        settled: list[Outcome | OSError] = []
+        for item, folder, outcome in zip(batch, folders, outcomes, strict=True):
+            failure = synced.get(folder)
+            if failure is None or isinstance(outcome, OSError):
+                settled.append(outcome)
+            else:
+                undo(item, outcome)
+                settled.append(failure)
+        return settled
+
+    def _sync_files(self, files: Sequence[TemporaryFile]) -> list[OSError | None]:
+        """Sync files, and return what went wrong with each."""
+        if not self.durable:
+            return [None] * len(files)
+        if len(files) > 1:
+            for file in files:
+                file.start_sync()
+        return self._group_sync.run([file.sync for file in files])
+
+    def _sync_folders(self, folders: set[Path]) -> dict[Path, OSError | None]:
+        """Sync folders, and return what went wrong with each."""
+        if not self.durable:
+            return dict.fromkeys(folders)
+        syncs = [partial(sync_folder, folder) for folder in folders]
+        return dict(zip(folders, self._group_sync.run(syncs), strict=True))
+
+    def _sync_file(self, file: TemporaryFile) -> None:
+        _raise_first(self._sync_files([file]))
+
+    def _sync_folder(self, folder: Path) -> None:
+        _raise_first(self._sync_folders({folder}).values())
+
+
+def _written(file: TemporaryFile, pieces: Sequence[bytes]) -> Written:
+    """Write `pieces` to the new `file`, which is discarded if that fails."""
+    try:
+        file.write(pieces)
+        file.seal()
+    finally:
+        if not file.is_sealed:
+            file.discard()
+    return Written(file, is_ours=True)
+
+
+def _raise_first(failures: Iterable[OSError | None]) -> None:
+    for failure in failures:
+        if failure is not None:
+            raise failure
+
+
+def _unlink_if_stored(item: Publication, outcome: Published) -> None:
+    if outcome is Published.STORED:
+        with suppress(OSError):
+            item.path.unlink()
+
+
+def _leave(_item: Replacement, _outcome: None) -> None:
+    """Leave a replaced file: it is complete, and the one before it is gone."""

@@ -1,0 +1,276 @@
+"""Temporary files, in a folder that belongs to one process and is held by a lock.
+
+A file that is being written has no name if the file system allows that (`O_TMPFILE`): whatever
+happens to the process, nothing of it remains. Where it doesn't, and for files that will be renamed
+over another, the file lies in the process's folder. The folder's name is random, since in
+containers every process is pid 1, and its owner holds a lock on it: a folder that can be locked has
+lost its owner and is removed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import itertools
+import os
+import shutil
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from cache_actors.storage.integrity.checksum import StoredChecksum, write_checksum
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+FILE_MODE = 0o640
+FOLDER_MODE = 0o2750
+"""nginx reads as another user of the same group; the set-group-id bit hands the group down."""
+
+_NO_ANONYMOUS_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}
+PREFIX = "cache-actors-"
+"""How the folders' names begin. Whatever else lies beside them, as in /tmp, is not touched."""
+
+MAX_LIFE_SECONDS = 86_400.0
+"""Seconds after which a file that nobody has written to any more is taken for a leftover."""
+
+_MAX_BUFFERS = 1024  # IOV_MAX on Linux
+_COPY_BYTES = 1 << 20
+_NO_RESERVATIONS = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+
+
+class TemporaryFile:
+    """A file that is being written: its open descriptor, and its path unless it has no name.
+
+    Whoever creates one discards it in the end, published or not.
+    """
+
+    __slots__ = ("_descriptors", "_fd", "_hash", "_reserved", "is_sealed", "path", "size")
+
+    def __init__(self, fd: int, path: Path | None, descriptors: int = -1) -> None:
+        self._fd = fd
+        self._descriptors = descriptors  # /proc/self/fd, open
+        self._hash = hashlib.sha256()
+        self._reserved = 0
+        self.path = path
+        self.size = 0
+        self.is_sealed = False
+
+    def reserve(self, size: int) -> None:
+        """Have the disk set aside room for `size` bytes, where it can do that.
+
+        Raises:
+            OSError: it has not so much room.
+        """
+        try:
+            os.posix_fallocate(self._fd, 0, size)
+        except OSError as error:
+            if error.errno not in _NO_RESERVATIONS:
+                raise
+        else:
+            self._reserved = size
+
+    def write(self, chunks: Sequence[bytes]) -> None:
+        """Append `chunks`."""
+        for chunk in chunks:
+            self._hash.update(chunk)
+        for start in range(0, len(chunks), _MAX_BUFFERS):
+            views = [memoryview(chunk) for chunk in chunks[start : start + _MAX_BUFFERS] if chunk]
+            while views:
+                written = os.writev(self._fd, views)
+                self.size += written
+                while views and written >= len(views[0]):
+                    written -= len(views.pop(0))
+                if written:
+                    views[0] = views[0][written:]
+
+    def copy_from(self, source: TemporaryFile) -> None:
+        """Append all of `source`, which may lie on another file system, to this empty file.
+
+        Raises:
+            OSError: what has been read is not what was written to `source`, among others.
+        """
+        while chunk := os.pread(source._fd, min(_COPY_BYTES, source.size - self.size), self.size):
+            self.write([chunk])
+        if self.digest() != source.digest():
+            raise OSError(errno.EIO, "a temporary file is not as it was written")
+
+    def digest(self) -> bytes:
+        """The SHA-256 of what has been written."""
+        return self._hash.digest()
+
+    def seal(self) -> None:
+        """End the file where its bytes end, and record what they are."""
+        if self._reserved > self.size:
+            os.ftruncate(self._fd, self.size)
+        write_checksum(self._fd, StoredChecksum(self.digest(), self.size))
+        self.is_sealed = True
+
+    def start_sync(self) -> None:
+        """Have the disk begin to write the file, without waiting: a hint, before `sync`.
+
+        The kernel begins to write what it is told will not be needed; it stays in memory as long as
+        that is not over. What has been written already would be dropped from memory.
+        """
+        with suppress(OSError):  # `sync` is going to say what is wrong
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def sync(self) -> None:
+        """Return once the file will survive a power cut.
+
+        A file that this fails for must be discarded: the kernel may have dropped what it could not
+        write, and would say nothing of it a second time.
+        """
+        os.fdatasync(self._fd)
+
+    def device(self) -> int:
+        """The file system that the file lies on."""
+        return os.fstat(self._fd).st_dev
+
+    def link(self, target: Path) -> None:
+        """Give the file the name `target` too.
+
+        Raises:
+            FileExistsError: there is such a file already; the kernel decides between processes.
+        """
+        if self.path is not None:
+            os.link(self.path, target)
+            return
+        # Without src_dir_fd Python calls link() rather than linkat(), which does not follow the
+        # symbolic link in /proc and fails with EXDEV.
+        os.link(str(self._fd), target, src_dir_fd=self._descriptors, follow_symlinks=True)
+
+    def rename(self, target: Path) -> None:
+        """Move the file to `target`, replacing what is there. Only for named files."""
+        assert self.path is not None, "an anonymous file has no name to change"  # noqa: S101
+        self.path.replace(target)
+        self.path = None
+
+    def discard(self) -> None:
+        """Close the file and remove its temporary name. May be called again.
+
+        A name that cannot be removed is left to the next sweep.
+        """
+        fd, self._fd = self._fd, -1
+        path, self.path = self.path, None
+        if fd >= 0:
+            with suppress(OSError):
+                os.close(fd)
+        if path is not None:
+            with suppress(OSError):
+                path.unlink()
+
+
+class TemporaryFolder:
+    """A folder below `parent` for this process's temporary files, made and locked on creation.
+
+    Folders there whose owners are gone are removed first.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+
+    def __init__(self, parent: Path) -> None:
+        self._parent = parent
+        self._anonymous = True
+        self._numbers = itertools.count()
+        self._making = threading.Lock()
+        self._make()
+        # Of this process: one that is forked must have a folder of its own.
+        self._descriptors = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        sweep(parent)
+
+    def _make(self) -> None:
+        self._parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        while True:
+            path = self._parent / (PREFIX + uuid4().hex)
+            path.mkdir(mode=0o750)
+            lock = _lock(path)
+            if lock is not None:
+                break
+        self.path, self._lock = path, lock
+
+    def create(self, *, named: bool = False) -> TemporaryFile:
+        """A new, empty file; `named` if it is going to be renamed."""
+        try:
+            return self._create(named=named)
+        except FileNotFoundError:  # somebody has removed the folder
+            self._make_again()
+            return self._create(named=named)
+
+    def _make_again(self) -> None:
+        with self._making:
+            if not self.path.is_dir():  # else another thread has made it meanwhile
+                removed = self._lock
+                self._make()
+                os.close(removed)
+
+    def _create(self, *, named: bool) -> TemporaryFile:
+        if self._anonymous and not named:
+            try:
+                fd = os.open(self.path, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, FILE_MODE)
+            except OSError as error:
+                if error.errno not in _NO_ANONYMOUS_FILES:
+                    raise
+                self._anonymous = False
+            else:
+                return _with_mode(TemporaryFile(fd, None, self._descriptors), fd)
+        path = self.path / str(next(self._numbers))
+        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, FILE_MODE)
+        return _with_mode(TemporaryFile(fd, path, self._descriptors), fd)
+
+    def sweep(self) -> None:
+        """Remove what others have left behind, and what has been forgotten in this folder."""
+        sweep(self._parent)
+        now = time.time()
+        for file in self.path.glob("*"):
+            with suppress(OSError):
+                if now - file.lstat().st_mtime > MAX_LIFE_SECONDS:
+                    file.unlink()
+
+    def remove(self) -> None:
+        """Remove the folder and all in it, and release the lock."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._descriptors)
+        os.close(self._lock)
+
+
+def sweep(parent: Path) -> None:
+    """Remove the temporary folders below `parent` whose owners are gone."""
+    for folder in parent.glob(PREFIX + "[0-9a-f]" * 32):
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            lock = _lock(folder)
+            if lock is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock `folder` and return the descriptor, or None if another has it or has removed it."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    is_ours = False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_ours = os.fstat(fd).st_ino == folder.stat().st_ino
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    finally:
+        if not is_ours:
+            os.close(fd)
+    return fd if is_ours else None
+
+
+def _with_mode(file: TemporaryFile, fd: int) -> TemporaryFile:
+    try:
+        os.fchmod(fd, FILE_MODE)  # whatever the umask is
+    except OSError:
+        file.discard()
+        raise
+    return file

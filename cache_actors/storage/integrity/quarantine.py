@@ -1,0 +1,102 @@
+"""Where broken files go: out of everyone's reach, and kept for whoever wants to know why.
+
+A broken file that keeps its name is served, and stands in the way of a new upload. Once it is moved
+here, it is a miss. Nothing in this folder is ever read by the service, and nothing is removed but
+by eviction, after a month.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from cache_actors.storage.layout import QUARANTINE, project_folder_of, quarantine_folder_of
+from cache_actors.storage.project_lock import brief
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FOLDER_MODE = 0o700
+
+KEPT_SECONDS = 30 * 86_400.0
+
+DAMAGE = {errno.EIO, errno.EUCLEAN, errno.EBADMSG}
+"""Errors of a read that say that the bytes are lost: of the device, or of the file system's own
+checksums."""
+
+
+class Quarantine:
+    """The quarantine folder below the storage folder `root`; made when it is needed."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def take(self, path: Path, inode: int) -> Path | None:
+        """Move `path` here, if it still is the file `inode`; return where to, else None.
+
+        Raises:
+            OSError: it cannot be moved; it is where it was.
+        """
+        target = self._target(path)
+        try:
+            # So that eviction takes no other for the one it has seen.
+            with brief(project_folder_of(path, self._root)):
+                return self._take(path, inode, target)
+        except FileNotFoundError:
+            return None
+
+    def _take(self, path: Path, inode: int, target: Path) -> Path | None:
+        try:
+            if path.lstat().st_ino != inode:
+                return None
+            for folder in reversed(target.relative_to(self._root).parents[:-1]):
+                (self._root / folder).mkdir(mode=FOLDER_MODE, exist_ok=True)
+                chown_like(self._root / folder, self._root)
+            path.rename(target)
+            os.utime(self._root / QUARANTINE)
+        except FileNotFoundError:
+            return None
+        if target.lstat().st_ino != inode:  # replaced by a good one just before it was moved
+            try:
+                os.link(target, path, follow_symlinks=False)
+            except FileExistsError:
+                target.unlink()
+            except OSError:
+                target.rename(path)
+            else:
+                target.unlink()
+            return None
+        return target
+
+    def _target(self, path: Path) -> Path:
+        """`.quarantine/<account>/<project>/<kind>/<name>.<8 random characters>`."""
+        return quarantine_folder_of(path, self._root) / f"{path.name}.{uuid4().hex[:8]}"
+
+
+def last_taken(root: Path) -> float:
+    """When something was put in quarantine last, in seconds since the epoch; 0 for never."""
+    try:
+        return (root / QUARANTINE).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def remove_old(root: Path) -> None:
+    """Remove what has been in quarantine below `root` for longer than `KEPT_SECONDS`."""
+    oldest = time.time() - KEPT_SECONDS
+    for path in (root / QUARANTINE).glob("*/*/*/*"):
+        with suppress(OSError):
+            if path.lstat().st_ctime < oldest:  # since when it is here
+                path.unlink()
+
+
+def chown_like(path: Path, root: Path) -> None:
+    """Give `path` to the owner of the storage folder, if root has made it and may do that."""
+    if os.geteuid() == 0:
+        owner = root.stat()
+        with suppress(PermissionError):
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)

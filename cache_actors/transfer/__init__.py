@@ -1,0 +1,1 @@
+"""Bytes on their way between a client and the disk."""

@@ -1,0 +1,76 @@
+"""Reading artifacts. No actor is needed for that: once published, an artifact never changes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .disk_threads import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    import trio
+
+    from cache_actors.storage.files.open_file import OpenFile
+    from cache_actors.storage.files.store import FileStore
+    from cache_actors.storage.layout import Key
+
+READ_BYTES = 1 << 20
+"""How much is read in one trip to a thread."""
+
+
+class Artifact:
+    """An artifact that is open for reading: close it after use."""
+
+    def __init__(self, file: OpenFile, threads: trio.CapacityLimiter) -> None:
+        self._file = file
+        self._threads = threads
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self._file.size
+
+    @property
+    def mtime(self) -> int:
+        """When it was stored, in whole seconds since the epoch."""
+        return self._file.mtime
+
+    @property
+    def digest(self) -> bytes | None:
+        """Its SHA-256, if that has been recorded."""
+        return self._file.digest
+
+    async def read(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes from `start` up to, but not including, `end`.
+
+        Raises:
+            StorageError: the disk failed, or the file is shorter than it was.
+        """
+        while start < end:
+            wanted = min(READ_BYTES, end - start)
+            piece = await in_thread(self._file.read, start, wanted, threads=self._threads)
+            start += len(piece)
+            yield piece
+
+    def close(self) -> None:
+        """Close it. May be called again."""
+        self._file.close()
+
+
+class ArtifactReader:
+    """Opens artifacts, in at most as many threads at once as `threads` allows."""
+
+    def __init__(self, store: FileStore, threads: trio.CapacityLimiter) -> None:
+        self._store = store
+        self._threads = threads
+
+    async def open(self, entry: Key) -> Artifact | None:
+        """The artifact, or None if there is none.
+
+        Raises:
+            StorageError: the disk failed.
+        """
+        path = entry.path(self._store.root)
+        file = await in_thread(self._store.open, path, threads=self._threads)
+        return None if file is None else Artifact(file, self._threads)

@@ -1,0 +1,189 @@
+"""An upload on its way in: small ones in memory, large ones in a temporary file.
+
+However many clients send at once, and however slowly, the bytes held in memory stay within one
+budget. A small upload waits for its share before it is read at all, since those before it are soon
+stored. If it has waited in vain for a while, because they come from slow clients, it goes to a
+temporary file, as large ones do. Those use what memory is free to write in larger pieces, and are
+read only as fast as they are written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Self
+
+import trio
+
+from .disk_threads import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable
+    from pathlib import Path
+
+    from cache_actors.metrics.registry import Metrics
+    from cache_actors.storage.files.store import FileStore
+    from cache_actors.storage.files.temporary import TemporaryFile, TemporaryFolder
+    from cache_actors.supervision import Budget
+
+SMALL_BYTES = 256 * 1024
+"""Up to this size an artifact stays in memory; larger ones are written in pieces of this size."""
+
+PATIENCE = 5.0
+"""Seconds that a small upload waits for memory before it goes to a temporary file."""
+
+
+class EmptyUpload(ValueError):
+    """The body of an upload had no bytes."""
+
+
+class WrongDigest(ValueError):
+    """The body of an upload is not what its sender has declared."""
+
+
+class Upload:
+    """Receives one upload. As a context manager it releases in the end whatever it holds."""
+
+    def __init__(
+        self,
+        store: FileStore,
+        temporary: TemporaryFolder,
+        memory: Budget,
+        threads: trio.CapacityLimiter,
+        metrics: Metrics,
+    ) -> None:
+        self._store = store
+        self._temporary = temporary
+        self._memory = memory
+        self._threads = threads
+        self._metrics = metrics
+        self._pieces: list[bytes] = []
+        self._buffered = 0  # bytes in pieces
+        self._reserved = 0  # bytes taken from the budget
+        self._file: TemporaryFile | None = None
+        self._expected_size: int | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._drop_pieces()
+        if self._file is not None:
+            self._metrics.temporary_files.dec()
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._file.discard, limiter=self._threads)
+
+    async def receive(
+        self,
+        path: Path,
+        chunks: AsyncIterable[bytes],
+        expected_size: int | None,
+        expected_digest: bytes | None,
+    ) -> bool:
+        """Take in all `chunks`, or none if they are many and `path` exists already.
+
+        Returns whether they have been taken in.
+
+        Raises:
+            EmptyUpload: there was not one byte.
+            WrongDigest: the SHA-256 of the bytes is not the one expected.
+            StorageError: the temporary file could not be written; if `expected_size` is known and
+                there is no room for it, before any chunk is asked for.
+        """
+        self._expected_size = expected_size
+        if expected_size is not None and not (
+            await self._reserve(expected_size) or await self._spill(path, expected_size)
+        ):
+            return False
+        async for chunk in chunks:
+            if self._keep(chunk):
+                continue
+            if self._file is None and not await self._spill(path):
+                return False
+            await self._write()
+        if self._file is not None:
+            await self._write()
+        elif not self._buffered:
+            raise EmptyUpload("The body is empty")
+        if expected_digest is not None and expected_digest != self._digest():
+            raise WrongDigest("The body does not match the digest that was declared")
+        if self._file is not None:
+            self._file = await in_thread(self._store.prepare, self._file, threads=self._threads)
+        return True
+
+    def source(self) -> tuple[bytes, ...] | TemporaryFile:
+        """What has been received."""
+        return self._file or tuple(self._pieces)
+
+    async def _reserve(self, size: int) -> bool:
+        """Get memory for an upload of `size` bytes; say no if it is large, or has to wait long."""
+        if size > SMALL_BYTES:
+            return False
+        try:
+            self._memory.take_nowait(size)
+        except trio.WouldBlock:
+            with trio.move_on_after(PATIENCE) as patience:
+                await self._memory.take(size)
+            if patience.cancelled_caught:
+                return False
+        self._reserved = size
+        return True
+
+    def _keep(self, chunk: bytes) -> bool:
+        """Keep `chunk` in memory, and say whether it may stay there and be joined by more."""
+        self._pieces.append(chunk)
+        self._buffered += len(chunk)
+        missing = self._buffered - self._reserved
+        if missing > 0:
+            try:
+                self._memory.take_nowait(missing)
+            except trio.WouldBlock:
+                return False
+            self._reserved += missing
+        return self._buffered <= SMALL_BYTES
+
+    def _digest(self) -> bytes:
+        if self._file is not None:
+            return self._file.digest()
+        digest = hashlib.sha256()
+        for piece in self._pieces:
+            digest.update(piece)
+        return digest.digest()
+
+    async def _spill(self, path: Path, size: int = 0) -> bool:
+        """Go on in a temporary file with room for `size` bytes, unless `path` exists: say no."""
+        self._file = await in_thread(self._open, path, size, threads=self._threads)
+        if self._file is None:
+            return False
+        self._metrics.temporary_files.inc()
+        return True
+
+    def _open(self, path: Path, size: int) -> TemporaryFile | None:
+        if self._store.exists(path):
+            return None
+        with self._store.capacity.reserve(size):
+            file = self._temporary.create()
+            try:
+                if size > 0:
+                    file.reserve(size)
+            except OSError:
+                file.discard()
+                raise
+        return file
+
+    async def _write(self) -> None:
+        assert self._file is not None, "only an upload that has been spilled is written"  # noqa: S101
+        if self._pieces:
+            await in_thread(self._append, self._file, threads=self._threads)
+            self._drop_pieces()
+
+    def _append(self, file: TemporaryFile) -> None:
+        """Write what has been received; of an upload of unknown size nobody has seen the room."""
+        has_room = self._expected_size is not None
+        capacity = self._store.capacity
+        with nullcontext() if has_room else capacity.reserve(self._buffered):
+            file.write(self._pieces)
+
+    def _drop_pieces(self) -> None:
+        self._memory.give_back(self._reserved)
+        self._pieces, self._buffered, self._reserved = [], 0, 0

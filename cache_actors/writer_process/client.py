@@ -1,0 +1,280 @@
+"""Hands: what an actor commits with. Those of a running service are a process (see `disk/`)."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
+
+import msgspec
+import trio
+
+from cache_actors.storage.entries import EntryWrite, MissingArtifact
+from cache_actors.storage.files.store import FileStore, Publication, Published
+
+from .protocol import (
+    LENGTH,
+    ArtifactItem,
+    CommitResponse,
+    Done,
+    EntryItem,
+    Failed,
+    Missing,
+    PublishRequest,
+    PutRequest,
+    WriterConfig,
+    decode_response,
+    framed,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+    from cache_actors.storage.files.temporary import TemporaryFile
+
+COMMAND: tuple[str, ...] = (sys.executable, "-m", "cache_actors.writer_process")
+"""Runs the process; its configuration is one more argument."""
+
+CHANNEL_BYTES = 1 << 20
+"""Of a batch, how much the kernel may hold on its way."""
+
+END_SECONDS = 5.0
+"""How long the process may take to end when it is asked to, and once more when it is killed."""
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+Given = TypeVar("Given", contravariant=True)
+Found = TypeVar("Found", covariant=True)
+
+
+class WriterProcessDied(Exception):
+    """The process has ended, or has said something that cannot be understood."""
+
+
+class Committer(Protocol[Given, Found]):
+    """Commits batches, while it is entered as a context manager."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    async def commit(self, batch: Sequence[Given]) -> Sequence[Found]:
+        """Commit a batch and return each item's outcome."""
+
+    async def watch(self) -> None:
+        """Never return.
+
+        Raises:
+            WriterProcessDied: they can do nothing any more.
+        """
+
+
+@asynccontextmanager
+async def supervised(committer: Committer[Given, Found]) -> AsyncGenerator[None, None]:
+    """Enter `committer`, and watch it meanwhile: what is done inside ends as soon as it is lost.
+
+    Raises:
+        WriterProcessDied: they are.
+    """
+    lost: ExceptionGroup[WriterProcessDied] | None = None
+    try:
+        async with committer, trio.open_nursery() as nursery:
+            nursery.start_soon(committer.watch)
+            yield
+            nursery.cancel_scope.cancel()
+    except* WriterProcessDied as errors:  # a batch may have noticed it at the same time
+        lost = errors
+    if lost is not None:  # raised in `except*`, it would be in a group before Python 3.11.4
+        raise WriterProcessDied("the process that commits is gone") from lost
+
+
+class ThreadCommitter(Generic[Item, Outcome]):
+    """Commits in a thread of this process, by calling `action` with the batch."""
+
+    def __init__(
+        self, action: Callable[[Sequence[Item]], Sequence[Outcome]], threads: trio.CapacityLimiter
+    ) -> None:
+        self._action = action
+        self._threads = threads
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """There is nothing to release."""
+
+    async def commit(self, batch: Sequence[Item]) -> Sequence[Outcome]:
+        """Commit a batch and return each item's outcome."""
+        return await trio.to_thread.run_sync(self._action, batch, limiter=self._threads)
+
+    async def watch(self) -> None:
+        """Never return: threads are not lost."""
+        await trio.sleep_forever()
+
+
+class WriterProcess:
+    """One process that commits, from when it is entered until it is left.
+
+    Args:
+        store: of which it is given a twin.
+        synced: told how many seconds each of its syncs took.
+        require_artifacts: whether it refuses entries whose artifacts are missing.
+    """
+
+    def __init__(
+        self, store: FileStore, synced: Callable[[float], None], *, require_artifacts: bool = True
+    ) -> None:
+        self._store = store
+        self._synced = synced
+        self._require_artifacts = require_artifacts
+        self._stream: trio.SocketStream
+        self._process: trio.Process
+
+    async def __aenter__(self) -> Self:
+        """Start it, and wait until it is ready.
+
+        Raises:
+            WriterProcessDied: it ended instead.
+            OSError: it could not be started.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHANNEL_BYTES)
+            self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+            config = WriterConfig(
+                theirs.fileno(),
+                str(self._store.root),
+                self._store.durable,
+                self._store.capacity.max_bytes,
+                self._require_artifacts,
+            )
+            self._process = await trio.lowlevel.open_process(
+                [*COMMAND, msgspec.json.encode(config).decode()],
+                pass_fds=(theirs.fileno(),),
+                process_group=0,  # a terminal's Ctrl-C is its parent's to deal with
+            )
+        try:
+            await self._receive()
+        except BaseException:
+            await self._end(kill=True)
+            raise
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Have it end: at once if something went wrong, and within seconds in any case."""
+        await self._end(kill=error[0] is not None)
+
+    async def _end(self, *, kill: bool) -> None:
+        with trio.CancelScope(shield=True):
+            if not kill:
+                await self._stream.aclose()
+                with trio.move_on_after(END_SECONDS):
+                    await self._process.wait()
+            if self._process.returncode is None:
+                self._process.kill()
+                with trio.move_on_after(END_SECONDS):  # a dead disk may hold it
+                    await self._process.wait()
+            await trio.aclose_forcefully(self._stream)
+
+    async def watch(self) -> None:
+        """Never return.
+
+        Raises:
+            WriterProcessDied: the process has ended.
+        """
+        raise WriterProcessDied(f"the process has ended: {await self._process.wait()}")
+
+    async def ask(self, batch: PublishRequest | PutRequest, size: int) -> CommitResponse:
+        """Have a batch of `size` items committed.
+
+        Raises:
+            WriterProcessDied: the process is gone, or talks nonsense; nobody knows how far it got.
+        """
+        try:
+            await self._stream.send_all(framed(batch))
+            report = decode_response(await self._receive())
+        except (trio.BrokenResourceError, msgspec.MsgspecError) as error:
+            raise WriterProcessDied(str(error)) from error
+        if len(report.outcomes) != size:
+            raise WriterProcessDied("not as many outcomes as items")
+        for seconds in report.syncs:
+            self._synced(seconds)
+        return report
+
+    async def _receive(self) -> bytes:
+        (size,) = LENGTH.unpack(await self._receive_exactly(LENGTH.size))
+        return await self._receive_exactly(size)
+
+    async def _receive_exactly(self, size: int) -> bytes:
+        received = bytearray()
+        while len(received) < size:
+            try:
+                piece = await self._stream.receive_some(size - len(received))
+            except trio.BrokenResourceError as error:
+                raise WriterProcessDied("the process has ended") from error
+            if not piece:
+                raise WriterProcessDied("the process has ended")
+            received += piece
+        return bytes(received)
+
+
+class ArtifactWriterProcess(WriterProcess):
+    """Publishes small artifacts."""
+
+    async def commit(self, batch: Sequence[Publication]) -> list[Published | OSError]:
+        """Publish a batch, and note in the store how it went."""
+        files = [ArtifactItem(str(item.path), _pieces(item.source)) for item in batch]
+        store, size = self._store, sum(item.size for item in batch)
+        with (
+            store.publishing({item.path for item in batch}),
+            store.capacity.reserve_elsewhere(size) as others,
+        ):
+            report = await self.ask(PublishRequest(files, *others), len(batch))
+        outcomes = [_published(each) for each in report.outcomes]
+        store.health.note([each for each in outcomes if each is not Published.EXISTS])
+        return outcomes
+
+
+class EntryWriterProcess(WriterProcess):
+    """Stores entries."""
+
+    async def commit(
+        self, batch: Sequence[EntryWrite]
+    ) -> list[str | MissingArtifact | OSError | None]:
+        """Store a batch, and note in the store how it went."""
+        report = await self.ask(PutRequest([_line(write) for write in batch]), len(batch))
+        outcomes = [_put(each) for each in report.outcomes]
+        # Entries may use the reserve: that they can be written does not say that artifacts can.
+        self._store.health.note([each for each in outcomes if isinstance(each, OSError)])
+        return outcomes
+
+
+def _pieces(source: Sequence[bytes] | TemporaryFile) -> tuple[bytes, ...]:
+    assert isinstance(source, tuple), "a temporary file stays in its process"  # noqa: S101
+    return source
+
+
+def _line(write: EntryWrite) -> EntryItem:
+    project = write.entry.project
+    return EntryItem(
+        project.account, project.name, write.entry.id, write.body, tuple(write.artifacts)
+    )
+
+
+def _published(outcome: Done | Missing | Failed) -> Published | OSError:
+    if isinstance(outcome, Failed):
+        return outcome.error()
+    try:
+        return Published(outcome.text if isinstance(outcome, Done) else None)
+    except ValueError as error:
+        raise WriterProcessDied(f"not how an artifact is published: {outcome}") from error
+
+
+def _put(outcome: Done | Missing | Failed) -> str | MissingArtifact | OSError | None:
+    match outcome:
+        case Failed():
+            return outcome.error()
+        case Missing():
+            return MissingArtifact(outcome.artifact_id)
+    return outcome.text

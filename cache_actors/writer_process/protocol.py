@@ -1,0 +1,117 @@
+"""What an actor and its process say to each other: MessagePack, each message after its length."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from typing import Any, TypeAlias
+
+import msgspec
+
+LENGTH = struct.Struct(">I")
+"""Precedes every message: how many bytes it has."""
+
+READY = b""
+"""The process's first message: it takes batches from now on."""
+
+
+class WriterConfig(msgspec.Struct, frozen=True):
+    """What the process has to know from the start; JSON, in its command line.
+
+    Attributes:
+        channel: the descriptor of its end of the socket.
+        root: the storage folder.
+        durable: whether to sync before anything is reported done.
+        max_bytes: what the storage folder may take, if that is limited.
+        require_artifacts: whether an entry is refused if an artifact of it is missing.
+    """
+
+    channel: int
+    root: str
+    durable: bool
+    max_bytes: int | None = None
+    require_artifacts: bool = True
+
+
+class ArtifactItem(msgspec.Struct, frozen=True, array_like=True):
+    """An artifact to publish at `path`: its pieces."""
+
+    path: str
+    pieces: tuple[bytes, ...]
+
+
+class EntryItem(msgspec.Struct, frozen=True, array_like=True):
+    """An entry to store: its project, its id, its body and the artifacts that it refers to."""
+
+    account: str
+    project: str
+    id: str
+    body: bytes
+    artifacts: tuple[str, ...]
+
+
+class PublishRequest(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Publish `files`, beside what has been stored and what is spoken for, both in bytes."""
+
+    files: list[ArtifactItem]
+    stored: int
+    reserved: int
+
+
+class PutRequest(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Store entries."""
+
+    lines: list[EntryItem]
+
+
+class Done(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """It was done: `text` is how an artifact was published, or an entry's missing artifact."""
+
+    text: str | None = None
+
+
+class Missing(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """An entry was refused, as an artifact of it is missing."""
+
+    artifact_id: str
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The disk failed, or is full."""
+
+    number: int
+    reason: str
+
+    @classmethod
+    def of(cls, error: OSError) -> Failed:
+        """What is told of `error`: no path, which callers do not need."""
+        number = error.errno or errno.EIO
+        return cls(number, error.strerror or os.strerror(number))
+
+    def error(self) -> OSError:
+        """The error that it was."""
+        return OSError(self.number, self.reason)
+
+
+Outcome: TypeAlias = Done | Missing | Failed
+
+
+class CommitResponse(msgspec.Struct, frozen=True, array_like=True):
+    """What has become of a batch, item by item, and how many seconds each sync took."""
+
+    outcomes: list[Outcome]
+    syncs: list[float]
+
+
+_encoder = msgspec.msgpack.Encoder()
+decode_batch = msgspec.msgpack.Decoder(PublishRequest | PutRequest).decode
+decode_response = msgspec.msgpack.Decoder(CommitResponse).decode
+
+
+def framed(message: Any) -> bytearray:
+    """`message` after its length, in one buffer."""
+    buffer = bytearray(LENGTH.size)
+    _encoder.encode_into(message, buffer, LENGTH.size)
+    LENGTH.pack_into(buffer, 0, len(buffer) - LENGTH.size)
+    return buffer

@@ -1,0 +1,91 @@
+"""The folder of sockets, and the link that nginx connects to."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cache_actors.cli.check.result import CheckResult, Verdict
+from cache_actors.cli.check.sockets import check_sockets
+from cache_actors.runtime.listen_socket import CannotListen, bind
+from cache_actors.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def sockets(tmp_path: Path) -> Path:
+    folder = tmp_path / "sockets"
+    folder.mkdir()
+    folder.chmod(0o2770)
+    return folder
+
+
+def settings(**where: Any) -> Settings:
+    return Settings(server_url="http://tuist", **where)
+
+
+def findings(**where: Any) -> dict[str, CheckResult]:
+    return {finding.subject: finding for finding in check_sockets(settings(**where))}
+
+
+def test_nothing_is_said_of_a_port() -> None:
+    assert findings() == {}
+
+
+def test_folder_without_an_instance_is_ok(sockets: Path) -> None:
+    assert {found.verdict for found in findings(socket_dir=sockets).values()} == {Verdict.OK}
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"), [(0o2700, "closed to its group"), (0o770, "does not give sockets its group")]
+)
+def test_folder_that_nginx_may_not_use_is_told(sockets: Path, mode: int, words: str) -> None:
+    sockets.chmod(mode)
+    for where in {"socket_dir": sockets}, {"socket_path": sockets / "cache.sock"}:
+        found = findings(**where)["socket folder"]
+        assert found.verdict is Verdict.WARNING
+        assert words in found.text
+
+
+def test_missing_folder_is_broken(tmp_path: Path) -> None:
+    found = findings(socket_dir=tmp_path / "missing")
+    assert found["socket folder"].verdict is Verdict.BROKEN
+
+
+@pytest.mark.parametrize("in_folder", ["", "/0123456789ab.sock"], ids=["path", "folder"])
+@pytest.mark.parametrize("length", [107, 108])
+def test_path_that_is_too_long_for_a_socket_is_broken(
+    sockets: Path, length: int, in_folder: str
+) -> None:
+    """By the same length as `serve` finds."""
+    path = sockets / ("x" * (length - len(f"{sockets}/{in_folder}")))
+    if in_folder:
+        path.mkdir()
+    where = {"socket_dir" if in_folder else "socket_path": path}
+    assert ("socket path" in findings(**where)) == (length > 107)
+    if length > 107:
+        with pytest.raises(CannotListen, match="too long"):
+            bind(settings(**where))
+    else:
+        bind(settings(**where)).close()
+
+
+def test_link_is_followed(sockets: Path) -> None:
+    (sockets / "current.sock").symlink_to("one.sock")
+    dangling = findings(socket_dir=sockets)["current.sock"]
+    assert dangling.verdict is Verdict.WARNING
+    assert "one.sock, where nobody listens" in dangling.text
+    with socket.socket(socket.AF_UNIX) as instance:
+        instance.bind(str(sockets / "one.sock"))
+        instance.listen()
+        assert findings(socket_dir=sockets)["current.sock"].verdict is Verdict.OK
+    assert findings(socket_dir=sockets)["current.sock"].verdict is Verdict.WARNING
+
+
+def test_what_is_in_the_way_of_the_link_is_broken(sockets: Path) -> None:
+    (sockets / "current.sock").mkdir()
+    assert findings(socket_dir=sockets)["current.sock"].verdict is Verdict.BROKEN

@@ -1,0 +1,364 @@
+"""A connection answers one request after another, and reads no more than is asked for."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+import trio
+import trio.testing
+from hypercorn.config import Config
+from hypercorn.trio.worker_context import WorkerContext
+
+from cache_actors.http.errors import BodyStalled
+from cache_actors.http.server import connection as module
+from cache_actors.http.server.connection import Connection
+from cache_actors.http.server.in_flight import InFlight
+from tests.support.waiting import eventually_async
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, Scope
+
+    Handler = Callable[[Scope, ASGIReceiveCallable, ASGISendCallable], Awaitable[None]]
+
+GET = b"GET /no-%d HTTP/1.1\r\nHost: x\r\n\r\n"
+PATIENCE = 120.0
+
+
+class App:
+    """An ASGI application, as far as connections need one.
+
+    Attributes:
+        handler: answers requests; one that says their path, unless it is replaced.
+        paths: what has been asked for.
+    """
+
+    body_timeout = 30.0
+
+    def __init__(self) -> None:
+        self.in_flight = InFlight()
+        self.events: list[str] = []
+        self.paths: list[str] = []
+        self.handler: Handler = say_path
+
+    @property
+    def log(self) -> Any:
+        """A log that remembers the names of events."""
+
+        def remember(_logger: object, _method: str, event: Any) -> Any:
+            self.events.append(event["event"])
+            raise structlog.DropEvent
+
+        return structlog.wrap_logger(None, processors=[remember])
+
+    async def __call__(
+        self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        with self.in_flight.one():
+            self.paths.append(scope["path"])  # type: ignore[typeddict-item]
+            await self.handler(scope, receive, send)
+
+
+async def body_of(receive: ASGIReceiveCallable) -> bytes:
+    """All of a request's body."""
+    body = b""
+    while True:
+        message: Any = await receive()
+        body += bytes(message.get("body", b""))
+        if not message.get("more_body"):
+            return body
+
+
+async def answer(send: ASGISendCallable, *pieces: bytes) -> None:
+    """Send a response of these pieces."""
+    length = str(sum(map(len, pieces))).encode()
+    headers = [(b"content-length", length)]
+    start: Any = {"type": "http.response.start", "status": 200, "headers": headers}
+    await send(start)
+    for piece in pieces:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def say_path(scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    """Answer with the path of the request."""
+    await body_of(receive)
+    await answer(send, scope["path"].encode())
+
+
+async def say_body(_scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    """Answer with the body of the request."""
+    await answer(send, await body_of(receive))
+
+
+class Client:
+    """The other end of a connection."""
+
+    def __init__(self, stream: trio.SocketStream, connection: Connection) -> None:
+        self.stream = stream
+        self.connection = connection
+        self._received = b""
+
+    async def send(self, data: bytes) -> None:
+        """Send all of `data`."""
+        await self.stream.send_all(data)
+
+    async def read_until(self, end: bytes) -> bytes:
+        """What comes up to `end`, which is an error if it does not come."""
+        with trio.fail_after(PATIENCE):
+            while end not in self._received:
+                piece = await self.stream.receive_some()
+                assert piece, f"it ended after {self._received!r}"
+                self._received += piece
+        found, _, self._received = self._received.partition(end)
+        return found + end
+
+    async def read_to_end(self) -> bytes:
+        """All that comes until the connection is closed."""
+        with trio.fail_after(PATIENCE):
+            try:
+                while piece := await self.stream.receive_some():
+                    self._received += piece
+            except trio.BrokenResourceError:
+                pass
+        return self._received
+
+
+@pytest.fixture
+def app() -> App:
+    return App()
+
+
+@asynccontextmanager
+async def connected(app: App) -> AsyncIterator[Client]:
+    """A client of `app`; its connection is cut in the end."""
+    ours, theirs = socket.socketpair()
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
+    config = Config()
+    config.accesslog = config.errorlog = None
+    connection = Connection(app, config, WorkerContext(None), stream)  # type: ignore[arg-type]
+    client = Client(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), connection)
+    async with trio.open_nursery() as nursery, client.stream:
+        nursery.start_soon(connection.run)
+        yield client
+        nursery.cancel_scope.cancel()
+
+
+async def test_requests_are_answered_one_after_another(app: App) -> None:
+    async with connected(app) as client:
+        for number in range(3):
+            await client.send(GET % number)
+            assert (await client.read_until(b"/no-%d" % number)).startswith(b"HTTP/1.1 200")
+    assert app.paths == ["/no-0", "/no-1", "/no-2"]
+
+
+async def test_requests_that_come_together_are_answered_in_order(app: App) -> None:
+    async with connected(app) as client:
+        await client.send(b"".join(GET % number for number in range(5)))
+        for number in range(5):
+            await client.read_until(b"/no-%d" % number)
+    assert app.paths == [f"/no-{number}" for number in range(5)]
+
+
+@pytest.mark.parametrize("size", [1, 10_240, 1_000_000])
+async def test_bodies_arrive_whole(app: App, size: int) -> None:
+    app.handler = say_body
+    body = bytes(range(256)) * (size // 256 + 1)
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    async with connected(app) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(client.send, head + body)
+        assert (await client.read_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        assert await client.read_until(body) == body
+
+
+async def test_nothing_is_read_that_nobody_asks_for(app: App) -> None:
+    go_on = trio.Event()
+
+    async def ask_late(scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        await go_on.wait()
+        await say_body(scope, receive, send)
+
+    app.handler = ask_late
+    body = b"x" * 100_000
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    async with connected(app) as client:
+        await client.send(head + body)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        unread = client.connection._socket.recv(1_000_000, socket.MSG_PEEK)
+        assert len(unread) == len(head + body) - module.FIRST_READ
+        go_on.set()
+        await client.read_until(body)
+
+
+async def test_answer_that_comes_before_the_body_is_not_held_back(app: App) -> None:
+    async def answer_first(_: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        start: Any = {"type": "http.response.start", "status": 413, "headers": []}
+        await send(start)
+        await body_of(receive)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    app.handler = answer_first
+    async with connected(app) as client:
+        await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n")
+        assert (await client.read_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 413")
+        await client.send(b"body" + GET % 1)
+
+
+async def test_body_that_stops_is_given_up(
+    app: App, autojump_clock: trio.testing.MockClock
+) -> None:
+    stalled: list[str] = []
+
+    async def wait(scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        try:
+            await body_of(receive)
+        except BodyStalled as error:
+            stalled.append(str(error))
+        await answer(send, b"too late")
+
+    app.handler = wait
+    began = trio.current_time()
+    async with connected(app) as client:
+        await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
+        await client.read_until(b"too late")
+    assert stalled == ["No more of the body has come for 30 seconds"]
+    assert trio.current_time() - began >= app.body_timeout
+
+
+async def test_slow_but_steady_body_is_not_given_up(
+    app: App, autojump_clock: trio.testing.MockClock
+) -> None:
+    """What counts is progress, so a whole upload may take longer."""
+    app.handler = say_body
+    began = trio.current_time()
+    async with connected(app) as client:
+        await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+        for piece in (b"s", b"t", b"e", b"a", b"d"):
+            await trio.sleep(app.body_timeout * 0.9)
+            await client.send(piece)
+        await client.read_until(b"\r\n\r\nstead")
+    assert trio.current_time() - began > app.body_timeout
+
+
+async def test_client_that_does_not_read_is_given_up(
+    app: App, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def answer_much(_: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        await body_of(receive)
+        await answer(send, b"x" * 10_000_000)
+
+    app.handler = answer_much
+    began = trio.current_time()
+    async with connected(app) as client:
+        await client.send(GET % 1)
+        while not client.connection.ended:  # noqa: ASYNC110
+            await trio.sleep(1)
+    assert began + module.SEND_SECONDS <= trio.current_time() < began + module.SEND_SECONDS + 2
+    assert app.events == []
+
+
+async def test_idle_connection_can_be_closed(app: App) -> None:
+    async with connected(app) as client:
+        await client.send(GET % 1)
+        await client.read_until(b"/no-1")
+        client.connection.end_if_idle(trio.current_time())
+        assert await client.read_to_end() == b""
+
+
+@pytest.mark.parametrize("start", [b"", b"GET /1 HT"])
+async def test_connection_without_a_whole_request_is_closed_without_a_word(
+    app: App, start: bytes
+) -> None:
+    async with connected(app) as client:
+        await client.send(start)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        client.connection.end_if_idle(trio.current_time())
+        assert await client.read_to_end() == b""
+
+
+async def test_connection_that_has_not_been_idle_for_long_stays(app: App) -> None:
+    async with connected(app) as client:
+        client.connection.end_if_idle(trio.current_time() - 1)
+        await client.send(GET % 1)
+        await client.read_until(b"/no-1")
+
+
+async def test_connection_that_answers_is_not_idle(app: App) -> None:
+    go_on = trio.Event()
+
+    async def take_long(scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        await go_on.wait()
+        await say_path(scope, receive, send)
+
+    app.handler = take_long
+    async with connected(app) as client:
+        await client.send(GET % 1)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        client.connection.end_if_idle(trio.current_time())
+        go_on.set()
+        await client.read_until(b"/no-1")
+        await client.send(GET % 2)
+        await client.read_until(b"/no-2")
+
+
+async def test_request_that_comes_while_its_connection_is_being_closed_is_answered(
+    app: App,
+) -> None:
+    async with connected(app) as client:
+        await trio.testing.wait_all_tasks_blocked()
+        client.connection._socket.setblocking(False)
+        client.stream.socket._sock.send(GET % 1)  # type: ignore[attr-defined]
+        client.connection.end_if_idle(trio.current_time())
+        assert (await client.read_to_end()).endswith(b"/no-1")
+
+
+@pytest.mark.parametrize("request_", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nHost\r\n\r\n"])
+async def test_what_is_not_http_is_refused_with_json(app: App, request_: bytes) -> None:
+    async with connected(app) as client:
+        await client.send(request_)
+        refusal = await client.read_to_end()
+    assert refusal.startswith(b"HTTP/1.1 400")
+    assert refusal.endswith(b'{"message":"Bad Request"}')
+    assert app.paths == []
+
+
+async def test_application_that_crashes_is_answered_for_and_ends_its_connection(app: App) -> None:
+    async def crash(_: Scope, _receive: ASGIReceiveCallable, _send: ASGISendCallable) -> None:
+        raise ZeroDivisionError
+
+    app.handler = crash
+    async with connected(app) as client:
+        await client.send(GET % 1)
+        assert (await client.read_to_end()).startswith(b"HTTP/1.1 500")
+    assert app.events == ["connection_crashed"]
+
+
+async def test_request_that_is_cut_is_not_answered(app: App) -> None:
+    async def wait(_: Scope, _receive: ASGIReceiveCallable, _send: ASGISendCallable) -> None:
+        await trio.sleep_forever()
+
+    app.handler = wait
+    ours: trio.SocketStream
+    async with connected(app) as client:
+        await client.send(GET % 1)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        ours = trio.SocketStream(trio.socket.from_stdlib_socket(client.stream.socket._sock.dup()))  # type: ignore[attr-defined]
+    async with ours:
+        with trio.fail_after(PATIENCE):
+            assert await ours.receive_some() == b""
+    assert app.events == []
+
+
+async def test_client_that_leaves_in_the_middle_ends_its_connection(app: App) -> None:
+    app.handler = say_body
+    async with connected(app) as client:
+        await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await client.stream.aclose()
+        await eventually_async(lambda: client.connection.ended)
+    assert app.events == []

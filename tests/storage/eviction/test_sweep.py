@@ -1,0 +1,738 @@
+"""Eviction of chosen projects: what goes in each phase, what is spared, and in which order.
+
+What goes here is everything that was not used for half a day.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import tracemalloc
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cache_actors.kinds import Kind
+from cache_actors.storage import walk
+from cache_actors.storage.capacity import Amount
+from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
+from cache_actors.storage.eviction import sweep as eviction
+from cache_actors.storage.eviction.cutoff import Cutoff, Histogram, cutoff
+from cache_actors.storage.eviction.sweep import BATCH, MAX_PAUSE_SECONDS, ClockStepped, Step, Sweep
+from cache_actors.storage.files.last_use import WRONG_CLOCK_NS
+from cache_actors.storage.files.store import FileStore
+from cache_actors.storage.layout import Key, Project
+from cache_actors.storage.references import references_in
+from tests.storage.stores import refusing
+from tests.support.stored import (
+    APP,
+    BLOCK_BYTES,
+    DAY,
+    HOUR,
+    LIB,
+    SECOND,
+    Stored,
+    artifact_id,
+    body_of,
+    set_age,
+    times_below,
+    value_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from cache_actors.storage.files.temporary import TemporaryFolder
+
+OLD, RECENT = DAY, HOUR
+A = artifact_id(1)
+
+
+@pytest.fixture
+def writer(root: Path, temporary: TemporaryFolder) -> EntryWriter:
+    return EntryWriter(FileStore(root, temporary, durable=False), require_artifacts=True)
+
+
+def put(writer: EntryWriter, name: str, *artifacts: int) -> bool:
+    """Put an entry, as the service does, and say whether it was taken."""
+    ids = [artifact_id(each) for each in artifacts]
+    write = EntryWrite(
+        Key(APP, Kind.KEYVALUE, f"0~{name}"), body_of(value_of(*ids)), frozenset(ids)
+    )
+    [outcome] = writer.put([write])
+    assert outcome is None or isinstance(outcome, MissingArtifact)
+    return outcome is None
+
+
+def everything_older_than(stored: Stored, age: float) -> Cutoff:
+    return cutoff(Histogram(stored.now), Amount(1 << 60), protected=age)
+
+
+def new_eviction(stored: Stored, grace: float = 0.0) -> Sweep:
+    return Sweep(stored.root, everything_older_than(stored, DAY / 2), grace)
+
+
+def evict(stored: Stored, *projects: Project) -> Sweep:
+    """Evict what was not used for half a day."""
+    evicting = new_eviction(stored)
+    list(evicting.run(projects or [APP]))
+    return evicting
+
+
+def expect_no_entry_without_its_artifacts(stored: Stored) -> None:
+    for path in stored.root.glob("*/*/keyvalue/*/*.json"):
+        with open(os.open(path, os.O_RDONLY | os.O_NOATIME), "rb") as file:  # noqa: PTH123
+            body = file.read()
+        for each in references_in(body):
+            assert (path.parents[2] / "cas" / each[2:4] / each).exists(), path
+
+
+# Entries.
+
+
+@pytest.mark.parametrize("body", [body_of(value_of(A)), body_of("something else"), b"{", b""])
+def test_old_entry_goes_whatever_is_in_it(stored: Stored, body: bytes) -> None:
+    stored.artifact(1, RECENT)
+    entry = stored.raw_entry("a", body, OLD)
+    evicted = evict(stored)
+    assert not entry.exists()
+    assert evicted.removed.entries == 1
+
+
+@pytest.mark.parametrize("body", [body_of("something else"), b"{", body_of()])
+def test_entry_of_unknown_form_stays_while_it_is_recent(stored: Stored, body: bytes) -> None:
+    entry = stored.raw_entry("a", body, RECENT)
+    evict(stored)
+    assert entry.exists()
+
+
+def test_entries_of_unknown_form_share_by_name_like_artifacts(stored: Stored) -> None:
+    unknown = [stored.raw_entry(f"unknown{number}", b"{}", OLD) for number in range(100)]
+    artifacts = [stored.artifact(number, OLD) for number in range(100)]
+    bucket = everything_older_than(stored, OLD).bucket - 1  # theirs
+    rule = Cutoff(stored.now, bucket, 0.5)
+    list(Sweep(stored.root, rule, 0.0).run([APP]))
+    assert not rule.takes_all(stored.at(OLD))
+    for path in (*unknown, *artifacts):
+        assert path.exists() is not rule.takes(stored.at(OLD), path.name.removesuffix(".json"))
+    assert 50 < len(stored.names()) < 150
+
+
+def test_recent_entry_stays_with_its_artifacts(stored: Stored) -> None:
+    for age in (RECENT, OLD):
+        stored.entry("a", 1, 2, age=RECENT)
+        stored.artifact(1, age)
+        stored.artifact(2, RECENT)
+        evicted = evict(stored)
+        assert stored.names() == {"0~a.json", artifact_id(1), artifact_id(2)}
+        assert (evicted.removed.entries, evicted.removed.artifacts) == (0, 0)
+
+
+def test_artifacts_of_an_entry_that_stays_are_no_older_than_it(stored: Stored) -> None:
+    stored.entry("a", 1, 2, 3, age=RECENT)
+    ages = {1: OLD, 2: RECENT + 100, 3: RECENT - 100}
+    paths = {number: stored.artifact(number, age) for number, age in ages.items()}
+    evict(stored)
+    assert [stored.age(paths[number]) for number in (1, 2, 3)] == [RECENT, RECENT, RECENT - 100]
+    for number, path in paths.items():
+        assert path.stat().st_mtime_ns == stored.at(ages[number])
+
+
+def test_artifact_of_several_entries_is_as_old_as_the_youngest(stored: Stored) -> None:
+    path = stored.artifact(1, OLD)
+    for name, age in (("a", 5 * HOUR), ("b", 2 * HOUR), ("c", 3 * HOUR)):
+        stored.entry(name, 1, age=age)
+    evict(stored)
+    assert stored.age(path) == 2 * HOUR
+    assert len(stored.names()) == 4
+
+
+def test_entry_goes_whose_artifact_is_missing(stored: Stored) -> None:
+    stored.artifact(1, RECENT)
+    stored.artifact(2, RECENT, LIB)
+    for name, ids in (("a", [1, 2]), ("b", [2]), ("c", [1])):
+        stored.entry(name, *ids, age=RECENT)
+    evicted = evict(stored)
+    assert stored.names() == {"0~c.json", artifact_id(1), artifact_id(2)}
+    assert evicted.removed.entries == 2
+    assert not evicted.unsettled
+
+
+def test_entry_put_a_moment_ago_may_wait_for_its_artifacts(stored: Stored) -> None:
+    """Where it may be put before them; a time in the future is that of a wrong clock."""
+    entry = stored.entry("a", 1, age=eviction.ENTRY_GRACE_NS / SECOND - 60)
+    far = stored.entry("b", 1, age=-2 * DAY)
+    lenient = new_eviction(stored)
+    lenient.require_artifacts = False
+    list(lenient.run([APP]))
+    assert entry.exists()
+    assert not far.exists()
+    assert lenient.unsettled
+    set_age(entry, stored.at(eviction.ENTRY_GRACE_NS / SECOND + 60))
+    lenient = new_eviction(stored)
+    lenient.require_artifacts = False
+    list(lenient.run([APP]))
+    assert not entry.exists()
+    assert not lenient.unsettled
+
+
+def test_entry_whose_artifact_is_gone_goes_at_once(stored: Stored) -> None:
+    entry = stored.entry("a", 1)
+    assert not evict(stored).unsettled
+    assert not entry.exists()
+
+
+def test_entry_that_was_read_a_moment_ago_does_not_wait_any_more(stored: Stored) -> None:
+    entry = stored.entry("a", 1)
+    os.utime(entry, ns=(stored.now, stored.at(HOUR)))
+    evict(stored)
+    assert not entry.exists()
+
+
+def test_entry_goes_if_one_of_its_artifacts_goes(stored: Stored) -> None:
+    """By name, of those as old as it is."""
+    for number in range(40):
+        stored.artifact(number, OLD)
+        stored.artifact(100 + number, RECENT)
+        stored.entry(f"entry{number}", number, 100 + number, age=OLD)
+    rule = Cutoff(stored.now, everything_older_than(stored, OLD).bucket - 1, 0.5)
+    evicted = Sweep(stored.root, rule, 0.0)
+    list(evicted.run([APP]))
+    expect_no_entry_without_its_artifacts(stored)
+    assert 5 < evicted.removed.entries < 35
+    for number in range(40):
+        goes = rule.takes(stored.at(OLD), artifact_id(number))
+        assert (artifact_id(number) in stored.names()) is not goes
+        assert (f"0~entry{number}.json" in stored.names()) is not goes
+
+
+@pytest.mark.parametrize("spelled", [str.upper, str.lower])
+@pytest.mark.parametrize("is_called", [str.upper, str.lower])
+def test_artifact_is_known_by_either_spelling(
+    stored: Stored, spelled: Callable[[str], str], is_called: Callable[[str], str]
+) -> None:
+    path = stored.artifact(spelled(A), OLD)
+    entry = stored.entry("a", is_called(A), age=RECENT)
+    evict(stored)
+    assert entry.exists()
+    assert stored.age(path) == RECENT
+
+
+def test_both_spellings_of_an_artifact_stay(stored: Stored) -> None:
+    paths = [stored.artifact(A, OLD), stored.artifact(A.lower(), OLD)]
+    stored.entry("a", A, age=RECENT)
+    evict(stored)
+    assert [stored.age(path) for path in paths] == [RECENT] * 2
+
+
+def test_looking_at_entries_is_no_use(stored: Stored) -> None:
+    stored.artifact(1, RECENT)
+    entry = stored.entry("a", 1, age=RECENT)
+    os.utime(entry, ns=(stored.at(OLD), stored.at(RECENT)))  # relatime would move it
+    evict(stored)
+    assert entry.stat().st_atime_ns == stored.at(OLD)
+
+
+def test_entry_that_cannot_be_read_any_more_goes_by_its_age(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = {str(stored.entry("a", 1, age=RECENT)), str(stored.entry("b", 1, age=OLD))}
+    refuse_to_open(monkeypatch, broken, errno.EIO)
+    evict(stored)
+    assert stored.names() == {"0~a.json"}
+
+
+def test_artifacts_stay_where_a_folder_of_entries_is_lost(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = stored.artifact(1, OLD)
+    lost = str(stored.entry("a", 1, age=RECENT).parent)
+    stored.artifact(2, OLD, LIB)
+    really_scan = os.scandir
+
+    def scan(path: Any) -> Any:
+        if str(path) == lost:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), lost)
+        return really_scan(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    evict(stored, APP, LIB)
+    monkeypatch.undo()
+    assert stored.names() == {kept.name, "0~a.json"}
+
+
+def refuse_to_open(patch: pytest.MonkeyPatch, paths: set[str], number: int) -> None:
+    really_open = os.open
+
+    def refusing(path: Any, *arguments: Any, **how: Any) -> int:
+        if str(path) in paths:
+            raise OSError(number, os.strerror(number), str(path))
+        return really_open(path, *arguments, **how)
+
+    patch.setattr(os, "open", refusing)
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES])
+def test_entry_of_somebody_else_is_an_error_that_names_it(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    entry = stored.entry("a", 1, age=RECENT)
+    artifact = stored.artifact(1, OLD)
+    refuse_to_open(monkeypatch, {str(entry)}, number)
+    with pytest.raises(PermissionError) as caught:
+        evict(stored)
+    assert caught.value.filename == str(entry)
+    assert entry.exists()
+    assert artifact.exists()
+
+
+def test_artifact_of_somebody_else_that_has_to_stay_is_an_error_that_names_it(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored.entry("a", 1, age=RECENT)
+    artifact = stored.artifact(1, OLD)
+    monkeypatch.setattr(os, "utime", refusing(errno.EPERM))
+    with pytest.raises(PermissionError) as caught:
+        evict(stored)
+    assert caught.value.filename == str(artifact)
+    assert artifact.exists()
+
+
+# Artifacts.
+
+
+def test_old_artifacts_go_and_recent_ones_stay(stored: Stored) -> None:
+    for number, age in enumerate((OLD, RECENT, 3 * OLD, 2 * RECENT)):
+        stored.artifact(number, age)
+    evicted = evict(stored)
+    assert stored.names() == {artifact_id(1), artifact_id(3)}
+    assert evicted.removed.artifacts == 2
+    assert evicted.removed.bytes == 2 * BLOCK_BYTES
+    assert evicted.removed.youngest_use == stored.at(OLD)
+    kept = evicted.kept[APP]
+    assert (kept.artifacts, kept.bytes) == (2, 2 * BLOCK_BYTES)
+    assert kept.oldest_use == stored.at(2 * RECENT)
+
+
+def test_artifacts_go_with_their_entries(stored: Stored) -> None:
+    stored.artifact(1, OLD)
+    stored.entry("a", 1, age=OLD)
+    evicted = evict(stored)
+    assert stored.names() == set()
+    assert evicted.removed.bytes == 2 * BLOCK_BYTES
+    assert evicted.kept[APP].oldest_use is None
+
+
+def test_recent_artifact_outlives_its_entry(stored: Stored) -> None:
+    stored.artifact(1, RECENT)
+    stored.entry("a", 1, age=OLD)
+    evict(stored)
+    assert stored.names() == {A}
+
+
+def test_what_is_read_is_used(stored: Stored) -> None:
+    path = stored.artifact(1, OLD)
+    os.utime(path, ns=(stored.at(RECENT), stored.at(OLD)))
+    evict(stored)
+    assert path.exists()
+
+
+def test_artifact_of_somebody_else_is_left_alone(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry that is put may need it, and could not note that."""
+    path = stored.artifact(1, OLD)
+    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+    evicted = evict(stored)
+    assert path.exists()
+    assert (evicted.removed.artifacts, evicted.kept[APP].artifacts) == (0, 1)
+
+
+def test_other_projects_are_not_touched(stored: Stored) -> None:
+    for project in (APP, LIB):
+        stored.artifact(1, OLD, project)
+        stored.artifact(2, OLD, project)
+        stored.entry("a", 1, age=OLD, project=project)
+        stored.entry("b", 3, age=RECENT, project=project)
+        stored.entry("c", 2, age=RECENT, project=project)
+    before = times_below(LIB.path(stored.root))
+    evict(stored, APP)
+    assert times_below(LIB.path(stored.root)) == before
+    assert len(list(APP.path(stored.root).glob("*/*/*"))) == 2
+    evict(stored, APP, LIB, Project("no", "body"))
+    assert len(list(stored.root.glob("*/*/*/*/*"))) == 4
+
+
+def test_what_is_none_of_the_services_stays(stored: Stored) -> None:
+    path, entry = stored.artifact(1, OLD), stored.entry("a", age=OLD)
+    strangers = [path.with_name("a name"), entry.with_name("x.txt"), path.with_name(A[:4])]
+    for stranger in strangers[:2]:
+        stranger.write_bytes(b"x")
+    strangers[2].symlink_to(path)
+    for stranger in strangers:
+        os.utime(stranger, ns=(0, 0), follow_symlinks=False)
+    evict(stored)
+    assert stored.names() == {stranger.name for stranger in strangers}
+
+
+def test_folders_stay(stored: Stored) -> None:
+    folders = stored.artifact(1, OLD).parents[:3]
+    evict(stored)
+    assert all(folder.is_dir() for folder in folders)
+
+
+# Between a look and the lock.
+
+
+def test_entry_that_is_read_in_between_is_spared_and_so_are_its_artifacts(stored: Stored) -> None:
+    entry, artifact = stored.entry("a", 1, age=OLD), stored.artifact(1, OLD)
+    steps = new_eviction(stored).run([APP])
+    assert next(steps) == Step()
+    os.utime(entry, ns=(stored.now, stored.at(OLD)))
+    list(steps)
+    assert entry.exists()
+    assert stored.age(artifact) == 0
+
+
+def test_entry_that_is_replaced_in_between_is_spared(stored: Stored, writer: EntryWriter) -> None:
+    entry = stored.entry("a", 1, age=OLD)
+    stored.artifact(2, OLD)
+    steps = new_eviction(stored).run([APP])
+    next(steps)
+    assert put(writer, "a", 2)
+    list(steps)
+    assert entry.read_bytes() == body_of(value_of(artifact_id(2)))
+    assert artifact_id(2) in stored.names()
+
+
+def test_entry_whose_artifact_comes_in_between_is_spared(stored: Stored) -> None:
+    entry = stored.entry("a", 1, age=RECENT)
+    steps = new_eviction(stored).run([APP])
+    next(steps)
+    stored.artifact(1)
+    list(steps)
+    assert entry.exists()
+
+
+def test_entry_that_somebody_else_removes_in_between_is_not_counted(stored: Stored) -> None:
+    entry = stored.entry("a", 1, age=OLD)
+    evicting = new_eviction(stored)
+    steps = evicting.run([APP])
+    next(steps)
+    entry.unlink()
+    list(steps)
+    assert evicting.removed.entries == 0
+
+
+def test_artifact_that_is_used_in_between_is_spared(stored: Stored, writer: EntryWriter) -> None:
+    for number in (1, 2, 3):
+        stored.artifact(number, OLD)
+    evicting = new_eviction(stored)
+    steps = evicting.run([APP])
+    next(steps)
+    evicting_first = stored.names()
+    assert put(writer, "a", 1)
+    os.utime(Key(APP, Kind.CAS, artifact_id(2)).path(stored.root))
+    list(steps)
+    assert len(evicting_first) == 3
+    assert {A, artifact_id(2), "0~a.json"} == stored.names()
+    assert (evicting.removed.artifacts, evicting.kept[APP].artifacts) == (1, 2)
+
+
+@dataclass
+class World:
+    """A project with old and recent entries, which share artifacts."""
+
+    stored: Stored
+
+    def __post_init__(self) -> None:
+        for number in range(6):
+            self.stored.artifact(number, OLD)
+        for number, age in enumerate((OLD, RECENT, OLD, RECENT)):
+            self.stored.entry(f"entry{number}", number, number + 1, age=age)
+
+    def steps(self) -> int:
+        """Of a pass."""
+        return len(list(new_eviction(self.stored).run([APP])))
+
+
+def test_entry_put_at_any_point_has_its_artifacts_in_the_end(
+    tmp_path: Path, temporary: TemporaryFolder
+) -> None:
+    outcomes: list[bool] = []
+    for point in range(World(Stored(tmp_path / "first")).steps() + 1):
+        stored = Stored(tmp_path / str(point))
+        stored.root.mkdir()
+        World(stored)
+        store = FileStore(stored.root, temporary, durable=False)
+        steps = new_eviction(stored).run([APP])
+        for _ in range(point):
+            next(steps)
+        outcomes.append(put(EntryWriter(store, require_artifacts=True), "new", 0, 5))
+        list(steps)
+        expect_no_entry_without_its_artifacts(stored)
+        assert outcomes[-1] is ("0~new.json" in stored.names())
+    assert outcomes[0]
+    assert not outcomes[-1]
+    assert outcomes == sorted(outcomes, reverse=True)
+
+
+def test_pass_that_dies_at_any_point_leaves_no_entry_without_its_artifacts(tmp_path: Path) -> None:
+    for point in range(World(Stored(tmp_path / "first")).steps() + 1):
+        stored = Stored(tmp_path / str(point))
+        World(stored)
+        steps = new_eviction(stored).run([APP])
+        for _ in range(point):
+            next(steps)
+        del steps
+        expect_no_entry_without_its_artifacts(stored)
+        evict(stored)
+        assert len(stored.names()) == 2 + 4
+
+
+# Order, locks, pace.
+
+
+@dataclass
+class Call:
+    """Something that was asked of the kernel."""
+
+    what: str
+    path: str
+    is_locked: bool
+
+
+def is_locked(project: Path) -> bool:
+    """Whether eviction keeps entries out of a project."""
+    fd = os.open(project, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+@pytest.fixture
+def calls(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[Call]:
+    """Removals and syncs, in order."""
+    calls: list[Call] = []
+    really_unlink, really_sync = os.unlink, os.fsync
+
+    def unlink(path: Any, *arguments: Any, **how: Any) -> None:
+        calls.append(Call("unlink", str(path), is_locked(APP.path(root))))
+        really_unlink(path, *arguments, **how)
+
+    def sync(fd: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115
+        calls.append(Call("sync", path, is_locked(APP.path(root))))
+        really_sync(fd)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    monkeypatch.setattr(os, "fsync", sync)
+    return calls
+
+
+def test_all_folders_of_entries_are_synced_before_an_artifact_goes(
+    stored: Stored, calls: list[Call]
+) -> None:
+    for number in range(20):
+        stored.artifact(number, OLD)
+        stored.entry(f"{number:02}", number, age=OLD)
+    stored.entry("stays", age=RECENT)
+    evict(stored)
+    kinds = ["artifact" if "/cas/" in call.path else "entry" for call in calls]
+    first_artifact = kinds.index("artifact")
+    assert "entry" not in kinds[first_artifact:]
+    for call in calls[:first_artifact]:
+        if call.what == "unlink":
+            folder = os.path.dirname(call.path)  # noqa: PTH120
+            later = calls[calls.index(call) : first_artifact]
+            assert Call("sync", folder, is_locked=False) in later
+    synced = {call.path for call in calls if call.what == "sync"}
+    assert synced >= {str(path) for path in stored.root.glob("*/*/keyvalue/*")}
+
+
+def test_what_another_pass_has_removed_is_synced_too(stored: Stored, calls: list[Call]) -> None:
+    """It may have died before it came to that."""
+    entry = stored.entry("a", age=OLD)
+    artifact = stored.artifact(1, OLD)
+    entry.unlink()
+    calls.clear()
+    evict(stored)
+    assert [(call.what, call.path) for call in calls] == [
+        ("sync", str(entry.parent)),
+        ("unlink", str(artifact)),
+    ]
+
+
+def test_files_are_removed_under_the_lock_a_few_at_a_time(
+    stored: Stored, calls: list[Call]
+) -> None:
+    for number in range(3 * BATCH):
+        stored.artifact(A[:4] + f"{number:04}", OLD)
+        stored.raw_entry(f"aa{number:04}", b"x", OLD)
+    gone = 0
+    for step in new_eviction(stored).run([APP]):
+        assert not is_locked(APP.path(stored.root))
+        removed = sum(call.what == "unlink" for call in calls) - gone
+        assert removed == step.removed <= BATCH
+        gone += removed
+    assert gone == 6 * BATCH
+    assert all(call.is_locked for call in calls if call.what == "unlink")
+    assert not any(call.is_locked for call in calls if call.what == "sync")
+
+
+class Clock:
+    """A clock that only the test moves."""
+
+    def __init__(self, now: int) -> None:
+        self.now = now
+
+    def time_ns(self) -> int:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now / SECOND
+
+
+@pytest.fixture
+def clock(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock(stored.now)
+    monkeypatch.setattr(eviction, "time", clock)
+    return clock
+
+
+def test_artifacts_wait_for_the_end_of_the_grace(stored: Stored, clock: Clock) -> None:
+    entry, artifact = stored.entry("a", 1, age=OLD), stored.artifact(1, OLD)
+    steps = new_eviction(stored, grace=10.0).run([APP])
+    began = clock.now
+    for step in steps:
+        clock.now += int(step.pause * SECOND)
+        assert step.pause <= MAX_PAUSE_SECONDS
+        assert artifact.exists() or clock.now >= began + 10 * SECOND
+    assert (clock.now - began) / SECOND == pytest.approx(10, abs=2 * MAX_PAUSE_SECONDS)
+    assert not entry.exists()
+    assert not artifact.exists()
+
+
+def test_grace_may_be_cut_short_at_any_time(stored: Stored, clock: Clock) -> None:
+    artifact = stored.artifact(1, OLD)
+    evicting = new_eviction(stored, grace=1000.0)
+    steps = evicting.run([APP])
+    assert next(steps).pause == MAX_PAUSE_SECONDS
+    clock.now += SECOND
+    assert next(steps).pause == MAX_PAUSE_SECONDS
+    evicting.grace = 0.5
+    list(steps)
+    assert not artifact.exists()
+
+
+def test_grace_of_several_projects_passes_at_once(stored: Stored, clock: Clock) -> None:
+    projects = [Project("acme", f"app{number}") for number in range(10)]
+    for project in projects:
+        stored.artifact(1, OLD, project)
+        stored.entry("a", 1, age=OLD, project=project)
+    began, last_entry_gone = clock.now, 0
+    for step in new_eviction(stored, grace=10.0).run(projects):
+        entries = len(list(stored.root.glob("*/*/keyvalue/*/*")))
+        clock.now += int(step.pause * SECOND) + SECOND // 100
+        last_entry_gone = last_entry_gone or (clock.now if entries == 0 else 0)
+        assert len(list(stored.root.glob("*/*/cas/*/*"))) >= entries
+    assert stored.names() == set()
+    assert (clock.now - began) / SECOND < 12
+    assert (clock.now - last_entry_gone) / SECOND >= 9
+
+
+@pytest.mark.parametrize("step", [-1, WRONG_CLOCK_NS], ids=["back", "far ahead"])
+@pytest.mark.parametrize("phase", [1, 2])
+def test_clock_that_is_set_ends_the_pass_before_anything_goes(
+    stored: Stored, clock: Clock, step: int, phase: int
+) -> None:
+    """The uses that entries note from then on would not count as later ones."""
+    if phase == 1:
+        stored.entry("a", 1, age=OLD)
+    stored.artifact(1, OLD)
+    before = stored.names()
+    steps = new_eviction(stored).run([APP])
+    next(steps)
+    clock.now += step
+    with pytest.raises(ClockStepped, match="The clock was set during the pass"):
+        list(steps)
+    assert stored.names() == before
+    assert not is_locked(APP.path(stored.root))
+
+
+# Half of it, or only a look.
+
+
+def test_mending_removes_entries_without_artifacts_and_nothing_else(stored: Stored) -> None:
+    stored.artifact(1, OLD)
+    stored.artifact(2, RECENT)
+    for name, number, age in (("a", 1, RECENT), ("b", 3, RECENT), ("c", 3, OLD), ("d", 2, OLD)):
+        stored.entry(name, number, age=age)
+    nothing = cutoff(Histogram(stored.now), Amount(), 0.0)
+    mending = Sweep(stored.root, nothing, grace=1000.0)
+    assert all(step.pause == 0 for step in mending.mend([APP]))
+    assert stored.names() == {"0~a.json", "0~d.json", A, artifact_id(2)}
+    assert (mending.removed.entries, mending.removed.artifacts) == (2, 0)
+
+
+def test_look_counts_what_would_go_and_changes_nothing(stored: Stored) -> None:
+    stored.artifact(1, OLD)
+    stored.artifact(2, RECENT)
+    stored.entry("a", 1, age=OLD)
+    stored.entry("b", 1, age=RECENT)
+    before = times_below(stored.root)
+    looking = new_eviction(stored)
+    list(looking.look([APP]))
+    assert times_below(stored.root) == before
+    assert (looking.removed.artifacts, looking.removed.entries) == (1, 1)
+    assert looking.removed.bytes == 2 * BLOCK_BYTES
+    assert looking.removed.youngest_use == stored.at(OLD)
+    assert (looking.kept[APP].artifacts, looking.kept[APP].bytes) == (1, BLOCK_BYTES)
+
+
+# Many files.
+
+
+def test_first_files_go_before_the_last_ones_are_looked_at(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[str] = []
+    really_status = walk._status
+
+    def status(each: os.DirEntry[str]) -> os.stat_result | None:
+        looked_at.append(each.name)
+        return really_status(each)
+
+    monkeypatch.setattr(walk, "_status", status)
+    for number in range(10 * BATCH):
+        stored.artifact(A[:4] + f"{number:04}", OLD)
+    steps: Iterator[Step] = new_eviction(stored).run([APP])
+    assert next(step.removed for step in steps if step.removed) == BATCH
+    assert len(looked_at) == BATCH
+    list(steps)
+    assert stored.names() == set()
+
+
+@pytest.mark.parametrize(("count", "age"), [(3_000, OLD), (3_000, RECENT)], ids=["go", "stay"])
+def test_folder_of_many_files_is_not_held_in_memory(stored: Stored, count: int, age: float) -> None:
+    path = stored.artifact(1)
+    for number in range(1, count):
+        os.link(path, path.with_name(A[:4] + str(number)))
+    set_age(path, stored.at(age))
+    evicting = new_eviction(stored)
+    tracemalloc.start()
+    for _ in evicting.run([APP]):
+        pass
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    removed = count if age == OLD else 0
+    assert evicting.removed.artifacts == removed
+    assert evicting.kept[APP].artifacts == count - removed
+    assert peak < 300_000

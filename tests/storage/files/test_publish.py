@@ -1,0 +1,257 @@
+"""Files appear whole or not at all, once or replaced, whatever the others of their batch meet."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cache_actors.storage.files.temporary import TemporaryFile, TemporaryFolder
+from tests.storage.stores import (
+    EXISTS,
+    PUBLISH,
+    REPLACE,
+    STORED,
+    Way,
+    fail,
+    files_below,
+    leftovers,
+    loaded,
+    number_of,
+    publish,
+    publish_file,
+    replace,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from cache_actors.storage.files.store import FileStore, Version
+
+
+@contextmanager
+def umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+# Once, or replaced.
+
+
+def test_published_file_has_all_pieces(store: FileStore, path: Path) -> None:
+    assert publish(store, path, b"abc", b"", b"def") is STORED
+    assert path.read_bytes() == b"abcdef"
+
+
+def test_second_publication_gets_exists_and_changes_nothing(
+    store: FileStore, path: Path, temporary: TemporaryFolder
+) -> None:
+    publish(store, path, b"first")
+    before = path.stat()
+    assert publish(store, path, b"second") is EXISTS
+    assert path.read_bytes() == b"first"
+    assert path.stat().st_ino == before.st_ino
+    assert leftovers(temporary) == []
+
+
+def test_replacing_writes_and_overwrites(
+    store: FileStore, path: Path, temporary: TemporaryFolder
+) -> None:
+    for data in (b"first", b"second, longer", b"3"):
+        assert replace(store, path, data) is None
+        assert path.read_bytes() == data
+    assert leftovers(temporary) == []
+
+
+@pytest.mark.parametrize(
+    ("way", "outcomes", "stays"),
+    [(PUBLISH, [STORED, EXISTS, EXISTS], b"a"), (REPLACE, [None] * 3, b"c")],
+    ids=["first is published", "last is put"],
+)
+def test_of_a_batch_each_path_is_written_once(
+    store: FileStore,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    way: Way,
+    outcomes: list[object],
+    stays: bytes,
+) -> None:
+    written: list[bytes] = []
+    really_write = TemporaryFile.write
+
+    def write(file: TemporaryFile, chunks: Sequence[bytes]) -> None:
+        written.extend(chunks)
+        really_write(file, chunks)
+
+    monkeypatch.setattr(TemporaryFile, "write", write)
+    assert way.write(store, [(path, letter) for letter in (b"a", b"b", b"c")]) == outcomes
+    assert written == [stays]
+    assert path.read_bytes() == stays
+
+
+@pytest.mark.parametrize(
+    ("way", "outcomes", "contents"),
+    [
+        (PUBLISH, [errno.EIO, STORED, EXISTS], [b"bad", b"good", b"bad"]),
+        (REPLACE, [None, None, errno.EIO], [b"old", b"good", b"bad"]),
+    ],
+    ids=["publish", "replace"],
+)
+def test_those_that_share_a_path_get_their_turn_when_one_fails(
+    durable: FileStore,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    way: Way,
+    outcomes: list[object],
+    contents: list[bytes],
+) -> None:
+    really_write = TemporaryFile.write
+
+    def write(file: TemporaryFile, chunks: Sequence[bytes]) -> None:
+        if b"bad" in chunks:
+            raise fail(errno.EIO)
+        really_write(file, chunks)
+
+    monkeypatch.setattr(TemporaryFile, "write", write)
+    found = way.write(durable, [(path, each) for each in contents])
+    assert [each.errno if isinstance(each, OSError) else each for each in found] == outcomes
+    assert path.read_bytes() == b"good"
+
+
+def test_name_taken_at_the_last_moment_is_exists(
+    store: FileStore, path: Path, temporary: TemporaryFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_link = TemporaryFile.link
+
+    def link_too_late(file: TemporaryFile, target: Path) -> None:
+        target.write_bytes(b"another process's")
+        really_link(file, target)
+
+    monkeypatch.setattr(TemporaryFile, "link", link_too_late)
+    assert publish(store, path, b"ours") is EXISTS
+    assert path.read_bytes() == b"another process's"
+    assert leftovers(temporary) == []
+
+
+@pytest.mark.parametrize("place", ["file/x", "file/folder/x", f"acme/{'x' * 300}"])
+def test_file_that_cannot_be_there_does_not_hurt_the_others(
+    store: FileStore, root: Path, temporary: TemporaryFolder, way: Way, place: str
+) -> None:
+    (root / "file").write_bytes(b"")
+    paths = [root / "a" / "1", root / place, root / "a" / "2"]
+    first, failed, last = way.same(store, paths)
+    assert (first, last) == (way.done, way.done)
+    assert isinstance(failed, OSError)
+    assert paths[0].read_bytes() == paths[2].read_bytes() == b"x"
+    assert leftovers(temporary) == []
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_file_on_a_full_disk_fails_and_leaves_nothing(
+    store: FileStore, root: Path, path: Path, temporary: TemporaryFolder, way: Way
+) -> None:
+    assert number_of(way.one(store, path, b"abc")) == errno.ENOSPC
+    assert files_below(root) == []
+    assert leftovers(temporary) == []
+
+
+def test_replacement_that_finds_no_room_leaves_the_file_before_it(
+    store: FileStore, path: Path, request: pytest.FixtureRequest
+) -> None:
+    replace(store, path, b"before")
+    request.getfixturevalue("full_disk")
+    assert number_of(replace(store, path, b"after")) == errno.ENOSPC
+    assert path.read_bytes() == b"before"
+
+
+def test_uploaded_file_is_published_as_it_is_and_left_to_its_owner(
+    store: FileStore, path: Path, temporary: TemporaryFolder
+) -> None:
+    upload = temporary.create()
+    upload.write([b"abc"])
+    assert publish_file(store, path, upload) is STORED
+    assert path.stat().st_ino == os.fstat(upload._fd).st_ino
+    upload.discard()
+    assert path.read_bytes() == b"abc"
+    assert leftovers(temporary) == []
+
+
+def without_anonymous_files(patch: pytest.MonkeyPatch) -> None:
+    really_open = os.open
+
+    def refusing_open(path: str | Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise fail(errno.EOPNOTSUPP)
+        return really_open(path, flags, mode)
+
+    patch.setattr(os, "open", refusing_open)
+
+
+@pytest.mark.parametrize("anonymous", [True, False])
+def test_files_and_folders_are_for_the_group_whatever_the_umask(
+    store: FileStore,
+    root: Path,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    way: Way,
+    anonymous: bool,
+) -> None:
+    if not anonymous:
+        without_anonymous_files(monkeypatch)
+    with umask(0o077):
+        assert way.one(store, path, b"x") is way.done
+    modes = [stat.S_IMODE(p.stat().st_mode) for p in (path, *path.parents) if root in p.parents]
+    assert modes == [0o640, 0o2750, 0o2750, 0o2750, 0o2750]
+
+
+def test_publishing_works_without_anonymous_files(
+    store: FileStore, path: Path, temporary: TemporaryFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_anonymous_files(monkeypatch)
+    assert publish(store, path, b"first") is STORED
+    assert publish(store, path, b"second") is EXISTS
+    assert path.read_bytes() == b"first"
+    assert leftovers(temporary) == []
+
+
+@pytest.mark.parametrize("level", [1, 2, 3, 4])
+def test_folder_removed_behind_the_stores_back_is_made_again(
+    store: FileStore, path: Path, way: Way, level: int
+) -> None:
+    publish(store, path.with_name("other"), b"x")
+    shutil.rmtree(path.parents[level - 1])
+    assert way.one(store, path, b"again") is way.done
+    assert path.read_bytes() == b"again"
+
+
+def test_readers_see_whole_versions_only(relaxed: FileStore, path: Path) -> None:
+    versions = [letter * size for letter, size in ((b"a", 70_000), (b"b", 100_000), (b"c", 1))]
+    replace(relaxed, path, versions[0])
+    stop = threading.Event()
+    seen: set[bytes] = set()
+
+    def read() -> None:
+        known: Version | None = None
+        while not stop.is_set():
+            seen.add(path.read_bytes())
+            known = loaded(relaxed, path, known)
+            seen.add(known.data)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(600):
+        replace(relaxed, path, versions[number % 3])
+    stop.set()
+    reader.join()
+    assert seen <= set(versions)
+    assert len(seen) > 1

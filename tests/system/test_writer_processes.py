@@ -1,0 +1,234 @@
+"""The processes that write to the disk, below the real service: killed, stopped, signalled."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cache_actors.actors.disk_writer import DiskWriter
+from tests.support.metrics import Scrape
+from tests.support.service import (
+    CHANGED_COMMAND,
+    COMMAND,
+    Service,
+    client_of,
+    constants,
+    running_service,
+)
+from tests.support.waiting import eventually
+from tests.support.wire import connected, read_response, status_of, upload_head
+from tests.support.workers import is_alive, worker_pids
+from tests.support.writer_processes import disk_processes
+from tests.support.writers import Writers
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from cache_actors.cli.dev.tuist import StandInTuist
+
+
+@pytest.fixture
+def service(tmp_path: Path, tuist: StandInTuist) -> Iterator[Service]:
+    with running_service(Service(tmp_path / "cas", tuist.url)) as service:
+        yield service
+
+
+def children(service: Service) -> list[int]:
+    """The disk writer's process and the key-value store's; with several workers, those of all."""
+    return disk_processes(service.pid)
+
+
+def are_gone(pids: list[int]) -> bool:
+    return not any(map(is_alive, pids))
+
+
+def signal_all(pids: list[int], which: signal.Signals) -> None:
+    for pid in pids:
+        os.kill(pid, which)
+
+
+def upload(service: Service, name: str) -> int:
+    with client_of(service.url) as client:
+        return client.post(f"/api/cache/cas/{name}", content=name.encode()).status_code
+
+
+def put(service: Service, name: str) -> int:
+    entry = {"cas_id": name, "entries": [{"value": "dg=="}]}
+    with client_of(service.url) as client:
+        return client.put("/api/cache/keyvalue", json=entry).status_code
+
+
+def crashes(service: Service) -> list[tuple[int, str]]:
+    """How often each child that has crashed did so, and what of."""
+    nodes = service.nodes()
+    return [(node["restarts"], node["last_error"]) for node in nodes if node["restarts"]]
+
+
+def depth(service: Service) -> int:
+    """How many uploads wait, those included that wait for room in the disk writer's mailbox."""
+    (found,) = [node for node in service.nodes() if node["name"] == "disk_writer"]
+    return int(found["mailbox_depth"])
+
+
+def taken(service: Service) -> float:
+    """How many uploads the disk writer has taken in hand so far."""
+    found = Scrape(service.up("/metrics").text)
+    return found.value("cache_actors_mailbox_wait_seconds_count", child="disk_writer")
+
+
+def test_killed_process_is_503_for_what_it_had_in_hand(service: Service) -> None:
+    pids = children(service)
+    signal_all(pids, signal.SIGSTOP)
+    statuses: list[int] = []
+    thread = threading.Thread(target=lambda: statuses.append(upload(service, "AAAA")))
+    thread.start()
+    eventually(lambda: taken(service) == 1)
+    assert service.up().status_code == 200
+    signal_all(pids, signal.SIGKILL)
+    thread.join()
+    assert statuses == [503]
+    assert upload(service, "AAAA") == 204
+    assert service.stored("AAAA") == b"AAAA"
+    assert crashes(service) == [(1, "WriterProcessDied")] * 2
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["one", "the other"])
+def test_process_that_is_killed_while_it_is_idle_is_replaced_by_itself(
+    service: Service, which: int
+) -> None:
+    pids = children(service)
+    os.kill(pids[which], signal.SIGKILL)
+    eventually(lambda: bool(crashes(service)) and service.up().is_success)
+    assert len(set(children(service)) - set(pids)) == 1
+    assert upload(service, "AAAA") == 204
+    assert put(service, "0~A") == 204
+    assert crashes(service) == [(1, "WriterProcessDied")]
+
+
+def test_stop_is_bounded_though_the_processes_hang(tmp_path: Path, tuist: StandInTuist) -> None:
+    """In order: long before what ends a stop in any case would."""
+    environment = constants(
+        {"writer_process.client.END_SECONDS": 0.5, "runtime.lifecycle.MAX_STOP_SECONDS": 3600}
+    )
+    service = Service(tmp_path / "cas", tuist.url, environment, CHANGED_COMMAND)
+    with running_service(service):
+        pids = children(service)
+        signal_all(pids, signal.SIGSTOP)
+        assert service.stop() == 0
+        assert are_gone(pids)
+
+
+# A disk that hangs.
+
+
+MAILBOX = 256
+"""Messages for which the disk writer's mailbox has room."""
+
+UPLOADS = MAILBOX + DiskWriter.batch_limit + 50
+
+
+@contextmanager
+def stopped_processes(service: Service) -> Iterator[list[socket.socket]]:
+    """Uploads that wait for processes which are stopped."""
+    signal_all(children(service), signal.SIGSTOP)
+    with connected(service, UPLOADS) as connections:
+        for number, connection in enumerate(connections):
+            connection.sendall(upload_head(1, f"{number:04}") + b"x")
+        eventually(lambda: depth(service) > MAILBOX)
+        yield connections
+
+
+def test_uploads_wait_for_a_process_that_is_stopped(service: Service) -> None:
+    with stopped_processes(service) as connections:
+        assert service.up().status_code in (200, 503)  # which waits for none of them
+        assert depth(service) > MAILBOX
+        signal_all(children(service), signal.SIGCONT)
+        assert {status_of(read_response(connection)) for connection in connections} == {204}
+    assert crashes(service) == []
+
+
+def test_stop_with_all_that_waits_for_stopped_processes_is_bounded(
+    tmp_path: Path, tuist: StandInTuist
+) -> None:
+    environment = constants({"runtime.lifecycle.MAX_STOP_SECONDS": 1})
+    service = Service(tmp_path / "cas", tuist.url, environment, CHANGED_COMMAND)
+    with running_service(service), stopped_processes(service):
+        pids = children(service)
+        assert service.stop() == 3
+        # The kernel ends stopped processes whose parent is gone: their group is orphaned.
+        eventually(lambda: are_gone(pids))
+
+
+# The end of the service, during writes.
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_kill_of_the_service_during_writes_ends_its_processes_and_loses_nothing(
+    tmp_path: Path, tuist: StandInTuist, workers: str
+) -> None:
+    service = Service(tmp_path / "cas", tuist.url, {"WORKERS": workers})
+    with running_service(service):
+        for _ in range(2):
+            with Writers(service) as writers:
+                pids = children(service)
+                assert len(pids) == 2 * int(workers)
+                service.stop(signal.SIGKILL)
+            service.start()
+            eventually(partial(are_gone, pids))
+            assert upload(service, "AAAA") == 204
+            assert put(service, "0~A") == 204
+            assert writers.lost() == []
+            assert not writers.refused
+        folders = service.storage / ".tmp"
+        eventually(lambda: len(list(folders.iterdir())) == 3 * int(workers))
+
+
+def test_interrupt_of_the_whole_group_during_writes_ends_in_order(
+    tmp_path: Path, tuist: StandInTuist
+) -> None:
+    service = Service(tmp_path / "cas", tuist.url, command=("setsid", *COMMAND))
+    with running_service(service):
+        with Writers(service) as writers:
+            os.killpg(service.pid, signal.SIGINT)
+            assert service.wait() == 0
+        assert list((service.storage / ".tmp").iterdir()) == []
+        assert writers.refused.keys() <= {503}
+        assert "WriterProcessDied" not in service.log.read_text()
+        service.start()
+        assert writers.lost() == []
+
+
+def test_interrupt_of_the_whole_group_while_a_process_starts_ends_in_order(
+    tmp_path: Path, tuist: StandInTuist
+) -> None:
+    service = Service(tmp_path / "cas", tuist.url, command=("setsid", *COMMAND))
+    with running_service(service):
+        first = children(service)
+        os.kill(first[0], signal.SIGKILL)
+        eventually(lambda: len(set(children(service)) - set(first)) == 1)
+        os.killpg(service.pid, signal.SIGINT)  # long before it is ready
+        assert service.wait() == 0
+    assert service.log.read_text().count('"child_crashed"') == 1
+
+
+def test_processes_end_with_their_worker_and_those_of_the_others_go_on(
+    tmp_path: Path, tuist: StandInTuist
+) -> None:
+    service = Service(tmp_path / "cas", tuist.url, {"WORKERS": "2"})
+    with running_service(service):
+        victim, other = worker_pids(service).values()
+        ending, staying = disk_processes(victim), disk_processes(other)
+        assert (len(ending), len(staying)) == (2, 2)
+        os.kill(victim, signal.SIGKILL)
+        eventually(lambda: are_gone(ending))
+        assert disk_processes(other) == staying
+        eventually(lambda: service.up().is_success and len(children(service)) == 4)
+        assert upload(service, "AAAA") == 204

@@ -1,0 +1,234 @@
+"""Hands that are a process: what they are told and tell, and that they end together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from cache_actors.kinds import Kind
+from cache_actors.storage.capacity import Capacity
+from cache_actors.storage.entries import EntryWrite, MissingArtifact
+from cache_actors.storage.files.store import FileStore, Publication, Published
+from cache_actors.storage.layout import TEMPORARY, Key
+from cache_actors.writer_process import client
+from cache_actors.writer_process.client import (
+    ArtifactWriterProcess,
+    EntryWriterProcess,
+    WriterProcessDied,
+    supervised,
+)
+from tests.actors.helpers import PROJECT, artifact
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from cache_actors.storage.files.temporary import TemporaryFolder
+
+LIMIT = 60.0
+SMALL = (b"two ", b"pieces")
+
+
+@pytest.fixture(autouse=True)
+def _enough_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a process to end by itself, also on a busy machine."""
+    monkeypatch.setattr(client, "END_SECONDS", LIMIT)
+
+
+def publication(store: FileStore, name: str) -> Publication:
+    return Publication(artifact(name).path(store.root), SMALL)
+
+
+def folders(storage: Path) -> int:
+    return len(list((storage / TEMPORARY).iterdir()))
+
+
+async def test_artifacts_are_published_with_their_syncs_counted(store: FileStore) -> None:
+    syncs: list[float] = []
+    items = [publication(store, name) for name in ("A", "B", "A", "x" * 300)]
+    async with ArtifactWriterProcess(store, syncs.append) as process:
+        *outcomes, failure = await process.commit(items)
+        assert folders(store.root) == 2
+    assert outcomes == [Published.STORED, Published.STORED, Published.EXISTS]
+    assert isinstance(failure, OSError)
+    assert failure.filename is None
+    assert items[0].path.read_bytes() == b"".join(SMALL)
+    assert len(syncs) > 2
+    assert store.health.status().reason is not None
+    assert folders(store.root) == 1
+
+
+async def test_entries_are_stored_or_refused(store: FileStore) -> None:
+    writes = [
+        EntryWrite(Key(PROJECT, Kind.KEYVALUE, f"0~{number}"), b"{}", frozenset(artifacts))
+        for number, artifacts in enumerate([(), ("AB",)])
+    ]
+    async with EntryWriterProcess(store, lambda _: None) as process:
+        stored, refused = await process.commit(writes)
+    assert stored is None
+    assert isinstance(refused, MissingArtifact)
+    assert refused.artifact_id == "AB"
+    async with EntryWriterProcess(store, lambda _: None, require_artifacts=False) as process:
+        assert await process.commit(writes) == [None, "AB"]
+
+
+async def test_room_that_others_have_taken_counts(
+    storage: Path, temporary: TemporaryFolder
+) -> None:
+    capacity = Capacity(storage, 1000)
+    store = FileStore(storage, temporary, durable=False, capacity=capacity)
+    async with ArtifactWriterProcess(store, lambda _: None) as process:
+        capacity.note_stored(995)
+        [refused] = await process.commit([publication(store, "A")])
+        assert isinstance(refused, OSError)
+        capacity.note_scan(0)
+        with capacity.reserve(995):
+            [refused] = await process.commit([publication(store, "A")])
+        assert isinstance(refused, OSError)
+        assert await process.commit([publication(store, "A")]) == [Published.STORED]
+
+
+async def test_what_is_being_published_does_not_exist_yet(store: FileStore) -> None:
+    item = publication(store, "A")
+    async with ArtifactWriterProcess(store, lambda _: None) as process:
+        await process.commit([item])
+        os.kill(process._process.pid, signal.SIGSTOP)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(process.commit, [item])
+            await trio.testing.wait_all_tasks_blocked()
+            assert not store.exists(item.path)
+            os.kill(process._process.pid, signal.SIGCONT)
+        assert store.exists(item.path)
+
+
+@pytest.mark.parametrize("is_stopped", [True, False])
+async def test_process_that_is_killed_is_noticed(store: FileStore, is_stopped: bool) -> None:
+    with trio.fail_after(LIMIT):
+        async with (
+            ArtifactWriterProcess(store, lambda _: None) as process,
+            trio.open_nursery() as more,
+        ):
+            os.kill(process._process.pid, signal.SIGSTOP if is_stopped else signal.SIGKILL)
+            if is_stopped:
+                more.start_soon(kill_soon, process)
+            with pytest.raises(WriterProcessDied):
+                await process.commit([publication(store, "A")])
+    assert not publication(store, "A").path.exists()
+
+
+async def test_process_that_is_killed_while_it_is_idle_is_noticed_at_once(
+    store: FileStore,
+) -> None:
+    process = ArtifactWriterProcess(store, lambda _: None)
+
+    async def live() -> None:
+        async with supervised(process):
+            os.kill(process._process.pid, signal.SIGKILL)
+            await trio.sleep_forever()
+
+    with trio.fail_after(LIMIT), pytest.raises(WriterProcessDied):
+        await live()
+
+
+async def test_watch_and_batch_that_notice_it_together_raise_one_error(store: FileStore) -> None:
+    process = ArtifactWriterProcess(store, lambda _: None)
+
+    async def live() -> None:
+        async with supervised(process):
+            os.kill(process._process.pid, signal.SIGKILL)
+            with trio.CancelScope(shield=True):
+                await process._process.wait()
+            raise WriterProcessDied("a batch has noticed it")
+
+    with trio.fail_after(LIMIT), pytest.raises(WriterProcessDied):
+        await live()
+
+
+async def test_process_is_not_in_the_group_that_a_terminal_interrupts(store: FileStore) -> None:
+    async with ArtifactWriterProcess(store, lambda _: None) as process:
+        assert os.getpgid(process._process.pid) == process._process.pid
+
+
+async def kill_soon(process: ArtifactWriterProcess) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    os.kill(process._process.pid, signal.SIGKILL)
+
+
+async def test_process_that_hangs_holds_up_no_end(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "END_SECONDS", 0.1)
+    with trio.fail_after(LIMIT):
+        async with ArtifactWriterProcess(store, lambda _: None) as process:
+            os.kill(process._process.pid, signal.SIGSTOP)
+    assert process._process.returncode == -signal.SIGKILL
+
+
+async def test_process_leaves_signals_to_its_parent(store: FileStore) -> None:
+    async with ArtifactWriterProcess(store, lambda _: None) as process:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(process._process.pid, number)
+        assert await process.commit([publication(store, "A")]) == [Published.STORED]
+    assert process._process.returncode == 0
+
+
+async def test_process_that_cannot_be_understood_is_a_crash(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = (
+        "import sys, json, socket; s = socket.socket(fileno=json.loads(sys.argv[1])['channel'])"
+    )
+    script += "; s.sendall(bytes(4)); s.recv(9); s.sendall(bytes([0, 0, 0, 1, 7])); s.recv(999)"
+    monkeypatch.setattr(client, "COMMAND", (sys.executable, "-c", script))
+    with trio.fail_after(LIMIT):
+        async with ArtifactWriterProcess(store, lambda _: None) as process:
+            with pytest.raises(WriterProcessDied):
+                await process.commit([publication(store, "A")])
+
+
+async def test_process_that_cannot_start_is_a_crash(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "COMMAND", (sys.executable, "-c", "raise SystemExit(1)"))
+    with pytest.raises(WriterProcessDied, match="has ended"):
+        async with ArtifactWriterProcess(store, lambda _: None):
+            pass
+
+
+async def test_process_inherits_nothing_but_its_channel(store: FileStore) -> None:
+    async with ArtifactWriterProcess(store, lambda _: None) as process:
+        found = [str(fd.readlink()) for fd in Path(f"/proc/{process._process.pid}/fd").iterdir()]
+    assert len([name for name in found if name.startswith("socket:")]) == 1
+    assert not [name for name in found if str(store._temporary.path) in name]
+
+
+PARENT = """
+import sys, pathlib, trio
+from cache_actors.writer_process.client import ArtifactWriterProcess
+from cache_actors.storage.files.store import FileStore
+from cache_actors.storage.files.temporary import TemporaryFolder
+root = pathlib.Path(sys.argv[1])
+async def main():
+    store = FileStore(root, TemporaryFolder(root / ".tmp"), durable=True)
+    async with ArtifactWriterProcess(store, lambda _: None) as process:
+        print(process._process.pid, flush=True)
+        await trio.sleep_forever()
+trio.run(main)
+"""
+
+
+def test_process_ends_with_its_parent(storage: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(storage)], stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout is not None
+        child = Path(f"/proc/{int(parent.stdout.readline())}")
+        parent.kill()
+    eventually(lambda: not child.exists())
+    assert folders(storage) == 1  # the parent's own, which the next start removes

@@ -1,0 +1,113 @@
+"""What the process does once its parent is gone: nothing that somebody else may have undone."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from cache_actors.kinds import Kind
+from cache_actors.storage.files.temporary import TemporaryFolder
+from cache_actors.storage.layout import TEMPORARY, Key, Project
+from cache_actors.writer_process.__main__ import ClientGone, CommitServer, is_connected
+from cache_actors.writer_process.protocol import (
+    LENGTH,
+    Done,
+    EntryItem,
+    PutRequest,
+    WriterConfig,
+    framed,
+)
+from tests.support.waiting import LIMIT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+ENTRY = Key(Project("acme", "app"), Kind.KEYVALUE, "0~A")
+SLOW = """
+import os, sys, time, msgspec
+from cache_actors.writer_process import __main__ as disk
+really_sync = os.fdatasync
+def slowly(fd):
+    print("syncing", flush=True)
+    sys.stdin.read()
+    really_sync(fd)
+os.fdatasync = slowly
+disk.run(msgspec.json.decode(sys.argv[-1], type=disk.Terms))
+"""
+"""The process, with syncs that take until its standard input is closed."""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The storage folder."""
+    folder = tmp_path / "cas"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def commit(root: Path) -> Iterator[Callable[[bytes, bool], object]]:
+    """Store an entry for a parent that is there, or not."""
+    temporary = TemporaryFolder(root / TEMPORARY)
+
+    def commit(body: bytes, parent_is_there: bool) -> object:
+        committer = CommitServer(
+            WriterConfig(-1, str(root), True), temporary, lambda: parent_is_there
+        )
+        return committer.commit(putting(body)).outcomes[0]
+
+    yield commit
+    temporary.remove()
+
+
+def putting(body: bytes) -> PutRequest:
+    return PutRequest([EntryItem("acme", "app", ENTRY.id, body, ())])
+
+
+def test_entry_does_not_replace_another_when_the_parent_is_gone(
+    root: Path, commit: Callable[[bytes, bool], object]
+) -> None:
+    assert commit(b"first", True) == Done()
+    with pytest.raises(ClientGone):
+        commit(b"second", False)
+    assert ENTRY.path(root).read_bytes() == b"first"
+
+
+def test_threads_see_at_once_whether_the_other_end_is_there() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ThreadPoolExecutor(8) as threads:
+        theirs.sendall(b"something to read")
+        assert all(threads.map(is_connected, [ours] * 2000))
+        theirs.close()
+        assert not any(threads.map(is_connected, [ours] * 100))
+
+
+def test_process_that_waits_for_a_sync_when_its_parent_ends_does_no_more(root: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        config = msgspec.json.encode(WriterConfig(theirs.fileno(), str(root), True)).decode()
+        process = subprocess.Popen(
+            [sys.executable, "-c", SLOW, config],
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        theirs.close()
+        with process:
+            ours.settimeout(LIMIT)
+            assert ours.recv(LENGTH.size) == bytes(LENGTH.size)
+            ours.sendall(framed(putting(b"{}")))
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"syncing\n"
+            ours.close()
+            process.communicate(timeout=LIMIT)
+        assert process.returncode == 0
+    assert not ENTRY.path(root).exists()
+    assert list((root / TEMPORARY).iterdir()) == []
