@@ -15,9 +15,10 @@ from .actors.housekeeper import Housekeeper
 from .actors.kv_store import KeyValueStore, KeyValueStoreClient
 from .actors.nginx_counter import NginxCounter
 from .actors.scrubber import Scrubber
-from .http.app import CacheApp, Services
+from .http.app import CacheApp
 from .http.server.listener import Listener
 from .metrics.registry import Metrics
+from .services import Services
 from .storage.capacity import Capacity
 from .storage.eviction.run import Limits
 from .storage.eviction.status import EvictionMonitor

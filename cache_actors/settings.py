@@ -20,8 +20,10 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from cache_actors.errors import CommandError
 
-class BadSettings(ValueError):
+
+class BadSettings(CommandError):
     """The environment holds bad values; the message has one line for each of them."""
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import cache_actors
-from cache_actors.http.app import Services
+from cache_actors.services import Services
 from cache_actors.supervision import Actor, Address, Mailbox, Message, Supervisor
 
 if TYPE_CHECKING:
@@ -100,25 +100,43 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "kinds": (set(), set()),
     "storage": ({"storage", "kinds"}, set()),
     "metrics": ({"metrics", "supervision", "storage", "kinds", "log_output"}, set()),
-    "disk": ({"disk", "storage", "kinds"}, set()),
-    "actors": ({"actors", "disk", "metrics", "supervision", "storage"}, set()),
-    "http": ({"http", "actors", "metrics", "supervision", "storage", "kinds"}, {"settings"}),
-    "nginx": ({"nginx"}, set()),
+    "writer_process": ({"writer_process", "storage", "kinds"}, set()),
+    "access": ({"access"}, set()),
+    "transfer": ({"transfer", "storage", "supervision"}, {"metrics"}),
+    "actors": (
+        {
+            "actors",
+            "access",
+            "metrics",
+            "storage",
+            "supervision",
+            "transfer",
+            "writer_process",
+        },
+        set(),
+    ),
+    "services": (set(), {"actors", "metrics", "storage", "supervision", "transfer"}),
+    "http": (
+        {"http", "access", "actors", "kinds", "metrics", "storage", "supervision", "transfer"},
+        {"services", "settings", "runtime"},
+    ),
+    "runtime": ({"runtime", "supervision", "errors"}, {"settings"}),
+    "nginx": ({"nginx", "errors"}, set()),
+    "errors": (set(), set()),
     "workers": (
         {
             "workers",
             "application",
-            "lifetime",
+            "runtime",
             "log",
             "metrics",
             "settings",
             "storage",
             "supervision",
         },
-        {"http"},
+        set(),
     ),
-    "lifetime": ({"supervision"}, set()),
-    "settings": (set(), set()),
+    "settings": ({"errors"}, set()),
     "log": ({"log_output"}, {"settings"}),
     "log_output": (set(), set()),
 }
@@ -186,7 +204,7 @@ def test_handlers_import_neither_actors_nor_their_mailboxes() -> None:
 
 def test_services_are_clients() -> None:
     bounds_and_readers = {"ArtifactReader", "Budget"}
-    imported = {i.name: i for i in imports_of("cache_actors.http.app")}
+    imported = {i.name: i for i in imports_of("cache_actors.services")}
     for field in dataclasses.fields(Services):
         annotation = str(field.type)
         if field.name == "since":

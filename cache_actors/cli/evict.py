@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from cache_actors.errors import CommandError
 from cache_actors.storage.eviction.last_pass import EXIT_RUNNING, EvictionLock, EvictionRunning
 from cache_actors.storage.eviction.run import EvictionPass, Limits, ParentGone
 from cache_actors.storage.eviction.sweep import ClockStepped
@@ -30,7 +31,7 @@ EXIT_INTERRUPTED = 130
 """Exit status: interrupted, as shells have it. What has gone is gone, in good order."""
 
 
-class CannotEvict(Exception):
+class CannotEvict(CommandError):
     """The storage folder cannot be evicted from; the message says why."""
 
 
@@ -137,7 +138,8 @@ def _print(eviction: EvictionPass, report: PassReport, *, as_json: bool, dry_run
     )
     if report.youngest_evicted_seconds is not None:
         click.echo(
-            f"The youngest artifact of them was used {format_seconds(report.youngest_evicted_seconds)} ago"
+            "The youngest artifact of them was used "
+            f"{format_seconds(report.youngest_evicted_seconds)} ago"
         )
 
 

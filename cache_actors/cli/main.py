@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cache_actors.errors import CommandError
 from cache_actors.log_output import open_standard_descriptors
 
 if TYPE_CHECKING:
@@ -51,26 +52,20 @@ def main() -> None:
 @main.command()
 def serve() -> None:
     """Run the service, with the settings in the environment."""
-    from cache_actors.runtime.listen_socket import CannotListen
-    from cache_actors.settings import BadSettings, load_settings
+    from cache_actors.settings import load_settings
 
-    from .serve import CannotStart, run_process
+    from .serve import run_process
 
-    _exit_with(lambda: run_process(load_settings()), BadSettings, CannotListen, CannotStart)
+    _exit_with(lambda: run_process(load_settings()))
 
 
 @main.command()
 def dev() -> None:
     """Run nginx, the service and a stand-in Tuist server, on loopback, to try it out."""
-    from cache_actors.nginx.config import BadNginxOption
-    from cache_actors.nginx.process import NginxFailed
-    from cache_actors.runtime.listen_socket import CannotListen
-    from cache_actors.settings import BadSettings
 
     from .dev.embedded import run_dev
-    from .serve import CannotStart
 
-    _exit_with(run_dev, BadNginxOption, BadSettings, CannotListen, CannotStart, NginxFailed)
+    _exit_with(run_dev)
 
 
 @main.command()
@@ -122,8 +117,8 @@ def dev() -> None:
 )
 def nginx_config(nginx: Path | None, **options: Any) -> None:
     """Print a complete configuration for nginx in front of the service."""
-    from cache_actors.nginx.binary import NoNginx, find_nginx, nginx_version
-    from cache_actors.nginx.config import BadNginxOption, NginxOptions
+    from cache_actors.nginx.binary import find_nginx, nginx_version
+    from cache_actors.nginx.config import NginxOptions
     from cache_actors.nginx.config import nginx_config as render
 
     def print_it() -> int:
@@ -131,7 +126,7 @@ def nginx_config(nginx: Path | None, **options: Any) -> None:
         click.echo(render(NginxOptions(**options, nginx_version=version)), nl=False)
         return 0
 
-    _exit_with(print_it, BadNginxOption, NoNginx)
+    _exit_with(print_it)
 
 
 @main.command()
@@ -150,9 +145,9 @@ def scrub(storage: Path, rate: float, as_json: bool) -> None:
     Run it as the service's user. Exit status: 0, all is well; 1, something was found; 2, it cannot
     run; 130, it was interrupted.
     """
-    from .scrub import CannotScrub, run_scrub
+    from .scrub import run_scrub
 
-    _exit_with(lambda: run_scrub(storage, rate, as_json=as_json), CannotScrub)
+    _exit_with(lambda: run_scrub(storage, rate, as_json=as_json))
 
 
 @main.command()
@@ -206,13 +201,13 @@ def evict(
     """
     from cache_actors.storage.eviction.run import Limits
 
-    from .evict import CannotEvict, run_evict
+    from .evict import run_evict
 
     if math.isnan(high) or math.isnan(target):
         raise click.BadParameter("percentages are numbers")
     limits = Limits(max(high, target) / 100, target / 100, max_bytes)
     project = None if handles is None else _project(handles)
-    _exit_with(lambda: run_evict(storage, limits, project, parent=parent, **how), CannotEvict)
+    _exit_with(lambda: run_evict(storage, limits, project, parent=parent, **how))
 
 
 @main.command()
@@ -220,15 +215,14 @@ def evict(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def usage(storage: Path, as_json: bool) -> None:
     """Say which project has stored how much, and when that was used."""
-    from .usage import CannotLook, run_usage
+    from .usage import run_usage
 
-    _exit_with(lambda: run_usage(storage, as_json=as_json), CannotLook)
+    _exit_with(lambda: run_usage(storage, as_json=as_json))
 
 
 @main.command()
 def healthcheck() -> None:
     """Exit 0 if the service with the same environment is up, 1 if not: for containers."""
-    from cache_actors.runtime.up_probe import BadAddress
 
     from .healthcheck import Unhealthy, check_health
 
@@ -240,7 +234,7 @@ def healthcheck() -> None:
             return EXIT_UNHEALTHY
         return 0
 
-    _exit_with(print_it, BadAddress)
+    _exit_with(print_it)
 
 
 @main.command()
@@ -254,11 +248,10 @@ def status(watch: bool, url: str | None, as_json: bool) -> None:
     and PORT, or the one at --url. Exit status: 0, it is up, or a watch has ended; 1, it is degraded
     or draining, or does not answer; 2, it is not clear whom to ask.
     """
-    from cache_actors.runtime.up_probe import BadAddress
 
     from .status.command import run_status
 
-    _exit_with(lambda: run_status(os.environ, url, watch=watch, as_json=as_json), BadAddress)
+    _exit_with(lambda: run_status(os.environ, url, watch=watch, as_json=as_json))
 
 
 @main.command()
@@ -303,15 +296,11 @@ def _project(handles: str) -> Project:
         raise click.BadParameter(str(error), param_hint="--project") from error
 
 
-def _exit_with(action: Callable[[], int], *cannot: type[Exception]) -> None:
-    """Run `action` and exit with the status that it returns.
-
-    Args:
-        cannot: the exceptions that say in their message why it cannot be done.
-    """
+def _exit_with(action: Callable[[], int]) -> None:
+    """Run `action` and exit with the status that it returns, or say why it cannot be done."""
     try:
         status = action()
-    except cannot as error:
+    except CommandError as error:
         click.echo(str(error), err=True)
         status = EXIT_BAD_START
     sys.exit(status)

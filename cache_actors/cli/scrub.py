@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from cache_actors.errors import CommandError
 from cache_actors.storage.integrity.scrub import Scrub, ScrubLock, ScrubReport, ScrubRunning
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ EXIT_INTERRUPTED = 130
 MEBIBYTE = 1 << 20
 
 
-class CannotScrub(Exception):
+class CannotScrub(CommandError):
     """The storage folder cannot be scrubbed; the message says why."""
 
 

@@ -12,6 +12,7 @@ import trio
 
 from cache_actors.access.tuist import TuistApi
 from cache_actors.application import Application
+from cache_actors.errors import CommandError
 from cache_actors.log import new_log
 from cache_actors.runtime.handover import LinkKeeper
 from cache_actors.runtime.lifecycle import run_until_stopped, stop_on_signal
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from cache_actors.settings import Settings
 
 
-class CannotStart(Exception):
+class CannotStart(CommandError):
     """The service cannot use what its settings name; the message says what and why."""
 
 

@@ -9,6 +9,7 @@ import click
 import msgspec
 from rich.table import Table
 
+from cache_actors.errors import CommandError
 from cache_actors.storage.capacity import Capacity
 from cache_actors.storage.eviction.scan import Scan
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _SECOND = 1_000_000_000
 
 
-class CannotLook(Exception):
+class CannotLook(CommandError):
     """The storage folder cannot be read; the message says why."""
 
 

@@ -6,7 +6,6 @@ response. They own nothing and hold nothing but the clients in `Services`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ from cache_actors.metrics.request_event import RequestEvent, Responder, Route
 from cache_actors.storage.entries import MissingArtifact
 from cache_actors.storage.errors import StorageError
 
-from .context import enter_request
 from .errors import HttpError, error_response, translate
 from .request import Request
 from .routes import artifacts, health, keyvalue, metrics
@@ -32,47 +30,11 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from cache_actors.actors.auth_cache import AuthCacheClient
-    from cache_actors.actors.disk_writer import DiskWriterClient
-    from cache_actors.actors.kv_store import KeyValueStoreClient
-    from cache_actors.metrics.recent import Figures
     from cache_actors.metrics.registry import Metrics
+    from cache_actors.services import Services
     from cache_actors.settings import Settings
-    from cache_actors.storage.eviction.status import EvictionStatus
-    from cache_actors.storage.health import StorageStatus
-    from cache_actors.supervision import Budget, Status
-    from cache_actors.transfer.artifact_reader import ArtifactReader
 
     from .responses import Response
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """All that handlers may use: clients of actors, and bounds.
-
-    Attributes:
-        memory: what key-value entries on their way in may take together, in bytes.
-        since: when the service was started, in `time.monotonic()`.
-        status: the supervision tree's own records; with workers, those of all processes.
-        metrics: what `/metrics` answers.
-        recent: what has been answered lately.
-        storage: how writing to the disk has gone lately.
-        is_replaced: whether another instance gets the new connections by now.
-        eviction: what has been evicted.
-    """
-
-    auth: AuthCacheClient
-    keyvalue: KeyValueStoreClient
-    writer: DiskWriterClient
-    reader: ArtifactReader
-    memory: Budget
-    since: float
-    status: Callable[[], Status]
-    metrics: Callable[[], bytes]
-    recent: Callable[[], Figures]
-    storage: Callable[[], StorageStatus]
-    is_replaced: Callable[[], bool]
-    eviction: Callable[[], EvictionStatus]
 
 
 class CacheApp(QuartTrio):
@@ -104,10 +66,9 @@ class CacheApp(QuartTrio):
         Quart would also push contexts, open a session, send signals and call hooks, none of which
         are used here, but which take a fifth of the time of a request.
         """
-        enter_request(request)
         try:
             handler, arguments = self._route(request)
-            response: Response = await handler(**arguments)
+            response: Response = await handler(request, **arguments)
         except Exception as error:
             return self._answer_error(request, error)
         return response

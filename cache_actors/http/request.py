@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from hypercorn.typing import ASGIReceiveEvent
 
+    from cache_actors.services import Services
     from cache_actors.storage.layout import Project
     from cache_actors.supervision import Budget
 
@@ -140,3 +141,9 @@ class Request(TrioRequest):
     id: str = ""
     project: Project | None = None
     duplicate: bool = False
+
+    @property
+    def services(self) -> Services:
+        """What its handler may use."""
+        services: Services = self.app.services
+        return services

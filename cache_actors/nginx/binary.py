@@ -8,8 +8,10 @@ import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
+from cache_actors.errors import CommandError
 
-class NoNginx(Exception):
+
+class NoNginx(CommandError):
     """There is no nginx to run; the message says what to do about it."""
 
 

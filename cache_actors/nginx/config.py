@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from cache_actors.errors import CommandError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -21,7 +23,7 @@ HTTP2_DIRECTIVE_SINCE = (1, 25, 1)
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+~,=*\[\]-]+")
 
 
-class BadNginxOption(ValueError):
+class BadNginxOption(CommandError):
     """A value that cannot be written into a configuration; the message says which and why."""
 
 

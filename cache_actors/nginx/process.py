@@ -8,6 +8,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from cache_actors.errors import CommandError
+
 from .config import NginxOptions, nginx_config
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 START_SECONDS = 10.0
 
 
-class NginxFailed(Exception):
+class NginxFailed(CommandError):
     """nginx did not start; the message is one line that says why."""
 
 

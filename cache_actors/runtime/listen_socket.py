@@ -19,6 +19,8 @@ from uuid import uuid4
 
 import trio
 
+from cache_actors.errors import CommandError
+
 from .current_socket import CURRENT, CurrentLink, is_listening
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ _OF_ONE_CONNECTION = {errno.ECONNABORTED, errno.EHOSTUNREACH, errno.EPERM, errno
 """Those after which another connection may be waiting already."""
 
 
-class CannotListen(Exception):
+class CannotListen(CommandError):
     """The address or socket to listen on is not to be had; the message says which and why."""
 
 

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from cache_actors.errors import CommandError
+
 from .current_socket import CURRENT
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ SECONDS = 5.0
 HIGHEST_PORT = 65_535
 
 
-class BadAddress(ValueError):
+class BadAddress(CommandError):
     """What should say where the service listens does not; the message says what is wrong."""
 
 

@@ -21,9 +21,10 @@ for long: figures are in docs/performance.md. The parent keeps its own copy of a
 the worker has said that it takes it, before it reads a byte of it. When a worker ends, what it had
 not taken goes to another, and only what it had taken is lost with it.
 
-*Each process has a shared report*, a piece of shared memory with its latest report, which all can read
-(`shared_report.py`). So `/up` shows the whole service through any worker, from records, without asking
-anybody who might be stuck. A report that is older than `STUCK_AFTER` is one of a process that is.
+*Each process has a shared report*, a piece of shared memory with its latest report, which all can
+read (`shared_report.py`). So `/up` shows the whole service through any worker, from records,
+without asking anybody who might be stuck. A report that is older than `STUCK_AFTER` is one of a
+process that is.
 
 *A stop* begins at the end of the tree, with the acceptor: it tells all workers to drain and hands
 connections to those that still do, until none does. Meanwhile workers stop their own trees in

@@ -1,4 +1,4 @@
-"""A shared report: a process's latest report in shared memory, which others may read at any time."""
+"""A process's latest report in shared memory, which other processes may read at any time."""
 
 from __future__ import annotations
 

@@ -7,10 +7,17 @@ import pytest
 from cache_actors.cli import format as words
 from tests.support.up_answers import FIGURES
 
+FORMATS = {
+    "figures": words.format_number,
+    "percent": words.format_percent,
+    "bytes": words.format_bytes,
+    "time": words.format_seconds,
+}
+
 
 @pytest.mark.parametrize(("kind", "figure", "told"), FIGURES)
 def test_figures_in_words(kind: str, figure: float | None, told: str) -> None:
-    assert getattr(words, f"format_{kind}")(figure) == told
+    assert FORMATS[kind](figure) == told
 
 
 def test_text_cannot_tell_the_terminal_anything() -> None:

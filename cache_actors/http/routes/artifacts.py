@@ -10,7 +10,6 @@ from quart.wrappers.response import ResponseBody
 from werkzeug.http import http_date
 
 from cache_actors.http.conditional import etag, select
-from cache_actors.http.context import app, request
 from cache_actors.http.errors import HttpError
 from cache_actors.http.responses import Response, empty_response
 from cache_actors.kinds import Kind
@@ -22,6 +21,7 @@ from .decision import authorized_project
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from cache_actors.http.request import Request
     from cache_actors.transfer.artifact_reader import Artifact
 
 DIGEST_HEADER = "tuist-checksum-sha256"
@@ -33,41 +33,41 @@ IMMUTABLE = "private, max-age=31536000, immutable"
 """`public` would allow shared caches to skip the authorisation."""
 
 
-async def retrieve_artifact(artifact_id: str) -> Response:
+async def retrieve_artifact(request: Request, artifact_id: str) -> Response:
     """`GET` or `HEAD /api/cache/cas/:id`: the artifact's bytes, or a range of them."""
-    artifact = await app().services.reader.open(await _entry(artifact_id))
+    artifact = await request.services.reader.open(await _key(request, artifact_id))
     if artifact is None:
         raise HttpError(HTTPStatus.NOT_FOUND, "Artifact does not exist")
     try:
-        return _response(artifact)
+        return _response(request, artifact)
     except HttpError:
         artifact.close()
         raise
 
 
-async def store_artifact(artifact_id: str) -> Response:
+async def store_artifact(request: Request, artifact_id: str) -> Response:
     """`POST /api/cache/cas/:id`: store the body, unless the artifact exists already."""
-    entry = await _entry(artifact_id)
-    digest = _declared_digest()
-    body = request().body.limit(app().settings.max_upload_bytes)
-    published = await app().services.writer.store(entry, body, request().content_length, digest)
-    request().duplicate = published is Published.EXISTS
+    key = await _key(request, artifact_id)
+    digest = _declared_digest(request)
+    body = request.body.limit(request.app.settings.max_upload_bytes)
+    published = await request.services.writer.store(key, body, request.content_length, digest)
+    request.duplicate = published is Published.EXISTS
     return empty_response()
 
 
-async def _entry(artifact_id: str) -> Key:
+async def _key(request: Request, artifact_id: str) -> Key:
     parse_id("id", artifact_id)
-    return Key(await authorized_project(), Kind.CAS, artifact_id)
+    return Key(await authorized_project(request), Kind.CAS, artifact_id)
 
 
-def _declared_digest() -> bytes | None:
+def _declared_digest(request: Request) -> bytes | None:
     """The SHA-256 that the client declares of its body, if it does.
 
     Raises:
         HttpError: 400, it is not 64 hexadecimal characters.
     """
-    declared = ",".join(request().headers.getlist(DIGEST_HEADER))
-    if DIGEST_HEADER not in request().headers:
+    declared = ",".join(request.headers.getlist(DIGEST_HEADER))
+    if DIGEST_HEADER not in request.headers:
         return None
     if _DIGEST.fullmatch(declared) is None:
         raise HttpError(
@@ -76,8 +76,8 @@ def _declared_digest() -> bytes | None:
     return bytes.fromhex(declared)
 
 
-def _response(artifact: Artifact) -> Response:
-    selection = select(request().headers, artifact.mtime, artifact.size)
+def _response(request: Request, artifact: Artifact) -> Response:
+    selection = select(request.headers, artifact.mtime, artifact.size)
     headers = {
         "ETag": etag(artifact.mtime, artifact.size),
         "Last-Modified": http_date(artifact.mtime),
@@ -99,7 +99,7 @@ def _response(artifact: Artifact) -> Response:
         case HTTPStatus.OK if artifact.digest is not None:
             headers[DIGEST_HEADER] = artifact.digest.hex()
     response = Response(
-        _Pieces(artifact, start, start if request().method == "HEAD" else end),
+        _Pieces(artifact, start, start if request.method == "HEAD" else end),
         status=selection.status,
         headers=headers,
     )

@@ -6,13 +6,13 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from cache_actors.access.tuist import Access
-from cache_actors.http.context import app, request
 from cache_actors.http.errors import HttpError, error_body, translate
 from cache_actors.http.parameters import project_in
 from cache_actors.http.responses import NO_STORE, Response, empty_response
 
 if TYPE_CHECKING:
     from cache_actors.actors.auth_cache import Decision
+    from cache_actors.http.request import Request
     from cache_actors.storage.layout import Project
 
 PROJECT_HEADER = "X-Cache-Project"
@@ -27,8 +27,8 @@ _REFUSALS = {
 }
 
 
-async def authorized_project() -> Project:
-    """The project that the current request names and may see.
+async def authorized_project(request: Request) -> Project:
+    """The project that the request names and may see.
 
     Raises:
         InvalidIdentifier: it names none, or oddly.
@@ -36,19 +36,19 @@ async def authorized_project() -> Project:
         AccessUnknown: the Tuist server cannot be asked.
         ActorError: the auth cache did not answer.
     """
-    project = project_in(request().query_string)
-    request().project = project
-    _allow(await _decide(project))
+    project = project_in(request.query_string)
+    request.project = project
+    _allow(await _decide(request, project))
     return project
 
 
-async def decide() -> Response:
+async def decide(request: Request) -> Response:
     """`GET /_auth_cas`: the decision itself, with how long nginx may remember it."""
-    project = project_in(request().query_string)
-    request().project = project
+    project = project_in(request.query_string)
+    request.project = project
     lifetime = 0.0
     try:
-        decision = await _decide(project)
+        decision = await _decide(request, project)
         lifetime = decision.lifetime
         _allow(decision)
     except Exception as error:
@@ -64,13 +64,13 @@ async def decide() -> Response:
     return response
 
 
-async def _decide(project: Project) -> Decision:
-    tokens = request().headers.getlist("Authorization")
+async def _decide(request: Request, project: Project) -> Decision:
+    tokens = request.headers.getlist("Authorization")
     if len(tokens) > 1:
         raise HttpError(HTTPStatus.BAD_REQUEST, "Authorization header is given more than once")
     if not tokens or not tokens[0]:
         raise HttpError(HTTPStatus.UNAUTHORIZED, "Missing Authorization header")
-    return await app().services.auth.decide(tokens[0], project, request().id)
+    return await request.services.auth.decide(tokens[0], project, request.id)
 
 
 def _allow(decision: Decision) -> None:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cache_actors.http.context import app, request
 from cache_actors.http.responses import Response, json_response
 from cache_actors.storage.health import StorageState
 from cache_actors.supervision import State
@@ -23,6 +22,7 @@ from cache_actors.supervision import State
 from .page import is_wanted, page_response
 
 if TYPE_CHECKING:
+    from cache_actors.http.request import Request
     from cache_actors.storage.eviction.status import EvictionStatus
     from cache_actors.storage.health import StorageStatus
     from cache_actors.supervision import Status
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 _VERSION = version("cache-actors")
 
 
-async def up() -> Response:
+async def up(request: Request) -> Response:
     """200 if every part of the tree runs and none is stuck, else 503; 503 too while stopping.
 
     An instance that another has taken over from says 200 while it stops: nginx asks it over
     connections that it keeps, and the service as a whole is up.
     """
-    tree = app().services.status()
-    stopping = tree.state is State.STOPPING or app().in_flight.draining
-    handing_over = stopping and app().services.is_replaced()
+    tree = request.services.status()
+    stopping = tree.state is State.STOPPING or request.app.in_flight.draining
+    handing_over = stopping and request.services.is_replaced()
     healthy = handing_over or tree.is_healthy()
     if stopping:
         said = "handing_over" if handing_over else "draining"
@@ -47,25 +47,25 @@ async def up() -> Response:
     body = {
         "status": said,
         "version": _VERSION,
-        "uptime_seconds": round(time.monotonic() - app().services.since, 1),
-        "storage": _storage(app().services.storage()),
-        "eviction": _eviction(app().services.eviction()),
-        "recent": app().services.recent(),
+        "uptime_seconds": round(time.monotonic() - request.services.since, 1),
+        "storage": _storage(request.services.storage()),
+        "eviction": _eviction(request.services.eviction()),
+        "recent": request.services.recent(),
         "tree": _node(tree),
     }
-    respond = page_response if is_wanted(request().accept_mimetypes) else json_response
+    respond = page_response if is_wanted(request.accept_mimetypes) else json_response
     response = respond(msgspec.json.encode(body), _status(healthy))
     response.headers["Vary"] = "Accept"
     return response
 
 
-async def ready() -> Response:
+async def ready(request: Request) -> Response:
     """200 if requests of all kinds can be taken, else 503; the body says why not."""
-    tree = app().services.status().state
-    storage = app().services.storage().state
+    tree = request.services.status().state
+    storage = request.services.storage().state
     if tree is State.STARTING:
         status = "starting"
-    elif tree is not State.RUNNING or app().in_flight.draining:
+    elif tree is not State.RUNNING or request.app.in_flight.draining:
         status = "draining"
     else:
         status = "ready" if storage is StorageState.OK else f"storage_{storage.value}"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from cache_actors.http.context import app, request
 from cache_actors.http.errors import HttpError
 from cache_actors.http.responses import Response, empty_response, json_response
 from cache_actors.kinds import Kind
@@ -14,6 +14,9 @@ from cache_actors.storage.layout import Key, parse_id
 from cache_actors.storage.references import references
 
 from .decision import authorized_project
+
+if TYPE_CHECKING:
+    from cache_actors.http.request import Request
 
 
 class Value(msgspec.Struct):
@@ -38,29 +41,29 @@ _decode = msgspec.json.Decoder(StoreRequest).decode
 _encode = msgspec.json.Encoder().encode
 
 
-async def retrieve_values(cas_id: str) -> Response:
+async def retrieve_values(request: Request, cas_id: str) -> Response:
     """`PUT` (older clients) or `GET /api/cache/keyvalue/:cas_id`: the values stored under it."""
     parse_id("cas_id", cas_id)
-    entry = Key(await authorized_project(), Kind.KEYVALUE, cas_id)
-    body = await app().services.keyvalue.get(entry)
+    key = Key(await authorized_project(request), Kind.KEYVALUE, cas_id)
+    body = await request.services.keyvalue.get(key)
     if body is None:
         raise HttpError(HTTPStatus.NOT_FOUND, f"No entries found for CAS ID {cas_id}.")
     return json_response(body)
 
 
-async def store_values() -> Response:
+async def store_values(request: Request) -> Response:
     """`PUT /api/cache/keyvalue`: store values, in place of those that there were."""
-    project = await authorized_project()
-    services = app().services
-    body = request().body.limit(app().settings.max_keyvalue_bytes)
+    project = await authorized_project(request)
+    services = request.services
+    body = request.body.limit(request.app.settings.max_keyvalue_bytes)
     async with body.collected(services.memory) as text:
         try:
             wanted = _decode(text)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise HttpError(HTTPStatus.BAD_REQUEST, f"The body is invalid: {error}") from error
-        entry = Key(project, Kind.KEYVALUE, parse_id("cas_id", wanted.cas_id))
+        key = Key(project, Kind.KEYVALUE, parse_id("cas_id", wanted.cas_id))
         artifacts = references(value.value for value in wanted.entries)
-        missing = await services.keyvalue.put(entry, _encode(Values(wanted.entries)), artifacts)
+        missing = await services.keyvalue.put(key, _encode(Values(wanted.entries)), artifacts)
         if missing is not None:
-            app().log_missing_artifact(request(), missing, stored=True)
+            request.app.log_missing_artifact(request, missing, stored=True)
     return empty_response()

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from http import HTTPStatus
 from ipaddress import IPv6Address, ip_address
+from typing import TYPE_CHECKING
 
-from cache_actors.http.context import app, request
 from cache_actors.http.errors import HttpError
 from cache_actors.http.responses import NO_STORE, Response
 from cache_actors.metrics.registry import CONTENT_TYPE
 
+if TYPE_CHECKING:
+    from cache_actors.http.request import Request
 
-async def metrics() -> Response:
+
+async def metrics(request: Request) -> Response:
     """All metrics, in Prometheus's text format; 404 for clients on other hosts."""
-    if not is_on_this_host(request().scope["client"]):
+    if not is_on_this_host(request.scope["client"]):
         raise HttpError(HTTPStatus.NOT_FOUND, "Not Found")
-    return Response(app().services.metrics(), content_type=CONTENT_TYPE, headers=dict(NO_STORE))
+    return Response(request.services.metrics(), content_type=CONTENT_TYPE, headers=dict(NO_STORE))
 
 
 def is_on_this_host(client: tuple[str, int] | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -10,6 +11,9 @@ from cache_actors.http.routes import health
 from cache_actors.http.server.in_flight import InFlight
 from cache_actors.storage.health import StorageHealth
 from cache_actors.supervision import State, Status
+
+if TYPE_CHECKING:
+    from cache_actors.http.request import Request
 
 
 @pytest.mark.parametrize(
@@ -24,7 +28,6 @@ from cache_actors.supervision import State, Status
     ],
 )
 async def test_ready_says_whether_builds_may_come(
-    monkeypatch: pytest.MonkeyPatch,
     tree: State,
     draining: bool,
     error: OSError | None,
@@ -34,7 +37,7 @@ async def test_ready_says_whether_builds_may_come(
     storage.note([error])
     in_flight.draining = draining
     services = SimpleNamespace(status=lambda: Status("root", tree), storage=storage.status)
-    app = SimpleNamespace(services=services, in_flight=in_flight)
-    monkeypatch.setattr(health, "app", lambda: app)
-    response = await health.ready()
+    app = SimpleNamespace(in_flight=in_flight)
+    request = cast("Request", SimpleNamespace(services=services, app=app))
+    response = await health.ready(request)
     assert (response.status_code, await response.get_data()) == expected
