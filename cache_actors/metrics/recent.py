@@ -23,7 +23,7 @@ _GROWTH = math.log(1.2)
 """Durations are kept in classes, each up to a fifth longer than the one before."""
 
 
-class Figures(TypedDict):
+class Figures(TypedDict, total=False):
     """One value per step, the oldest first; None where there is nothing to tell.
 
     Latencies are of the service's own answers and, where they say so, of those of nginx alone.

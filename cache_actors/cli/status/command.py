@@ -16,9 +16,9 @@ from rich.live import Live
 from rich.text import Text
 
 from cache_actors.cli.format import printable
+from cache_actors.http.routes.up_schema import NotAnAnswer, read_answer
 from cache_actors.runtime.up_probe import NoAnswer, instance_at, own_instance
 
-from .answer import NotAnAnswer, read_answer
 from .view import view
 
 if TYPE_CHECKING:
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from cache_actors.http.routes.up_schema import Health
     from cache_actors.runtime.up_probe import UpAnswer
-
-    from .answer import Health
 
 EXIT_NOT_UP = 1
 """Exit status: the service is degraded, draining, or does not answer."""

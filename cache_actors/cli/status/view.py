@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -17,11 +18,12 @@ from cache_actors.cli.format import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rich.console import RenderableType
 
-    from .answer import Eviction, Health, Part, Recent, Storage
+    from cache_actors.http.routes.up_schema import Eviction, Health, Node, Storage
+    from cache_actors.metrics.recent import Figures
 
 _STYLES = {
     "up": "bold green",
@@ -65,16 +67,18 @@ def _summary(health: Health) -> Iterator[Text]:
         yield _line(_evicted(health.eviction))
 
 
-def _traffic(recent: Recent) -> str:
-    def now(series: tuple[float | None, ...]) -> float | None:
+def _traffic(recent: Figures) -> str:
+    def now(series: Sequence[float | None]) -> float | None:
         return series[-1] if series else None
 
+    requests = format_number(now(recent.get("requests_per_second", ())))
+    hits = format_percent(now(recent.get("hit_rate", ())))
+    median = format_number(now(recent.get("latency_ms_p50", ())))
+    slow = format_number(now(recent.get("latency_ms_p95", ())))
+    errors = format_number(now(recent.get("errors_per_second", ())))
     return (
-        f"{format_number(now(recent.requests_per_second))} requests/s, "
-        f"{format_percent(now(recent.hit_rate))} hits, "
-        f"latency {format_number(now(recent.latency_ms_p50))} ms (p50), "
-        f"{format_number(now(recent.latency_ms_p95))} ms (p95), "
-        f"{format_number(now(recent.errors_per_second))} errors/s"
+        f"{requests} requests/s, {hits} hits, latency {median} ms (p50), {slow} ms (p95), "
+        f"{errors} errors/s"
     )
 
 
@@ -102,10 +106,6 @@ def _evicted(eviction: Eviction) -> str:
 
 def _tree(health: Health, lines: tuple[str, ...]) -> Table:
     rows = list(_rows(health.tree, lines)) if health.tree else []
-    for worker in health.workers:
-        answers = Text() if worker.tree else Text("no answer", style=_TROUBLE)
-        rows += [_row(Text()), _row(Text(printable(worker.name), style="bold"), answers)]
-        rows += _rows(worker.tree, lines) if worker.tree else []
     table = Table(box=None, pad_edge=False, header_style="dim")
     told = [any(row[index].plain for row in rows) for index in range(len(_COLUMNS))]
     for column, is_told in zip(_COLUMNS, told, strict=True):
@@ -119,7 +119,7 @@ def _tree(health: Health, lines: tuple[str, ...]) -> Table:
 
 
 def _rows(
-    part: Part, lines: tuple[str, ...], to_here: str = "", to_below: str = ""
+    part: Node, lines: tuple[str, ...], to_here: str = "", to_below: str = ""
 ) -> Iterator[list[Text]]:
     """A row for `part` and one for each part below, with lines that lead there."""
     child, last_child, beside, below = lines
@@ -127,20 +127,16 @@ def _rows(
         Text(to_here, style="dim").append(printable(part.name), style="not dim"),
         _styled("stuck" if part.stuck else part.state),
         Text(format_number(part.restarts), style="yellow" if part.restarts else ""),
-        Text("" if part.mailbox_depth is None else format_number(part.mailbox_depth)),
+        Text(format_number(part.mailbox_depth) if part.mailbox_depth is not UNSET else ""),
         Text(format_seconds(part.oldest_message_seconds) if part.oldest_message_seconds else ""),
         Text("" if part.uptime_seconds is None else format_seconds(part.uptime_seconds)),
         Text(printable(part.last_error or "")),
     ]
-    for other in part.children[:-1]:
+    children = part.children or ()
+    for other in children[:-1]:
         yield from _rows(other, lines, to_below + child, to_below + beside)
-    for last in part.children[-1:]:
+    for last in children[-1:]:
         yield from _rows(last, lines, to_below + last_child, to_below + below)
-
-
-def _row(*cells: Text) -> list[Text]:
-    """A row that begins with these cells."""
-    return [*cells, *[Text()] * (len(_COLUMNS) - len(cells))]
 
 
 def _line(*parts: str | Text) -> Text:

@@ -11,18 +11,21 @@ from __future__ import annotations
 import time
 from http import HTTPStatus
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import UNSET
 
 from cache_actors.http.responses import Response, json_response
 from cache_actors.storage.health import StorageState
 from cache_actors.supervision import State
 
 from .page import is_wanted, page_response
+from .up_schema import Eviction, Health, LastPass, Node, Storage, encode_answer
 
 if TYPE_CHECKING:
     from cache_actors.http.request import Request
+    from cache_actors.storage.eviction.last_pass import PassReport
     from cache_actors.storage.eviction.status import EvictionStatus
     from cache_actors.storage.health import StorageStatus
     from cache_actors.supervision import Status
@@ -44,17 +47,17 @@ async def up(request: Request) -> Response:
         said = "handing_over" if handing_over else "draining"
     else:
         said = "up" if healthy else "degraded"
-    body = {
-        "status": said,
-        "version": _VERSION,
-        "uptime_seconds": round(time.monotonic() - request.services.since, 1),
-        "storage": _storage(request.services.storage()),
-        "eviction": _eviction(request.services.eviction()),
-        "recent": request.services.recent(),
-        "tree": _node(tree),
-    }
+    answer = Health(
+        said,
+        _VERSION,
+        round(time.monotonic() - request.services.since, 1),
+        _storage(request.services.storage()),
+        _eviction(request.services.eviction()),
+        request.services.recent(),
+        _node(tree),
+    )
     respond = page_response if is_wanted(request.accept_mimetypes) else json_response
-    response = respond(msgspec.json.encode(body), _status(healthy))
+    response = respond(encode_answer(answer), _status(healthy))
     response.headers["Vary"] = "Accept"
     return response
 
@@ -76,54 +79,54 @@ def _status(healthy: bool) -> HTTPStatus:
     return HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE
 
 
-def _storage(status: StorageStatus) -> dict[str, Any]:
-    return {
-        "state": status.state.value,
-        "reason": status.reason,
-        "seconds": round(time.monotonic() - status.since, 1),
-        "free_bytes": status.free_bytes,
-        "free_inodes": status.free_inodes,
-    }
+def _storage(status: StorageStatus) -> Storage:
+    return Storage(
+        status.state.value,
+        status.reason,
+        round(time.monotonic() - status.since, 1),
+        status.free_bytes,
+        status.free_inodes,
+    )
 
 
-def _eviction(status: EvictionStatus) -> dict[str, Any]:
-    last = status.last
-    return {
-        "used_percent": None if status.used is None else round(status.used * 100, 1),
-        "running": status.running,
-        "failure": status.failure,
-        "passes": status.passes,
-        "artifacts": status.artifacts,
-        "entries": status.entries,
-        "bytes": status.bytes,
-        "last_pass": last
-        and {
-            "ended_seconds_ago": round(max(0.0, time.time() - last.ended), 1),
-            "seconds": last.seconds,
-            "artifacts": last.artifacts,
-            "entries": last.entries,
-            "bytes": last.bytes,
-            "youngest_evicted_seconds": last.youngest_evicted_seconds,
-            "stored_artifacts": last.stored_artifacts,
-            "stored_entries": last.stored_entries,
-            "stored_bytes": last.stored_bytes,
-        },
-    }
+def _eviction(status: EvictionStatus) -> Eviction:
+    return Eviction(
+        None if status.used is None else round(status.used * 100, 1),
+        status.running,
+        status.failure,
+        status.passes,
+        status.artifacts,
+        status.entries,
+        status.bytes,
+        None if status.last is None else _last_pass(status.last),
+    )
 
 
-def _node(status: Status) -> dict[str, Any]:
-    node: dict[str, Any] = {
-        "name": status.name,
-        "state": status.state.value,
-        "restarts": status.restarts,
-        "last_error": status.last_error,
-        "uptime_seconds": None if status.uptime is None else round(status.uptime, 1),
-    }
-    if status.depth is not None:
-        node["mailbox_depth"] = status.depth
-        node["oldest_message_seconds"] = None if status.oldest is None else round(status.oldest, 3)
-    if status.depth is not None or status.stuck:
-        node["stuck"] = status.stuck
-    if status.children:
-        node["children"] = [_node(child) for child in status.children]
-    return node
+def _last_pass(last: PassReport) -> LastPass:
+    return LastPass(
+        round(max(0.0, time.time() - last.ended), 1),
+        last.seconds,
+        last.artifacts,
+        last.entries,
+        last.bytes,
+        last.youngest_evicted_seconds,
+        last.stored_artifacts,
+        last.stored_entries,
+        last.stored_bytes,
+    )
+
+
+def _node(status: Status) -> Node:
+    has_mailbox = status.depth is not None
+    oldest = None if status.oldest is None else round(status.oldest, 3)
+    return Node(
+        status.name,
+        status.state.value,
+        status.restarts,
+        status.last_error,
+        None if status.uptime is None else round(status.uptime, 1),
+        UNSET if status.depth is None else status.depth,
+        oldest if has_mailbox else UNSET,
+        status.stuck if has_mailbox or status.stuck else UNSET,
+        tuple(map(_node, status.children)) or UNSET,
+    )

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from cache_actors.cli.status.answer import NotAnAnswer, read_answer
 from cache_actors.cli.status.view import view
+from cache_actors.http.routes.up_schema import NotAnAnswer, read_answer
 from tests.support import up_answers
 
 

@@ -10,7 +10,7 @@ function noticeOf(health) {
   if (health.status === "handing_over") {
     return "Another instance has taken over. This one finishes what it has.";
   }
-  const troubles = treesOf(health).flatMap(({ name, tree }) => troublesIn(name, tree));
+  const troubles = health.tree ? troublesIn(health.tree) : [];
   if (troubles.length > 0) return sentence(troubles);
   if (health.status !== "up") return `The service says that it is ${health.status}.`;
   if (health.storage && health.storage.state !== "ok") {
@@ -21,14 +21,12 @@ function noticeOf(health) {
   return "Everything runs.";
 }
 
-/** What does not run below a process's root; only the lowest parts, which are the cause. */
-function troublesIn(worker, tree) {
-  const whose = worker ? `${worker}: ` : "";
-  if (!tree) return [`${whose}no answer`];
+/** What does not run in a tree; only the lowest parts, which are the cause. */
+function troublesIn(tree) {
   return [...partsOf(tree)]
     .filter(({ node }) => node.stuck || node.state !== "running")
     .filter(({ path }, _, all) => !all.some((other) => other.path.startsWith(`${path}/`)))
-    .map(({ node }) => `${whose}${node.name} is ${node.stuck ? "stuck" : node.state}`);
+    .map(({ node }) => `${node.name} is ${node.stuck ? "stuck" : node.state}`);
 }
 
 function sentence(parts) {

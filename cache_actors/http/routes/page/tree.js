@@ -46,26 +46,18 @@ function* partsOf(node, path = "") {
   for (const child of node.children ?? []) yield* partsOf(child, own);
 }
 
-/** The trees of an answer: the process's own and, if there are several processes, theirs. */
-function treesOf(health) {
-  const workers = (health.workers ?? []).map(({ name, tree }) => ({ name, tree }));
-  return health.tree ? [{ name: null, tree: health.tree }, ...workers] : workers;
-}
-
 /** Remembers how often each part has been restarted, and so which has been just now. */
 const restarts = {
   RECENT_MS: 20_000,
   known: new Map(),
 
-  /** Take note of the trees of an answer. */
-  notice(trees) {
-    for (const { name, tree } of trees) {
-      for (const { path, node } of partsOf(tree ?? {}, name ?? "")) {
-        const before = this.known.get(path);
-        const more = before !== undefined && node.restarts > before.count;
-        const since = more ? performance.now() : before?.since ?? -Infinity;
-        this.known.set(path, { name: node.name, count: node.restarts, since });
-      }
+  /** Take note of the tree of an answer. */
+  notice(tree) {
+    for (const { path, node } of partsOf(tree)) {
+      const before = this.known.get(path);
+      const more = before !== undefined && node.restarts > before.count;
+      const since = more ? performance.now() : before?.since ?? -Infinity;
+      this.known.set(path, { name: node.name, count: node.restarts, since });
     }
   },
 

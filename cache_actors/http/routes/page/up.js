@@ -13,30 +13,21 @@ const MOODS = { up: "good", draining: "fair", handing_over: "fair" };
 
 /** Show an answer of the service. */
 function show(health) {
-  const trees = treesOf(health);
-  restarts.notice(trees);
+  const { tree } = health;
+  if (tree) restarts.notice(tree);
   const about = [
     health.version && `version ${health.version}`,
     health.uptime_seconds != null && `up for ${inTime(health.uptime_seconds)}`,
-    health.workers && inWords(health.workers.length, "worker", "workers"),
   ];
   document.querySelector("#about").textContent = about.filter(Boolean).join(" · ");
   fill("#traffic .tiles", trafficTiles(health.recent));
-  fill("#tree > div", trees.map(drawnProcess));
+  fill("#tree > div", tree ? [html("ul", { class: "tree" }, drawnTree(tree))] : []);
   fill("#storage .tiles", storageTiles(health));
   source.textContent = JSON.stringify(health, null, 2);
   document.body.removeAttribute("data-stale");
   say(health.status.replace("_", " "), noticeOf(health), MOODS[health.status] ?? "bad");
   answeredAt = new Date();
   tellFreshness();
-}
-
-function drawnProcess({ name, tree }) {
-  const title = name ? html("h3", { class: "process" }, name) : null;
-  const picture = tree
-    ? html("ul", { class: "tree" }, drawnTree(tree, name ?? ""))
-    : html("p", {}, "no answer");
-  return html("div", { "data-process": name ?? "" }, title, picture);
 }
 
 /** Show that there was no answer, and leave the last one on the page, clearly as such. */
