@@ -14,11 +14,9 @@ import hashlib
 import mmap
 import os
 import random
-import stat
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING, Self
 
 from cache_actors.kinds import Kind
@@ -26,6 +24,7 @@ from cache_actors.storage.layout import LAST_SCRUB, Key, key_at, shard_depth
 
 from .checksum import read_checksum
 from .quarantine import DAMAGE, Quarantine, chown_like
+from .validation import Fault, fault_of, open_or_fault
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -35,21 +34,8 @@ READ_BYTES = 1 << 20
 MIN_COST = 4096
 """Bytes that a file counts for at least: opening one costs the disk something too."""
 
-_FLAGS = os.O_RDONLY | os.O_NOATIME | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_NOT_A_FILE = {errno.ELOOP, errno.ENXIO}  # a link, a socket
 _FOREIGN = {errno.EPERM, errno.EACCES}
 _GONE = {errno.ENOENT, errno.ENOTDIR}
-
-
-class Fault(Enum):
-    """What can be wrong with a file."""
-
-    NOT_A_FILE = "is not a file"
-    EMPTY = "is empty"
-    SIZE = "has another size than recorded"
-    DIGEST = "has other bytes than recorded"
-    FORM = "is not an entry"
-    UNREADABLE = "cannot be read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,14 +183,14 @@ class Scrub:
             fd = _open(path)
         except OSError as error:
             yield MIN_COST
-            if error.errno in _FOREIGN:
-                self.report.skipped += 1
-            elif error.errno in _NOT_A_FILE:
-                self._found(path, Fault.NOT_A_FILE)
-            elif error.errno in DAMAGE:
-                self._found(path, Fault.UNREADABLE)
-            elif error.errno not in _GONE:
+            if error.errno not in _FOREIGN:
                 raise
+            self.report.skipped += 1
+            return
+        if fd is None or isinstance(fd, Fault):
+            yield MIN_COST
+            if fd is not None:
+                self._found(path, fd)
             return
         try:
             fault = yield from self._fault(fd, entry)
@@ -218,10 +204,8 @@ class Scrub:
     def _fault(self, fd: int, entry: Key) -> Generator[int, None, Fault | None]:
         """What is wrong with an open file, if anything; yields what it reads."""
         status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            return Fault.NOT_A_FILE
-        if status.st_size == 0:
-            return Fault.EMPTY
+        if fault := fault_of(status, None):
+            return fault
         digest, size = hashlib.sha256(), 0
         content = bytearray()
         has_form = entry.kind.has_form
@@ -242,8 +226,8 @@ class Scrub:
         if record is None:
             self.report.unrecorded += 1
             return None if has_form is None or has_form(bytes(content)) else Fault.FORM
-        if status.st_size != record.size:
-            return Fault.SIZE
+        if fault := fault_of(status, record):
+            return fault
         return None if digest.digest() == record.digest else Fault.DIGEST
 
     def _found(self, path: Path, fault: Fault, inode: int | None = None) -> None:
@@ -274,10 +258,10 @@ class Scrub:
             return []
 
 
-def _open(path: Path) -> int:
+def _open(path: Path) -> int | Fault | None:
     try:
-        return os.open(path, _FLAGS | os.O_DIRECT)
+        return open_or_fault(path, os.O_NOATIME | os.O_DIRECT)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        return os.open(path, _FLAGS)  # a file system without O_DIRECT
+        return open_or_fault(path, os.O_NOATIME)  # a file system without O_DIRECT

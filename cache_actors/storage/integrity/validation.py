@@ -1,6 +1,8 @@
-"""Opening what is whole: a file, with bytes, as many as have been recorded.
+"""What counts as a broken file, for all who open one.
 
-What is not that is put in quarantine wherever it is met, to make place for another.
+A file is valid if it is a regular file with bytes, as many as have been recorded, and those that
+have been recorded. What is not valid is put in quarantine wherever it is met, to make room for
+another.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import errno
 import os
 import stat
 from contextlib import suppress
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,44 +21,78 @@ from .quarantine import DAMAGE, Quarantine
 if TYPE_CHECKING:
     from .checksum import StoredChecksum
 
-_NOTHING = {errno.ENOENT, errno.ENOTDIR}
+_GONE = {errno.ENOENT, errno.ENOTDIR}
 _NOT_A_FILE = {errno.ELOOP, errno.ENXIO}  # a link, a socket
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
+class Fault(Enum):
+    """What can be wrong with a file."""
+
+    NOT_A_FILE = "is not a file"
+    EMPTY = "is empty"
+    SIZE = "has another size than recorded"
+    DIGEST = "has other bytes than recorded"
+    FORM = "is not an entry"
+    UNREADABLE = "cannot be read"
+
+
+def open_or_fault(path: str | Path, more_flags: int = 0) -> int | Fault | None:
+    """A descriptor of the file at `path`, what is wrong with it, or None if there is none.
+
+    Raises:
+        OSError: it could not be opened, and that says nothing about the file.
+    """
+    try:
+        return os.open(path, _FLAGS | more_flags)
+    except OSError as error:
+        if error.errno in _GONE:
+            return None
+        if error.errno in _NOT_A_FILE:
+            return Fault.NOT_A_FILE
+        if error.errno in DAMAGE:
+            return Fault.UNREADABLE
+        raise
+
+
+def fault_of(status: os.stat_result, recorded: StoredChecksum | None) -> Fault | None:
+    """What is wrong with a file, as far as can be told without reading it."""
+    if not stat.S_ISREG(status.st_mode):
+        return Fault.NOT_A_FILE
+    if status.st_size == 0:
+        return Fault.EMPTY
+    return None if recorded is None or recorded.size == status.st_size else Fault.SIZE
+
+
 class ValidFiles:
-    """Files that are whole; others go to `quarantine`."""
+    """Files that are valid; others go to `quarantine`."""
 
     def __init__(self, quarantine: Quarantine) -> None:
         self._quarantine = quarantine
 
     def open(self, path: str | Path) -> tuple[int, os.stat_result, StoredChecksum | None] | None:
-        """The file at `path` as a descriptor, its status and its record; None if none is whole.
+        """The file at `path` as a descriptor, its status and its checksum; None if none is valid.
 
         Raises:
             OSError: it could not be opened, and that says nothing about the file.
         """
-        try:
-            fd = os.open(path, _FLAGS)
-        except OSError as error:
-            if error.errno in _NOTHING:
-                return None
-            if error.errno not in _NOT_A_FILE | DAMAGE:
-                raise
+        fd = open_or_fault(path)
+        if fd is None:
+            return None
+        if isinstance(fd, Fault):
             self.quarantine(path)
             return None
         try:
             status = os.fstat(fd)
-            record = read_checksum(fd)
+            recorded = read_checksum(fd)
         except OSError as error:
             os.close(fd)
             if error.errno not in DAMAGE:
                 raise
             self.quarantine(path)
             return None
-        is_file = stat.S_ISREG(status.st_mode) and status.st_size > 0
-        if is_file and (record is None or record.size == status.st_size):
-            return fd, status, record
+        if fault_of(status, recorded) is None:
+            return fd, status, recorded
         self.quarantine(path, status.st_ino)
         os.close(fd)  # not before: the number of a file that nobody holds may be used again
         return None

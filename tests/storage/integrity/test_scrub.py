@@ -26,13 +26,13 @@ from cache_actors.storage.integrity.scrub import (
     MIN_COST,
     READ_BYTES,
     Damage,
-    Fault,
     Scrub,
     ScrubLock,
     ScrubReport,
     ScrubRunning,
     last_scrub,
 )
+from cache_actors.storage.integrity.validation import Fault
 from cache_actors.storage.layout import LAST_SCRUB, QUARANTINE, TEMPORARY, Key, Project
 from tests.storage.stores import empty, fail, flip, open_descriptors, refusing, shorten
 from tests.support.mounts import require_root, tmpfs
