@@ -41,18 +41,19 @@ STREAM_THREADS = 16
 MEBIBYTE = 1024 * 1024
 
 UPLOADS_BYTES = 16 * MEBIBYTE
-"""What all small uploads together may take in memory."""
+"""Memory for all small uploads together, in bytes."""
 
 ENTRIES_BYTES = 8 * MEBIBYTE
-"""What all key-value entries on their way in may take, apart so that slow uploads don't hurt."""
+"""Memory for all key-value entries that are being received, in bytes; apart from uploads, so that
+slow ones do no harm."""
 
 RECENT_ENTRIES_BYTES = 64 * MEBIBYTE
-"""What the key-value entries used last may take in memory."""
+"""Memory for the key-value entries that were used last, in bytes."""
 
 ACTOR_SHUTDOWN = 10.0
 LISTENER_SHUTDOWN = 32.0
-"""Seconds. Requests in flight have 30, which is the listener's own limit. The process has a limit
-of its own for all of these together."""
+"""Longest stop of the listener, in seconds: requests in flight have 30. The process has a limit for
+all children together."""
 
 
 class Peers(Protocol):

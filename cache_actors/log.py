@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 MAX_REPEATED = 10
-"""How many warnings, or errors, of one event are told in `REPEAT_SECONDS`."""
+"""Largest number of warnings, or errors, of one event that are logged in `REPEAT_SECONDS`."""
 
 REPEAT_SECONDS = 10.0
 
 ALWAYS_TOLD = {"child_crashed"}
-"""A supervisor gives up before it is too many, and each may be another child's."""
+"""Events that are always logged: a supervisor gives up before they are too many, and each may be
+another child's."""
 
 
 def new_log(settings: Settings, output: LogOutput = STANDARD_OUTPUT) -> FilteringBoundLogger:

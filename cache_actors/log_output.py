@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 LOCK_ATTEMPTS = 100
-"""How often it is tried to lock a pipe; between two tries others run."""
+"""Number of attempts to lock a shared pipe; other threads run between two of them."""
 
 
 class LogOutput:
@@ -127,4 +127,4 @@ def open_standard_descriptors() -> None:
 
 
 STANDARD_OUTPUT = LogOutput(1)
-"""This process's."""
+"""Standard output of this process."""

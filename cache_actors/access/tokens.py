@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from .tuist import Access, TuistReply
 
 MAX_TOKENS = 10_000
-"""Tokens remembered, of those with access and of those without."""
+"""Largest number of tokens remembered, of those with access and again of those without."""
 
 MAX_NAMES = 500_000
-"""Project names remembered, over all tokens."""
+"""Largest number of project names remembered, over all tokens."""
 
 NOTHING_KNOWN = TuistReply(Access.UNAUTHORIZED)
 

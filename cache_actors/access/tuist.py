@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from typing import Self
 
 TIMEOUT = 10.0
-"""Seconds that a question may take from start to end."""
+"""Longest time that one question to Tuist may take, in seconds."""
 
 CONNECTIONS = 16
-"""How many questions may be under way at once."""
+"""Largest number of questions to Tuist at once."""
 
 
 MAX_BYTES = 8 * 1024 * 1024
-"""The longest answer that is read."""
+"""Largest answer of Tuist that is read, in bytes."""
 
 
 class Access(Enum):

@@ -44,7 +44,8 @@ STALE_LIFETIME = 3.0
 """Seconds that a stale yes may be remembered: it is the time to the next attempt."""
 
 MAX_QUESTIONS = 1_000
-"""Tokens that Tuist is being asked about at once, or about to be; of known ones, and of others."""
+"""Largest number of tokens that wait for Tuist's answer: of tokens that had access, and of
+others."""
 
 
 class AccessUnknown(Exception):

@@ -33,30 +33,33 @@ if TYPE_CHECKING:
     from cache_actors.supervision import Mailbox, Started
 
 LOOK_SECONDS = 5.0
-"""Between two looks at the disk, at most."""
+"""Longest pause between two checks of disk usage, in seconds."""
 
 LOOK_SHARE = 0.01
-"""Of the disk, or its inodes: so much stored since the last look calls for another."""
+"""Share of the disk, or of its inodes, after which usage is checked early: so much was stored since
+the last check."""
 
 RESCAN_SHARE = 0.05
-"""Of a limit of the folder's own: so much stored since the last scan calls for another, since
-other processes store too."""
+"""Share of `STORAGE_MAX_BYTES` after which the folder is scanned again: so much was stored since
+the last scan, by this process alone."""
 
 RESCAN_SECONDS = 3600.0
-"""After which such a folder is scanned in any case."""
+"""Longest time between two scans of a folder with `STORAGE_MAX_BYTES`, in seconds."""
 
 MEND_SECONDS = 60.0
-"""Between two searches for entries whose artifacts have gone into quarantine, at least."""
+"""Shortest time between two searches for entries whose artifacts went into quarantine, in
+seconds."""
 
 PENDING_FREE_SECONDS = 5.0
-"""For which nginx may hold the space of files that are gone (its `open_file_cache`)."""
+"""Time in seconds for which nginx may keep the space of removed files, as it has them open
+(`open_file_cache`)."""
 
 RETRY_WHEN_FULL_SECONDS = 30.0
-"""After a pass over a full disk that found nothing to evict, if nothing is stored either: others
-have filled it."""
+"""Pause in seconds after a pass that found nothing to evict on a full disk: something else fills
+it."""
 
 RETRY_SECONDS = 5.0
-"""After a pass that failed, or could not be made since another was running."""
+"""Pause in seconds after a pass that failed, or that could not run beside another one."""
 
 
 class EvictorClient:

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from cache_actors.supervision import Started
 
 PROBE_SECONDS = 5.0
-"""Between two looks at the disk."""
+"""Pause between two probes of the disk, in seconds."""
 
 SWEEP_EVERY = 120
-"""After so many looks, what killed processes have left in the temporary folders is removed."""
+"""Number of probes after which leftovers of killed processes are removed from the temporary
+folders."""
 
 
 class Housekeeper:

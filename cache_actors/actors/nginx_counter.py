@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cache_actors.supervision import Started
 
 LOOK_SECONDS = 1.0
-"""Between two looks at the log, which nginx writes to once a second."""
+"""Pause between two reads of the log, in seconds; nginx writes to it once a second."""
 
 
 class NginxCounter:

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from cache_actors.supervision import Started
 
 STEPS = 64
-"""How many steps of a scrub are taken in one trip to a thread, of at most 1 MiB each."""
+"""Number of steps of a scrub, of at most 1 MiB each, in one call of a thread."""
 
 RETRY_SECONDS = 60.0
-"""Between looks at a storage that is being scrubbed by another, or that has failed."""
+"""Pause in seconds before storage is tried again that another process scrubs, or that failed."""
 
 
 class Scrubber:

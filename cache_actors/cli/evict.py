@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from cache_actors.storage.layout import Project
 
 EXIT_INTERRUPTED = 130
-"""Exit status: interrupted, as shells have it. What has gone is gone, in good order."""
+"""Exit status: interrupted, as shells have it. What has been removed so far is removed
+completely."""
 
 
 class CannotEvict(CommandError):

@@ -39,7 +39,7 @@ EXIT_UNHEALTHY = 1
 """Exit status: the service is not up."""
 
 EXIT_BAD_START = 2
-"""Exit status: the settings are bad, or what they name is not to be had."""
+"""Exit status: a setting is bad, or what it names cannot be used."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

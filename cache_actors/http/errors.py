@@ -21,7 +21,7 @@ from cache_actors.transfer.upload import EmptyUpload, WrongDigest
 from .responses import Response, json_response
 
 RETRY_AFTER = 1
-"""Seconds after which a client may ask again when an actor was overloaded or crashed."""
+"""Value of `Retry-After`, in seconds, when an actor was overloaded or crashed."""
 
 
 class HttpError(Exception):
@@ -99,4 +99,4 @@ def unavailable(message: str, retry_after: int) -> HttpError:
 
 
 CLIENT_CLOSED_REQUEST = 499
-"""nginx's number for it, in logs; nobody receives it."""
+"""Status in logs of a request whose client left (nginx's number); nobody receives it."""

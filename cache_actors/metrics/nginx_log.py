@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_BYTES = 8 * 1024 * 1024
-"""How much is read at once: some 250,000 lines."""
+"""Largest part of the log that is read at once, in bytes: some 250,000 lines."""
 
 FILE_MODE = 0o660
-"""nginx writes to it as another user, of the same group."""
+"""Mode of the log: nginx writes to it as another user of the same group."""
 
 _LINE = re.compile(
     rb"([a-z]{0,16}) ([A-Z_-]{1,32}) (\d{3}) (\d{1,15}) (\d{1,6}\.\d{3}) ([0-9 ,:-]{1,64})"

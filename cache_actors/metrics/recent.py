@@ -20,7 +20,8 @@ STEPS = 60
 
 _FASTEST = 0.0001
 _GROWTH = math.log(1.2)
-"""Durations are kept in classes, each up to a fifth longer than the one before."""
+"""Logarithm of the ratio between two classes of durations: each is a fifth longer than the one
+before."""
 
 
 class Figures(TypedDict, total=False):

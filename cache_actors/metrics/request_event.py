@@ -8,10 +8,10 @@ from http import HTTPStatus
 import msgspec
 
 CLIENT_LEFT = 499
-"""nginx's number for a client that did not wait for its answer; in no answer, but in logs."""
+"""Status of a request whose client did not wait for its answer: nginx's number, in logs only."""
 
 STATUSES = {str(status.value): status.value for status in HTTPStatus} | {"499": CLIENT_LEFT}
-"""Those that are counted each by itself."""
+"""Statuses that are counted each by itself."""
 
 _HITS = {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT, HTTPStatus.NOT_MODIFIED}
 
@@ -44,7 +44,7 @@ FROM_CLIENTS = {
     Route.ENTRY_STORE,
     Route.OTHER,
 }
-"""What builds ask for. The others are the questions of nginx and of operators."""
+"""Routes that builds ask for. The others are for nginx and for operators."""
 
 _REASONS: dict[int, str] = {
     HTTPStatus.BAD_REQUEST: "invalid",

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HTTP2_DIRECTIVE_SINCE = (1, 25, 1)
-"""nginx before this takes `http2` as a parameter of `listen`, and warns of it from then on."""
+"""First version of nginx with a directive `http2`. Older ones take it as a parameter of
+`listen`."""
 
 # What may stand between quotes in a configuration; anything else could end the value.
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+~,=*\[\]-]+")

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .listen_socket import ListenSocket
 
 LOOK_SECONDS = 1.0
-"""Between two looks at where new connections go; with several instances, one of them may die."""
+"""Pause between two checks of where new connections go, in seconds; another instance may have
+died."""
 
 
 class LinkKeeper:

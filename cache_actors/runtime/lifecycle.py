@@ -25,7 +25,7 @@ EXIT_CUT_SHORT = 3
 """Exit status: a stop was cut short, by a second signal or because it took too long."""
 
 MAX_STOP_SECONDS = 45.0
-"""Seconds an end may take before the process is gone whatever it does. Requests in flight have 30
+"""Longest stop, in seconds; after it the process exits whatever it does. Requests in flight have 30
 of them; a shielded wait, or a thread on a dead disk, would otherwise have no limit at all."""
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 BACKLOG = 4096
 
 START_SECONDS = 60.0
-"""What is older than this, and still not what it was to become, is left from a failed start."""
+"""Age in seconds from which an unfinished socket or link counts as left by a failed start."""
 
 
 ACCEPT_PAUSE = 0.1
@@ -44,7 +44,7 @@ _FATAL_TO_LISTENING = {errno.EBADF, errno.EFAULT, errno.EINVAL, errno.ENOTSOCK}
 network, or of the moment (accept(2))."""
 
 _OF_ONE_CONNECTION = {errno.ECONNABORTED, errno.EHOSTUNREACH, errno.EPERM, errno.EPROTO}
-"""Those after which another connection may be waiting already."""
+"""Errors of `accept` that concern one connection; another may be waiting already."""
 
 
 class CannotListen(CommandError):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SECONDS = 5.0
-"""How long each step of a question may take."""
+"""Longest time for each step of a question, in seconds."""
 
 HIGHEST_PORT = 65_535
 

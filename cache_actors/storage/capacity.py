@@ -24,7 +24,7 @@ MIN_RESERVE_BYTES = 1 << 20
 
 
 BLOCK_BYTES = 4096
-"""In which disks give room to files, mostly."""
+"""Size in which most disks give space to files, in bytes."""
 
 
 def on_disk(size: int) -> int:

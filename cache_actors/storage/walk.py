@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .layout import Project
 
 BLOCK = 512
-"""Bytes that `st_blocks` counts in, whatever the file system's own blocks are (POSIX)."""
+"""Unit of `st_blocks` in bytes, whatever the file system's own blocks are (POSIX)."""
 
 
 @dataclass(frozen=True, slots=True)

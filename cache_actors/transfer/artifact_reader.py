@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cache_actors.storage.layout import Key
 
 READ_BYTES = 1 << 20
-"""How much is read in one trip to a thread."""
+"""Largest piece that one call of a thread reads, in bytes."""
 
 
 class Artifact:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cache_actors.supervision import Budget
 
 SMALL_BYTES = 256 * 1024
-"""Up to this size an artifact stays in memory; larger ones are written in pieces of this size."""
+"""Largest upload that stays in memory, in bytes; larger ones are written in pieces of this size."""
 
 PATIENCE = 5.0
 """Seconds that a small upload waits for memory before it goes to a temporary file."""

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
-"""What the control group may use: microseconds of CPU time, or `max`, and of which period. This is
-how containers are limited; in one, the file at this path is its own."""
+"""File with the CPU limit of the control group: microseconds of CPU time, or `max`, and the period
+that they are of. In a container, the file at this path is its own."""
 
 
 def usable_cores(cpu_max: Path = CPU_MAX) -> int:

@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 
 SPARE_RESTARTS = 5
 RESTART_SECONDS = 60.0
-"""All workers may be lost at once, as when memory runs out, and so many more in so many seconds. A
-start takes half a second or more: a worker that cannot be started exceeds this."""
+"""Window of the restart intensity of workers, in seconds. All of them may be lost at once, as when
+memory runs out. A start takes half a second or more, so a worker that cannot start exceeds the
+intensity."""
 
 ACCEPTOR_SHUTDOWN = 35.0
-"""Seconds: the workers' listeners have 32."""
+"""Longest stop of the acceptor, in seconds; the workers' listeners have 32."""
 
 
 class Workers:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .shared_report import SharedReport
 
 REPORT_SECONDS = 1.0
-"""Between two reports of a process."""
+"""Pause between two reports of a process, in seconds."""
 
 PARENT = "workers"
 """The name of the parent's tree, and of its shared report."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CONNECTION = b"connection"
-"""To a worker: the message that a connection comes with. All others are JSON."""
+"""Message to a worker that comes with a connection. All others are JSON."""
 
 
 @dataclass(frozen=True, slots=True)

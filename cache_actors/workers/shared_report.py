@@ -7,10 +7,10 @@ import struct
 import zlib
 
 SLOT_BYTES = 4 * 1024 * 1024
-"""The largest report. Memory is taken for what has been written, not for this."""
+"""Largest report, in bytes. Memory is taken for what has been written, not for this."""
 
 ATTEMPTS = 5
-"""How often a reader looks: both slots may be replaced while it does."""
+"""Number of attempts to read a report: both slots may be replaced meanwhile."""
 
 _HEAD = struct.Struct("=QQL")  # number of the report, its length, its CRC-32
 

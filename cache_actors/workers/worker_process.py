@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .shared_report import SharedReport
 
 COMMAND = (sys.executable, "-m", "cache_actors.workers")
-"""Runs a worker; its terms are one more argument."""
+"""Command that runs a worker; its configuration is one more argument."""
 
 
 class WorkerEnded(Exception):

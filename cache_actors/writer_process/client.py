@@ -34,13 +34,14 @@ if TYPE_CHECKING:
     from cache_actors.storage.files.temporary import TemporaryFile
 
 COMMAND: tuple[str, ...] = (sys.executable, "-m", "cache_actors.writer_process")
-"""Runs the process; its configuration is one more argument."""
+"""Command that runs the process; its configuration is one more argument."""
 
 CHANNEL_BYTES = 1 << 20
-"""Of a batch, how much the kernel may hold on its way."""
+"""Size of the kernel's buffer for a batch on its way, in bytes."""
 
 END_SECONDS = 5.0
-"""How long the process may take to end when it is asked to, and once more when it is killed."""
+"""Longest time that the process may take to end, in seconds: when it is asked to, and again when it
+is killed."""
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 LENGTH = struct.Struct(">I")
-"""Precedes every message: how many bytes it has."""
+"""Length of a message in bytes, sent before each."""
 
 READY = b""
 """The process's first message: it takes batches from now on."""

@@ -33,7 +33,8 @@ EXIT_BROKEN = 1
 """Exit status: something is broken."""
 
 MIN_FILES = 65_536
-"""Each connection is an open file, and each upload another."""
+"""Smallest limit on open files that passes the check: each connection is one, and each upload
+another."""
 
 
 @dataclass(frozen=True, slots=True)

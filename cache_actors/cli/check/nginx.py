@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SNIPPETS = ("http.conf", "server.conf")
 STANDARD_INPUT = Path("-")
 DEEPEST = 10
-"""Includes in includes, which might go round in circles."""
+"""Deepest nesting of `include` that is followed: a configuration may include itself."""
 
 _INCLUDE = re.compile(r"""include\s+["']?([^"';]+?)["']?\s*;""")
 

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from cache_actors.settings import Settings
 
 MAX_PATH_BYTES = 107
-"""Of the path of a Unix socket: `sun_path` in unix(7) has 108, with a zero at the end."""
+"""Longest path of a Unix socket, in bytes: `sun_path` in unix(7) has 108, with a zero at the
+end."""
 
 AN_INSTANCE = "0123456789ab.sock"
-"""A name like those of the sockets in a folder."""
+"""Example of a socket's name, as long as all of them."""
 
 
 def check_sockets(settings: Settings) -> Iterator[CheckResult]:

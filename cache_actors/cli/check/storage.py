@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from cache_actors.settings import Settings
 
 MIN_FREE = 0.05
-"""Of bytes and inodes; with less, uploads may be refused before long."""
+"""Smallest share of free bytes and inodes that passes the check; with less, uploads may be refused
+before long."""
 
 FOR_ITS_GROUP = stat.S_IRGRP | stat.S_IXGRP
 

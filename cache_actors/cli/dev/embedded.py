@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 TOKEN = "dev-token"  # noqa: S105
 ACCOUNT, PROJECT = "acme", "app"
 STORAGE = Path(".dev/cas")
-"""Where the artifacts go, below the folder in which the command is started."""
+"""Storage folder of `cache-actors dev`, below the current folder."""
 
 STORAGE_MAX_BYTES = 4 << 30
-"""What they may take there, unless the environment says otherwise: it is somebody's own disk."""
+"""Default size limit of that folder, in bytes: it is on somebody's own disk."""
 
 
 def run_dev() -> int:

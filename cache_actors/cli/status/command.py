@@ -33,10 +33,10 @@ EXIT_NOT_UP = 1
 """Exit status: the service is degraded, draining, or does not answer."""
 
 EVERY_SECONDS = 1.0
-"""How long a watch waits from one answer to the next question."""
+"""Pause in seconds between an answer and the next question, with `--watch`."""
 
 WIDE = 200
-"""Columns where there is no terminal, so that nothing is cut off."""
+"""Width of the output in columns where there is no terminal, so that nothing is cut off."""
 
 
 def run_status(

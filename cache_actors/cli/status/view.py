@@ -42,7 +42,7 @@ _NUMBERS = {"restarts", "mailbox", "waiting", "up"}
 
 _LINES = ("├── ", "└── ", "│   ", "    ")
 _PLAIN_LINES = ("|-- ", "`-- ", "|   ", "    ")
-"""What leads to a child and to the last one, and what is below either of them."""
+"""Lines of the tree in ASCII: to a child, to the last child, and below either of them."""
 
 
 def view(health: Health, *, only_ascii: bool = False) -> RenderableType:

@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from cache_actors.transfer.artifact_reader import Artifact
 
 DIGEST_HEADER = "tuist-checksum-sha256"
-"""In which a client may declare the digest of its body, and the service that of an artifact."""
+"""Header with an artifact's SHA-256: a client may declare it of its body, and gets it with an
+artifact."""
 
 _DIGEST = re.compile("[0-9A-Fa-f]{64}")
 
 IMMUTABLE = "private, max-age=31536000, immutable"
-"""`public` would allow shared caches to skip the authorisation."""
+"""`Cache-Control` of an artifact. `public` would allow shared caches to skip the authorisation."""
 
 
 async def retrieve_artifact(request: Request, artifact_id: str) -> Response:

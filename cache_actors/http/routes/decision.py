@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from cache_actors.storage.layout import Project
 
 PROJECT_HEADER = "X-Cache-Project"
-"""Tells nginx the canonical name of the project, from which it builds paths."""
+"""Header that tells nginx the project's canonical name, from which it builds paths."""
 
 ERROR_HEADER = "X-Cache-Error"
-"""Tells nginx the JSON to answer its client with."""
+"""Header that tells nginx the JSON to answer its client with."""
 
 _REFUSALS = {
     Access.UNAUTHORIZED: (HTTPStatus.UNAUTHORIZED, "Unauthorized"),

@@ -52,15 +52,16 @@ if TYPE_CHECKING:
     from cache_actors.http.app import CacheApp
 
 SEND_SECONDS = 60.0
-"""How long a client may take to make room for one piece of a response (1 MiB at most)."""
+"""Longest time that a client may take to receive one piece of a response (1 MiB at most), in
+seconds."""
 
 MAX_HEADER_BYTES = 16 * 1024
 
 FIRST_READ = 16 * 1024
 MIN_READ, MAX_READ = 2 * 1024, 64 * 1024
 READS_TOGETHER = 6 * 1024 * 1024
-"""What a connection reads at once, in bytes: with a request's head no more of its body than a small
-one has, since it may have to wait; then its share of what all requests in flight may read together.
+"""Largest number of bytes that all requests in flight read at once. A connection reads its share of
+this; with a request's head, no more of the body than a small one has, since it may have to wait.
 Each byte is in memory several times on its way through the protocol."""
 
 

@@ -23,21 +23,22 @@ if TYPE_CHECKING:
     from cache_actors.supervision import Started
 
 IDLE_SECONDS = 75.0
-"""How long a connection may be idle; longer than nginx keeps its own (15 s), so that nginx never
-sends a request into a connection that is being closed."""
+"""Longest time that a connection may be idle, in seconds; longer than nginx keeps its own (15 s),
+so that nginx never sends a request into a connection that is being closed."""
 
 DRAIN_SECONDS = 30.0
-"""How long requests in flight may take to end when the service stops."""
+"""Longest time that requests in flight may take when the service stops, in seconds."""
 
 HAND_OVER_SECONDS = 20.0
-"""How long idle connections are kept for nginx when another instance has taken over. It ends them
-itself after 15 s, and so never uses one that is just being closed."""
+"""Time in seconds for which idle connections are kept for nginx when another instance has taken
+over. nginx closes them after 15 s, and so never uses one that is just being closed."""
 
 LATE_SECONDS = 1.0
-"""How long a connection that is opened while the service drains may take to send a request."""
+"""Longest time until the first request on a connection that is opened while the service drains, in
+seconds."""
 
 LOOK_SECONDS = 1.0
-"""Between two looks for connections that have been idle for too long."""
+"""Pause between two searches for idle connections, in seconds."""
 
 
 class _Config(Config):

@@ -31,10 +31,11 @@ if TYPE_CHECKING:
     from cache_actors.http.responses import Response
 
 LINGER_SECONDS = 5.0
-"""How long the rest of an unwanted body may pause while it is being dropped."""
+"""Longest pause in an unwanted body while it is being dropped, in seconds."""
 
 LINGER_BYTES = 32 * 1024 * 1024
-"""How much of an unwanted body is dropped before the connection is closed instead."""
+"""Largest rest of an unwanted body that is dropped, in bytes; with more, the connection is closed
+instead."""
 
 
 class RequestCycle(TrioASGIHTTPConnection):

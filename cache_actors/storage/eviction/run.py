@@ -22,20 +22,22 @@ if TYPE_CHECKING:
     from cache_actors.storage.layout import Project
 
 GRACE = 10.0
-"""Seconds that a client has for the artifacts of an entry that it was given just before it went,
-and within which nothing that was used is evicted."""
+"""Time in seconds that a client has to fetch the artifacts of an entry that it was given just
+before the entry went; nothing that was used within it is evicted."""
 
 MINIMUM_GRACE = 1.0
-"""What is left of that when the pass has to hurry."""
+"""Smallest grace, in seconds, of a pass that has to hurry."""
 
 HURRY = 0.5
-"""How far on the way from the high watermark to a full disk a pass goes as fast as it can."""
+"""Share of the way from the high watermark to a full disk at which a pass goes as fast as it
+can."""
 
 RATE = 2_000.0
-"""Files a second that are removed at the high watermark; more as the disk fills further."""
+"""Largest number of files removed per second at the high watermark; more as the disk fills
+further."""
 
 NICENESS = 10
-"""Of a pass, unless it has to hurry from the start."""
+"""Niceness of the process of a pass, unless it has to hurry from the start."""
 
 _SECOND = 1_000_000_000
 

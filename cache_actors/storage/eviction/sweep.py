@@ -54,13 +54,13 @@ if TYPE_CHECKING:
     from .cutoff import Cutoff
 
 BATCH = 32
-"""Files that are removed under one hold of the lock, which takes about a millisecond."""
+"""Number of files that are removed under one hold of the lock, which takes about a millisecond."""
 
 MAX_PAUSE_SECONDS = 0.1
-"""Seconds; whoever takes the steps may be in more of a hurry after that."""
+"""Longest pause between two steps, in seconds: the pass may have to hurry by then."""
 
 ENTRY_GRACE_NS = 600_000_000_000
-"""Nanoseconds for which an entry may wait for its artifacts, where such entries are taken at all
+"""Time in nanoseconds that an entry may wait for its artifacts where such entries are stored at all
 (`KV_REQUIRE_ARTIFACTS=off`)."""
 
 _FLAGS = os.O_RDONLY | os.O_NOATIME | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 SLOW_SECONDS = 0.002
-"""A sync that takes longer waits for the disk rather than for the processor."""
+"""Duration in seconds from which a sync waits for the disk rather than for the processor."""
 
 MAX_THREADS = 8
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WRONG_CLOCK_NS = 86_400_000_000_000
-"""A time that is further in the future, in nanoseconds, is that of a clock that was wrong."""
+"""Distance in nanoseconds from which a time in the future is that of a wrong clock."""
 
 
 def last_use(status: os.stat_result) -> int:

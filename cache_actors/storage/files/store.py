@@ -39,14 +39,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PROBE_BYTES = 1 << 20
-"""With less room than this beside the reserve the storage counts as full."""
+"""Smallest room beside the reserve, in bytes; with less, the storage counts as full."""
 
 RECENT_NS = 500_000_000
-"""A use that is no older, in nanoseconds, is not noted again. Eviction takes nothing that was used
+"""Age in nanoseconds up to which a use is not noted again. Eviction takes nothing that was used
 within a second (`MINIMUM_GRACE`), so nothing depends on the difference."""
 
 NOTED_EVERY_NS = 60_000_000_000
-"""So often, in nanoseconds, the use of an entry from memory is noted on its file."""
+"""Interval in nanoseconds at which the use of an entry in memory is noted on its file."""
 
 Outcome = TypeVar("Outcome")
 

@@ -29,14 +29,15 @@ if TYPE_CHECKING:
 
 FILE_MODE = 0o640
 FOLDER_MODE = 0o2750
-"""nginx reads as another user of the same group; the set-group-id bit hands the group down."""
+"""Mode of a folder: nginx reads as another user of the same group, which the set-group-id bit
+passes on to what is made inside."""
 
 _NO_ANONYMOUS_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}
 PREFIX = "cache-actors-"
-"""How the folders' names begin. Whatever else lies beside them, as in /tmp, is not touched."""
+"""Prefix of the folders' names. Whatever else lies beside them, as in /tmp, is not touched."""
 
 MAX_LIFE_SECONDS = 86_400.0
-"""Seconds after which a file that nobody has written to any more is taken for a leftover."""
+"""Age in seconds, since the last write, from which a temporary file counts as a leftover."""
 
 _MAX_BUFFERS = 1024  # IOV_MAX on Linux
 _COPY_BYTES = 1 << 20

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 READ_BYTES = 1 << 20
 MIN_COST = 4096
-"""Bytes that a file counts for at least: opening one costs the disk something too."""
+"""Smallest cost of a file, in bytes: opening one costs the disk something too."""
 
 _FOREIGN = {errno.EPERM, errno.EACCES}
 _GONE = {errno.ENOENT, errno.ENOTDIR}

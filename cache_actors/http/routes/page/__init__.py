@@ -92,4 +92,4 @@ HEADERS: Mapping[str, str] = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-"""What goes with the page beside its type."""
+"""Headers of the page, beside its type."""
