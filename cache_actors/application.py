@@ -57,7 +57,7 @@ all children together."""
 
 
 class Peers(Protocol):
-    """What other processes of the same service tell, for answers about the whole."""
+    """The other processes of the same service, for answers about the whole of it."""
 
     def tree(self, own: Status) -> Status:
         """The tree of the whole service."""
@@ -69,7 +69,7 @@ class Peers(Protocol):
         """The metrics of the whole service."""
 
     def histories(self) -> list[History]:
-        """What others have answered lately."""
+        """The recent answers of the other processes."""
 
 
 class NoPeers:
@@ -80,7 +80,7 @@ class NoPeers:
         return own
 
     def is_replaced(self, own: bool) -> bool:
-        """What this process knows."""
+        """Whether this process has been replaced."""
         return own
 
     def metrics(self, own: bytes) -> bytes:
@@ -244,7 +244,7 @@ class Application:
         )
 
     def _services(self, endpoint: ConnectionSource) -> Services:
-        """What handlers may use: clients, no actors."""
+        """The services of the handlers: clients, no actors."""
         secret = self._settings.secret_key_base.get_secret_value().encode(errors="surrogateescape")
         return Services(
             auth=AuthCacheClient(self._decisions.address, secret),

@@ -70,7 +70,7 @@ def new_log(settings: Settings, output: LogOutput = STANDARD_OUTPUT) -> Filterin
 
 @dataclass(slots=True)
 class _Window:
-    """How often an event has come since it `began` to."""
+    """A window of time, and how often an event has come since it `began`."""
 
     began: float
     times: int = 0
@@ -115,7 +115,7 @@ class Repetitions:
 
 
 class _Lines:
-    """What structlog hands its lines to. Lines that were lost are told of once others go through.
+    """The sink of structlog's lines. Lines that were lost are reported once others go through.
 
     Args:
         output: where the lines go.

@@ -63,7 +63,7 @@ class LogOutput:
         self._send = None
 
     def _sender(self) -> Callable[[bytes], int]:
-        """What writes bytes without waiting, and returns how many it took.
+        """The function that writes bytes without waiting, and returns how many it took.
 
         Raises:
             OSError: the descriptor is closed.

@@ -38,7 +38,7 @@ def _address(value: str) -> str:
 
 
 def _bare(url: HttpUrl) -> HttpUrl:
-    """Nothing in the URL may become part of a question about somebody's token."""
+    """Refuse a URL with parts that would change the request about a client's token."""
     if url.username or url.password or url.query is not None or url.fragment is not None:
         raise ValueError("more than an address and a path")
     return url
@@ -163,6 +163,6 @@ def _sentence(name: str, problem: str, given: object) -> str:
 
 
 def without_credentials(url: str) -> str:
-    """`url` for people to read: a user, a password and a query in it are nobody's business."""
+    """`url` for people to read, without a user, a password or a query."""
     shown = re.sub(r"\?.*", "?...", url)
     return re.sub(r"^([A-Za-z0-9+.-]*:(?=[/\\]))?([/\\]*).*@", r"\1\2...@", shown)

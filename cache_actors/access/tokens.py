@@ -1,4 +1,4 @@
-"""What is known of tokens: Tuist's last answer about each, for as many as are remembered."""
+"""Memory of tokens: Tuist's last answer about each, for those that were used last."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOTHING_KNOWN = TuistReply(Access.UNAUTHORIZED)
 
 @dataclass(slots=True)
 class TokenState:
-    """What is known of a token: Tuist's last answer, and its last failure to answer after that."""
+    """State of a token: Tuist's last answer, and its last failure to answer after that."""
 
     answer: TuistReply = NOTHING_KNOWN
     answered_at: float = float("-inf")
@@ -40,7 +40,7 @@ class TokenMemory:
         self._names = 0
 
     def get(self, key: bytes) -> TokenState:
-        """What is known of a token, which may be nothing."""
+        """The state of a token; an empty one if it is not remembered."""
         if key in self._with_access:
             self._with_access.move_to_end(key)
             return self._with_access[key]

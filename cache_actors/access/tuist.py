@@ -35,7 +35,7 @@ MAX_BYTES = 8 * 1024 * 1024
 
 
 class Access(Enum):
-    """What Tuist says of a token. FORBIDDEN is also what a project outside its list means."""
+    """Tuist's verdict on a token. A project that is not in its list is FORBIDDEN too."""
 
     GRANTED = "granted"
     UNAUTHORIZED = "unauthorized"
@@ -130,7 +130,7 @@ class TuistApi:
         await self._client.__aexit__(kind, error, traceback)
 
     async def ask(self, authorization: str, request_id: str) -> TuistReply | str:
-        """What Tuist says of the token in `authorization`, or why it could not be asked.
+        """Tuist's answer about the token in `authorization`, or the reason that there is none.
 
         Both arguments are forwarded as headers. Any trouble is a sentence, without the token in it:
         unreachable, too slow (`TIMEOUT`), an unexpected status or an unreadable body.
@@ -187,7 +187,7 @@ def described(response: httpx.Response) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, for people; of messages only those that can hold no header, so no token."""
+    """The cause of an error in words that can hold no header, and so no token."""
     name = type(error).__name__
     if not isinstance(error, (httpx.ConnectError, httpx.ProxyError)):
         return name

@@ -185,7 +185,7 @@ class AuthCache(Actor):
                 self._ask(question, token, envelope, now)
 
     def _by_answer(self, token: TokenState, project: str, now: float) -> Decision:
-        """What Tuist's last answer means for `project`; its lifetime may be over."""
+        """The decision about `project` by Tuist's last answer; its lifetime may be over."""
         if project in token.answer.projects:
             return Decision(Access.GRANTED, token.answered_at + self._success_ttl - now)
         refusal = token.answer.access

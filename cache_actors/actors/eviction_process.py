@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class PassFailed(Exception):
-    """A pass came to no good end; the message says why."""
+    """A pass of eviction failed; the message says why."""
 
 
 async def run_pass(root: Path, limits: Limits) -> PassReport | None:

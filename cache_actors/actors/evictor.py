@@ -190,7 +190,7 @@ class Evictor(Actor):
         return is_full and not gone
 
     def _inspect(self) -> tuple[Usage, bool]:
-        """How full it is, and whether there is another reason for a pass."""
+        """The usage of the disk, and whether there is another reason for a pass."""
         last = last_eviction(self._root)
         if last != self._record.status().last:
             self._record.note(last=last)
@@ -221,7 +221,7 @@ class _PendingFree:
         self._until = trio.current_time() + PENDING_FREE_SECONDS
 
     def without(self, usage: Usage) -> Usage:
-        """What would be used if it were free already."""
+        """The usage without the space that will be free soon."""
         if trio.current_time() > self._until:
             return usage
         used = Amount(

@@ -145,7 +145,7 @@ def _print(eviction: EvictionPass, report: PassReport, *, as_json: bool, dry_run
 
 
 def _projects(eviction: EvictionPass) -> list[dict[str, Any]]:
-    """What each project has left."""
+    """The projects in a report, each with what is left of it."""
     return [
         {
             "project": str(project),

@@ -50,8 +50,8 @@ def run_process(
         worker_command: what runs a worker, if there are several.
 
     Raises:
-        CannotListen: the address to listen on is not to be had.
-        CannotStart: a folder is not to be had.
+        CannotListen: the address cannot be listened on.
+        CannotStart: a folder cannot be used.
     """
     _raise_file_limit()
     _require_usable_proxies(settings)

@@ -38,7 +38,7 @@ def etag(mtime: int, size: int) -> str:
 
 
 def select(headers: Headers, mtime: int, size: int) -> Selection:
-    """What a GET or HEAD with these request headers gets of a file.
+    """The part of a file that a GET or HEAD with these request headers gets.
 
     Args:
         headers: the request's.

@@ -56,7 +56,7 @@ def error_response(error: HttpError) -> Response:
 
 
 def translate(error: Exception) -> HttpError | None:
-    """What `error` means to the client, or None if it is a bug."""
+    """The answer to the client that `error` stands for, or None if it is a bug."""
     match error:
         case HttpError():
             return error

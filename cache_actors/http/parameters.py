@@ -1,4 +1,4 @@
-"""What a request's URL names: a project in its query, an id in its path."""
+"""The parameters in a request's URL: a project in its query, an id in its path."""
 
 from __future__ import annotations
 

@@ -144,6 +144,6 @@ class Request(TrioRequest):
 
     @property
     def services(self) -> Services:
-        """What its handler may use."""
+        """The services that its handler may use."""
         services: Services = self.app.services
         return services

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def merged(texts: Mapping[str, bytes]) -> bytes:
-    """What several processes tell of themselves, by their names, as one text.
+    """The metrics of several processes, by their names, as one text.
 
     Nothing is added up: Prometheus does that, and for some metrics it would make no sense.
     """
@@ -33,7 +33,7 @@ def merged(texts: Mapping[str, bytes]) -> bytes:
 
 
 def of_tree(status: Status) -> bytes:
-    """What there is to tell of a process that has a supervision tree, and counts nothing."""
+    """The metrics of a process that has a supervision tree, and counts nothing."""
     return _rendered(tree(status))
 
 

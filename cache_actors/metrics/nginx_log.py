@@ -52,14 +52,14 @@ _ROUTES = {
 
 @dataclass(frozen=True, slots=True)
 class ParsedLog:
-    """What lines tell: what nginx has answered, and how many of them cannot be read."""
+    """The content of lines: nginx's answers, and the number of lines that cannot be read."""
 
     served: Sequence[RequestEvent] = ()
     ignored: int = 0
 
 
 def read_lines(text: bytes) -> ParsedLog:
-    """What the lines of `text` tell. Requests that differ in nothing but size are added up."""
+    """The answers in the lines of `text`. Those that differ in nothing but size are added up."""
     times: Counter[tuple[Route, int, float]] = Counter()
     sent: defaultdict[tuple[Route, int, float], int] = defaultdict(int)
     ignored = 0
@@ -97,7 +97,7 @@ class NginxLog:
         self._size = 0  # which it had at the last look
 
     def take(self) -> ParsedLog:
-        """What has come since the last call; nothing while another process reads the log.
+        """The lines since the last call; none while another process reads the log.
 
         Raises:
             OSError: the log cannot be made, locked or read.

@@ -42,7 +42,7 @@ class Figures(TypedDict, total=False):
 
 @dataclass(slots=True)
 class Step:
-    """What was asked for in one step; `durations` counts answers by class of duration."""
+    """The requests of one step; `durations` counts answers by class of duration."""
 
     number: int
     requests: int = 0
@@ -78,7 +78,7 @@ class Step:
         return round(self.hits / reads, 4) if reads else None
 
     def milliseconds(self, by: Responder, part: float) -> float | None:
-        """What `part` of the answers took at most."""
+        """The time in milliseconds that `part` of the answers took at most."""
         durations = self.durations[by]
         missing = part * sum(durations.values())
         for number, times in sorted(durations.items()):
@@ -90,14 +90,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What one process knows: the number of the step in which it began, and its steps."""
+    """The steps that one process has seen, and the number of the step in which it began."""
 
     first: int
     steps: tuple[Step, ...]
 
 
 class Recent:
-    """What builds have asked for lately, whoever answered. `clock` is in seconds."""
+    """The recent requests of builds, whoever answered. `clock` is in seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -118,7 +118,7 @@ class Recent:
         return History(self._first, tuple(self._steps))
 
     def figures(self, others: Iterable[History] = ()) -> Figures:
-        """What is known of the steps that have ended, at most five minutes of them.
+        """The figures of the steps that have ended, at most five minutes of them.
 
         Args:
             others: what other processes of the service know, by the same clock.

@@ -60,7 +60,7 @@ class _Durations(Histogram):
 
 @dataclass(slots=True)
 class _Totals:
-    """What requests that are answered in one way count for.
+    """The counters of requests that are answered in one way.
 
     They are looked up once, as that takes longer than to count.
     """
@@ -209,7 +209,7 @@ class Metrics:
         self.recent.add(served)
 
     def _totals_of(self, served: RequestEvent) -> _Totals:
-        """What requests that were answered like `served` count for."""
+        """The counters of requests that were answered like `served`."""
         by, kind, outcome = served.by, _KINDS.get(served.route), served.outcome
         totals = _Totals(
             self._requests.labels(by, served.route, served.status or "other"),

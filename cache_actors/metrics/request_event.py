@@ -1,4 +1,4 @@
-"""What has been answered, by the service or by nginx alone, and what that means. Pure."""
+"""Answered requests, by the service or by nginx alone, and what they count as. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Responder(StrEnum):
 
 
 class Route(StrEnum):
-    """What was asked for."""
+    """The route of a request."""
 
     ARTIFACT_READ = "artifact_read"
     ARTIFACT_STORE = "artifact_store"
@@ -101,7 +101,7 @@ class RequestEvent(msgspec.Struct, frozen=True):
 
     @property
     def outcome(self) -> str | None:
-        """What has become of an upload or an entry to store, in a word. None: it was neither."""
+        """The outcome of an upload or an entry to store, in a word; None for other requests."""
         if self.route not in (Route.ARTIFACT_STORE, Route.ENTRY_STORE):
             return None
         if self.status == HTTPStatus.NO_CONTENT:

@@ -1,4 +1,4 @@
-"""Which nginx there is, and of which version."""
+"""The nginx on this machine, and its version."""
 
 from __future__ import annotations
 

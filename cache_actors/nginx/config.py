@@ -30,7 +30,7 @@ class BadNginxOption(CommandError):
 
 @dataclass(frozen=True, slots=True)
 class NginxOptions:
-    """What an nginx configuration depends on.
+    """The options of an nginx configuration.
 
     Attributes:
         listen: `address:port` to listen on.

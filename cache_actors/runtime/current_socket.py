@@ -1,4 +1,4 @@
-"""The link `current.sock`: which of the instances in a folder of sockets gets new connections.
+"""The link `current.sock`, which leads new connections to one of several instances.
 
 Normally an instance takes the link once, when it is up. That alone would not do: should a new
 instance turn out to be no good, it is stopped or killed with the link still leading to it, and the

@@ -1,4 +1,4 @@
-"""Where new connections go: here once the service is up, and always to an instance that lives."""
+"""Handover: new connections come here once the service is up, and always to a living instance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process's life with a supervision tree: it runs, is told to stop, and its end is certain."""
+"""The lifecycle of a process: it runs a supervision tree, stops in order, and always ends."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ of them; a shielded wait, or a thread on a dead disk, would otherwise have no li
 
 
 class Tree(Protocol):
-    """What a process lives for."""
+    """The application, or the tree of workers, that a process runs."""
 
     supervisor: Supervisor
 

@@ -1,4 +1,4 @@
-"""Where the service listens: a TCP port, a Unix socket, or one of several in a folder.
+"""The listening socket: a TCP port, a Unix socket, or one of several in a folder.
 
 The folder is for rollouts without a lost request. Each instance has a socket with a random name
 there and, once it is up, makes the link `current.sock` point to it; nginx connects to the link. So
@@ -48,11 +48,11 @@ _OF_ONE_CONNECTION = {errno.ECONNABORTED, errno.EHOSTUNREACH, errno.EPERM, errno
 
 
 class CannotListen(CommandError):
-    """The address or socket to listen on is not to be had; the message says which and why."""
+    """The address or socket cannot be listened on; the message says which and why."""
 
 
 class ConnectionSource(Protocol):
-    """Where connections come from, as the listener sees it."""
+    """A source of connections for the listener: a socket, or a worker's parent."""
 
     async def serve(
         self, handle: Callable[[trio.SocketStream], Awaitable[None]], connections: trio.Nursery

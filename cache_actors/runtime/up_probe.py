@@ -32,7 +32,7 @@ HIGHEST_PORT = 65_535
 
 
 class BadAddress(CommandError):
-    """What should say where the service listens does not; the message says what is wrong."""
+    """The setting or URL that says where the service listens is wrong; the message says how."""
 
 
 class NoAnswer(Exception):
@@ -41,7 +41,7 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True, slots=True)
 class UpAnswer:
-    """What `/up` has answered."""
+    """The answer of `/up`."""
 
     status: int
     body: bytes
@@ -49,7 +49,7 @@ class UpAnswer:
 
 @dataclass(frozen=True, slots=True)
 class UpProbe:
-    """Where an instance listens: at a host and a port, or at a Unix socket.
+    """A probe of `/up` of one instance, which listens at a host and a port, or at a Unix socket.
 
     Attributes:
         path: that of `/up` there.

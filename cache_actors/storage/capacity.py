@@ -1,4 +1,4 @@
-"""How full the storage is, and when that is too full.
+"""Capacity: how full the storage is, and when that is too full.
 
 What counts is the file system itself, whoever fills it; or, with a `max_bytes` of its own, what
 the storage folder holds: what the last scan has found, and what this process has stored since.
@@ -28,7 +28,7 @@ BLOCK_BYTES = 4096
 
 
 def on_disk(size: int) -> int:
-    """What a file of `size` bytes takes on the disk."""
+    """The bytes that a file of `size` bytes takes on the disk."""
     return -(-size // BLOCK_BYTES) * BLOCK_BYTES
 
 
@@ -45,7 +45,7 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """How much of `limit` is `used`. A limit of 0 is none."""
+    """The used amount of a limit. A limit of 0 is none."""
 
     used: Amount
     limit: Amount
@@ -57,7 +57,7 @@ class Usage:
         return max(used / limit if limit else 0.0 for used, limit in pairs)
 
     def excess(self, share: float) -> Amount:
-        """What has to go for no more than `share` of the limit to be used."""
+        """The amount that has to go for no more than `share` of the limit to be used."""
         files = self.used.files - int(share * self.limit.files) if self.limit.files else 0
         return Amount(max(0, self.used.bytes - int(share * self.limit.bytes)), max(0, files))
 
@@ -108,7 +108,7 @@ class Capacity:
         return self._since_scan is None or self._since_scan >= share * self.max_bytes
 
     def usage(self) -> Usage:
-        """How full it is at the moment.
+        """The usage at the moment.
 
         Raises:
             OSError: the disk failed.

@@ -1,4 +1,4 @@
-"""What storage reports to its callers. Anything else that it raises is a bug."""
+"""Errors of storage, as its callers see them. Anything else that it raises is a bug."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class StorageBusy(StorageError):
 
 
 def storage_error(error: OSError) -> StorageError:
-    """What an operating system error means to a caller. It names no path: clients may see it."""
+    """The storage error for an operating system error. It names no path: clients may see it."""
     reason = error.strerror or type(error).__name__
     kind, what = StorageError, "failed"
     if error.errno in FULL:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class StorageState(Enum):
-    """What writing comes to. Reading goes on in any state."""
+    """The state of writing. Reading goes on in any state."""
 
     OK = "ok"
     FULL = "full"

@@ -1,4 +1,4 @@
-"""Where everything lives on disk, and what a client may name. Pure functions, no I/O.
+"""The layout: where everything lies on disk, and what a client may name. Pure, no I/O.
 
     <storage>/<account>/<project>/cas/<shard>/<id>
     <storage>/<account>/<project>/keyvalue/<shard>/<cas_id>.json
@@ -53,14 +53,14 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What a client can store or ask for: one id of one kind in one project."""
+    """The key of what a client can store or read: one id of one kind in one project."""
 
     project: Project
     kind: Kind
     id: str
 
     def path(self, storage: Path) -> Path:
-        """Where this entry's file lives below the `storage` folder."""
+        """The path of this key's file below the `storage` folder."""
         return storage / self.place
 
     @property
@@ -146,7 +146,7 @@ def shard(entry_id: str) -> str:
 
 
 def shard_depth() -> int:
-    """How many folders lie between a kind's folder and its files."""
+    """The number of folders between a kind's folder and its files."""
     return shard("").count("/") + 1
 
 

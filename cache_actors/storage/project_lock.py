@@ -32,7 +32,7 @@ def shared(project: Path) -> Iterator[None]:
     """Keep eviction out of the project's folder, which holds one for entries.
 
     Raises:
-        OSError: EBUSY, it has not left within `MAX_WAIT_SECONDS`; or the folder is not to be had.
+        OSError: EBUSY, it has not left within `MAX_WAIT_SECONDS`; or the folder cannot be used.
     """
     give_up = time.monotonic() + MAX_WAIT_SECONDS
     with ExitStack() as held:
@@ -48,7 +48,7 @@ def exclusive(project: Path) -> Iterator[None]:
     """Wait until nobody puts entries into the project, and keep everyone out.
 
     Raises:
-        OSError: the folder is not to be had.
+        OSError: the folder cannot be used.
     """
     with ExitStack() as held:
         with ExitStack() as entering:

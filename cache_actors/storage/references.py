@@ -1,4 +1,4 @@
-"""Which artifacts a key-value entry refers to. Pure functions, no I/O.
+"""References: the artifacts that a key-value entry needs. Pure functions, no I/O.
 
 A value is an opaque string to the protocol, but its two forms are known: the base64 of a protobuf
 in which each artifact's id is a field of 64 hexadecimal characters (tag `0x12`, length `0x40`), or
@@ -35,7 +35,7 @@ def references_in(body: bytes) -> frozenset[str]:
 
 
 def spellings(artifact_id: str) -> tuple[str, str]:
-    """What an artifact may be called on disk: clients compare ids without case."""
+    """The ids that an artifact may have on disk: clients compare ids without case."""
     return artifact_id.upper(), artifact_id.lower()
 
 

@@ -32,7 +32,7 @@ class StoredFile:
 
     @property
     def size(self) -> int:
-        """What it takes on the disk, in bytes."""
+        """The bytes that it takes on the disk."""
         return self.status.st_blocks * BLOCK
 
 
@@ -85,7 +85,7 @@ def files(shard: str, kind: Kind) -> Iterator[StoredFile]:
 
 
 def _listed(folder: str) -> Iterator[os.DirEntry[str]]:
-    """What is in `folder`; nothing more if it is gone."""
+    """The names in `folder`; no more of them once it is gone."""
     try:
         with os.scandir(folder) as entries:
             yield from entries

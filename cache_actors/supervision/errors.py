@@ -1,4 +1,4 @@
-"""What can go wrong between a caller and an actor, and between a child and its supervisor."""
+"""Errors between a caller and an actor, and between a child and its supervisor."""
 
 
 class ActorError(Exception):

@@ -51,7 +51,7 @@ class Message:
 
     @property
     def weight(self) -> int:
-        """What the message counts for in a mailbox that is bounded by weight (bytes)."""
+        """The weight of the message, in bytes, in a mailbox that is bounded by weight."""
         return 0
 
 
@@ -109,7 +109,7 @@ class Envelope:
 
 
 class Address:
-    """Where to send an actor's messages: all that anyone else ever holds of it."""
+    """The address of an actor, to which messages are sent: all that anyone else ever holds of it."""
 
     __slots__ = ("_mailbox",)
 
@@ -263,7 +263,7 @@ class Mailbox:
         self.fail_in_flight(ActorStopped(f"{self.name} has stopped"))
 
     def depth(self) -> int:
-        """How many messages wait, those of senders waiting for room included."""
+        """The number of messages that wait, with those of senders that wait for room."""
         return len(self._waiting)
 
     def oldest_age(self, now: float) -> float | None:

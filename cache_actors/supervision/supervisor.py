@@ -63,7 +63,7 @@ class Run(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """How to start and stop a child.
+    """The specification of a child: how it is started and stopped.
 
     Args:
         name: unique among its siblings.
@@ -81,7 +81,7 @@ class ChildSpec:
 
 
 class State(Enum):
-    """Where a child is in its life."""
+    """The state of a child."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -91,7 +91,7 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What is known of a child, or of the tree below it.
+    """The status of a child and of the tree below it.
 
     `uptime` is the age of the incarnation that runs, `oldest` that of the oldest waiting message,
     and `waited` how long the `taken` messages have waited together, in seconds. `last_error` is the

@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 async def in_thread(
     action: Callable[..., Result], *arguments: object, threads: trio.CapacityLimiter
 ) -> Result:
-    """What `action(*arguments)` returns, called in one of `threads`.
+    """The result of `action(*arguments)`, called in one of `threads`.
 
     Raises:
         StorageError: the disk is full, or failed.

@@ -1,4 +1,4 @@
-"""An upload on its way in: small ones in memory, large ones in a temporary file.
+"""An upload that is being received: in memory if it is small, else in a temporary file.
 
 However many clients send at once, and however slowly, the bytes held in memory stay within one
 budget. A small upload waits for its share before it is read at all, since those before it are soon
@@ -112,7 +112,7 @@ class Upload:
         return True
 
     def source(self) -> tuple[bytes, ...] | TemporaryFile:
-        """What has been received."""
+        """The bytes that have been received, or the file with them."""
         return self._file or tuple(self._pieces)
 
     async def _reserve(self, size: int) -> bool:

@@ -60,7 +60,7 @@ class WorkerChannel:
         return bool(self._untaken) and trio.current_time() - self._untaken[0][0] > SLOW_SECONDS
 
     def load(self) -> int:
-        """How many connections the worker has, those on their way to it included."""
+        """The number of connections of the worker, with those that are on their way to it."""
         return self._handed - self._progress.ended
 
     def hand(self, connection: socket.socket) -> None:

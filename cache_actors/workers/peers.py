@@ -29,7 +29,7 @@ PARENT = "workers"
 
 @dataclass(frozen=True, slots=True)
 class ProcessReport:
-    """What a process says of itself.
+    """The report of one process about itself.
 
     Attributes:
         tree: its supervision tree.
@@ -125,7 +125,7 @@ class WorkerPeers:
         return merged(texts | {self._own: own})
 
     def histories(self) -> list[History]:
-        """What the other workers have answered lately."""
+        """The recent answers of the other workers."""
         return [
             report.recent
             for name, report in self._reports()

@@ -1,4 +1,4 @@
-"""Which worker gets a connection."""
+"""The pool of workers: it decides which of them gets a connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a parent and its workers say to each other."""
+"""The messages between a parent and its workers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CONNECTION = b"connection"
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """What a worker has to know from the start; JSON, in its command line.
+    """The configuration of a worker; JSON, in its command line.
 
     Attributes:
         name: the worker's.

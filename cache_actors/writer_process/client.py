@@ -1,4 +1,4 @@
-"""Hands: what an actor commits with. Those of a running service are a process (see `disk/`)."""
+"""Committers of an actor's batches. That of a running service is a process of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an actor and its process say to each other: MessagePack, each message after its length."""
+"""The messages between an actor and its process: MessagePack, each after its length."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ READY = b""
 
 
 class WriterConfig(msgspec.Struct, frozen=True):
-    """What the process has to know from the start; JSON, in its command line.
+    """The configuration of the process; JSON, in its command line.
 
     Attributes:
         channel: the descriptor of its end of the socket.
@@ -85,7 +85,7 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
     @classmethod
     def of(cls, error: OSError) -> Failed:
-        """What is told of `error`: no path, which callers do not need."""
+        """The failure that stands for `error`, without its path, which callers do not need."""
         number = error.errno or errno.EIO
         return cls(number, error.strerror or os.strerror(number))
 
@@ -98,7 +98,7 @@ Outcome: TypeAlias = Done | Missing | Failed
 
 
 class CommitResponse(msgspec.Struct, frozen=True, array_like=True):
-    """What has become of a batch, item by item, and how many seconds each sync took."""
+    """The outcome of a batch, item by item, and the seconds that each sync took."""
 
     outcomes: list[Outcome]
     syncs: list[float]

@@ -39,7 +39,7 @@ another."""
 
 @dataclass(frozen=True, slots=True)
 class NginxProbe:
-    """Where and as whom to read through nginx: its URL, a project, and a token that may see it."""
+    """A reader through nginx: nginx's URL, a project, and a token that may see it."""
 
     url: str
     project: Project

@@ -1,4 +1,4 @@
-"""Which reads of a file move its access time, by which eviction knows what is in use."""
+"""Access times: whether reads of a file update them, as eviction needs."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def check_nginx(config: Path) -> CheckResult:
 
 
 def _advice(missing: Sequence[str]) -> str:
-    """What to do if a snippet is not there, which may be because of what could not be read."""
+    """The advice for a missing snippet, which may be in a file that could not be read."""
     if missing:
         everything = "`nginx -T | cache-actors check --nginx-config -`"
         return f"It includes {missing[0]}, which is not to be read here; try {everything}."
@@ -94,7 +94,7 @@ def _significant(text: str) -> list[str]:
 
 
 def _longest_start(wanted: Sequence[str], lines: Sequence[str]) -> int:
-    """How many of the `wanted` lines stand in `lines` one after the other, from the first on."""
+    """The number of `wanted` lines that stand in `lines` one after the other, from the first on."""
     runs = (zip(wanted, lines[start:], strict=False) for start in range(len(lines)))
     return max((sum(1 for _ in takewhile(_are_same, run)) for run in runs), default=0)
 

@@ -1,4 +1,4 @@
-"""What a check finds: a subject, how it is, and what to do about it."""
+"""Results of checks: a subject, a verdict, and advice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Verdict(Enum):
-    """How something is."""
+    """The verdict of a check."""
 
     OK = "ok"
     WARNING = "warning"
@@ -16,7 +16,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What was looked at, how it is, and what to do about it, if anything."""
+    """The result of one check: its subject, the verdict, and advice if there is something to do."""
 
     subject: str
     verdict: Verdict

@@ -25,7 +25,7 @@ AN_INSTANCE = "0123456789ab.sock"
 
 
 def check_sockets(settings: Settings) -> Iterator[CheckResult]:
-    """What there is to say of the socket, or of the folder of sockets, if there is to be one."""
+    """Check the socket or the folder of sockets, if one is configured."""
     if settings.socket_dir is not None:
         yield _folder(settings.socket_dir)
         yield from _length(settings.socket_dir / AN_INSTANCE)

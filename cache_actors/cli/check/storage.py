@@ -27,7 +27,7 @@ FOR_ITS_GROUP = stat.S_IRGRP | stat.S_IXGRP
 
 
 def check_storage(settings: Settings) -> Iterator[CheckResult]:
-    """What there is to say of the storage folder, and of the one for large uploads."""
+    """Check the storage folder, and the folder for large uploads."""
     storage = settings.cas_storage_dir
     try:
         with NamedTemporaryFile(prefix=".check-", dir=storage) as file:
@@ -49,7 +49,7 @@ def check_storage(settings: Settings) -> Iterator[CheckResult]:
 
 
 def advice_for(number: int | None, folder: Path) -> str:
-    """What to do about a folder that cannot be written to, with the error `number`."""
+    """The advice for a folder that cannot be written to, by the error's `number`."""
     match number:
         case errno.ENOENT:
             command = f"install -d -m 2750 -o {os.geteuid()} -g <nginx's group> {folder}"
@@ -67,7 +67,7 @@ def advice_for(number: int | None, folder: Path) -> str:
 
 
 def _features(file: Path, storage: Path) -> Iterator[CheckResult]:
-    """What the file system can do, tried on a file of our own."""
+    """Check the features of the file system, by trying them on a file of our own."""
     with file.open("rb") as opened:
         write_checksum(opened.fileno(), StoredChecksum(bytes(32), 5))
     if read_checksum(file) is None:

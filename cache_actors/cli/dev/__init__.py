@@ -1,1 +1,1 @@
-"""For development: the service with all that it needs around it, on one machine."""
+"""`cache-actors dev`: the service with all that it needs around it, on one machine."""

@@ -97,7 +97,7 @@ def _address(settings: Settings) -> str:
 
 
 def _tmpfs() -> str | None:
-    """Where nginx may keep decisions, which hold tokens; None for the usual temporary folder."""
+    """The folder in memory for nginx's decisions, which hold tokens; None if there is none."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 
 

@@ -43,7 +43,7 @@ class StandInTuist:
 
     @property
     def url(self) -> str:
-        """Where it listens; the same after it has been stopped and started again."""
+        """The URL of this server; the same after it has been stopped and started again."""
         return f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:

@@ -80,6 +80,6 @@ def _allow(decision: Decision) -> None:
 
 
 def _cache_control(lifetime: float) -> str:
-    """For how long nginx may remember a decision: it rounds up, so one second less than is left."""
+    """The `Cache-Control` of a decision. nginx rounds up, and is told one second less."""
     seconds = int(lifetime) - 1
     return f"max-age={seconds}" if seconds > 0 else NO_STORE["Cache-Control"]

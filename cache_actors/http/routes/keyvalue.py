@@ -26,7 +26,7 @@ class Value(msgspec.Struct):
 
 
 class Values(msgspec.Struct):
-    """What is stored, and the response that retrieves it."""
+    """The stored form of an entry, which is also the response that retrieves it."""
 
     entries: list[Value]
 

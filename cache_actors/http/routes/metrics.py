@@ -1,6 +1,6 @@
 """`GET /metrics`: what there is to count, for Prometheus.
 
-It names no token, account or project, but is nobody's business outside: it is for clients on the
+It names no token, account or project, but is not for the public: it is for clients on the
 same host. nginx, which is one of them, does not pass it on.
 """
 

@@ -16,7 +16,7 @@ class NotAnAnswer(ValueError):
 
 
 class LastPass(msgspec.Struct, frozen=True):
-    """What the last pass of eviction has removed, and what it left; sizes in bytes on disk.
+    """The last pass of eviction: what it removed, and what it left. Sizes are in bytes on disk.
 
     Attributes:
         youngest_evicted_seconds: the age of the youngest evicted artifact, since its last use.
@@ -34,7 +34,7 @@ class LastPass(msgspec.Struct, frozen=True):
 
 
 class Eviction(msgspec.Struct, frozen=True):
-    """How full the storage is, in percent of what it may be, and what has been evicted.
+    """The usage of the storage, in percent of its limit, and what has been evicted.
 
     Attributes:
         passes, artifacts, entries, bytes: totals since the service was started.
@@ -68,7 +68,7 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class Storage(msgspec.Struct, frozen=True):
-    """How writing to the disk goes, for how many seconds, and what room is left."""
+    """The state of writing to the disk, since how many seconds, and the room that is left."""
 
     state: str
     reason: str | None = None

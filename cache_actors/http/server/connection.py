@@ -111,7 +111,7 @@ class Connection:
                 self._socket.shutdown(socket.SHUT_RD)
 
     async def read(self) -> bytes:
-        """What the client has sent; nothing if it will send no more.
+        """The next bytes from the client; empty if it will send no more.
 
         Raises:
             BodyStalled: a request is under way, and nothing has come of its body for too long.
@@ -249,7 +249,7 @@ class _Protocol(H11Protocol):
         await self._inline.send(None)
 
     async def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        """What comes next, after as much has been read for it as needed.
+        """The next event of the connection; reads as much as it takes.
 
         Raises:
             h11.RemoteProtocolError: what has come is not HTTP.

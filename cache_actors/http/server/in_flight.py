@@ -1,4 +1,4 @@
-"""Which requests are being answered, so that a stop can wait for them."""
+"""Requests in flight, so that a stop can wait for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What has to go: everything last used before a certain time. Pure, no I/O.
+"""The cut-off of eviction: everything that was used before it goes. Pure, no I/O.
 
 The times of last use go into a histogram whose buckets are a 64th of the age wide, so that its size
 does not depend on the number of files. The cut-off goes through one bucket; of that, a share is
@@ -87,7 +87,7 @@ def cutoff(histogram: Histogram, excess: Amount, protected: float) -> Cutoff:
 
 
 def _share(wanted: int, there: int) -> float:
-    """Which share of what is there has to go; more than 1 if that is not enough."""
+    """The share of what is there that has to go; more than 1 if all of it is not enough."""
     if wanted <= 0:
         return 0.0
     return wanted / there if there else math.inf  # small files may take nothing on the disk

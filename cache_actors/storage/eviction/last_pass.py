@@ -29,7 +29,7 @@ EXIT_RUNNING = 3
 
 @dataclass(frozen=True, slots=True)
 class PassReport:
-    """What a pass has done; all of it totals.
+    """The report of a pass; all figures are totals.
 
     Attributes:
         ended: seconds since the epoch.

@@ -48,7 +48,7 @@ class ParentGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How full the storage may be.
+    """The limits on the usage of the storage.
 
     Attributes:
         high: the share, from 0 to 1, from which eviction has to hurry.
@@ -106,7 +106,7 @@ class EvictionPass:
 
     @property
     def removed(self) -> Evicted:
-        """What has gone so far."""
+        """The totals of what has been evicted so far."""
         return self._eviction.removed if self._eviction else Evicted()
 
     def run(self) -> Iterator[None]:
@@ -156,7 +156,7 @@ class EvictionPass:
         return self._entries_checked <= last_taken(self._root)
 
     def _pressure(self) -> float:
-        """How far the disk is from the high watermark (0 or less) to full (1)."""
+        """The position of the disk between the high watermark (0 or less) and full (1)."""
         above = self._capacity.usage().share - self._limits.high
         return min(1.0, max(0.0, above / max(1 - self._limits.high, 0.001)))
 
@@ -177,7 +177,7 @@ class EvictionPass:
         return None if used is None else max(0.0, (self.survey.now - used) / _SECOND)
 
     def kept(self) -> dict[Project, Remaining]:
-        """What each project has left, as far as is known."""
+        """The rest of each project, as far as is known."""
         before = {
             project: Remaining(held.artifacts, held.artifact_bytes, held.oldest_use)
             for project, held in self.survey.holdings.items()
@@ -185,7 +185,7 @@ class EvictionPass:
         return before | (self._eviction.kept if self._eviction else {})
 
     def report(self) -> PassReport:
-        """What has been done."""
+        """The report of this pass."""
         held = self.survey.holdings.values()
         gone = self.removed
         return PassReport(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class ProjectUsage:
-    """What one project has stored; bytes are those on the disk.
+    """The usage of one project; bytes are those on the disk.
 
     Attributes:
         artifacts: files of all kinds but those that refer to others, which are `entries`.
@@ -55,7 +55,7 @@ class ProjectUsage:
 
 @dataclass(slots=True)
 class Scan:
-    """What a look at everything has seen so far, at the time `now` (nanoseconds since the epoch).
+    """A scan of everything that is stored, at the time `now` (nanoseconds since the epoch).
 
     Attributes:
         holdings: by project.

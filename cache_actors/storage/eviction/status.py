@@ -1,4 +1,4 @@
-"""What is known of eviction, for everyone who asks."""
+"""The status of eviction, for everyone who asks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EvictionStatus:
-    """What is known of eviction.
+    """The status of eviction.
 
     Attributes:
         used: the used share of the disk, or of the limit, at the last look; None before it.

@@ -80,7 +80,7 @@ class Step:
 
 @dataclass(slots=True)
 class Remaining:
-    """What a project has left. `oldest_use` is in nanoseconds since the epoch; None for nothing."""
+    """The rest of a project. `oldest_use` is in nanoseconds since the epoch, None without any."""
 
     artifacts: int = 0
     bytes: int = 0
@@ -89,7 +89,7 @@ class Remaining:
 
 @dataclass(slots=True)
 class Evicted:
-    """What has gone so far.
+    """The totals of what has been evicted so far.
 
     Attributes:
         bytes: on disk, of artifacts and entries.
@@ -311,7 +311,7 @@ def _is_ours(status: os.stat_result) -> bool:
 
 
 def _read(path: str) -> bytes:
-    """What an entry holds; nothing if it is gone or broken. It does not count as a use."""
+    """The bytes of an entry; none if it is gone or broken. Reading them does not count as a use."""
     try:
         with open(os.open(path, _FLAGS), "rb") as file:  # noqa: PTH123
             return file.read()

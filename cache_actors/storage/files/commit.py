@@ -30,7 +30,7 @@ class HasPath(Protocol):
 
     @property
     def path(self) -> Path:
-        """Where it goes."""
+        """The path of the file that it becomes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +50,7 @@ Outcome = TypeVar("Outcome")
 
 
 def attempt(action: Callable[[Argument], Outcome], argument: Argument) -> Outcome | OSError:
-    """What `action` returns for `argument`, or the operating system error that it met."""
+    """The result of `action(argument)`, or the operating system error that it met."""
     try:
         return action(argument)
     except OSError as error:

@@ -52,7 +52,7 @@ Outcome = TypeVar("Outcome")
 
 
 class Published(Enum):
-    """How publishing a file went."""
+    """The outcome of publishing a file."""
 
     STORED = "stored"
     EXISTS = "exists"
@@ -67,7 +67,7 @@ class Publication:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """The size of the file, in bytes."""
         if isinstance(self.source, TemporaryFile):
             return self.source.size
         return sum(map(len, self.source))
@@ -83,7 +83,7 @@ class Replacement:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What tells one version of a replaceable file from another without reading it."""
+    """The fingerprint of one version of a replaceable file, which differs from any other version's."""
 
     inode: int
     mtime_ns: int
@@ -115,7 +115,7 @@ Item = TypeVar("Item", Publication, Replacement)
 
 
 def _tell_nobody(_seconds: float) -> None:
-    """Forget it."""
+    """Ignore how long a sync took."""
 
 
 class FileStore:
@@ -221,7 +221,7 @@ class FileStore:
         return path not in self._publishing and self._is_published(path)
 
     def load(self, batch: Sequence[Lookup]) -> list[Version | OSError | None]:
-        """What each path of `batch` holds, None where there is no file.
+        """The content of each path of `batch`, None where there is no file.
 
         It is the version known itself, if it still is that one. A broken one is put in quarantine.
         """

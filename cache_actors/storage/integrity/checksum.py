@@ -1,4 +1,4 @@
-"""What is known of a stored file: its SHA-256 and its size, recorded beside its bytes.
+"""The checksum of a stored file: its SHA-256 and its size, recorded beside its bytes.
 
 The record is one extended attribute, set before the file gets its name, so that no file is ever
 seen without it. 40 bytes fit into an ext4 inode of 256 bytes beside everything else; as text it

@@ -1,4 +1,4 @@
-"""Where broken files go: out of everyone's reach, and kept for whoever wants to know why.
+"""The quarantine: broken files lie there, out of reach, for whoever wants to know why.
 
 A broken file that keeps its name is served, and stands in the way of a new upload. Once it is moved
 here, it is a miss. Nothing in this folder is ever read by the service, and nothing is removed but

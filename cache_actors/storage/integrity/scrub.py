@@ -52,7 +52,7 @@ class Damage:
 
 @dataclass(slots=True)
 class ScrubReport:
-    """What a scrub has seen so far.
+    """The report of a scrub so far.
 
     Attributes:
         files: how many were checked.
@@ -202,7 +202,7 @@ class Scrub:
         yield max(0, MIN_COST - (self.report.bytes - before))
 
     def _fault(self, fd: int, entry: Key) -> Generator[int, None, Fault | None]:
-        """What is wrong with an open file, if anything; yields what it reads."""
+        """The fault of an open file, or None; yields the cost of each read in bytes."""
         status = os.fstat(fd)
         if fault := fault_of(status, None):
             return fault
@@ -245,7 +245,7 @@ class Scrub:
         self.report.findings.append(Damage(name, fault, place))
 
     def _listed(self, folder: Path) -> list[Path]:
-        """What is in `folder`; nothing if it is a link or no folder, or gone, broken or foreign."""
+        """The paths in `folder`; none if it is a link or no folder, or gone, broken or foreign."""
         try:
             return [] if folder.is_symlink() else list(folder.iterdir())
         except OSError as error:

@@ -27,7 +27,7 @@ _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Fault(Enum):
-    """What can be wrong with a file."""
+    """A fault of a stored file."""
 
     NOT_A_FILE = "is not a file"
     EMPTY = "is empty"
@@ -56,7 +56,7 @@ def open_or_fault(path: str | Path, more_flags: int = 0) -> int | Fault | None:
 
 
 def fault_of(status: os.stat_result, recorded: StoredChecksum | None) -> Fault | None:
-    """What is wrong with a file, as far as can be told without reading it."""
+    """The fault of a file, as far as can be told without reading it, or None."""
     if not stat.S_ISREG(status.st_mode):
         return Fault.NOT_A_FILE
     if status.st_size == 0:
