@@ -109,7 +109,7 @@ class Envelope:
 
 
 class Address:
-    """The address of an actor, to which messages are sent: all that anyone else ever holds of it."""
+    """The address of an actor, for its messages: all that anyone else ever holds of it."""
 
     __slots__ = ("_mailbox",)
 

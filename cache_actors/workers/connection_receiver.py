@@ -105,7 +105,7 @@ class ConnectionReceiver:
             self._news.set()
 
     async def _receive(self) -> tuple[bytes, socket.socket | None]:
-        """The next message: bytes and a connection, bytes alone, or neither once the parent is gone."""
+        """The next bytes and their connection, bytes alone, or neither once the parent is gone."""
         try:
             message, ancillary, _, _ = await self._sock.recvmsg(
                 MESSAGE_BYTES, _ONE_DESCRIPTOR, socket.MSG_CMSG_CLOEXEC

@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 ENTRY = Key(Project("acme", "app"), Kind.KEYVALUE, "0~A")
 SLOW = """
 import os, sys, time, msgspec
-from cache_actors.writer_process import __main__ as disk
+from cache_actors.writer_process import __main__ as server
 really_sync = os.fdatasync
 def slowly(fd):
     print("syncing", flush=True)
     sys.stdin.read()
     really_sync(fd)
 os.fdatasync = slowly
-disk.run(msgspec.json.decode(sys.argv[-1], type=disk.Terms))
+server.run(msgspec.json.decode(sys.argv[-1], type=server.WriterConfig))
 """
 """The process, with syncs that take until its standard input is closed."""
 

@@ -83,7 +83,7 @@ class Replacement:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """The fingerprint of one version of a replaceable file, which differs from any other version's."""
+    """The fingerprint of one version of a replaceable file; no other version has the same."""
 
     inode: int
     mtime_ns: int
