@@ -25,7 +25,15 @@ from .storage.eviction.status import EvictionMonitor
 from .storage.files.store import FileStore
 from .storage.files.temporary import TemporaryFolder
 from .storage.layout import TEMPORARY
-from .supervision import Budget, ChildSpec, Mailbox, Supervisor, actor_child, supervisor_child
+from .supervision import (
+    ChildSpec,
+    Mailbox,
+    Shares,
+    Supervisor,
+    Turns,
+    actor_child,
+    supervisor_child,
+)
 from .transfer.artifact_reader import ArtifactReader
 from .writer_process.client import ArtifactWriterProcess, EntryWriterProcess
 
@@ -40,12 +48,15 @@ if TYPE_CHECKING:
 STREAM_THREADS = 16
 MEBIBYTE = 1024 * 1024
 
-UPLOADS_BYTES = 16 * MEBIBYTE
-"""Memory for all small uploads together, in bytes."""
+UPLOADS_BYTES = 32 * MEBIBYTE
+"""Memory for all small uploads together, in bytes; one sender has a quarter of it."""
 
-ENTRIES_BYTES = 8 * MEBIBYTE
+ENTRIES_BYTES = 16 * MEBIBYTE
 """Memory for all key-value entries that are being received, in bytes; apart from uploads, so that
-slow ones do no harm."""
+slow ones do no harm. If eight of the largest are more, it is that."""
+
+COMMITTED_BYTES = 8 * MEBIBYTE
+"""Memory for entries that have been received and wait for the key-value store, in bytes."""
 
 RECENT_ENTRIES_BYTES = 64 * MEBIBYTE
 """Memory for the key-value entries that were used last, in bytes."""
@@ -71,6 +82,9 @@ class Peers(Protocol):
     def histories(self) -> list[History]:
         """The recent answers of the other processes."""
 
+    def nginx_troubles(self, own: tuple[str, ...]) -> tuple[str, ...]:
+        """What nginx could not do by itself lately."""
+
 
 class NoPeers:
     """No others: this process is the service."""
@@ -90,6 +104,10 @@ class NoPeers:
     def histories(self) -> list[History]:
         """None."""
         return []
+
+    def nginx_troubles(self, own: tuple[str, ...]) -> tuple[str, ...]:
+        """This process's own."""
+        return own
 
 
 class Application:
@@ -144,10 +162,10 @@ class Application:
         self._disk_threads = trio.CapacityLimiter(2)  # one for each actor that commits
         self._background_threads = trio.CapacityLimiter(4)  # of those that look after the disk
         self._stream_threads = trio.CapacityLimiter(STREAM_THREADS)
-        self._artifacts = Mailbox("disk_writer", capacity=256, max_weight=4 * MEBIBYTE)
-        self._entries = Mailbox("kv_store", capacity=4096, max_weight=ENTRIES_BYTES)
+        self._artifacts = Mailbox("disk_writer", capacity=256, max_weight=4 * MEBIBYTE, prompt=True)
+        self._entries = Mailbox("kv_store", capacity=4096, max_weight=COMMITTED_BYTES, prompt=True)
         self._decisions = Mailbox("auth_cache", capacity=4096)
-        self._stored = Mailbox("evictor", capacity=1024)
+        self._stored = Mailbox("evictor", capacity=1024, prompt=True)
         self._evictor_client = EvictorClient(self._stored.address)
         self._app = CacheApp(self._services(endpoint), settings, self.metrics, log)
         self._listener = Listener(self._app, endpoint)
@@ -235,12 +253,13 @@ class Application:
 
     def _auth_cache(self) -> AuthCache:
         return AuthCache(
-            lambda: TuistApi(str(self._settings.server_url)),
+            lambda: TuistApi(str(self._settings.server_url), self._settings.tuist_connections),
             self.metrics,
             self._log.warning,
             success_ttl=self._settings.auth_success_ttl,
             failure_ttl=self._settings.auth_failure_ttl,
             stale_ttl=self._settings.auth_stale_ttl,
+            connections=self._settings.tuist_connections,
         )
 
     def _services(self, endpoint: ConnectionSource) -> Services:
@@ -248,17 +267,18 @@ class Application:
         secret = self._settings.secret_key_base.get_secret_value().encode(errors="surrogateescape")
         return Services(
             auth=AuthCacheClient(self._decisions.address, secret),
-            keyvalue=KeyValueStoreClient(self._entries.address, self._store.root),
+            keyvalue=KeyValueStoreClient(self._entries.address, self._store.root, Turns()),
             writer=DiskWriterClient(
                 self._artifacts.address,
                 self._store,
                 self._uploads,
-                Budget(UPLOADS_BYTES),
+                Shares(UPLOADS_BYTES),
                 self._stream_threads,
                 self.metrics,
+                Turns(),
             ),
             reader=ArtifactReader(self._store, self._stream_threads),
-            memory=Budget(ENTRIES_BYTES),
+            memory=Shares(max(ENTRIES_BYTES, 8 * self._settings.max_keyvalue_bytes)),
             since=self._since,
             status=lambda: self._peers.tree(self.supervisor.status()),
             metrics=lambda: self._peers.metrics(self.metrics.render()),
@@ -266,6 +286,7 @@ class Application:
             storage=self._store.health.status,
             is_replaced=lambda: self._peers.is_replaced(endpoint.is_replaced()),
             eviction=self._evictions.status,
+            nginx_troubles=lambda: self._peers.nginx_troubles(self.metrics.nginx_troubles()),
         )
 
     async def run(self, stop: trio.Event, started: Started) -> None:

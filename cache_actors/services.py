@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from .actors.auth_cache import AuthCacheClient
     from .actors.disk_writer import DiskWriterClient
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .metrics.recent import Figures
     from .storage.eviction.status import EvictionStatus
     from .storage.health import StorageStatus
-    from .supervision import Budget, Status
+    from .supervision import Shares, Status
     from .transfer.artifact_reader import ArtifactReader
 
 
@@ -34,13 +34,14 @@ class Services:
         storage: how writing to the disk has gone lately.
         is_replaced: whether another instance gets the new connections by now.
         eviction: what has been evicted.
+        nginx_troubles: what nginx could not do by itself lately.
     """
 
     auth: AuthCacheClient
     keyvalue: KeyValueStoreClient
     writer: DiskWriterClient
     reader: ArtifactReader
-    memory: Budget
+    memory: Shares
     since: float
     status: Callable[[], Status]
     metrics: Callable[[], bytes]
@@ -48,3 +49,4 @@ class Services:
     storage: Callable[[], StorageStatus]
     is_replaced: Callable[[], bool]
     eviction: Callable[[], EvictionStatus]
+    nginx_troubles: Callable[[], Sequence[str]]

@@ -34,7 +34,10 @@ def _absolute(path: Path) -> Path:
 
 
 def _address(value: str) -> str:
-    return str(ipaddress.ip_address(value))
+    address = ipaddress.ip_address(value)
+    if address.version == 6 and address.is_link_local and address.scope_id is None:
+        raise ValueError("an address of a link, but of which?")
+    return str(address)
 
 
 def _bare(url: HttpUrl) -> HttpUrl:
@@ -75,7 +78,9 @@ class Settings(BaseSettings):
         Field(description="an http or https URL without credentials, query and fragment"),
     ]
     port: int = Field(4000, ge=1, le=65_535, description="a whole number from 1 to 65535")
-    bind: Annotated[str, AfterValidator(_address)] = Field("127.0.0.1", description="an IP address")
+    bind: Annotated[str, AfterValidator(_address)] = Field(
+        "127.0.0.1", description="an IP address, that of a link with its zone (fe80::1%eth0)"
+    )
     socket_path: Folder | None = None
     socket_dir: Folder | None = None
     cas_storage_dir: Folder = Path("/cas")
@@ -92,9 +97,13 @@ class Settings(BaseSettings):
     body_timeout: float = Field(
         30.0, gt=0, le=3600, description="seconds, more than 0 and up to an hour"
     )
+    min_body_rate: int = Field(
+        256, ge=0, le=2**30, description="bytes a second, a whole number from 0"
+    )
     auth_success_ttl: Seconds = 600.0
     auth_failure_ttl: Seconds = 3.0
     auth_stale_ttl: Seconds = 1500.0
+    tuist_connections: int = Field(16, ge=2, le=1024, description="a whole number from 2 to 1024")
     durability: Literal["fsync", "relaxed"] = Field("fsync", description="fsync or relaxed")
     disk_high_watermark_percent: Percent = 85.0
     disk_target_percent: Percent = 70.0

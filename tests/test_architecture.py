@@ -1,25 +1,20 @@
 """The rules of docs and design that code can break without any other test failing."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import importlib
 import inspect
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
 
 import pytest
 
 import cache_actors
 from cache_actors.services import Services
 from cache_actors.supervision import Actor, Address, Mailbox, Message, Supervisor
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import ModuleType
 
 PACKAGE = Path(cache_actors.__file__).parent
 PROJECT = Path(__file__).parent.parent
@@ -117,11 +112,21 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "services": (set(), {"actors", "metrics", "storage", "supervision", "transfer"}),
     "http": (
-        {"http", "access", "actors", "kinds", "metrics", "storage", "supervision", "transfer"},
-        {"services", "settings", "runtime"},
+        {
+            "http",
+            "access",
+            "actors",
+            "kinds",
+            "metrics",
+            "runtime",
+            "storage",
+            "supervision",
+            "transfer",
+        },
+        {"services", "settings"},
     ),
     "runtime": ({"runtime", "supervision", "errors"}, {"settings"}),
-    "nginx": ({"nginx", "errors"}, set()),
+    "nginx": ({"nginx", "errors", "runtime"}, set()),
     "errors": (set(), set()),
     "workers": (
         {
@@ -202,23 +207,31 @@ def test_handlers_import_neither_actors_nor_their_mailboxes() -> None:
     assert [str(imported) for imported in ours if is_behind_a_client(class_named(imported))] == []
 
 
-def test_services_are_clients() -> None:
-    bounds_and_readers = {"ArtifactReader", "Budget"}
+RECORDS = {
+    "status",
+    "metrics",
+    "recent",
+    "storage",
+    "is_replaced",
+    "eviction",
+    "nginx_troubles",
+}
+
+
+def test_services_are_clients_and_cannot_be_changed() -> None:
+    assert is_frozen(Services)
+    bounds_and_readers = {"ArtifactReader", "Shares"}
     imported = {i.name: i for i in imports_of("cache_actors.services")}
     for field in dataclasses.fields(Services):
         annotation = str(field.type)
         if field.name == "since":
             assert annotation == "float"
             continue
-        if field.name in {"status", "metrics", "recent", "storage", "is_replaced", "eviction"}:
+        if field.name in RECORDS:
             assert annotation.startswith("Callable[")
             continue
         assert annotation.endswith("Client") or annotation in bounds_and_readers
         assert not is_behind_a_client(class_named(imported[annotation]))
-
-
-def test_services_cannot_be_changed() -> None:
-    assert is_frozen(Services)
 
 
 # Modules of actors.
@@ -239,19 +252,15 @@ def is_frozen(thing: type) -> bool:
     return "__dataclass_params__" in vars(thing) and bool(parameters and parameters.frozen)
 
 
-def modules_with_actors() -> list[str]:
-    return [
-        name
-        for name in ACTOR_MODULES
-        if any(issubclass(c, Actor) for c in classes_of(importlib.import_module(name)))
-    ]
+MODULES_WITH_ACTORS = [
+    name
+    for name in ACTOR_MODULES
+    if any(issubclass(c, Actor) for c in classes_of(importlib.import_module(name)))
+]
+assert len(MODULES_WITH_ACTORS) >= 3
 
 
-def test_there_are_actors() -> None:
-    assert len(modules_with_actors()) >= 3
-
-
-@pytest.mark.parametrize("name", modules_with_actors())
+@pytest.mark.parametrize("name", MODULES_WITH_ACTORS)
 def test_actors_module_has_its_client_first_then_messages_then_the_actor(name: str) -> None:
     classes = classes_of(importlib.import_module(name))
     clients = [i for i, c in enumerate(classes) if c.__name__.endswith("Client")]

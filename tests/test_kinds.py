@@ -1,12 +1,10 @@
 """What holds for every kind of file, one that does not exist yet included, and for nginx."""
 
-from __future__ import annotations
-
 import itertools
 import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,9 +18,6 @@ from cache_actors.storage.integrity.quarantine import Quarantine
 from cache_actors.storage.integrity.scrub import Scrub
 from cache_actors.storage.layout import QUARANTINE, Key
 from tests.support.stored import APP, BLOCK_BYTES, DAY, HOUR, Stored, artifact_id, set_age
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SNIPPETS = Path(__file__).parents[1] / "platform" / "nginx"
 HTTP_CONF = (SNIPPETS / "http.conf").read_text()
@@ -60,12 +55,16 @@ def put_away(stored: Stored, kind: Kind, number: int, age: float) -> Path:
     return path
 
 
-def evict(stored: Stored) -> Sweep:
-    """Evict everything that was not used for half a day."""
+def eviction_of(stored: Stored) -> Sweep:
+    """One that takes everything which was not used for half a day."""
     rule = cutoff(Histogram(stored.now), Amount(1 << 60), protected=DAY / 2)
-    eviction = Sweep(stored.root, rule, grace=0.0)
-    list(eviction.run([APP]))
-    return eviction
+    return Sweep(stored.root, rule, grace=0.0)
+
+
+def surveyed(stored: Stored) -> Scan:
+    survey = Scan(stored.now)
+    list(survey.run(stored.root))
+    return survey
 
 
 def scrubbed(stored: Stored) -> Scrub:
@@ -77,29 +76,21 @@ def scrubbed(stored: Stored) -> Scrub:
 # A kind of its own: it refers to nothing, and nothing refers to it.
 
 
-def test_third_kind_counts_as_artifact_with_its_own_last_use(stored: Stored, third: Kind) -> None:
-    put_away(stored, third, 1, DAY)
-    survey = Scan(stored.now)
-    list(survey.run(stored.root))
-    at = stored.at(DAY)
-    assert survey.holdings == {APP: ProjectUsage(1, BLOCK_BYTES, 0, 0, at, at)}
-    assert len(survey.histogram.buckets) == 1
-
-
-def test_third_kind_is_evicted_by_its_own_last_use(stored: Stored, third: Kind) -> None:
+def test_third_kind_counts_as_artifact_and_goes_by_its_own_last_use(
+    stored: Stored, third: Kind
+) -> None:
     old, recent = put_away(stored, third, 1, DAY), put_away(stored, third, 2, HOUR)
-    eviction = evict(stored)
+    survey = surveyed(stored)
+    at, later = stored.at(DAY), stored.at(HOUR)
+    assert survey.holdings == {APP: ProjectUsage(2, 2 * BLOCK_BYTES, 0, 0, at, later)}
+    assert len(survey.histogram.buckets) == 2
+    dry, eviction = eviction_of(stored), eviction_of(stored)
+    list(dry.look([APP]))
+    assert dry.removed.artifacts == 1
+    list(eviction.run([APP]))
     assert (old.exists(), recent.exists()) == (False, True)
     assert (eviction.removed.artifacts, eviction.removed.entries) == (1, 0)
     assert eviction.kept[APP].artifacts == 1
-
-
-def test_dry_run_counts_third_kind_too(stored: Stored, third: Kind) -> None:
-    put_away(stored, third, 1, DAY)
-    rule = cutoff(Histogram(stored.now), Amount(1 << 60), protected=DAY / 2)
-    eviction = Sweep(stored.root, rule, grace=0.0)
-    list(eviction.look([APP]))
-    assert eviction.removed.artifacts == 1
 
 
 def test_scrub_leaves_any_content_of_third_kind_alone(stored: Stored, third: Kind) -> None:
@@ -116,12 +107,10 @@ def test_scrub_leaves_any_content_of_third_kind_alone(stored: Stored, third: Kin
 def test_deeper_shards_are_seen_by_survey_eviction_and_scrub(stored: Stored) -> None:
     old, recent = stored.artifact(1, DAY), stored.artifact(2, HOUR)
     assert old.parent.parent.parent == APP.path(stored.root) / "cas"
-    survey = Scan(stored.now)
-    list(survey.run(stored.root))
-    assert survey.holdings[APP].artifacts == 2
+    assert surveyed(stored).holdings[APP].artifacts == 2
     report = scrubbed(stored).report
     assert (report.files, report.unknown) == (2, 0)
-    evict(stored)
+    list(eviction_of(stored).run([APP]))
     assert (old.exists(), recent.exists()) == (False, True)
 
 
@@ -168,7 +157,7 @@ def test_nginx_reads_each_kind_where_the_layout_puts_it(kind: Kind) -> None:
 
 
 def test_nginx_serves_no_other_kind() -> None:
-    folders = re.search(r'"~\^/api/cache/\(\?:([a-z|]+)\)/', HTTP_CONF)
+    folders = re.search(r'"~\^/\+api/cache/\(\?:([a-z|]+)\)/', HTTP_CONF)
     assert folders is not None
     assert set(folders[1].split("|")) == {kind.folder for kind in Kind}
     assert set(re.findall(r"set \$cache_kind\s+(\w+);", SERVER_CONF)) == {

@@ -1,21 +1,17 @@
 """Logs: one line per event, whatever is in it."""
 
-from __future__ import annotations
-
 import json
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import pytest
 import structlog
 from pydantic import HttpUrl
+from structlog.typing import FilteringBoundLogger
 
 from cache_actors.log import MAX_REPEATED, REPEAT_SECONDS, Repetitions, new_log
 from cache_actors.settings import Settings
-
-if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
 
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
@@ -72,14 +68,6 @@ def test_traceback_of_a_group_names_all_in_it(capfd: pytest.CaptureFixture[str])
     (line,) = json_lines(capfd)
     assert "KeyError: 'a'" in line["exception"]
     assert "ValueError: b" in line["exception"]
-
-
-def test_text_has_the_traceback_too(capfd: pytest.CaptureFixture[str]) -> None:
-    log_of("text").error("crashed", exc_info=ZeroDivisionError("by nought"))
-    text = capfd.readouterr().out
-    assert "crashed" in text
-    assert "ZeroDivisionError" in text
-    assert "by nought" in text
 
 
 class Odd:
@@ -207,5 +195,6 @@ def test_traceback_shows_no_variables(
     except ValueError:
         log.exception("crashed")
     said = capfd.readouterr().out
+    assert "crashed" in said
     assert "ValueError: 11" in said
     assert "-------hush" not in said

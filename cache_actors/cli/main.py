@@ -69,7 +69,13 @@ def dev() -> None:
 
 
 @main.command()
-@click.option("--listen", default="127.0.0.1:8080", show_default=True, help="Address and port.")
+@click.option(
+    "--listen",
+    multiple=True,
+    default=["127.0.0.1:8080"],
+    show_default=True,
+    help="Address and port; more than once for several, as 0.0.0.0:443 and [::]:443.",
+)
 @click.option(
     "--upstream",
     default="127.0.0.1:4000",
@@ -101,6 +107,11 @@ def dev() -> None:
 @click.option("--tls-cert", type=_FILE, help="Certificate chain (PEM), for TLS and HTTP/2.")
 @click.option("--tls-key", type=_FILE, help="Its key (PEM).")
 @click.option(
+    "--access-log",
+    type=click.Path(dir_okay=False, resolve_path=True, path_type=Path),
+    help="Log of all requests, some 330 bytes each, which somebody has to rotate; none by default.",
+)
+@click.option(
     "--answers-log",
     type=click.Path(dir_okay=False, resolve_path=True, path_type=Path),
     envvar="NGINX_LOG",
@@ -115,15 +126,16 @@ def dev() -> None:
 @click.option(
     "--nginx", type=_FILE, help="The nginx that it is for, if not the one that would be found."
 )
-def nginx_config(nginx: Path | None, **options: Any) -> None:
+def nginx_config(nginx: Path | None, listen: tuple[str, ...], **options: Any) -> None:
     """Print a complete configuration for nginx in front of the service."""
-    from cache_actors.nginx.binary import find_nginx, nginx_version
+    from cache_actors.nginx.binary import find_nginx, knows_ktls, nginx_version
     from cache_actors.nginx.config import NginxOptions
     from cache_actors.nginx.config import nginx_config as render
 
     def print_it() -> int:
-        version = nginx_version(nginx or find_nginx())
-        click.echo(render(NginxOptions(**options, nginx_version=version)), nl=False)
+        binary = nginx or find_nginx()
+        options.update(nginx_version=nginx_version(binary), ktls=knows_ktls(binary))
+        click.echo(render(NginxOptions(",".join(listen), **options)), nl=False)
         return 0
 
     _exit_with(print_it)

@@ -17,6 +17,8 @@ from cache_actors.log import new_log
 from cache_actors.runtime.handover import LinkKeeper
 from cache_actors.runtime.lifecycle import run_until_stopped, stop_on_signal
 from cache_actors.runtime.listen_socket import bind
+from cache_actors.storage.errors import Unfit
+from cache_actors.storage.needs import require_storage
 from cache_actors.workers.cores import usable_cores
 from cache_actors.workers.parent import Workers
 from cache_actors.workers.worker_process import COMMAND
@@ -42,7 +44,7 @@ def run_process(
 ) -> int:
     """Run the service until a signal stops it, and return the process's exit status.
 
-    SIGTERM and SIGINT stop it in order; a second one cuts that short.
+    SIGTERM, SIGINT and SIGHUP stop it in order; a second one cuts that short.
 
     Args:
         settings: what it runs with.
@@ -51,12 +53,13 @@ def run_process(
 
     Raises:
         CannotListen: the address cannot be listened on.
-        CannotStart: a folder cannot be used.
+        CannotStart: a folder cannot be used, or cannot do what is needed.
     """
     _raise_file_limit()
     _require_usable_proxies(settings)
     log = new_log(settings)
     with bind(settings) as sock:
+        sock.say = log.warning
         return trio.run(_run, settings, sock, log, announce, worker_command)
 
 
@@ -70,13 +73,17 @@ async def _run(
     count = usable_cores() if settings.workers == "auto" else settings.workers
     tree: Tree
     try:
+        require_storage(
+            settings.cas_storage_dir, settings.tmp_dir, durable=settings.durability == "fsync"
+        )
         if count == 1:
             tree = Application(settings, sock, log)
         else:
             tree = Workers(count, settings, sock, log, worker_command)
     except OSError as error:
         where = error.filename or settings.cas_storage_dir
-        raise CannotStart(f"Cannot use {where}: {error.strerror}") from error
+        advice = f". {error.advice}" if isinstance(error, Unfit) else ""
+        raise CannotStart(f"Cannot use {where}: {error.strerror}{advice}") from error
     link_keeper = LinkKeeper(sock, log)
 
     def started() -> None:
@@ -97,7 +104,8 @@ def _require_usable_proxies(settings: Settings) -> None:
     try:
         TuistApi(str(settings.server_url))
     except Exception as error:
-        raise CannotStart(f"The proxies of the environment cannot be used: {error}") from error
+        text = f"The proxies, or certificates, of the environment cannot be used: {error}"
+        raise CannotStart(text) from error
 
 
 def _raise_file_limit() -> None:

@@ -10,9 +10,10 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from quart_trio import QuartTrio
-from werkzeug.exceptions import NotFound
+from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 from werkzeug.routing import BaseConverter
 
+from cache_actors.metrics.registry import NGINX_TROUBLES
 from cache_actors.metrics.request_event import RequestEvent, Responder, Route
 from cache_actors.storage.entries import MissingArtifact
 from cache_actors.storage.errors import StorageError
@@ -22,7 +23,7 @@ from .request import Request
 from .routes import artifacts, health, keyvalue, metrics
 from .routes import decision as authorization
 from .server.in_flight import InFlight
-from .server.request_cycle import RequestCycle
+from .server.request_cycle import BODY_HEADER, RequestCycle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from cache_actors.settings import Settings
 
     from .responses import Response
+
+
+MAX_LOGGED = 200
+"""Largest part of the path that is logged of what was no request, in characters."""
 
 
 class CacheApp(QuartTrio):
@@ -53,6 +58,7 @@ class CacheApp(QuartTrio):
         self.log = log
         self.in_flight = InFlight()
         self.body_timeout = settings.body_timeout
+        self.min_body_rate = settings.min_body_rate
         self.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
         self.url_map.merge_slashes = False
         self.url_map.converters["anything"] = _Anything
@@ -76,14 +82,30 @@ class CacheApp(QuartTrio):
     def _route(self, request: Request) -> tuple[Callable[..., Any], Mapping[str, Any]]:
         """The handler of a request, and its arguments.
 
+        A path may begin with several slashes, as a client's base URL may end with one: werkzeug has
+        made them one.
+
         Raises:
-            HTTPException: there is none.
+            HTTPException: there is none, or nginx has refused the request.
+            HttpError: the token is too long.
         """
-        if request.path.startswith("//"):  # nginx, which goes by the path, does not take it for /up
-            raise NotFound
+        authorization.refuse_long_token(request)
+        if BODY_HEADER in request.headers:
+            self._refuse_as_nginx(request)
         route, arguments = self._routes.match(request.path, request.method)
         request.route = Route(route)
         return self.view_functions[route], arguments
+
+    def _refuse_as_nginx(self, request: Request) -> None:
+        """Refuse what nginx leaves to us only because there is a body to be read first.
+
+        Raises:
+            HTTPException: nginx would have answered that.
+        """
+        if (request.content_length or 0) > self.settings.max_upload_bytes:
+            raise RequestEntityTooLarge
+        if ANSWER_HEADER in request.headers:
+            raise NotFound
 
     def _answer_error(self, request: Request, error: Exception) -> Response:
         answer = translate(error)
@@ -127,6 +149,9 @@ class CacheApp(QuartTrio):
                 duplicate=request.duplicate,
             )
         )
+        trouble = request.headers.get(TROUBLE_HEADER)
+        if trouble in NGINX_TROUBLES and status < HTTPStatus.BAD_REQUEST:
+            self.metrics.nginx_trouble(trouble)
         self.log.info(
             "request",
             request_id=request.id,
@@ -138,6 +163,30 @@ class CacheApp(QuartTrio):
             bytes_out=sent,
             milliseconds=round(seconds * 1000, 1),
         )
+
+    def log_refusal(
+        self, request_id: str, status: int, method: str | None = None, target: str = ""
+    ) -> None:
+        """Count what was refused before it was a request, and log a line as requests have it."""
+        self.metrics.served(RequestEvent(Responder.SERVICE, Route.OTHER, status, 0.0, 0))
+        self.log.info(
+            "request",
+            request_id=request_id,
+            method=method,
+            path=target.partition("?")[0][:MAX_LOGGED] or None,
+            project=None,
+            status=status,
+            bytes_in=0,
+            bytes_out=0,
+            milliseconds=0.0,
+        )
+
+
+TROUBLE_HEADER = "X-Cache-Trouble"
+"""In which nginx says what it could not do by itself."""
+
+ANSWER_HEADER = "X-Cache-Answer"
+"""In which nginx says that it would answer 404, if that could be done before a body is read."""
 
 
 class _Anything(BaseConverter):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -10,7 +11,10 @@ from typing import TYPE_CHECKING
 from .errors import StorageBusy, StorageFull, storage_error
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+MAX_PROBE_SECONDS = 10.0
+"""Seconds that a probe may take; after that the disk counts as one that hangs."""
 
 
 class StorageState(Enum):
@@ -25,7 +29,8 @@ class StorageState(Enum):
 class StorageStatus:
     """A state, why, and since when (`time.monotonic()`); and the room there was at the last look.
 
-    `free_bytes` and `free_inodes` are None before the first look.
+    `free_bytes` and `free_inodes` are None before the first look, and the latter also where the
+    file system counts no inodes.
     """
 
     state: StorageState
@@ -45,6 +50,7 @@ class StorageHealth:
             time.monotonic(),
         )
         self._room: tuple[int | None, int | None] = (None, None)
+        self._probed_since: float | None = None
 
     def note(self, outcomes: Sequence[object]) -> None:
         """Take in how writes went: those that failed are `OSError`s.
@@ -62,9 +68,18 @@ class StorageHealth:
         elif succeeded:
             self._enter(StorageState.OK, None)
 
-    def note_room(self, free_bytes: int, free_inodes: int) -> None:
-        """Take in how much room there is."""
+    def note_room(self, free_bytes: int, free_inodes: int | None) -> None:
+        """Take in how much room there is; inodes only where they are counted."""
         self._room = (free_bytes, free_inodes)
+
+    @contextmanager
+    def probed(self) -> Iterator[None]:
+        """Somebody tries to write, for as long as the context lasts; he may not come back."""
+        self._probed_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._probed_since = None
 
     def _enter(self, state: StorageState, reason: str | None) -> None:
         now, _, since = self._state
@@ -72,4 +87,8 @@ class StorageHealth:
 
     def status(self) -> StorageStatus:
         """What is known."""
+        since = self._probed_since
+        if since is not None and time.monotonic() - since > MAX_PROBE_SECONDS:
+            reason = f"The storage has not answered for {MAX_PROBE_SECONDS:g} seconds"
+            return StorageStatus(StorageState.FAILING, reason, since, *self._room)
         return StorageStatus(*self._state, *self._room)

@@ -6,8 +6,6 @@ import time
 from typing import TYPE_CHECKING
 
 from cache_actors.runtime.lifecycle import MAX_STOP_SECONDS
-from cache_actors.storage.files.temporary import TemporaryFolder
-from cache_actors.storage.layout import TEMPORARY
 from cache_actors.supervision import ChildSpec, Supervisor
 
 from .acceptor import Acceptor
@@ -43,9 +41,6 @@ class Workers:
         sock: where it listens.
         log: where it logs.
         command: what runs a worker.
-
-    Raises:
-        OSError: the storage folder or the temporary one cannot be used.
     """
 
     def __init__(
@@ -56,7 +51,6 @@ class Workers:
         log: FilteringBoundLogger,
         command: tuple[str, ...] = COMMAND,
     ) -> None:
-        _try_folders(settings)
         names = [f"worker_{number}" for number in range(1, count + 1)]
         self._shared_reports = {name: SharedReport() for name in (PARENT, *names)}
         self._reporter = Reporter(
@@ -101,11 +95,3 @@ class Workers:
         finally:
             for shared_report in self._shared_reports.values():
                 shared_report.close()
-
-
-def _try_folders(settings: Settings) -> None:
-    """Make and try what each worker will use: it is better said once than by all of them."""
-    storage = settings.cas_storage_dir
-    storage.mkdir(parents=True, exist_ok=True)
-    for folder in (storage / TEMPORARY, settings.tmp_dir or storage / TEMPORARY):
-        TemporaryFolder(folder).remove()

@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 def run_worker(config: WorkerConfig) -> int:
     """Run until the parent says stop, and return the process's exit status.
 
-    The settings are those of the environment, which is the parent's. SIGTERM and SIGINT are for the
-    parent to deal with: terminals and systemd send them to all processes of a group.
+    The settings are those of the environment, which is the parent's. SIGTERM, SIGINT and
+    SIGHUP are for the parent to deal with: terminals and systemd send them to all processes of a
+    group.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     settings = load_settings()
     log = new_log(settings).bind(worker=config.name)
@@ -46,7 +47,7 @@ def run_worker(config: WorkerConfig) -> int:
 async def _run(
     config: WorkerConfig, settings: Settings, channel: socket.socket, log: FilteringBoundLogger
 ) -> int:
-    connections = ConnectionReceiver(channel)
+    connections = ConnectionReceiver(channel, log.warning)
     shared_reports = {name: SharedReport(fd) for name, fd in config.shared_reports.items()}
     peers = WorkerPeers(shared_reports, config.name)
     application = Application(settings, connections, log, peers, since=config.since)
@@ -57,6 +58,7 @@ async def _run(
             application.supervisor.status(),
             metrics.render(),
             metrics.recent.history(),
+            metrics.nginx_troubles(),
             connections.is_replaced(),
         )
 

@@ -121,7 +121,7 @@ def run(config: WriterConfig) -> None:
     Raises:
         OSError: the storage folder cannot be used.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     temporary = TemporaryFolder(Path(config.root) / TEMPORARY)
     try:

@@ -1,24 +1,19 @@
 """A Tuist server that does what the test says, and a running auth cache that asks it."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable
+from typing import Self
 
 import trio
 import trio.testing
 
 from cache_actors.access.tuist import Access, TuistApi, TuistReply
 from cache_actors.actors.auth_cache import AuthCache, AuthCacheClient, Decision
+from cache_actors.storage.layout import Project
 from cache_actors.supervision import Mailbox, actor_child
+from tests.supervision.small_actors import Root, Task
 from tests.support.metrics import new_metrics
 
-from .helpers import PROJECT, Tasks
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from cache_actors.storage.layout import Project
-    from tests.supervision.small_actors import Root, Task
+from .helpers import PROJECT, Log, Tasks
 
 SECRET = b"secret key base"
 SUCCESS_TTL, FAILURE_TTL, STALE_TTL = 600.0, 3.0, 1500.0
@@ -32,8 +27,8 @@ def granting(*names: str) -> TuistReply:
     return TuistReply(Access.GRANTED, frozenset(names))
 
 
-class FakeTuist:
-    """What the fake connections have in common, through all incarnations of the cache.
+class FakeTuist(TuistApi):
+    """A Tuist server, and the connection to it of whichever incarnation of the cache there is.
 
     Attributes:
         answers: by the `Authorization` header; without one, a token is unknown.
@@ -50,15 +45,21 @@ class FakeTuist:
         self.gate.set()
         self.delay = 0.0
         self.questions: list[tuple[str, str]] = []
-        self.under_way = 0
-        self.most_under_way = 0
-        self.open_connections = 0
+        self.under_way = self.most_under_way = self.open_connections = 0
 
     def asked(self, authorization: str) -> int:
         """How often it has been asked about a token."""
         return sum(1 for asked, _ in self.questions if asked == authorization)
 
-    async def answer(self, authorization: str, request_id: str) -> TuistReply | str:
+    async def __aenter__(self) -> Self:
+        self.open_connections += 1
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.open_connections -= 1
+
+    async def ask(self, authorization: str, request_id: str) -> TuistReply | str:
+        assert self.open_connections == 1
         self.questions.append((authorization, request_id))
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
@@ -72,44 +73,28 @@ class FakeTuist:
             self.under_way -= 1
 
 
-class FakeApi(TuistApi):
-    """A connection to the fake Tuist server."""
-
-    def __init__(self, tuist: FakeTuist) -> None:
-        self._tuist = tuist
-
-    async def __aenter__(self) -> Self:
-        self._tuist.open_connections += 1
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._tuist.open_connections -= 1
-
-    async def ask(self, authorization: str, request_id: str) -> TuistReply | str:
-        assert self._tuist.open_connections == 1
-        return await self._tuist.answer(authorization, request_id)
-
-
 class Auth(Tasks):
     """A running auth cache, and what it is asked with."""
+
+    new_api: Callable[[], TuistApi]
+    root: Root
 
     def __init__(self, nursery: trio.Nursery, tuist: FakeTuist) -> None:
         super().__init__(nursery)
         self.tuist = tuist
-        self.new_api: Callable[[], TuistApi] = lambda: FakeApi(tuist)
+        self.new_api = lambda: tuist
         self.mailbox = Mailbox("auth_cache", capacity=20_000)
         self.client = AuthCacheClient(self.mailbox.address, SECRET)
         self.incarnations: list[AuthCache] = []
         self.metrics = new_metrics()
-        self.logged: list[tuple[str, dict[str, Any]]] = []
+        self.log = Log()
         self.child = actor_child(self.mailbox, self._new, shutdown=1)
-        self.root: Root
 
     def _new(self) -> AuthCache:
         cache = AuthCache(
             self.new_api,
             self.metrics,
-            lambda event, **fields: self.logged.append((event, fields)),
+            self.log,
             success_ttl=SUCCESS_TTL,
             failure_ttl=FAILURE_TTL,
             stale_ttl=STALE_TTL,

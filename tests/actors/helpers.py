@@ -1,29 +1,21 @@
 """What the tests of several actors share."""
 
-from __future__ import annotations
-
 import errno
 import os
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, cast
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn, Self, cast
 
+import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
 from cache_actors.actors.evictor import Stored
 from cache_actors.kinds import Kind
+from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.layout import Key, Project
-from cache_actors.supervision import Budget, Mailbox
-from tests.supervision.small_actors import Result, Task
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
-    import pytest
-    from trio.testing import MockClock
-
-    from cache_actors.storage.files.temporary import TemporaryFolder
-    from cache_actors.supervision import ChildSpec
-    from tests.supervision.small_actors import Root
+from cache_actors.supervision import Mailbox, Shares
+from tests.supervision.small_actors import Result, Root, Task
 
 PROJECT = Project("acme", "app")
 OTHER_PROJECT = Project("acme", "other-app")
@@ -33,10 +25,19 @@ def artifact(entry_id: str, project: Project = PROJECT) -> Key:
     return Key(project, Kind.CAS, entry_id)
 
 
-class Run(Protocol):
-    """Run a tree with these children in the background, and return once it has started."""
+Run = Callable[..., Awaitable[Root]]
+"""Run a tree with these children in the background, and return once it has started."""
 
-    async def __call__(self, *children: ChildSpec) -> Root: ...
+
+class Log(list[dict[str, Any]]):
+    """What has been logged: the events' names and fields."""
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        assert len(self) < 1000, "it logs without end"
+        self.append({"event": event, **fields})
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [line for line in self if line["event"] == event]
 
 
 class Tasks:
@@ -84,13 +85,13 @@ class CountingThreads:
         self._limiter.release_on_behalf_of(borrower)
 
 
-def fail_writes(monkeypatch: pytest.MonkeyPatch, number: int = errno.ENOSPC) -> None:
-    """Have every write to a file fail, as on a full disk."""
+def fail_at(patch: pytest.MonkeyPatch, call: str, number: int = errno.ENOSPC) -> None:
+    """Have a call to the system fail, as on a full disk, with a path that nobody should be told."""
 
-    def writev(_fd: int, _buffers: object) -> NoReturn:
-        raise OSError(number, os.strerror(number))
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise OSError(number, os.strerror(number), "/secret/path")
 
-    monkeypatch.setattr(os, "writev", writev)
+    patch.setattr(os, call, fail)
 
 
 def leftovers(temporary: TemporaryFolder) -> list[str]:
@@ -105,8 +106,8 @@ def leftovers(temporary: TemporaryFolder) -> list[str]:
     return named + [name for name in descriptors if name.startswith(f"{temporary.path}/")]
 
 
-class WatchedBudget(Budget):
-    """A budget that remembers the most that was taken at one time."""
+class WatchedShares(Shares):
+    """Shares that remember the most that was taken at one time."""
 
     most = 0
 
@@ -123,13 +124,11 @@ class Body:
 
     Attributes:
         is_read: whether anyone has begun to read it.
-        error: if set, what reading on raises, instead of yielding the rest.
     """
 
-    def __init__(self, *pieces: bytes, rest: bytes = b"", error: Exception | None = None) -> None:
+    def __init__(self, *pieces: bytes, rest: bytes = b"") -> None:
         self.come = trio.Event()
         self.is_read = False
-        self.error = error
         self._pieces = list(reversed(pieces))
         self._rest = rest
 
@@ -142,8 +141,6 @@ class Body:
         if self._pieces:
             return self._pieces.pop()
         await self.come.wait()
-        if self.error is not None:
-            raise self.error
         rest, self._rest = self._rest, b""
         if not rest:
             raise StopAsyncIteration
@@ -161,15 +158,3 @@ async def told(evictor: Mailbox) -> list[int]:
     """The sizes that an evictor has been told of, which only this function listens for."""
     batch = await evictor.take(1000) if evictor.depth() else []
     return [envelope.message.size for envelope in batch if isinstance(envelope.message, Stored)]
-
-
-def leave_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the disk look as if nothing but the reserve was left."""
-
-    class Room:
-        f_frsize = 4096
-        f_blocks = f_files = 1_000_000
-        f_bfree = f_bavail = 100
-        f_ffree = f_favail = 500_000
-
-    monkeypatch.setattr(os, "statvfs", lambda _: Room)

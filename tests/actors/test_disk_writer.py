@@ -1,15 +1,11 @@
 """Of many who store one artifact the first one wins, and all of them can count on it."""
 
-from __future__ import annotations
-
-import errno
 import hashlib
-import os
 import random
 from collections import Counter
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterable
+from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 import trio
@@ -19,66 +15,50 @@ from cache_actors.actors.disk_writer import DiskWriter, DiskWriterClient, Publis
 from cache_actors.actors.evictor import EvictorClient
 from cache_actors.storage.capacity import on_disk
 from cache_actors.storage.errors import StorageError, StorageFull
-from cache_actors.storage.files.store import Publication, Published
+from cache_actors.storage.files.store import Published
 from cache_actors.storage.files.temporary import TemporaryFile, TemporaryFolder
-from cache_actors.supervision import ActorCrashed, ActorStopped, Mailbox, actor_child
+from cache_actors.storage.layout import Key
+from cache_actors.supervision import Mailbox, Turns
 from cache_actors.transfer.upload import SMALL_BYTES, WrongDigest
 from cache_actors.writer_process.client import ThreadCommitter
-from tests.support.metrics import Scrape, new_metrics
-from tests.support.waiting import eventually_async
+from tests.support.metrics import Scrape
 
 from .helpers import (
     CountingThreads,
-    Tasks,
-    WatchedBudget,
+    Run,
+    WatchedShares,
     artifact,
-    fail_writes,
+    fail_at,
     in_chunks,
     leftovers,
     told,
 )
-from .stores import Gate, GatedStore
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Iterator
-
-    from cache_actors.storage.layout import Key
-    from tests.supervision.small_actors import Root
-
-    from .helpers import Run
+from .stores import GatedStore, Storing
 
 A = artifact("A")
 SMALL = b"small"
 LARGE = random.randbytes(SMALL_BYTES + 100)
-CONTENTS = pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
 MAX_WEIGHT = 2 * SMALL_BYTES
 
 
-class Writer(Tasks):
+class Writer(Storing):
     """A running disk writer, and its client."""
 
-    def __init__(self, store: GatedStore, uploads: TemporaryFolder, nursery: trio.Nursery) -> None:
-        super().__init__(nursery)
-        self.store = store
+    def __init__(self, nursery: trio.Nursery, store: GatedStore, uploads: TemporaryFolder) -> None:
+        mailbox = Mailbox("disk_writer", capacity=300, max_weight=MAX_WEIGHT)
+        super().__init__(nursery, store, mailbox)
         self.uploads = uploads
-        self.memory = WatchedBudget(4 * SMALL_BYTES)
-        self.disk_threads, self.stream_threads = CountingThreads(2), CountingThreads()
-        self.mailbox = Mailbox("disk_writer", capacity=300, max_weight=MAX_WEIGHT)
-        self.evictor = Mailbox("evictor", capacity=100)
+        self.memory = WatchedShares(4 * SMALL_BYTES)
+        self.stream_threads = CountingThreads()
         threads = self.stream_threads.as_limiter()
-        self.metrics = new_metrics()
         self.client = DiskWriterClient(
-            self.mailbox.address, store, uploads, self.memory, threads, self.metrics
+            mailbox.address, store, uploads, self.memory, threads, self.metrics, Turns()
         )
-        self.child = actor_child(self.mailbox, self._new, shutdown=1)
-        self.root: Root
 
-    def _new(self) -> DiskWriter:
+    def new_actor(self) -> DiskWriter:
         evictor = EvictorClient(self.evictor.address)
-        threads = self.disk_threads.as_limiter()
-        committer: ThreadCommitter[Publication, Published | OSError] = ThreadCommitter(
-            lambda batch: self.store.publish(batch), threads
-        )
+        threads = self.threads.as_limiter()
+        committer = ThreadCommitter(self.store.publish, threads)
         return DiskWriter(committer, self.store, evictor, threads, self.metrics)
 
     async def put(self, entry: Key, content: bytes) -> Published:
@@ -89,36 +69,13 @@ class Writer(Tasks):
     ) -> Published:
         return await self.client.store(entry, body, expected_digest=digest)
 
-    def path(self, entry: Key) -> Path:
-        return entry.path(self.store.root)
-
     def content(self, entry: Key) -> bytes | None:
         """What is stored."""
         path = self.path(entry)
         return path.read_bytes() if path.exists() else None
 
-    def restarts(self) -> int:
-        return self.root.child(self.mailbox.name).restarts
-
-    @contextmanager
-    def held_up(self, entry: Key) -> Iterator[Gate]:
-        """Hold up publications of `entry` while the context lasts."""
-        gate = self.store.publish_gates[self.path(entry)] = Gate()
-        gate.close()
-        try:
-            yield gate
-        finally:
-            gate.open()
-
-    @asynccontextmanager
-    async def busy(self) -> AsyncGenerator[None, None]:
-        """While the context lasts the writer publishes `A`; what it is sent meanwhile waits."""
-        with self.held_up(A) as gate:
-            first = await self.begin(self.put(A, SMALL))
-            await gate.reached()
-            yield
-            assert not first.is_done()
-        assert await first.result() is Published.STORED
+    def publishing(self) -> AbstractAsyncContextManager[None]:
+        return self.busy(self.store.publish_gate, self.put(A, SMALL))
 
     def assert_nothing_is_held(self) -> None:
         assert self.memory.taken == 0
@@ -131,7 +88,7 @@ class Writer(Tasks):
 async def writer(
     run_tree: Run, storage: Path, temporary: TemporaryFolder, nursery: trio.Nursery
 ) -> Writer:
-    writer = Writer(GatedStore(storage, temporary, durable=True), temporary, nursery)
+    writer = Writer(nursery, GatedStore(storage, temporary, durable=True), temporary)
     writer.root = await run_tree(writer.child)
     return writer
 
@@ -149,38 +106,25 @@ async def test_artifact_is_stored_whole(writer: Writer, size: int, is_known: boo
     writer.assert_nothing_is_held()
 
 
-@CONTENTS
-async def test_artifact_that_exists_stays_as_it_is(writer: Writer, content: bytes) -> None:
-    await writer.put(A, b"first")
-    before = os.stat(writer.path(A))  # noqa: PTH116
-    assert await writer.put(A, content) is Published.EXISTS
-    assert await writer.put_body(A, in_chunks(content)) is Published.EXISTS
-    after = os.stat(writer.path(A))  # noqa: PTH116
-    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    assert writer.content(A) == b"first"
-    writer.assert_nothing_is_held()
-
-
 async def test_small_artifact_costs_one_trip_to_a_thread(writer: Writer) -> None:
     await writer.put(A, bytes(SMALL_BYTES))
-    assert (writer.disk_threads.trips, writer.stream_threads.trips) == (1, 0)
+    assert (writer.threads.trips, writer.stream_threads.trips) == (1, 0)
 
 
 async def test_all_that_waits_is_published_in_one_trip(writer: Writer) -> None:
     mine = [artifact(str(number)) for number in range(60)]
-    async with writer.busy():
+    async with writer.publishing():
         tasks = [await writer.begin(writer.put(entry, SMALL)) for entry in mine]
     for task in tasks:
         assert await task.result() is Published.STORED
     assert [len(batch) for batch in writer.store.publications] == [1, len(mine)]
+    assert await told(writer.evictor) == [on_disk(len(SMALL)), len(mine) * on_disk(len(SMALL))]
 
 
 # Many at once.
 
 
-async def test_of_200_uploads_of_one_id_one_is_stored_whole_and_all_succeed(
-    writer: Writer,
-) -> None:
+async def test_of_200_uploads_of_one_id_one_is_stored_whole_and_all_succeed(writer: Writer) -> None:
     sizes = [10, 10_000, SMALL_BYTES, SMALL_BYTES + 1]
     contents = [random.randbytes(sizes[number % 4]) for number in range(200)]
     tasks = [
@@ -195,20 +139,19 @@ async def test_of_200_uploads_of_one_id_one_is_stored_whole_and_all_succeed(
 
 
 async def test_commits_of_one_id_never_overlap(writer: Writer) -> None:
-    async with writer.busy():
+    async with writer.publishing():
         waiting = [await writer.begin(writer.put(A, c)) for c in (b"second", LARGE)]
         assert not any(task.is_done() for task in waiting)
         assert writer.content(A) is None
     assert [await task.result() for task in waiting] == [Published.EXISTS] * 2
     assert writer.content(A) == SMALL
-    assert writer.store.most_at_once[writer.path(A)] == 1
 
 
 async def test_artifacts_that_wait_for_the_disk_are_bounded_in_bytes_and_none_is_refused(
     writer: Writer,
 ) -> None:
     entries = [artifact(str(number)) for number in range(12)]
-    async with writer.busy():
+    async with writer.publishing():
         size = MAX_WEIGHT // 4
         writer.memory.limit = 20 * size
         tasks = [await writer.begin(writer.put(entry, bytes(size))) for entry in entries]
@@ -229,29 +172,15 @@ async def test_body_other_than_declared_stores_nothing(writer: Writer) -> None:
     writer.assert_nothing_is_held()
 
 
-@CONTENTS
-@pytest.mark.parametrize(
-    ("call", "number", "kind"),
-    [
-        ("writev", errno.ENOSPC, StorageFull),
-        ("fdatasync", errno.EIO, StorageError),
-        ("fdatasync", errno.ENOSPC, StorageFull),
-        ("fsync", errno.EIO, StorageError),
-        ("link", errno.ENOSPC, StorageFull),
-        ("link", errno.EDQUOT, StorageFull),
-    ],
-)
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("call", ["writev", "fdatasync", "fsync", "link"])
 async def test_whatever_the_disk_fails_at_stores_nothing_and_is_no_crash(
-    writer: Writer, content: bytes, call: str, number: int, kind: type[StorageError]
+    writer: Writer, content: bytes, call: str
 ) -> None:
-    def failing(*_: object, **__: object) -> NoReturn:
-        raise OSError(number, os.strerror(number), "/secret/path")
-
-    with pytest.MonkeyPatch.context() as broken:
-        broken.setattr(os, call, failing)
-        with pytest.raises(StorageError) as caught:
+    with pytest.MonkeyPatch.context() as full:
+        fail_at(full, call)
+        with pytest.raises(StorageFull) as caught:
             await writer.put(A, content)
-    assert type(caught.value) is kind
     assert "/secret/path" not in str(caught.value)
     assert writer.content(A) is None
     writer.assert_nothing_is_held()
@@ -262,36 +191,13 @@ async def test_whatever_the_disk_fails_at_stores_nothing_and_is_no_crash(
 async def test_one_that_fails_hurts_no_other_of_its_batch(writer: Writer) -> None:
     good = [artifact(str(number)) for number in range(20)]
     bad = artifact("x" * 300)  # a name that is too long for a file
-    async with writer.busy():
+    async with writer.publishing():
         tasks = [await writer.begin(writer.put(entry, SMALL)) for entry in (*good, bad)]
     assert isinstance(await tasks.pop().error(), StorageError)
     for task in tasks:
         assert await task.result() is Published.STORED
     assert [len(batch) for batch in writer.store.publications] == [1, len(good) + 1]
     assert writer.restarts() == 0
-
-
-@CONTENTS
-async def test_crash_of_the_writer_is_heard_and_leaves_nothing_behind(
-    writer: Writer, content: bytes
-) -> None:
-    with pytest.MonkeyPatch.context() as bug:
-        bug.setattr(writer.store, "publish", lambda _batch: 1 / 0)
-        with pytest.raises(ActorCrashed):
-            await writer.put(A, content)
-    writer.assert_nothing_is_held()
-    assert await writer.put(A, content) is Published.STORED
-    assert writer.restarts() == 1
-
-
-@CONTENTS
-async def test_stopped_writer_is_heard_and_leaves_nothing_behind(
-    writer: Writer, content: bytes
-) -> None:
-    await writer.root.stop()
-    with pytest.raises(ActorStopped):
-        await writer.put(A, content)
-    writer.assert_nothing_is_held()
 
 
 # The evictor.
@@ -303,19 +209,10 @@ async def test_evictor_is_told_of_what_was_stored_and_of_nothing_else(writer: Wr
     assert await told(writer.evictor) == [on_disk(len(SMALL)), on_disk(len(LARGE))]
     assert await writer.put(A, b"again") is Published.EXISTS
     with pytest.MonkeyPatch.context() as full:
-        fail_writes(full)
+        fail_at(full, "writev")
         with pytest.raises(StorageFull):
             await writer.put(artifact("C"), SMALL)
     assert await told(writer.evictor) == []
-
-
-async def test_evictor_is_told_once_of_a_batch(writer: Writer) -> None:
-    mine = [artifact(str(number)) for number in range(20)]
-    async with writer.busy():
-        tasks = [await writer.begin(writer.put(e, SMALL)) for e in (*mine, *mine, A)]
-    for task in tasks:
-        await task.result()
-    assert await told(writer.evictor) == [on_disk(len(SMALL)), len(mine) * on_disk(len(SMALL))]
 
 
 # Cancellation.
@@ -332,9 +229,9 @@ async def test_commit_of_a_large_artifact_goes_on_though_its_client_left(
         real_discard(file)
 
     monkeypatch.setattr(TemporaryFile, "discard", discard)
-    with writer.held_up(A) as gate:
+    with writer.store.publish_gate.closed():
         task = await writer.begin(writer.put(A, LARGE))
-        await gate.reached()
+        await writer.store.publish_gate.reached()
         task.scope.cancel()
         await trio.testing.wait_all_tasks_blocked()
         assert not task.is_done()
@@ -345,57 +242,19 @@ async def test_commit_of_a_large_artifact_goes_on_though_its_client_left(
     writer.assert_nothing_is_held()
 
 
-async def test_commit_of_a_large_artifact_that_waits_its_turn_goes_on_though_its_client_left(
-    writer: Writer,
-) -> None:
-    late = artifact("LATE")
-    async with writer.busy():
-        task = await writer.begin(writer.put(late, LARGE))
-        await eventually_async(writer.mailbox.depth)
-        task.scope.cancel()
-        await trio.testing.wait_all_tasks_blocked()
-        assert not task.is_done()
-    await task.result()
-    assert writer.content(late) == LARGE
-    writer.assert_nothing_is_held()
-
-
-async def test_commit_of_a_small_artifact_is_finished_behind_a_client_that_left(
-    writer: Writer,
-) -> None:
-    with writer.held_up(A) as gate:
-        task = await writer.begin(writer.put(A, SMALL))
-        await gate.reached()
-        await task.leave()
-    assert await writer.put(A, b"second") is Published.EXISTS
-    assert writer.content(A) == SMALL
-    writer.assert_nothing_is_held()
-
-
-async def test_small_artifact_whose_client_left_before_its_turn_is_not_written(
-    writer: Writer,
-) -> None:
-    async with writer.busy():
-        second = await writer.begin(writer.put(A, b"second"))
-        await second.leave()
-    assert await writer.put(A, b"third") is Published.EXISTS
-    assert [len(batch) for batch in writer.store.publications] == [1, 1]
-    writer.assert_nothing_is_held()
-
-
 # Messages.
 
 
-def test_message_weighs_what_it_holds_in_memory(temporary: TemporaryFolder) -> None:
-    assert Publish(Path("a"), (b"12", b"345")).weight == 5
+def test_message_weighs_what_it_holds_in_memory_and_does_not_show_it(
+    temporary: TemporaryFolder,
+) -> None:
+    small = Publish(Path("a"), (b"sec", b"ret"))
+    assert small.weight == 6
+    assert "sec" not in repr(small)
     file = temporary.create()
     file.write([LARGE])
     assert Publish(Path("a"), file).weight == 0
     file.discard()
-
-
-def test_content_does_not_show_in_what_is_printed() -> None:
-    assert "secret" not in repr(Publish(Path("a"), (b"secret",)))
 
 
 # Metrics.

@@ -1,12 +1,11 @@
 """A pass as a process: how it is started, what its end means, and that it ends when it should."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import trio
@@ -21,11 +20,8 @@ from cache_actors.storage.eviction.last_pass import (
 from cache_actors.storage.eviction.run import Limits
 from tests.support.stored import DAY, Stored
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+from .helpers import Tasks
 
-LIMIT = 60.0
 REPORT = PassReport(1_700_000_000.5, 1.5, 10, 20, 3000, 86_400.25, 30, 40, 5000, 99.5)
 LIMITS = Limits(0.85, 0.7)
 
@@ -95,19 +91,10 @@ async def test_cancelled_pass_is_ended(
 ) -> None:
     os.mkfifo(tmp_path / "pid")
     command(f"echo $$ > {tmp_path / 'pid'}; exec sleep 1000")
-    scope = trio.CancelScope()
-
-    async def run() -> None:
-        with scope:
-            await run_pass(tmp_path, LIMITS)
-
-    with trio.fail_after(LIMIT):
-        async with trio.open_nursery() as running:
-            running.start_soon(run)
-            pid = int(await trio.to_thread.run_sync((tmp_path / "pid").read_text))
-            os.kill(pid, 0)
-            scope.cancel()
-    assert scope.cancelled_caught
+    task = Tasks(nursery).start(run_pass(tmp_path, LIMITS))
+    pid = int(await trio.to_thread.run_sync((tmp_path / "pid").read_text))
+    os.kill(pid, 0)
+    await task.leave()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 

@@ -1,34 +1,28 @@
 """The housekeeper notices what is wrong with the disk without anyone writing, and cleans up."""
 
-from __future__ import annotations
-
 import errno
 import os
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Self
 
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
 from cache_actors.actors import housekeeper
 from cache_actors.actors.housekeeper import PROBE_SECONDS, Housekeeper
-from cache_actors.storage.files.store import FileStore, Publication
+from cache_actors.storage.files.store import FileStore
 from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.health import StorageState, StorageStatus
 from cache_actors.storage.layout import TEMPORARY
 
-from .helpers import after, leftovers
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-    from pathlib import Path
-
-    from trio.testing import MockClock
+from .helpers import Log, after, fail_at, leftovers
 
 OK, FULL, FAILING = StorageState.OK, StorageState.FULL, StorageState.FAILING
-MEBIBYTE = 1 << 20
 
 
 @dataclass
@@ -38,15 +32,12 @@ class Household:
     store: FileStore
     temporaries: list[TemporaryFolder]
     clock: MockClock
-    log: list[dict[str, Any]] = field(default_factory=list)
+    log: Log = field(default_factory=Log)
     stop: trio.Event = field(default_factory=trio.Event)
-
-    def _log(self, event: str, **fields: Any) -> None:
-        self.log.append({"event": event, **fields})
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         threads = trio.CapacityLimiter(1)
-        keeper = Housekeeper(self.store, self.temporaries, threads, self._log)
+        keeper = Housekeeper(self.store, self.temporaries, threads, self.log)
         await keeper.run(self.stop, task_status.started)
 
     async def look(self) -> StorageStatus:
@@ -55,7 +46,7 @@ class Household:
         return self.store.health.status()
 
     @asynccontextmanager
-    async def at_work(self) -> AsyncGenerator[Household, None]:
+    async def at_work(self) -> AsyncGenerator[Self, None]:
         """After its first look, and until it has ended as it was told to."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self.run)
@@ -75,27 +66,6 @@ async def household(
         yield household
 
 
-def failing(patch: pytest.MonkeyPatch, call: str, number: int) -> None:
-    def fail(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    patch.setattr(os, call, fail)
-
-
-async def test_storage_that_is_well_is_not_talked_about(household: Household) -> None:
-    for _ in range(5):
-        assert (await household.look()).state is OK
-    assert household.log == []
-
-
-async def test_room_is_looked_up_at_once(household: Household, storage: Path) -> None:
-    status = household.store.health.status()
-    room = os.statvfs(storage)
-    assert status.free_bytes is not None
-    assert status.free_bytes == pytest.approx(room.f_bavail * room.f_frsize, rel=0.2)
-    assert status.free_inodes == pytest.approx(room.f_favail, rel=0.2)
-
-
 @pytest.mark.parametrize(
     ("call", "number", "state", "reason"),
     [
@@ -111,7 +81,7 @@ async def test_trouble_and_recovery_are_known_without_writers_and_told_once(
     household: Household, call: str, number: int, state: StorageState, reason: str
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        failing(patch, call, number)
+        fail_at(patch, call, number)
         for _ in range(3):
             status = await household.look()
             assert (status.state, status.reason) == (state, reason)
@@ -126,32 +96,15 @@ async def test_trouble_and_recovery_are_known_without_writers_and_told_once(
 async def test_change_from_one_trouble_to_another_is_told(household: Household) -> None:
     for number in (errno.ENOSPC, errno.EIO, errno.EIO, errno.ENOSPC):
         with pytest.MonkeyPatch.context() as patch:
-            failing(patch, "fdatasync", number)
+            fail_at(patch, "fdatasync", number)
             await household.look()
     assert [line["state"] for line in household.log] == ["full", "failing", "full"]
-
-
-async def test_lack_of_descriptors_is_not_the_storages_fault(household: Household) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        failing(patch, "posix_fallocate", errno.EMFILE)
-        assert (await household.look()).state is OK
-    assert household.log == []
-
-
-async def test_trouble_that_a_writer_has_met_is_over_when_a_probe_succeeds(
-    household: Household, storage: Path
-) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        failing(patch, "fdatasync", errno.EIO)
-        household.store.publish([Publication(storage / "acme" / "file", [b"bytes"])])
-    assert household.store.health.status().state is FAILING
-    assert (await household.look()).state is OK
 
 
 async def test_trouble_at_the_start_is_told(
     store: FileStore, temporary: TemporaryFolder, clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failing(monkeypatch, "fdatasync", errno.EIO)
+    fail_at(monkeypatch, "fdatasync", errno.EIO)
     async with Household(store, [temporary], clock).at_work() as household:
         assert store.health.status().state is FAILING
         assert [line["state"] for line in household.log] == ["failing"]

@@ -1,24 +1,16 @@
 """The nginx counter: what nginx answers is counted once, by the instance that is current."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from cache_actors.actors.nginx_counter import LOOK_SECONDS, NginxCounter
 from cache_actors.supervision import ChildSpec
 from tests.support.metrics import Scrape, new_metrics
 
-from .helpers import after
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from trio.testing import MockClock
-
-    from .helpers import Run
+from .helpers import Log, Run, after
 
 READ = b"artifact GET 200 100 0.001 -\n"
 
@@ -29,13 +21,9 @@ class Counting:
     def __init__(self, path: Path | None) -> None:
         self.metrics = new_metrics()
         self.is_current = True
-        self.logged: list[tuple[str, dict[str, Any]]] = []
+        self.log = Log()
         counter = NginxCounter(
-            path,
-            self.metrics,
-            lambda: self.is_current,
-            trio.CapacityLimiter(1),
-            lambda event, **fields: self.logged.append((event, fields)),
+            path, self.metrics, lambda: self.is_current, trio.CapacityLimiter(1), self.log
         )
         self.child = ChildSpec("nginx_counter", counter.run, shutdown=1)
 
@@ -82,7 +70,7 @@ async def test_log_that_cannot_be_read_is_told_and_tried_again(
     counting = Counting(path)
     root = await run_tree(counting.child)
     await after(clock, LOOK_SECONDS)
-    assert {event for event, _ in counting.logged} == {"nginx_log_failed"}
+    assert {line["event"] for line in counting.log} == {"nginx_log_failed"}
     path.rmdir()
     path.write_bytes(READ)
     await after(clock, LOOK_SECONDS)
@@ -94,4 +82,4 @@ async def test_without_a_log_it_has_nothing_to_do(run_tree: Run, clock: MockCloc
     counting = Counting(None)
     await run_tree(counting.child)
     await after(clock, LOOK_SECONDS)
-    assert counting.logged == []
+    assert counting.log == []

@@ -9,32 +9,28 @@ Two projects and four tokens exist: `TOKEN` sees both projects, `OTHER_TOKEN` on
 and those that change the stand-in Tuist server put it back, so that none depends on another.
 """
 
-from __future__ import annotations
-
 import secrets
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.support.nginx import nginx_before, shared_storage
 from tests.support.service import Service, running_service
+from tests.support.tuist import HeldTuist
 
 from .examples import bearer, handles, parts_of
 from .facts import HASTE, LIMITS, NO_PROJECTS, OTHER_PROJECT, OTHER_TOKEN, PROJECT, TOKEN
-from .held_tuist import HeldTuist
 from .raw import TIMEOUT, RawConnection
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 WORKERS = 2
 
 EVERYWHERE = ("direct", "wheel")
 """The fronts that run everything in `make test`."""
 
-LARGE_BODIES = {"artifacts", "keyvalue", "files_on_disk", "library_traps", "stalls"}
+LARGE_BODIES = {"artifacts", "keyvalue", "files_on_disk", "library_traps"}
 """Modules that take half of the time together."""
 
 
@@ -128,13 +124,6 @@ def hasty_client(hasty_url: str) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture(scope="session")
-def hasty_direct(hasty: Service) -> Iterator[httpx.Client]:
-    """As `direct`, but of the hasty service."""
-    with _client(hasty.url) as client:
-        yield client
-
-
 @contextmanager
 def _in_front(front: str, service: Service) -> Iterator[str]:
     """The URL of what stands in front of `service`."""
@@ -161,13 +150,6 @@ def stranger(base_url: str) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture(scope="session")
-def direct(service: Service) -> Iterator[httpx.Client]:
-    """As `stranger`, but of the service itself, whatever stands in front of it."""
-    with _client(service.url) as client:
-        yield client
-
-
 @pytest.fixture
 def connect(base_url: str) -> Iterator[Callable[..., RawConnection]]:
     """Opens bare connections, which are closed after the test."""
@@ -186,7 +168,7 @@ def changeable_tuist(tuist: HeldTuist) -> Iterator[HeldTuist]:
     """The stand-in Tuist server, put back after the test."""
     tokens = {token: list(names) for token, names in tuist.tokens.items()}
     yield tuist
-    tuist.status, tuist.delay, tuist.tokens = None, 0.0, tokens
+    tuist.status, tuist.tokens = None, tokens
 
 
 @pytest.fixture

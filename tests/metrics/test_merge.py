@@ -1,7 +1,5 @@
 """Metrics of several processes as one answer."""
 
-from __future__ import annotations
-
 from cache_actors.metrics.merge import merged, of_tree
 from cache_actors.metrics.request_event import RequestEvent, Responder, Route
 from cache_actors.supervision import State, Status

@@ -1,18 +1,17 @@
 """nginx as the hosts have it: compared with what `nginx-config` prints, and running."""
 
-from __future__ import annotations
-
 import os
 import re
 import ssl
 import tempfile
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingMixIn, UnixStreamServer
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import pytest
@@ -25,9 +24,6 @@ from tests.support.waiting import eventually
 
 from .nix import evaluate_hosts
 from .nixos_nginx import RunningNginx, Site
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SNIPPETS = Path(__file__).parents[2] / "platform" / "nginx"
 ID = "9F86D081884C7D659A2FEAA0C55AD015A3BF4F1B2B0B822CD15D6C15B0F00A08"
@@ -201,14 +197,6 @@ def test_metrics_are_for_prometheus_and_not_for_clients(running: Running) -> Non
     for path in "/", "/up", "/metrics/", "/_auth_cas":
         assert running.http(path, running.site.metrics).status_code == 404, path
     assert running.upstream.asked == ["/metrics"]
-
-
-@pytest.mark.parametrize("path", ["/_auth_cas", "/_auth_cas?account_handle=acme", "//_auth_cas"])
-def test_decisions_are_not_for_clients(running: Running, path: str) -> None:
-    running.upstream.asked.clear()
-    answer = running.https(path)
-    assert (answer.status_code, answer.json()) == (404, {"message": "Not Found"})
-    assert running.upstream.asked == []
 
 
 def test_artifact_is_read_from_disk_under_a_remembered_decision(running: Running) -> None:

@@ -5,24 +5,19 @@
 Passes and the service are killed now and then. Exit status 1 if something was not as promised.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import sys
 import time
 from statistics import median
-from typing import TYPE_CHECKING
 
 import click
 
 from cache_actors.cli.dev.tuist import StandInTuist
 from tests.support.cache_workers import incomplete_entries
-from tests.support.growth import Load
-from tests.support.growth_site import running_site
 
-if TYPE_CHECKING:
-    from tests.support.growth_site import Site
+from .growth_load import Load
+from .growth_site import Site, running_site
 
 SAY_EVERY = 10.0
 """Seconds."""

@@ -1,17 +1,15 @@
 """What runs in a soak: the stand-in Tuist server, the service, nginx, and a small disk."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import httpx
 
@@ -21,9 +19,6 @@ from cache_actors.storage.layout import Project
 from tests.support.nginx import NOBODY, Nginx, nginx_before
 from tests.support.service import Service
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 DISK_BYTES = 512 << 20
 UP_SECONDS = 20.0
 
@@ -31,7 +26,7 @@ APP, OTHER = Project("acme", "app"), Project("acme", "other")
 TOKENS = {APP: "token-of-app", OTHER: "token-of-other"}
 """The token that sees a project, and no other."""
 
-COMMAND = (sys.executable, "-m", "tests.support.soak_service")
+COMMAND = (sys.executable, "-m", "tests.soak.service")
 
 
 @dataclass(frozen=True)
@@ -39,7 +34,7 @@ class Site:
     """What runs.
 
     Attributes:
-        flags: the folder by which the service is broken; see tests/support/soak_service.py.
+        flags: the folder by which the service is broken; see tests/soak/service.py.
         disk_is_small: whether the storage is a disk of its own, of `DISK_BYTES`, to be filled.
     """
 

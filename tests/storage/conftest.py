@@ -1,10 +1,9 @@
 """Fixtures of the storage tests: folders on a real disk, and stores in them."""
 
-from __future__ import annotations
-
 import errno
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -13,11 +12,7 @@ from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.layout import TEMPORARY
 from tests.support.stored import Stored
 
-from .stores import PUBLISH, REPLACE, Journal, Way, fail
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+from .stores import PUBLISH, REPLACE, Disk, Journal, Way, fail
 
 
 @pytest.fixture
@@ -73,6 +68,14 @@ def stored(root: Path) -> Stored:
 @pytest.fixture
 def journal(monkeypatch: pytest.MonkeyPatch) -> Journal:
     return Journal(monkeypatch)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    """What the disk says of itself, for tests that change that."""
+    disk = Disk()
+    monkeypatch.setattr(os, "statvfs", lambda _: disk)
+    return disk
 
 
 @pytest.fixture

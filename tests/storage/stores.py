@@ -1,15 +1,18 @@
 """What tests of stored files share: writing and reading one file, damage, a disk that fails."""
 
-from __future__ import annotations
-
 import errno
+import fcntl
 import os
 import stat
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pytest
+
+from cache_actors.storage.files.open_file import OpenFile
 from cache_actors.storage.files.store import (
     FileStore,
     Lookup,
@@ -18,15 +21,8 @@ from cache_actors.storage.files.store import (
     Replacement,
     Version,
 )
+from cache_actors.storage.files.temporary import TemporaryFile, TemporaryFolder
 from cache_actors.storage.layout import QUARANTINE, TEMPORARY
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import pytest
-
-    from cache_actors.storage.files.open_file import OpenFile
-    from cache_actors.storage.files.temporary import TemporaryFile, TemporaryFolder
 
 STORED, EXISTS = Published.STORED, Published.EXISTS
 Outcome = Published | OSError | None
@@ -47,6 +43,13 @@ def publish_file(store: FileStore, path: Path, source: TemporaryFile) -> Publish
     if prepare is not source:
         prepare.discard()
     return outcome
+
+
+def uploaded(temporary: TemporaryFolder, data: bytes = b"abc") -> TemporaryFile:
+    """An upload that has been received, and is its owner's to discard."""
+    upload = temporary.create()
+    upload.write([data])
+    return upload
 
 
 def replace(store: FileStore, path: Path, data: bytes) -> OSError | None:
@@ -134,6 +137,18 @@ def held(root: Path) -> list[bytes]:
     return [p.read_bytes() for p in (root / QUARANTINE).rglob("*") if p.is_file()]
 
 
+def can_lock(folder: Path, how: int) -> bool:
+    """Whether nobody holds a lock (`flock`) on a folder that is in the way of one of that sort."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
 # Damage.
 
 
@@ -157,6 +172,20 @@ def shorten(path: Path) -> None:
 # A disk that fails.
 
 
+@dataclass
+class Disk:
+    """A disk of blocks of 4 KiB, as `statvfs` describes it: so many, free, and free for users."""
+
+    f_blocks: int = 1_000_000
+    f_bfree: int = 500_000
+    f_bavail: int = 500_000
+    f_files: int = 1000
+    f_ffree: int = 900
+    f_favail: int = 900
+    f_frsize: int = 4096
+    f_bsize: int = 1 << 20  # not what anything is counted in
+
+
 def fail(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 
@@ -168,6 +197,35 @@ def refusing(number: int) -> Callable[..., Any]:
         raise fail(number)
 
     return refuse
+
+
+def fail_calls_for(
+    patch: pytest.MonkeyPatch, owner: object, name: str, path: Path, number: int
+) -> None:
+    """Have `owner.<name>` fail with that error for one path; the error names it."""
+    really_call = getattr(owner, name)
+
+    def call(at: Any, *arguments: Any, **how: Any) -> Any:
+        if str(at) == str(path):
+            raise OSError(number, os.strerror(number), str(path))
+        return really_call(at, *arguments, **how)
+
+    patch.setattr(owner, name, call)
+
+
+def refuse_anonymous_files(patch: pytest.MonkeyPatch, number: int) -> list[int]:
+    """Make `os.open` raise error `number` for O_TMPFILE; return a list that grows with each try."""
+    really_open = os.open
+    tries: list[int] = []
+
+    def refusing_open(path: str | Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            tries.append(flags)
+            raise fail(number)
+        return really_open(path, flags, mode)
+
+    patch.setattr(os, "open", refusing_open)
+    return tries
 
 
 def fail_second(patch: pytest.MonkeyPatch, name: str, error: BaseException | None = None) -> None:

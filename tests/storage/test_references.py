@@ -1,7 +1,5 @@
 """Which artifacts an entry refers to: known forms are understood, all others refer to nothing."""
 
-from __future__ import annotations
-
 import base64
 import json
 
@@ -28,14 +26,6 @@ def field(artifact: str) -> bytes:
 
 
 # The two forms.
-
-
-def test_field_of_a_protobuf_is_a_reference() -> None:
-    assert references([encoded(b"\x08\x01\x0a\x42" + field(A) + b"\x18\x07")]) == {A}
-
-
-def test_id_itself_is_a_reference() -> None:
-    assert references([A]) == {A}
 
 
 def test_all_ids_of_all_values_are_found() -> None:

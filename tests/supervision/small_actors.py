@@ -1,16 +1,14 @@
 """Small real actors, and what it takes to run them in a test."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
 
 import trio
 import trio.testing
 
 from cache_actors.supervision import (
     Actor,
-    Address,
     Call,
     Cast,
     ChildSpec,
@@ -22,9 +20,6 @@ from cache_actors.supervision import (
     Supervisor,
     actor_child,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable
 
 LIMIT = 60.0
 """Seconds after which a test that waits is broken; no passing test waits for the real clock."""
@@ -64,22 +59,13 @@ class Hold(Call[str]):
 
 
 @dataclass(frozen=True, slots=True)
-class Sleep(Call[None]):
-    """Answered after so many seconds."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class Defer(Call[str]):
-    """Kept, and answered with the text of the next `Say`."""
+    """Kept, and not answered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Boom(Call[None]):
-    """Crashes the actor with `error`."""
-
-    error: Exception = field(default_factory=ValueError)
+    """Crashes the actor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +78,8 @@ class Refuse(Call[None]):
 class Clerk(Actor):
     """Does what it is told and writes it in its desk's journal."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: "Desk") -> None:
         self._desk = desk
-        self._deferred: list[Envelope] = []
 
     async def init(self) -> None:
         self._desk.journal.append("init")
@@ -114,24 +99,19 @@ class Clerk(Actor):
             case Say(text):
                 self._desk.journal.append(text)
                 envelope.reply(text)
-                while self._deferred:
-                    self._deferred.pop().reply(text)
             case Note(text):
                 self._desk.journal.append(text)
             case Hold(text):
                 await self._desk.gate.wait()
                 self._desk.journal.append(text)
                 envelope.reply(text)
-            case Sleep(seconds):
-                await trio.sleep(seconds)
-                envelope.reply()
             case Defer():
-                self._deferred.append(envelope)
+                pass
             case Refuse(error):
                 envelope.fail(error)
-            case Boom(error):
+            case Boom():
                 self._desk.journal.append("boom")
-                raise error
+                raise ValueError
 
 
 class BatchClerk(Clerk):
@@ -151,7 +131,7 @@ class Desk:
         root: the tree in which it works, if the fixture has started one.
     """
 
-    root: Root
+    root: "Root"
 
     def __init__(
         self,
@@ -268,12 +248,8 @@ class Task(Generic[Result]):
         assert self.scope.cancelled_caught
 
 
-class Ask(Protocol):
-    """Start a call, and return when it and the actor are at rest."""
-
-    async def __call__(
-        self, address: Address, message: Call[Any], *, wait_for_room: bool = False
-    ) -> Task[Any]: ...
+Ask = Callable[..., Awaitable[Task[Any]]]
+"""Start a call, and return when it and the actor are at rest."""
 
 
 class Root:
@@ -318,9 +294,5 @@ class Root:
         self.logged.append((event, fields["child"]))
 
 
-class Start(Protocol):
-    """Start a tree, and return when it is at rest."""
-
-    async def __call__(
-        self, *children: ChildSpec, max_restarts: int = 3, max_seconds: float = 5.0
-    ) -> Root: ...
+Start = Callable[..., Awaitable[Root]]
+"""Start a tree, and return when it is at rest."""

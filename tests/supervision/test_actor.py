@@ -1,9 +1,5 @@
 """What callers and actors can count on."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-
 import pytest
 import trio
 import trio.testing
@@ -12,7 +8,6 @@ from cache_actors.supervision import (
     Actor,
     ActorCrashed,
     ActorStopped,
-    Call,
     CallingSelfError,
     Envelope,
     Mailbox,
@@ -24,26 +19,15 @@ from .small_actors import Ask, BatchClerk, Boom, Defer, Desk, Hold, Note, Refuse
 # Messages.
 
 
-async def test_call_is_answered(desk: Desk) -> None:
-    assert await desk.address.call(Say("hello")) == "hello"
-
-
-async def test_cast_is_handled(start: Start) -> None:
-    desk = Desk(capacity=1)
+async def test_cast_is_handled_and_weighs_no_longer(start: Start) -> None:
+    desk = Desk(capacity=1, max_weight=10)
     root = await start(desk.child)
     for text in "abc":
-        await desk.address.cast(Note(text))
+        with trio.fail_after(1):
+            await desk.address.cast(Note(text, size=10))
     await trio.testing.wait_all_tasks_blocked()
     assert desk.journal == ["init", "a", "b", "c"]
     assert root.child("clerk").depth == 0
-
-
-async def test_handled_cast_weighs_no_longer(start: Start) -> None:
-    desk = Desk(max_weight=10)
-    await start(desk.child)
-    await desk.address.cast(Note("a", size=10))
-    await trio.testing.wait_all_tasks_blocked()
-    assert await desk.address.call(Say("b", size=10)) == "b"
 
 
 async def test_batch_is_what_waited_while_the_actor_was_busy(start: Start, ask: Ask) -> None:
@@ -63,22 +47,7 @@ async def test_domain_error_reaches_the_caller_and_is_no_crash(desk: Desk) -> No
     assert desk.root.logged == []
 
 
-async def test_kept_envelope_is_answered_later(desk: Desk, ask: Ask) -> None:
-    deferred = await ask(desk.address, Defer())
-    assert not deferred.is_done()
-    assert await desk.address.call(Say("now")) == "now"
-    assert await deferred.outcome() == "now"
-
-
 # Crashes.
-
-
-async def test_message_that_crashed_an_incarnation_is_not_redelivered(desk: Desk) -> None:
-    with pytest.raises(ActorCrashed, match="clerk"):
-        await desk.address.call(Boom())
-    await trio.testing.wait_all_tasks_blocked()
-    assert desk.journal == ["init", "boom", "init"]
-    assert desk.root.child("clerk").restarts == 1
 
 
 async def test_queued_messages_survive_a_crash_in_order(desk: Desk, ask: Ask) -> None:
@@ -99,12 +68,13 @@ async def test_whatever_was_in_hand_at_a_crash_is_answered_with_actor_crashed(
     root = await start(desk.child)
     deferred = await ask(desk.address, Defer())
     held = await ask(desk.address, Hold("held"))
+    before = await ask(desk.address, Refuse(KeyError("before it in the batch")))
     crashed = await ask(desk.address, Boom())
-    await desk.address.cast(Note("behind it in the batch"))
-    behind = await ask(desk.address, Say("behind it in the batch, too"))
+    behind = await ask(desk.address, Say("behind it in the batch"))
     in_next_batch = await ask(desk.address, Say("in the next batch"))
     desk.gate.set()
     assert await held.outcome() == "held"
+    assert isinstance(await before.outcome(), KeyError)
     for asked in deferred, crashed, behind:
         assert isinstance(await asked.outcome(), ActorCrashed)
     assert await in_next_batch.outcome() == "in the next batch"
@@ -112,56 +82,35 @@ async def test_whatever_was_in_hand_at_a_crash_is_answered_with_actor_crashed(
     assert root.child("clerk").restarts == 1
 
 
-async def test_answers_given_before_the_crash_stand(start: Start, ask: Ask) -> None:
-    desk = Desk(new=BatchClerk)
-    await start(desk.child)
-    await ask(desk.address, Hold("held"))
-    first = await ask(desk.address, Say("first of the batch"))
-    crashed = await ask(desk.address, Boom())
-    desk.gate.set()
-    assert await first.outcome() == "first of the batch"
-    assert isinstance(await crashed.outcome(), ActorCrashed)
-
-
 # Talking to oneself.
 
 
-@dataclass(frozen=True, slots=True)
-class AskYourself(Call[str]):
-    """Ask the actor to call itself, in a task that it starts if so wished."""
-
-    in_a_task: bool
-
-
 class Narcissus(Actor):
-    """Answers a call by calling itself."""
+    """Answers `Defer` with what an actor says whom it asks from a task: itself, or another."""
 
-    def __init__(self, mailbox: Mailbox) -> None:
-        self._address = mailbox.address
+    def __init__(self, asked: Mailbox) -> None:
+        self._asked = asked.address
 
     async def handle(self, batch: list[Envelope]) -> None:
         for envelope in batch:
             match envelope.message:
-                case AskYourself(in_a_task=False):
-                    await self._answer(envelope)
-                case AskYourself(in_a_task=True):
-                    async with trio.open_nursery() as nursery:
-                        nursery.start_soon(self._answer, envelope)
                 case Say(text):
                     envelope.reply(text)
+                case Defer():
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self._answer, envelope)
 
     async def _answer(self, envelope: Envelope) -> None:
         try:
-            envelope.reply(await self._address.call(Say("me")))
+            envelope.reply(await self._asked.call(Say("me")))
         except CallingSelfError as error:
             envelope.fail(error)
 
 
-@pytest.mark.parametrize("in_a_task", [False, True])
-async def test_calling_oneself_is_refused(start: Start, ask: Ask, in_a_task: bool) -> None:
+async def test_calling_oneself_is_refused(start: Start, ask: Ask) -> None:
     mailbox = Mailbox("narcissus", capacity=10)
     await start(actor_child(mailbox, lambda: Narcissus(mailbox), shutdown=1))
-    asked = await ask(mailbox.address, AskYourself(in_a_task))
+    asked = await ask(mailbox.address, Defer())
     assert isinstance(await asked.outcome(), CallingSelfError)
 
 
@@ -171,28 +120,8 @@ async def test_calling_another_actor_is_no_call_to_oneself(start: Start, ask: As
         actor_child(other, lambda: Narcissus(other), shutdown=1),
         actor_child(one, lambda: Narcissus(other), shutdown=1),
     )
-    asked = await ask(one.address, AskYourself(in_a_task=True))
+    asked = await ask(one.address, Defer())
     assert await asked.outcome() == "me"
-
-
-async def test_cast_to_oneself_is_handled_later(start: Start) -> None:
-    desk = Desk()
-
-    class Planner(Actor):
-        async def handle(self, batch: list[Envelope]) -> None:
-            for envelope in batch:
-                match envelope.message:
-                    case Say(text):
-                        await desk.address.cast(Note(f"after {text}"))
-                        desk.journal.append(text)
-                        envelope.reply(text)
-                    case Note(text):
-                        desk.journal.append(text)
-
-    await start(actor_child(desk.mailbox, Planner, shutdown=1))
-    assert await desk.address.call(Say("a")) == "a"
-    await trio.testing.wait_all_tasks_blocked()
-    assert desk.journal == ["a", "after a"]
 
 
 # Stopping.
@@ -204,42 +133,20 @@ async def test_stopping_actor_handles_what_is_in_its_mailbox_then_terminates(
     held = await ask(desk.address, Hold("held"))
     queued = [await ask(desk.address, Say(text)) for text in "ab"]
     await desk.root.begin_stop()
-    desk.gate.set()
-    await desk.root.stop()
-    assert [await a.outcome() for a in (held, *queued)] == ["held", "a", "b"]
-    assert desk.journal == ["init", "held", "a", "b", "terminate"]
-
-
-async def test_message_never_reached_before_the_stop_gets_actor_stopped(
-    start: Start, ask: Ask
-) -> None:
-    desk = Desk(capacity=1)
-    root = await start(desk.child)
-    held = await ask(desk.address, Hold("never"))
-    queued = await ask(desk.address, Say("queued"))
-    for_room = await ask(desk.address, Say("waits for room"), wait_for_room=True)
-    await root.stop()
-    assert held.is_done()
-    assert isinstance(await queued.outcome(), ActorStopped)
-    assert isinstance(await for_room.outcome(), ActorStopped)
-    assert desk.journal == ["init"]
-
-
-async def test_kept_envelope_gets_actor_stopped_when_its_actor_stops(desk: Desk, ask: Ask) -> None:
-    deferred = await ask(desk.address, Defer())
-    await desk.root.stop()
-    assert isinstance(await deferred.outcome(), ActorStopped)
-
-
-async def test_new_call_is_refused_once_the_stop_has_begun(desk: Desk, ask: Ask) -> None:
-    await ask(desk.address, Hold("held"))
-    await desk.root.begin_stop()
     with pytest.raises(ActorStopped):
         await desk.address.call(Say("too late"))
     desk.gate.set()
     await desk.root.stop()
     with pytest.raises(ActorStopped):
         await desk.address.call(Say("much too late"))
+    assert [await a.outcome() for a in (held, *queued)] == ["held", "a", "b"]
+    assert desk.journal == ["init", "held", "a", "b", "terminate"]
+
+
+async def test_kept_envelope_gets_actor_stopped_when_its_actor_stops(desk: Desk, ask: Ask) -> None:
+    deferred = await ask(desk.address, Defer())
+    await desk.root.stop()
+    assert isinstance(await deferred.outcome(), ActorStopped)
 
 
 async def test_crash_during_the_stop_leaves_nobody_waiting(desk: Desk, ask: Ask) -> None:

@@ -4,9 +4,6 @@ It speaks the Chrome DevTools Protocol: JSON messages, each ended by a zero byte
 answered under its number; in between come events.
 """
 
-from __future__ import annotations
-
-import base64
 import itertools
 import json
 import os
@@ -14,14 +11,12 @@ import select
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from .programs import find_program
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PROGRAM = "chromium-headless-shell"
 SECONDS = 60.0
@@ -96,11 +91,6 @@ class Browser:
     def wait_until(self, condition: str) -> None:
         """Return once a condition holds, which is looked at whenever the page changes."""
         self.evaluate(WAIT.format(condition=condition))
-
-    def screenshot(self) -> bytes:
-        """The whole page as PNG."""
-        picture = self._ask("Page.captureScreenshot", format="png", captureBeyondViewport=True)
-        return base64.b64decode(picture["data"])
 
     def other_hosts(self, url: str) -> list[str]:
         """What the browser asked of others than the server at `url`."""

@@ -1,15 +1,14 @@
 """A real nginx in front of a service, with the configuration that production uses."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -21,9 +20,6 @@ from cache_actors.nginx.process import running_nginx
 
 from .programs import find_program
 from .service import free_port
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 NOBODY = 65534
 
@@ -86,6 +82,7 @@ def nginx_before(
             storage=storage,
             runtime=Path(folder),
             user="nobody nogroup" if as_root else None,
+            access_log=Path(folder) / "access.log",
             nginx_version=nginx_version(binary),
         )
         nginx = Nginx(replace(base, **options))
@@ -127,11 +124,14 @@ def shared_storage() -> Iterator[Path]:
         yield storage
 
 
-def new_certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate that nobody has signed, and its key."""
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
+def new_certificate(
+    folder: Path, host: str = "localhost", file: str = "certificate.pem"
+) -> tuple[Path, Path]:
+    """A certificate for a host, in `file`, that nobody has signed, and its key, in `key.pem`."""
+    certificate, key = folder / file, folder / "key.pem"
     options = ["req", "-x509", "-nodes", "-days", "1", "-subj", "/CN=cache", "-newkey", "ec"]
     options += ["-pkeyopt", "ec_paramgen_curve:prime256v1", "-keyout", str(key)]
+    options += ["-addext", f"subjectAltName=DNS:{host}"]
     command = [find_program("openssl"), *options, "-out", str(certificate)]
     subprocess.run(command, capture_output=True, check=True, timeout=60)
     return certificate, key

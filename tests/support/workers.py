@@ -1,12 +1,9 @@
 """Workers as tests see them: their processes, and changed services that consist of several."""
 
-from __future__ import annotations
-
 import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,8 +15,7 @@ from cache_actors.writer_process import client as committer
 from cache_actors.writer_process.__main__ import run
 from cache_actors.writer_process.protocol import WriterConfig
 
-if TYPE_CHECKING:
-    from .service import Service
+from .service import Service
 
 
 def run_service(module: str) -> int:

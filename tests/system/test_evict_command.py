@@ -1,14 +1,13 @@
 """The commands `evict` and `usage` as processes: beside others, interrupted, as another user."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -18,10 +17,6 @@ from tests.support.mounts import require_root
 from tests.support.nginx import NOBODY, shared_storage
 from tests.support.stored import BLOCK_BYTES, DAY, Stored
 from tests.support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -165,15 +160,3 @@ def limit(stored: Stored, files: int) -> list[str]:
     """Options with which so many files may stay, and the pass does not wait for long."""
     held = len(stored.names())
     return [f"--max-bytes={held * BLOCK_BYTES}", f"--target={100 * files / held}"]
-
-
-def test_folder_of_somebody_else_is_named(stored: Stored) -> None:
-    folder = stored.root / "acme" / "app" / "cas"
-    folder.chmod(0o700)
-    done = run_as_nobody("usage", stored.root)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"Cannot look at {folder}: Permission denied\n"
-    done = run_as_nobody("evict", stored.root, "--target=0")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"{stored.root / '.tmp'} belongs to somebody else: ")
-    assert len(stored.names()) == 20

@@ -1,26 +1,28 @@
 """The process: how it starts, refuses to start, stops, and what it says meanwhile."""
 
-from __future__ import annotations
-
-import json
+import ipaddress
 import os
 import signal
-import stat
 import subprocess
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
+from cache_actors.cli.dev.tuist import StandInTuist
 from tests.support.service import (
     CHANGED_COMMAND,
     COMMAND,
     ID,
     Service,
-    client_at,
     client_of,
     constants,
     running_service,
 )
+from tests.support.strace import family, injected
 from tests.support.waiting import eventually
 from tests.support.wire import (
     ask,
@@ -33,13 +35,6 @@ from tests.support.wire import (
 )
 from tests.support.workers import is_alive, worker_pids
 from tests.support.writer_processes import disk_processes
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from cache_actors.cli.dev.tuist import StandInTuist
-
 
 PATIENT = constants(
     dict.fromkeys(
@@ -62,17 +57,17 @@ def workers(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def service(tmp_path: Path, tuist: StandInTuist) -> Iterator[Service]:
-    with running_service(Service(tmp_path / "cas", tuist.url)) as service:
-        yield service
-
-
-@pytest.fixture
 def one_or_several(tmp_path: Path, tuist: StandInTuist, workers: str) -> Iterator[Service]:
     """A service that is one process, and one of several; nothing cuts its stop short by itself."""
     environment = PATIENT | {"WORKERS": workers}
     service = Service(tmp_path / "cas", tuist.url, environment, CHANGED_COMMAND)
     with running_service(service):
+        yield service
+
+
+@pytest.fixture
+def service(tmp_path: Path, tuist: StandInTuist) -> Iterator[Service]:
+    with running_service(Service(tmp_path / "cas", tuist.url)) as service:
         yield service
 
 
@@ -93,37 +88,36 @@ def refused_start(**environment: str) -> subprocess.CompletedProcess[str]:
 
 def test_idle_clients_do_not_hold_up_the_stop(one_or_several: Service) -> None:
     with connected(one_or_several, 20) as idle:
-        for connection in idle[:10]:
+        for connection in idle[10:]:  # so those before them have been accepted too
             assert ask(connection, get_head("/up")).endswith(b"}")
         assert one_or_several.stop() == 0
         assert [read_to_end(connection) for connection in idle] == [b""] * 20
 
 
-def test_request_in_flight_at_the_stop_is_finished(service: Service) -> None:
-    with connect(service) as upload:
-        upload.sendall(upload_head(4, ID) + b"ab")
-        service.let_it_arrive()
-        service.begin_stop()
-        upload.sendall(b"cd")
-        response = read_to_end(upload)
-    assert status_of(response) == 204
-    assert b"connection: close" in response.lower()
-    assert service.wait() == 0
-    assert service.stored(ID) == b"abcd"
-
-
-def test_up_says_that_the_service_drains_to_new_and_to_old_connections(service: Service) -> None:
-    with connect(service) as upload, connect(service) as old:
-        upload.sendall(upload_head(2) + b"a")
-        service.let_it_arrive()
-        service.begin_stop()
-        assert old.recv(1) == b""  # an idle connection is closed
-        draining = service.up()
-        assert draining.status_code == 503
-        assert draining.json()["status"] == "draining"
-        upload.sendall(b"b")
-        assert status_of(read_to_end(upload)) == 204
-    assert service.wait() == 0
+def test_stop_finishes_what_is_in_flight_and_answers_meanwhile(
+    one_or_several: Service, workers: str
+) -> None:
+    names = [f"AAAA{number}" for number in range(int(workers))]
+    with (
+        connected(one_or_several, len(names)) as uploads,
+        connect(one_or_several) as idle,
+    ):
+        for upload, name in zip(uploads, names, strict=True):
+            upload.sendall(upload_head(4, name) + b"ab")
+        one_or_several.let_it_arrive(len(names))
+        one_or_several.begin_stop()
+        assert idle.recv(1) == b""
+        for upload in uploads:
+            for _ in range(4):  # by each worker that has something to finish
+                draining = one_or_several.up()
+                assert (draining.status_code, draining.json()["status"]) == (503, "draining")
+            upload.sendall(b"cd")
+            response = read_to_end(upload)
+            assert status_of(response) == 204
+            assert b"connection: close" in response.lower()
+    assert one_or_several.wait() == 0
+    assert [one_or_several.stored(name) for name in names] == [b"abcd"] * len(names)
+    assert "child_crashed" not in one_or_several.log.read_text()
 
 
 def test_second_signal_cuts_the_stop_short(one_or_several: Service, workers: str) -> None:
@@ -171,42 +165,36 @@ def test_tree_that_cannot_be_mended_ends_the_process(
 # The beginning.
 
 
-def test_listens_on_a_unix_socket_for_its_group(tmp_path: Path, tuist: StandInTuist) -> None:
-    path = tmp_path / "cache.sock"
-    service = Service(tmp_path / "cas", tuist.url, {"SOCKET_PATH": str(path)})
-    with running_service(service, wait=False), client_at(path) as client:
-        service.wait_for_log('"started"')
-        assert client.get("/up").status_code == 200
-        assert stat.S_IMODE(path.stat().st_mode) == 0o770
-        service.stop(signal.SIGKILL)
-        service.start(wait=False)  # in place of the socket that was left behind
-        service.wait_for_log('"started"', times=2)
-        assert client.get("/up").status_code == 200
-        assert service.stop() == 0
-    assert not path.exists()
-
-
-def test_bad_settings_are_all_named_at_once() -> None:
-    run = refused_start(PORT="0", DURABILITY="maybe", TMP_DIR="here")
+def test_bad_settings_are_a_line_each() -> None:
+    run = refused_start(PORT="0", DURABILITY="maybe")
     assert (run.returncode, run.stdout) == (2, "")
-    lines = run.stderr.splitlines()
-    assert [line.split()[0] for line in sorted(lines)] == [
+    assert {line.split()[0] for line in run.stderr.splitlines()} == {
         "DURABILITY",
         "PORT",
         "SERVER_URL",
-        "TMP_DIR",
-    ]
+    }
 
 
-def test_taken_port_is_one_clear_line(tmp_path: Path, service: Service) -> None:
+def test_taken_port_is_one_clear_line(tmp_path: Path, tuist: StandInTuist) -> None:
+    port = urlsplit(tuist.url).port
     run = refused_start(
-        SERVER_URL=service.server_url,
-        PORT=str(service.port),
-        CAS_STORAGE_DIR=str(tmp_path / "other"),
+        SERVER_URL=tuist.url, PORT=str(port), CAS_STORAGE_DIR=str(tmp_path / "other")
     )
     assert run.returncode == 2
-    expected = f"Cannot listen on 127.0.0.1:{service.port}: Address already in use\n"
-    assert run.stdout + run.stderr == expected
+    said = run.stdout + run.stderr
+    listening = f"Cannot listen on 127.0.0.1:{port}: it is taken by process {os.getpid()} ("
+    assert said.startswith(listening), said
+    assert said.count("\n") == 1
+
+
+def test_taken_socket_is_one_clear_line(tmp_path: Path, tuist: StandInTuist) -> None:
+    place = {"SOCKET_PATH": str(tmp_path / "socket")}
+    with running_service(Service(tmp_path / "cas", tuist.url, place), wait=False) as service:
+        service.wait_for_log('"started"')
+        run = refused_start(SERVER_URL=tuist.url, CAS_STORAGE_DIR=str(tmp_path / "other"), **place)
+        said = run.stdout + run.stderr
+        assert run.returncode == 2
+        assert f"socket: it is taken by process {service.pid} (" in said
 
 
 def test_storage_that_cannot_be_used_is_one_clear_line(
@@ -227,21 +215,152 @@ def test_storage_that_cannot_be_used_is_one_clear_line(
 # What it says.
 
 
-def test_log_has_one_line_for_each_request_and_never_a_token(service: Service) -> None:
-    secret = "a-token-that-nobody-may-read"
-    with client_of(service.url) as client:
-        client.post(f"/api/cache/cas/{ID}", content=b"12345", headers={"X-Request-ID": "mine"})
-        client.get(f"/api/cache/cas/{ID}", headers={"Authorization": f"Bearer {secret}"})
-        client.get(f"/api/cache/cas/{ID}?access_token={secret}")
-        client.put("/api/cache/keyvalue", content=b"{" + secret.encode())
-        client.get("/nowhere")
-    service.stop()
-    assert secret not in service.log.read_text()
-    assert [json.loads(line) for line in service.log.read_text().splitlines()]
-    requests = service.logged("request")[-5:]
-    assert [line["status"] for line in requests] == [204, 401, 200, 400, 404]
-    first = requests[0]
-    assert first["request_id"] == "mine"
-    assert first["project"] == "acme/app"
-    assert (first["method"], first["bytes_in"], first["bytes_out"]) == ("POST", 5, 0)
-    assert first["milliseconds"] > 0
+def test_log_has_the_figures_of_each_request_and_never_a_body(
+    tmp_path: Path, tuist: StandInTuist
+) -> None:
+    with (
+        running_service(Service(tmp_path / "cas", tuist.url)) as service,
+        client_of(service.url) as client,
+    ):
+        client.post(f"/api/cache/cas/{ID}", content=b"12345")
+        client.put("/api/cache/keyvalue", content=b"{a-secret")
+        service.stop()
+    assert "a-secret" not in service.log.read_text()
+    stored, refused = service.logged("request")[-2:]
+    assert (stored["project"], stored["status"], refused["status"]) == ("acme/app", 204, 400)
+    assert (stored["bytes_in"], stored["bytes_out"]) == (5, 0)
+    assert stored["milliseconds"] > 0
+
+
+# SIGHUP, which comes when a terminal is closed.
+
+
+def test_hangup_stops_in_order(tmp_path: Path, tuist: StandInTuist, workers: str) -> None:
+    """Also if it comes to all processes of the group, as from a terminal."""
+    service = Service(tmp_path / "cas", tuist.url, {"WORKERS": workers})
+    with running_service(service):
+        for pid in reversed(family(service.pid)):
+            os.kill(pid, signal.SIGHUP)
+        assert service.wait() == 0
+        assert [line["signal"] for line in service.logged("stopping")] == ["SIGHUP"]
+        assert service.logged("child_crashed") == []
+
+
+def test_hangup_that_is_to_be_ignored_is_ignored(tmp_path: Path, tuist: StandInTuist) -> None:
+    """As `nohup` has it."""
+    ignoring = ("sh", "-c", 'trap \'\' HUP; exec "$0" "$@"', *COMMAND)
+    with running_service(Service(tmp_path / "cas", tuist.url, command=ignoring)) as service:
+        assert service.process is not None
+        service.process.send_signal(signal.SIGHUP)
+        service.let_it_arrive()
+        assert service.stop() == 0
+        assert [line["signal"] for line in service.logged("stopping")] == ["SIGTERM"]
+
+
+# What nobody used to be told of.
+
+LARGE_HEAD = b"GET /up?token=secret HTTP/1.1\r\nHost: x\r\nx: " + b"x" * 17_000 + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "method", "path"),
+    [
+        (b"nonsense\r\n\r\n", 400, None, None),
+        (b"GET /up?token=secret HTTP/9.9\r\nHost: x\r\n\r\n", None, None, None),
+        (LARGE_HEAD, 431, "GET", "/up"),
+        (b"GET secret:x HTTP/1.1\r\nHost: x\r\n\r\n", 400, "GET", "secret:x"),
+    ],
+    ids=["no HTTP", "a version", "large", "no path"],
+)
+def test_what_is_refused_as_no_request_is_logged_and_counted(
+    service: Service, sent: bytes, status: int | None, method: str | None, path: str | None
+) -> None:
+    with connect(service) as connection:
+        connection.sendall(sent)
+        response = read_to_end(connection)
+    answered = int(response.split()[1])
+    assert status in (None, answered)
+    request_id = response.lower().split(b"x-request-id: ")[1].split()[0].decode()
+    service.wait_for_log(request_id)
+    (line,) = [each for each in service.logged("request") if each["request_id"] == request_id]
+    assert line["status"] == answered
+    if status is not None:
+        assert (line["method"], line["path"]) == (method, path)
+    assert "token=secret" not in service.log.read_text()
+    counted = f'cache_actors_requests_total{{by="service",route="other",status="{answered}"}}'
+    assert counted in service.up("/metrics").text
+
+
+def test_download_that_a_stop_has_cut_is_logged(
+    tmp_path: Path, tuist: StandInTuist, workers: str
+) -> None:
+    environment = constants({"http.server.listener.DRAIN_SECONDS": 0.5}) | {"WORKERS": workers}
+    service = Service(tmp_path / "cas", tuist.url, environment, CHANGED_COMMAND)
+    size = 20 << 20
+    with running_service(service), client_of(service.url) as client:
+        assert client.post(f"/api/cache/cas/{ID}", content=bytes(size)).status_code == 204
+        with connect(service) as download:
+            query = "account_handle=acme&project_handle=app"
+            download.sendall(
+                f"GET /api/cache/cas/{ID}?{query} HTTP/1.1\r\nHost: x\r\n"
+                "Authorization: Bearer token\r\nX-Request-ID: cut\r\n\r\n".encode()
+            )
+            assert download.recv(12) == b"HTTP/1.1 200"
+            assert service.stop() == 0
+    (line,) = [each for each in service.logged("request") if each["request_id"] == "cut"]
+    assert line["status"] == 200
+    assert 0 <= line["bytes_out"] < size
+
+
+def test_connections_that_cannot_be_taken_are_logged_once_with_their_number(
+    tmp_path: Path, service: Service
+) -> None:
+    trace = tmp_path / "trace"
+    with injected(service, trace, ["accept4", "accept"], "EMFILE"), connect(service):
+        eventually(lambda: trace.read_text().count("(INJECTED)") >= 4)
+        (line,) = service.logged("accept_failed")
+    assert line["reason"] == "Too many open files"
+    with connect(service):
+        service.wait_for_log('"accept_recovered"')
+    assert service.logged("accept_recovered")[0]["failures"] >= 3
+
+
+# What is the operator's.
+
+
+def test_address_of_a_link_is_listened_at(tmp_path: Path, tuist: StandInTuist) -> None:
+    """It has a zone, which says of which link (RFC 4007)."""
+    lines = [line.split() for line in Path("/proc/net/if_inet6").read_text().splitlines()]
+    links = [(address, name) for address, _, _, scope, _, name in lines if scope == "20"]
+    if not links:
+        pytest.skip("there is no address of a link")
+    address, name = links[0]
+    bind = f"{ipaddress.IPv6Address(bytes.fromhex(address))}%{name}"
+    service = Service(tmp_path / "cas", tuist.url, {"BIND": bind})
+    with running_service(service, wait=False):
+        service.wait_for_log('"started"')
+        place = {"BIND": bind, "PORT": str(service.port), "PATH": os.environ["PATH"]}
+        command = (sys.executable, "-m", "cache_actors", "healthcheck")
+        assert subprocess.run(command, env=place, check=False).returncode == 0
+
+
+def test_both_versions_of_ip_are_listened_at(tmp_path: Path, tuist: StandInTuist) -> None:
+    with running_service(Service(tmp_path / "cas", tuist.url, {"BIND": "::"})) as service:
+        url = f"http://[::1]:{service.port}/up"
+        assert httpx.get(url, trust_env=False, timeout=60).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_certificates_that_are_not_there_are_one_clear_line(tmp_path: Path, name: str) -> None:
+    """OpenSSL would trust nobody, and each question to Tuist fail."""
+    missing = f"{tmp_path}/missing.pem\r"  # from a file with CRLF
+    run = refused_start(
+        SERVER_URL="https://127.0.0.1:1",
+        CAS_STORAGE_DIR=str(tmp_path / "cas"),
+        SOCKET_PATH=str(tmp_path / "socket"),
+        **{name: missing},
+    )
+    assert run.returncode == 2
+    said = run.stdout + run.stderr
+    assert f"{name} is {missing!r}, which is not there or may not be read" in said
+    assert said.count("\n") == 1

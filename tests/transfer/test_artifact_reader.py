@@ -1,23 +1,17 @@
 """Artifacts are read in large pieces, and what the disk does is told apart from a miss."""
 
-from __future__ import annotations
-
 import errno
 import os
 import random
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from cache_actors.storage.errors import StorageError
+from cache_actors.storage.files.store import FileStore
 from cache_actors.transfer.artifact_reader import READ_BYTES, Artifact, ArtifactReader
-from tests.actors.helpers import CountingThreads, artifact
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from cache_actors.storage.files.store import FileStore
+from tests.actors.helpers import CountingThreads, artifact, fail_at
 
 BODY = random.randbytes(2 * READ_BYTES + 1000)
 
@@ -42,16 +36,10 @@ def reader(store: FileStore, threads: CountingThreads) -> ArtifactReader:
 
 
 @pytest.fixture
-async def opened(reader: ArtifactReader, path: Path) -> Artifact:
-    """The artifact, open."""
+async def opened(reader: ArtifactReader, path: Path) -> AsyncIterator[Artifact]:
+    """The artifact, open while the test lasts."""
     opened = await reader.open(artifact("A"))
     assert opened is not None
-    return opened
-
-
-@pytest.fixture
-def closing(opened: Artifact) -> Iterator[Artifact]:
-    """The artifact, closed after the test."""
     yield opened
     opened.close()
 
@@ -60,25 +48,25 @@ async def read(opened: Artifact, start: int, end: int) -> list[bytes]:
     return [piece async for piece in opened.read(start, end)]
 
 
-async def test_artifact_is_read_whole(closing: Artifact, path: Path) -> None:
-    assert closing.size == len(BODY)
-    assert closing.mtime == int(os.stat(path).st_mtime)  # noqa: PTH116
-    assert b"".join(await read(closing, 0, closing.size)) == BODY
+async def test_artifact_is_read_whole(opened: Artifact, path: Path) -> None:
+    assert opened.size == len(BODY)
+    assert opened.mtime == int(os.stat(path).st_mtime)  # noqa: PTH116
+    assert b"".join(await read(opened, 0, opened.size)) == BODY
 
 
 @pytest.mark.parametrize(
     ("start", "end"),
     [(0, 1), (5, 5), (10, 1000), (READ_BYTES - 1, READ_BYTES + 1), (len(BODY) - 1, len(BODY))],
 )
-async def test_part_of_an_artifact(closing: Artifact, start: int, end: int) -> None:
-    assert b"".join(await read(closing, start, end)) == BODY[start:end]
+async def test_part_of_an_artifact(opened: Artifact, start: int, end: int) -> None:
+    assert b"".join(await read(opened, start, end)) == BODY[start:end]
 
 
 async def test_one_trip_to_a_thread_opens_and_one_each_reads_a_mebibyte(
-    closing: Artifact, threads: CountingThreads
+    opened: Artifact, threads: CountingThreads
 ) -> None:
     assert threads.trips == 1
-    pieces = await read(closing, 0, len(BODY))
+    pieces = await read(opened, 0, len(BODY))
     assert [len(piece) for piece in pieces] == [READ_BYTES, READ_BYTES, 1000]
     assert threads.trips == 1 + 3
 
@@ -90,19 +78,19 @@ async def test_what_does_not_exist_is_none(reader: ArtifactReader, path: Path) -
 
 
 async def test_artifact_that_is_open_is_read_to_its_end_though_it_was_evicted(
-    closing: Artifact, path: Path
+    opened: Artifact, path: Path
 ) -> None:
     path.unlink()
-    assert b"".join(await read(closing, 0, len(BODY))) == BODY
+    assert b"".join(await read(opened, 0, len(BODY))) == BODY
 
 
 async def test_artifact_that_has_become_shorter_is_an_error_and_not_a_short_body(
-    closing: Artifact, path: Path
+    opened: Artifact, path: Path
 ) -> None:
     os.truncate(path, READ_BYTES + 10)
-    assert b"".join(await read(closing, 0, READ_BYTES + 10)) == BODY[: READ_BYTES + 10]
+    assert b"".join(await read(opened, 0, READ_BYTES + 10)) == BODY[: READ_BYTES + 10]
     with pytest.raises(StorageError):
-        await read(closing, 0, len(BODY))
+        await read(opened, 0, len(BODY))
 
 
 async def test_failing_disk_is_a_storage_error(opened: Artifact) -> None:
@@ -112,12 +100,9 @@ async def test_failing_disk_is_a_storage_error(opened: Artifact) -> None:
 
 
 async def test_disk_that_cannot_be_opened_is_no_miss(
-    reader: ArtifactReader, path: Path, monkeypatch: pytest.MonkeyPatch
+    reader: ArtifactReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing_open(*_: object) -> NoReturn:
-        raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-
-    monkeypatch.setattr(os, "open", failing_open)
+    fail_at(monkeypatch, "open", errno.EACCES)
     with pytest.raises(StorageError, match="Permission denied") as caught:
         await reader.open(artifact("A"))
-    assert str(path) not in str(caught.value)
+    assert "/secret/path" not in str(caught.value)

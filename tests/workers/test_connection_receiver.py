@@ -1,9 +1,7 @@
 """The worker's end of the channel: it takes connections, and says how far it is."""
 
-from __future__ import annotations
-
 import socket
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -13,9 +11,6 @@ import trio.testing
 from cache_actors.workers.connection_receiver import ConnectionReceiver
 from cache_actors.workers.protocol import CONNECTION, Drain, Progress
 from tests.support.waiting import LIMIT
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @pytest.fixture
@@ -112,11 +107,9 @@ async def test_closed_worker_takes_nothing_that_still_comes(parent: Parent, work
 
 
 async def test_connection_waits_for_the_next_incarnation_of_the_listener(
-    channel: tuple[socket.socket, socket.socket], parent: Parent, nursery: trio.Nursery
+    parent: Parent, worker: Worker, nursery: trio.Nursery
 ) -> None:
-    worker = Worker(channel[1])
     worker.serving.cancel()
-    nursery.start_soon(worker.run)
     client = await parent.hand()
     await client.send_all(b"abc")
     await trio.testing.wait_all_tasks_blocked()

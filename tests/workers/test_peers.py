@@ -1,10 +1,8 @@
 """Reports: the whole service, as the shared reports of its processes show it."""
 
-from __future__ import annotations
-
 import time
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -17,9 +15,6 @@ from cache_actors.workers.peers import PARENT, REPORT_SECONDS, ProcessReport, Re
 from cache_actors.workers.shared_report import SharedReport
 from tests.support.metrics import Scrape, new_metrics
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 NAMES = ("worker_1", "worker_2")
 TREE = Status(
     "cache_actors",
@@ -30,10 +25,7 @@ OWN_TREE = replace(TREE, children=(Status("kv_store", State.RUNNING, depth=0),))
 PARENT_TREE = Status(
     PARENT,
     State.RUNNING,
-    children=(
-        *(Status(name, State.RUNNING) for name in NAMES),
-        Status("acceptor", State.RUNNING),
-    ),
+    children=(*(Status(name, State.RUNNING) for name in NAMES), Status("acceptor", State.RUNNING)),
 )
 
 
@@ -68,29 +60,33 @@ def test_workers_trees_are_below_them(peers: WorkerPeers) -> None:
     assert tree.is_healthy()
 
 
-def test_what_does_not_run_in_another_worker_is_seen(
-    shared_reports: dict[str, SharedReport], peers: WorkerPeers
-) -> None:
-    put(shared_reports["worker_2"], replace(TREE, children=(Status("kv_store", State.STARTING),)))
-    assert not peers.tree(OWN_TREE).is_healthy()
-
-
-def test_worker_whose_report_is_late_is_stuck(
-    shared_reports: dict[str, SharedReport], peers: WorkerPeers
+@pytest.mark.parametrize(
+    ("name", "tree", "age", "stuck"),
+    [
+        ("worker_2", TREE, STUCK_AFTER + 1, ["worker_2"]),
+        ("worker_2", None, 0, ["worker_2"]),
+        ("worker_2", replace(TREE, children=(Status("kv_store", State.STARTING),)), 0, []),
+        (PARENT, PARENT_TREE, STUCK_AFTER + 1, [PARENT]),
+        (PARENT, None, 0, []),
+    ],
+    ids=["worker late", "worker silent", "child starting", "parent late", "parent silent"],
+)
+def test_whoever_reports_late_or_not_at_all_or_no_good_is_seen(
+    shared_reports: dict[str, SharedReport],
+    peers: WorkerPeers,
+    name: str,
+    tree: Status | None,
+    age: float,
+    stuck: list[str],
 ) -> None:
     put(shared_reports["worker_2"], TREE, age=STUCK_AFTER / 2)
     assert peers.tree(OWN_TREE).is_healthy()
-    put(shared_reports["worker_2"], TREE, age=STUCK_AFTER + 1)
-    tree = peers.tree(OWN_TREE)
-    assert [child.stuck for child in tree.children] == [False, True, False]
-    assert not tree.is_healthy()
-
-
-def test_worker_that_runs_without_a_report_is_stuck(
-    shared_reports: dict[str, SharedReport], peers: WorkerPeers
-) -> None:
-    shared_reports["worker_2"].clear()
-    assert peers.tree(OWN_TREE).children[1].stuck
+    shared_reports[name].clear()
+    if tree is not None:
+        put(shared_reports[name], tree, age)
+    seen = peers.tree(OWN_TREE)
+    assert [each.name for each in (seen, *seen.children) if each.stuck] == stuck
+    assert not seen.is_healthy()
 
 
 def test_worker_that_does_not_run_is_shown_as_the_parent_knows_it(
@@ -102,20 +98,6 @@ def test_worker_that_does_not_run_is_shown_as_the_parent_knows_it(
     tree = peers.tree(OWN_TREE)
     assert tree.children[1] == down
     assert not tree.is_healthy()
-
-
-def test_parent_whose_report_is_late_is_stuck(
-    shared_reports: dict[str, SharedReport], peers: WorkerPeers
-) -> None:
-    put(shared_reports[PARENT], PARENT_TREE, age=STUCK_AFTER + 1)
-    assert peers.tree(OWN_TREE).stuck
-
-
-def test_without_the_parents_report_nothing_is_healthy(
-    shared_reports: dict[str, SharedReport], peers: WorkerPeers
-) -> None:
-    shared_reports[PARENT].clear()
-    assert not peers.tree(OWN_TREE).is_healthy()
 
 
 async def test_reports_come_every_second_and_when_there_is_news(
@@ -183,3 +165,15 @@ def test_what_one_process_knows_of_a_successor_all_know(
     assert peers.is_replaced(own=True)
     shared_reports[name].write(msgspec.msgpack.encode(ProcessReport(TREE, replaced=True)))
     assert peers.is_replaced(own=False)
+
+
+def test_what_one_process_knows_of_nginx_all_tell(
+    peers: WorkerPeers, shared_reports: dict[str, SharedReport]
+) -> None:
+    assert peers.nginx_troubles(()) == ()
+    own = ("log_not_counted",)
+    other = ProcessReport(
+        Status("cache_actors", State.RUNNING), nginx_troubles=("files_not_opened",)
+    )
+    shared_reports["worker_2"].write(msgspec.msgpack.encode(other))
+    assert peers.nginx_troubles(own) == ("files_not_opened", "log_not_counted")

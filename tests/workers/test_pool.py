@@ -1,10 +1,8 @@
 """The pool and its links: which worker gets a connection, and what becomes of it when one ends."""
 
-from __future__ import annotations
-
 import socket
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -14,9 +12,7 @@ import trio.testing
 from cache_actors.workers.channel import MAX_UNTAKEN, SLOW_SECONDS, WorkerChannel
 from cache_actors.workers.pool import Pool
 from cache_actors.workers.protocol import CONNECTION, Drain, Progress
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+from tests.supervision.small_actors import Task
 
 
 class WorkerEnd:
@@ -112,16 +108,6 @@ def clients() -> Iterator[Clients]:
 READY = Progress(ready=True)
 
 
-async def test_workers_take_turns(
-    pool: Pool, worker: WorkerEnd, other: WorkerEnd, clients: Clients
-) -> None:
-    await worker.say(READY)
-    await other.say(READY)
-    ports = clients.put_into(pool, 6)
-    assert worker.received() == ports[::2]
-    assert other.received() == ports[1::2]
-
-
 async def test_connection_goes_to_the_worker_that_has_the_fewest(
     pool: Pool, worker: WorkerEnd, other: WorkerEnd, clients: Clients
 ) -> None:
@@ -171,20 +157,15 @@ async def test_connections_wait_for_room(
     await pool.wait_for_room()
     ports = clients.put_into(pool, MAX_UNTAKEN)
     assert worker.received() == ports
-    room = trio.Event()
-
-    async def wait_for_room() -> None:
-        await pool.wait_for_room()
-        room.set()
-
-    nursery.start_soon(wait_for_room)
+    room = Task[None]()
+    nursery.start_soon(room.run, pool.wait_for_room())
     late = clients.put_into(pool, 1)
     await trio.testing.wait_all_tasks_blocked()
     assert worker.received() == []
-    assert not room.is_set()
+    assert not room.is_done()
     await worker.say(Progress(ready=True, taken=2))
     assert worker.received() == late
-    await room.wait()
+    await room.result()
 
 
 async def test_what_a_worker_had_not_taken_goes_to_another_when_it_ends(
@@ -230,18 +211,13 @@ async def test_all_are_told_to_drain_and_waited_for(
     pool.drain(replaced=True)
     assert pool.is_draining()
     assert worker.drain() == other.drain() == Drain(replaced=True)
-    closed = trio.Event()
-
-    async def wait() -> None:
-        await pool.wait_closed()
-        closed.set()
-
-    nursery.start_soon(wait)
+    closed = Task[None]()
+    nursery.start_soon(closed.run, pool.wait_closed())
     await worker.say(Progress(ready=True, closed=True))
     await trio.testing.wait_all_tasks_blocked()
-    assert not closed.is_set()
+    assert not closed.is_done()
     await other.say(Progress(closed=True))
-    await closed.wait()
+    await closed.result()
 
 
 async def test_what_nobody_takes_is_closed_in_the_end(pool: Pool, clients: Clients) -> None:

@@ -1,13 +1,9 @@
 """Hands that are a process: what they are told and tell, and that they end together."""
 
-from __future__ import annotations
-
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -17,6 +13,7 @@ from cache_actors.kinds import Kind
 from cache_actors.storage.capacity import Capacity
 from cache_actors.storage.entries import EntryWrite, MissingArtifact
 from cache_actors.storage.files.store import FileStore, Publication, Published
+from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.layout import TEMPORARY, Key
 from cache_actors.writer_process import client
 from cache_actors.writer_process.client import (
@@ -26,10 +23,6 @@ from cache_actors.writer_process.client import (
     supervised,
 )
 from tests.actors.helpers import PROJECT, artifact
-from tests.support.waiting import eventually
-
-if TYPE_CHECKING:
-    from cache_actors.storage.files.temporary import TemporaryFolder
 
 LIMIT = 60.0
 SMALL = (b"two ", b"pieces")
@@ -122,37 +115,24 @@ async def test_process_that_is_killed_is_noticed(store: FileStore, is_stopped: b
     assert not publication(store, "A").path.exists()
 
 
-async def test_process_that_is_killed_while_it_is_idle_is_noticed_at_once(
-    store: FileStore,
+@pytest.mark.parametrize("is_idle", [True, False])
+async def test_killed_process_is_one_error_whoever_notices_it(
+    store: FileStore, is_idle: bool
 ) -> None:
+    """The watch alone, or a batch together with it."""
     process = ArtifactWriterProcess(store, lambda _: None)
 
     async def live() -> None:
         async with supervised(process):
             os.kill(process._process.pid, signal.SIGKILL)
-            await trio.sleep_forever()
-
-    with trio.fail_after(LIMIT), pytest.raises(WriterProcessDied):
-        await live()
-
-
-async def test_watch_and_batch_that_notice_it_together_raise_one_error(store: FileStore) -> None:
-    process = ArtifactWriterProcess(store, lambda _: None)
-
-    async def live() -> None:
-        async with supervised(process):
-            os.kill(process._process.pid, signal.SIGKILL)
+            if is_idle:
+                await trio.sleep_forever()
             with trio.CancelScope(shield=True):
                 await process._process.wait()
             raise WriterProcessDied("a batch has noticed it")
 
     with trio.fail_after(LIMIT), pytest.raises(WriterProcessDied):
         await live()
-
-
-async def test_process_is_not_in_the_group_that_a_terminal_interrupts(store: FileStore) -> None:
-    async with ArtifactWriterProcess(store, lambda _: None) as process:
-        assert os.getpgid(process._process.pid) == process._process.pid
 
 
 async def kill_soon(process: ArtifactWriterProcess) -> None:
@@ -206,29 +186,3 @@ async def test_process_inherits_nothing_but_its_channel(store: FileStore) -> Non
         found = [str(fd.readlink()) for fd in Path(f"/proc/{process._process.pid}/fd").iterdir()]
     assert len([name for name in found if name.startswith("socket:")]) == 1
     assert not [name for name in found if str(store._temporary.path) in name]
-
-
-PARENT = """
-import sys, pathlib, trio
-from cache_actors.writer_process.client import ArtifactWriterProcess
-from cache_actors.storage.files.store import FileStore
-from cache_actors.storage.files.temporary import TemporaryFolder
-root = pathlib.Path(sys.argv[1])
-async def main():
-    store = FileStore(root, TemporaryFolder(root / ".tmp"), durable=True)
-    async with ArtifactWriterProcess(store, lambda _: None) as process:
-        print(process._process.pid, flush=True)
-        await trio.sleep_forever()
-trio.run(main)
-"""
-
-
-def test_process_ends_with_its_parent(storage: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(storage)], stdout=subprocess.PIPE
-    ) as parent:
-        assert parent.stdout is not None
-        child = Path(f"/proc/{int(parent.stdout.readline())}")
-        parent.kill()
-    eventually(lambda: not child.exists())
-    assert folders(storage) == 1  # the parent's own, which the next start removes

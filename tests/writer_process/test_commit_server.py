@@ -1,12 +1,10 @@
 """What the process does once its parent is gone: nothing that somebody else may have undone."""
 
-from __future__ import annotations
-
 import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -24,10 +22,6 @@ from cache_actors.writer_process.protocol import (
     framed,
 )
 from tests.support.waiting import LIMIT
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 ENTRY = Key(Project("acme", "app"), Kind.KEYVALUE, "0~A")
 SLOW = """
@@ -52,32 +46,18 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def commit(root: Path) -> Iterator[Callable[[bytes, bool], object]]:
-    """Store an entry for a parent that is there, or not."""
-    temporary = TemporaryFolder(root / TEMPORARY)
-
-    def commit(body: bytes, parent_is_there: bool) -> object:
-        committer = CommitServer(
-            WriterConfig(-1, str(root), True), temporary, lambda: parent_is_there
-        )
-        return committer.commit(putting(body)).outcomes[0]
-
-    yield commit
-    temporary.remove()
-
-
 def putting(body: bytes) -> PutRequest:
     return PutRequest([EntryItem("acme", "app", ENTRY.id, body, ())])
 
 
-def test_entry_does_not_replace_another_when_the_parent_is_gone(
-    root: Path, commit: Callable[[bytes, bool], object]
-) -> None:
-    assert commit(b"first", True) == Done()
+def test_entry_does_not_replace_another_when_the_parent_is_gone(root: Path) -> None:
+    config, temporary = WriterConfig(-1, str(root), True), TemporaryFolder(root / TEMPORARY)
+    before = CommitServer(config, temporary, lambda: True)
+    assert before.commit(putting(b"first")).outcomes == [Done()]
     with pytest.raises(ClientGone):
-        commit(b"second", False)
+        CommitServer(config, temporary, lambda: False).commit(putting(b"second"))
     assert ENTRY.path(root).read_bytes() == b"first"
+    temporary.remove()
 
 
 def test_threads_see_at_once_whether_the_other_end_is_there() -> None:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from cache_actors.http.routes.artifacts import DIGEST_HEADER
 from cache_actors.kinds import Kind
 from cache_actors.storage.layout import Key
+from cache_actors.storage.needs import is_readable_by
 
 from .access_times import AtimePolicy, atime_policy_of
 from .result import CheckResult, Verdict
@@ -53,7 +55,7 @@ def check_reads(
         trust_env=False,
     ) as client:
         try:
-            yield _look(client, f"/api/cache/cas/{entry.id}", path)
+            yield _look(client, f"/api/cache/cas/{entry.id}", path, settings.cas_storage_dir)
         except httpx.HTTPError as error:
             yield _broken(f"{url} gives no answer: {error}", "Look at the URL, and at nginx.")
         except OSError as error:
@@ -64,8 +66,11 @@ def check_reads(
                 path.unlink()
 
 
-def _look(client: httpx.Client, route: str, path: Path) -> CheckResult:
+def _look(client: httpx.Client, route: str, path: Path, storage: Path) -> CheckResult:
     for answer in (client.post(route, content=b"check"), client.get(route)):
+        is_missed = answer.status_code == httpx.codes.NOT_FOUND and path.exists()
+        if is_missed or DIGEST_HEADER in answer.headers:  # which the service sends, and not nginx
+            return _broken(*_not_found(path, storage))
         if not answer.is_success:
             text = (
                 f"{answer.request.method} there answers {answer.status_code}: {answer.text[:200]}"
@@ -84,6 +89,21 @@ def _look(client: httpx.Client, route: str, path: Path) -> CheckResult:
             )
             text = "they do not count (noatime, read-only)"
             return CheckResult(SUBJECT, Verdict.WARNING, text, advice)
+
+
+def _not_found(path: Path, storage: Path) -> tuple[str, str]:
+    """Why nginx may not find the file at `path`, and what to do about it."""
+    group = storage.stat().st_gid
+    above = [*reversed(path.relative_to(storage).parents)]
+    for each in (*(storage / folder for folder in above), path):
+        if not is_readable_by(group, each):
+            advice = f"Give it to group {group}, with modes 2750 and 640, and see `check`."
+            return f"nginx does not find what is stored: {each} is not its group's to read", advice
+    advice = (
+        f"Make nginx's user a member of group {group} and restart nginx (a reload does not do), "
+        f"and let that user through all that is above {storage}."
+    )
+    return f"nginx does not find what is stored in {storage}", advice
 
 
 def _broken(text: str, advice: str) -> CheckResult:

@@ -51,7 +51,9 @@ async def store_artifact(request: Request, artifact_id: str) -> Response:
     key = await _key(request, artifact_id)
     digest = _declared_digest(request)
     body = request.body.limit(request.app.settings.max_upload_bytes)
-    published = await request.services.writer.store(key, body, request.content_length, digest)
+    published = await request.services.writer.store(
+        key, body, request.content_length, digest, request.owner
+    )
     request.duplicate = published is Published.EXISTS
     return empty_response()
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 PROJECT_HEADER = "X-Cache-Project"
 """Header that tells nginx the project's canonical name, from which it builds paths."""
 
+MAX_TOKEN_BYTES = 16 * 1024
+"""In bytes. nginx compares with the same: `$cache_token_is_long` in platform/nginx/http.conf."""
+
 ERROR_HEADER = "X-Cache-Error"
 """Header that tells nginx the JSON to answer its client with."""
 
@@ -25,6 +28,18 @@ _REFUSALS = {
     Access.UNAUTHORIZED: (HTTPStatus.UNAUTHORIZED, "Unauthorized"),
     Access.FORBIDDEN: (HTTPStatus.FORBIDDEN, "You don't have access to this project"),
 }
+
+
+def refuse_long_token(request: Request) -> None:
+    """Refuse a token that is longer than any that is remembered.
+
+    Raises:
+        HttpError: 431.
+    """
+    if len(request.headers.get("Authorization", "")) > len("Bearer ") + MAX_TOKEN_BYTES:
+        message = f"The token is longer than {MAX_TOKEN_BYTES} bytes"
+        status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        raise HttpError(status, message, {"Connection": "close"})
 
 
 async def authorized_project(request: Request) -> Project:
@@ -39,6 +54,7 @@ async def authorized_project(request: Request) -> Project:
     project = project_in(request.query_string)
     request.project = project
     _allow(await _decide(request, project))
+    request.owner = (project, hash(request.headers["Authorization"]))
     return project
 
 

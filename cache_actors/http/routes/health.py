@@ -21,7 +21,7 @@ from cache_actors.storage.health import StorageState
 from cache_actors.supervision import State
 
 from .page import is_wanted, page_response
-from .up_schema import Eviction, Health, LastPass, Node, Storage, encode_answer
+from .up_schema import Eviction, Health, LastPass, Nginx, Node, Storage, encode_answer
 
 if TYPE_CHECKING:
     from cache_actors.http.request import Request
@@ -53,6 +53,7 @@ async def up(request: Request) -> Response:
         round(time.monotonic() - request.services.since, 1),
         _storage(request.services.storage()),
         _eviction(request.services.eviction()),
+        Nginx(tuple(request.services.nginx_troubles())),
         request.services.recent(),
         _node(tree),
     )

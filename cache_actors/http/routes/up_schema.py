@@ -77,6 +77,12 @@ class Storage(msgspec.Struct, frozen=True):
     free_inodes: int | None = None
 
 
+class Nginx(msgspec.Struct, frozen=True):
+    """What nginx could not do by itself lately."""
+
+    troubles: tuple[str, ...] = ()
+
+
 class Health(msgspec.Struct, frozen=True):
     """The whole answer. `recent` has a value for each step of time, the latest last."""
 
@@ -85,6 +91,7 @@ class Health(msgspec.Struct, frozen=True):
     uptime_seconds: float | None = None
     storage: Storage | None = None
     eviction: Eviction | None = None
+    nginx: Nginx | None = None
     recent: Figures | None = None
     tree: Node | None = None
 

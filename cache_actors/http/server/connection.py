@@ -9,6 +9,7 @@ task, no channel and no timer. With that come these differences:
 * It speaks HTTP/1.1 and 1.0 only. An upgrade, to WebSocket or HTTP/2, is ignored, as RFC 9110
   (section 7.8) allows: the request is answered as if it had not been asked for.
 * What a connection raises ends that connection only.
+* A client that sends a body too slowly is given up; see `Connection.read`.
 * A client that does not read its response for `SEND_SECONDS` is given up.
 * Errors in the protocol are answered with JSON, as all others are.
 * The head of a response goes out with what follows it.
@@ -56,6 +57,7 @@ SEND_SECONDS = 60.0
 seconds."""
 
 MAX_HEADER_BYTES = 16 * 1024
+"""Of all headers without the token, which has a limit of its own; of the target too."""
 
 FIRST_READ = 16 * 1024
 MIN_READ, MAX_READ = 2 * 1024, 64 * 1024
@@ -85,6 +87,7 @@ class Connection:
         self._context = context
         self.idle_since: float | None = trio.current_time()
         self.ended = False
+        self._patience = 0.0  # seconds that the client may still have others wait for a body
 
     async def run(self) -> None:
         """Answer request after request, until one side closes the connection."""
@@ -100,6 +103,11 @@ class Connection:
         finally:
             self._socket.close()
 
+    def begin_request(self) -> None:
+        """A request has come, whose body may be on its way."""
+        self.idle_since = None
+        self._patience = self._app.body_timeout
+
     def end_if_idle(self, since: float) -> None:
         """Close the connection if it has been idle since `since`, in `trio.current_time()`.
 
@@ -113,8 +121,13 @@ class Connection:
     async def read(self) -> bytes:
         """The next bytes from the client; empty if it will send no more.
 
+        While a request is under way, patience with its client is limited: it has `body_timeout`
+        seconds in all, and wins them back with what it sends, one for each `min_body_rate`
+        bytes. So neither a pause nor bytes that come one by one hold anything for long, however
+        much has come before.
+
         Raises:
-            BodyStalled: a request is under way, and nothing has come of its body for too long.
+            BodyStalled: it has none left.
         """
         size = self._share() if self.idle_since is None else min(FIRST_READ, self._share())
         waited = False
@@ -128,6 +141,11 @@ class Connection:
                 return b""
             else:
                 break
+        if self._app.min_body_rate:
+            won = len(data) / self._app.min_body_rate
+            self._patience = min(self._app.body_timeout, self._patience + won)
+        else:
+            self._patience = self._app.body_timeout
         if not waited:  # a client that is fast lets others have their turn
             await trio.lowlevel.checkpoint()
         return data
@@ -136,11 +154,13 @@ class Connection:
         if self.idle_since is not None:
             await trio.lowlevel.wait_readable(self._socket)
             return
+        began = trio.current_time()
         try:
-            with trio.fail_after(self._app.body_timeout):
+            with trio.fail_after(max(0.0, self._patience)):
                 await trio.lowlevel.wait_readable(self._socket)
         except trio.TooSlowError:
             raise BodyStalled(self._app.body_timeout) from None
+        self._patience -= trio.current_time() - began
 
     async def send(self, pieces: list[bytes]) -> None:
         """Send `pieces`, to a client that reads them.
@@ -209,6 +229,7 @@ class _Protocol(H11Protocol):
         self._inline = _Inline()
         self._output: list[bytes] = []
         self._request_id = ""
+        self._wants_no_body = False
         super().__init__(
             app,  # type: ignore[arg-type]
             config,
@@ -223,16 +244,19 @@ class _Protocol(H11Protocol):
 
     async def answer_next(self) -> None:
         """Wait for a request and answer it, or end the connection if there is none."""
+        self._wants_no_body = False
         try:
             event = await self._next_event()
         except h11.RemoteProtocolError as error:
             if not self._connection.ended:
+                self._request_id = request_id("")
+                self._application.log_refusal(self._request_id, error.error_status_hint)
                 await self._refuse(error.error_status_hint)
             return
         if not isinstance(event, h11.Request):
             self._connection.ended = True
             return
-        self._connection.idle_since = None
+        self._connection.begin_request()
         if self.connection.they_are_waiting_for_100_continue:
             await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=[]))
         await self._create_stream(event)
@@ -306,9 +330,17 @@ class _Protocol(H11Protocol):
 
     async def _create_stream(self, request: h11.Request) -> None:
         headers = dict(request.headers)
+        self._wants_no_body = request.method == b"HEAD"
         self._request_id = headers.get(b"x-request-id", b"").decode("latin-1")
         refusal = _refusal(request, headers)
         if refusal is not None:
+            self._request_id = request_id(self._request_id)
+            self._application.log_refusal(
+                self._request_id,
+                refusal,
+                request.method.decode("latin-1"),
+                request.target.decode("latin-1"),
+            )
             await self._send_error_response(refusal)
             await self.send(Closed())
             return
@@ -337,7 +369,8 @@ class _Protocol(H11Protocol):
                 headers=list(chain(headers, self.config.response_headers("h11"))),
             )
         )
-        await self._send_h11_event(h11.Data(data=body))
+        if not self._wants_no_body:
+            await self._send_h11_event(h11.Data(data=body))
         await self._send_h11_event(h11.EndOfMessage())
 
 
@@ -345,7 +378,8 @@ def _refusal(request: h11.Request, headers: dict[bytes, bytes]) -> HTTPStatus | 
     """The status to refuse a request with that h11 has let through, if it has to be refused."""
     if request.http_version not in (b"1.0", b"1.1"):
         return HTTPStatus.HTTP_VERSION_NOT_SUPPORTED
-    if sum(len(name) + len(value) for name, value in request.headers) > MAX_HEADER_BYTES:
+    size = sum(len(name) + len(value) for name, value in request.headers)
+    if size - len(headers.get(b"authorization", b"")) > MAX_HEADER_BYTES:
         return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
     if len(request.target) > MAX_HEADER_BYTES:
         return HTTPStatus.REQUEST_URI_TOO_LONG

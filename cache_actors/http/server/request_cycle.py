@@ -9,11 +9,13 @@ What remains to be done by hand is the rest of a body that the handler did not w
 mark of its end. Hypercorn cannot finish a response while that lies unread in its queue, and closing
 a socket with unread bytes resets it, which can cost the client the response that it is about to
 read. So the response is sent, then the rest is read and dropped for a while, and then the response
-is ended.
+is ended. Behind nginx a client that speaks HTTP/2 would have its stream reset by an early response,
+and some take that for a failure: nginx says so, and then the rest is dropped before the response.
 """
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -35,13 +37,17 @@ LINGER_SECONDS = 5.0
 
 LINGER_BYTES = 32 * 1024 * 1024
 """Largest rest of an unwanted body that is dropped, in bytes; with more, the connection is closed
-instead."""
+instead. If the largest upload is larger, it is as much as that."""
+
+BODY_HEADER = "X-Cache-Body"
+"""Header that nginx sends if the body has to be read before the response."""
 
 
 class RequestCycle(TrioASGIHTTPConnection):
     """Handles one request in one task."""
 
     app: CacheApp
+    _sent: int
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Handle the request, answer it, and log it."""
@@ -52,15 +58,22 @@ class RequestCycle(TrioASGIHTTPConnection):
         if _has_no_body(request):
             await request.body.pull()  # the mark of its end, which is there already
         began = trio.current_time()
-        sent = 0
-        with self.app.in_flight.one():
-            response = await self.app.handle_request(request)
-            if response.status_code != CLIENT_CLOSED_REQUEST:
-                sent = await self._respond(request, response, send)
-        self.app.log_request(request, response.status_code, sent, trio.current_time() - began)
+        # What is said of a request that the end of the service has overtaken.
+        status: int = HTTPStatus.SERVICE_UNAVAILABLE
+        self._sent = 0
+        try:
+            with self.app.in_flight.one():
+                response = await self.app.handle_request(request)
+                status = response.status_code
+                if not request.body.complete and BODY_HEADER in request.headers:
+                    await _drop_rest(request)
+                if status != CLIENT_CLOSED_REQUEST:
+                    await self._respond(request, response, send)
+        finally:
+            self.app.log_request(request, status, self._sent, trio.current_time() - began)
 
-    async def _respond(self, request: Request, response: Response, send: ASGISendCallable) -> int:
-        """Send the response, and return how many bytes of body that were."""
+    async def _respond(self, request: Request, response: Response, send: ASGISendCallable) -> None:
+        """Send the response, and count the bytes of its body."""
         response.headers["X-Request-ID"] = request.id
         if self.app.in_flight.draining:
             response.headers["Connection"] = "close"
@@ -69,13 +82,12 @@ class RequestCycle(TrioASGIHTTPConnection):
             "status": response.status_code,
             "headers": encode_headers(response.headers),
         }
-        sent = 0
         try:
             async with response.response as pieces:
                 await send(cast("ASGISendEvent", start))
                 async for piece in pieces:
                     await send(_body(piece, more=True))
-                    sent += len(piece)
+                    self._sent += len(piece)
             if not request.body.complete:
                 await _drop_rest(request)
             await send(_body(b"", more=False))
@@ -83,7 +95,6 @@ class RequestCycle(TrioASGIHTTPConnection):
             # The response has begun. Returning without its end makes Hypercorn close the
             # connection, from which the client sees that it is incomplete.
             self.app.log.exception("response_aborted", request_id=request.id, exc_info=errors)
-        return sent
 
 
 def _body(piece: bytes, *, more: bool) -> ASGISendEvent:
@@ -97,8 +108,9 @@ def _has_no_body(request: Request) -> bool:
 
 async def _drop_rest(request: Request) -> None:
     """Read what is left of the request's body and forget it, if it is not too much."""
+    most = max(LINGER_BYTES, request.app.settings.max_upload_bytes)
     with trio.move_on_after(LINGER_SECONDS) as patience:
-        while not request.body.complete and request.body.received < LINGER_BYTES:
+        while not request.body.complete and request.body.received < most:
             try:
                 await request.body.pull()
             except (ClientDisconnected, BodyStalled):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import time
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -25,13 +26,14 @@ from cache_actors.storage.capacity import Capacity
 from cache_actors.storage.health import StorageHealth
 from cache_actors.storage.integrity.quarantine import DAMAGE, Quarantine
 from cache_actors.storage.integrity.validation import ValidFiles
+from cache_actors.storage.needs import try_storing
 
 from .commit import Written, attempt, commit
-from .folders import Folders, sync_folder
+from .folders import Folders, is_complete, sync_folder
 from .group_sync import GroupSync
 from .last_use import last_use, touch, touch_path
 from .open_file import OpenFile
-from .temporary import TemporaryFile, TemporaryFolder
+from .temporary import TemporaryFile, TemporaryFolder, device_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -150,8 +152,14 @@ class FileStore:
         self._temporary = temporary
         self.durable = durable
         self._group_sync = GroupSync(synced)
-        self._folders = Folders(root, self._sync_folder)
-        self._device = root.stat().st_dev
+        self._folders = Folders(root, self._sync_parent)
+        folder = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._device = device_of(folder)
+            status = os.fstat(folder)
+        finally:
+            os.close(folder)
+        self._group = status.st_gid if status.st_mode & stat.S_ISGID else None
         self._publishing: set[Path] = set()  # being published at the moment
         self.health = StorageHealth()
         self.quarantine = Quarantine(root)
@@ -184,7 +192,7 @@ class FileStore:
         Raises:
             OSError: the disk failed, or is full; `file` must be discarded.
         """
-        here = file if self.same_filesystem(file) else self._temporary.create()
+        here = file if self.can_link(file) else self._temporary.create()
         try:
             if here is not file:
                 here.copy_from(file)
@@ -257,27 +265,25 @@ class FileStore:
         """Call `action(folder)`, after making that folder below the root, to stay."""
         self._folders.call_in(folder, action, folder)
 
-    def same_filesystem(self, file: TemporaryFile) -> bool:
-        """Whether `file` lies on the same file system as what is stored."""
-        return file.device() == self._device
+    def can_link(self, file: TemporaryFile) -> bool:
+        """Whether `file` can be linked among what is stored, and is nginx's to read there.
+
+        It lies on the same file system, and belongs to the group that the storage hands down.
+        """
+        return file.device() == self._device and self._group in (None, file.group())
 
     def probe(self) -> None:
-        """Find out whether a file can be written now, and note it in `health`, with the room."""
-        self.health.note([attempt(self._probe, PROBE_BYTES)])
-        with suppress(OSError):
-            room = os.statvfs(self.root)
-            self.health.note_room(room.f_bavail * room.f_frsize, room.f_favail)
+        """Find out whether files can be stored now, and note it in `health`, with the room."""
+        with self.health.probed():
+            self.health.note([attempt(self._probe, PROBE_BYTES)])
+            with suppress(OSError):
+                room = os.statvfs(self.root)
+                inodes = room.f_favail if room.f_files else None  # some file systems count none
+                self.health.note_room(room.f_bavail * room.f_frsize, inodes)
 
     def _probe(self, size: int) -> None:
         self.capacity.check_room(size)
-        file = self._temporary.create()
-        try:
-            file.reserve(size)
-            file.write([b"probe"])
-            file.seal()
-            self._sync_file(file)
-        finally:
-            file.discard()
+        try_storing(self._temporary.path, self._temporary, durable=self.durable, reserve=size)
 
     def _is_published(self, path: Path) -> bool:
         """Whether there is an artifact at `path`, and a whole one; it is in use from then on."""
@@ -419,10 +425,27 @@ class FileStore:
 
     def _sync_folders(self, folders: set[Path]) -> dict[Path, OSError | None]:
         """Sync folders, and return what went wrong with each."""
+        made_again: set[Path] = set()
+
+        def sync(folder: Path) -> None:
+            if not (sync_folder(folder) if self.durable else is_complete(folder.stat())):
+                made_again.add(folder)
+
         if not self.durable:
-            return dict.fromkeys(folders)
-        syncs = [partial(sync_folder, folder) for folder in folders]
-        return dict(zip(folders, self._group_sync.run(syncs), strict=True))
+            looks = {folder: attempt(sync, folder) for folder in folders}
+            return looks | self._folders.settle(made_again)
+
+        failures = self._group_sync.run([partial(sync, folder) for folder in folders])
+        return dict(zip(folders, failures, strict=True)) | self._folders.settle(made_again)
+
+    def _sync_parent(self, folder: Path) -> None:
+        """Sync a folder in which others have been made."""
+        if self.durable:
+
+            def sync() -> None:
+                sync_folder(folder)
+
+            _raise_first(self._group_sync.run([sync]))
 
     def _sync_file(self, file: TemporaryFile) -> None:
         _raise_first(self._sync_files([file]))

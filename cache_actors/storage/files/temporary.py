@@ -18,14 +18,15 @@ import shutil
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from cache_actors.storage.errors import OF_THE_MOMENT, Unfit
 from cache_actors.storage.integrity.checksum import StoredChecksum, write_checksum
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 FILE_MODE = 0o640
 FOLDER_MODE = 0o2750
@@ -33,6 +34,10 @@ FOLDER_MODE = 0o2750
 passes on to what is made inside."""
 
 _NO_ANONYMOUS_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}
+
+CANNOT_LOCK = "its folders cannot be locked (flock)"
+LOCK_ADVICE = "Use a local disk, or NFS version 3 mounted with local_lock=flock, on one host."
+
 PREFIX = "cache-actors-"
 """Prefix of the folders' names. Whatever else lies beside them, as in /tmp, is not touched."""
 
@@ -75,6 +80,12 @@ class TemporaryFile:
         else:
             self._reserved = size
 
+    def release(self) -> None:
+        """Give back the room that has been set aside and is not written to."""
+        if self._reserved > self.size:
+            os.ftruncate(self._fd, self.size)
+        self._reserved = 0
+
     def write(self, chunks: Sequence[bytes]) -> None:
         """Append `chunks`."""
         for chunk in chunks:
@@ -106,8 +117,7 @@ class TemporaryFile:
 
     def seal(self) -> None:
         """End the file where its bytes end, and record what they are."""
-        if self._reserved > self.size:
-            os.ftruncate(self._fd, self.size)
+        self.release()
         write_checksum(self._fd, StoredChecksum(self.digest(), self.size))
         self.is_sealed = True
 
@@ -128,9 +138,13 @@ class TemporaryFile:
         """
         os.fdatasync(self._fd)
 
-    def device(self) -> int:
-        """The file system that the file lies on."""
-        return os.fstat(self._fd).st_dev
+    def device(self) -> tuple[int, str]:
+        """The file system that the file lies on, and where that is mounted."""
+        return device_of(self._fd)
+
+    def group(self) -> int:
+        """The group that may read the file."""
+        return os.fstat(self._fd).st_gid
 
     def link(self, target: Path) -> None:
         """Give the file the name `target` too.
@@ -190,7 +204,13 @@ class TemporaryFolder:
         while True:
             path = self._parent / (PREFIX + uuid4().hex)
             path.mkdir(mode=0o750)
-            lock = _lock(path)
+            try:
+                lock = _lock(path)
+            except OSError as error:
+                path.rmdir()
+                if error.errno in OF_THE_MOMENT:
+                    raise
+                raise Unfit(error.errno, f"{CANNOT_LOCK}: {error.strerror}", LOCK_ADVICE) from error
             if lock is not None:
                 break
         self.path, self._lock = path, lock
@@ -238,6 +258,16 @@ class TemporaryFolder:
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._descriptors)
         os.close(self._lock)
+
+
+def device_of(fd: int) -> tuple[int, str]:
+    """The file system of an open file, and its mount: no file can be linked from one to another.
+
+    Two mounts of one file system, such as two volumes of a container, have the same device.
+    """
+    info = Path(f"/proc/self/fdinfo/{fd}").read_text()
+    mount = next((line for line in info.splitlines() if line.startswith("mnt_id:")), "")
+    return os.fstat(fd).st_dev, mount
 
 
 def sweep(parent: Path) -> None:

@@ -1,19 +1,18 @@
 """The folder of sockets, and the link that nginx connects to."""
 
-from __future__ import annotations
-
+import errno
+import os
 import socket
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cache_actors.cli.check import sockets as sockets_module
 from cache_actors.cli.check.result import CheckResult, Verdict
 from cache_actors.cli.check.sockets import check_sockets
 from cache_actors.runtime.listen_socket import CannotListen, bind
 from cache_actors.settings import Settings
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -32,12 +31,11 @@ def findings(**where: Any) -> dict[str, CheckResult]:
     return {finding.subject: finding for finding in check_sockets(settings(**where))}
 
 
-def test_nothing_is_said_of_a_port() -> None:
-    assert findings() == {}
-
-
-def test_folder_without_an_instance_is_ok(sockets: Path) -> None:
+def test_folder_is_looked_at_if_there_are_to_be_sockets(sockets: Path) -> None:
+    assert "socket folder" not in findings()  # with a port
     assert {found.verdict for found in findings(socket_dir=sockets).values()} == {Verdict.OK}
+    missing = findings(socket_dir=sockets / "missing")
+    assert missing["socket folder"].verdict is Verdict.BROKEN
 
 
 @pytest.mark.parametrize(
@@ -49,11 +47,6 @@ def test_folder_that_nginx_may_not_use_is_told(sockets: Path, mode: int, words: 
         found = findings(**where)["socket folder"]
         assert found.verdict is Verdict.WARNING
         assert words in found.text
-
-
-def test_missing_folder_is_broken(tmp_path: Path) -> None:
-    found = findings(socket_dir=tmp_path / "missing")
-    assert found["socket folder"].verdict is Verdict.BROKEN
 
 
 @pytest.mark.parametrize("in_folder", ["", "/0123456789ab.sock"], ids=["path", "folder"])
@@ -89,3 +82,38 @@ def test_link_is_followed(sockets: Path) -> None:
 def test_what_is_in_the_way_of_the_link_is_broken(sockets: Path) -> None:
     (sockets / "current.sock").mkdir()
     assert findings(socket_dir=sockets)["current.sock"].verdict is Verdict.BROKEN
+
+
+def test_folder_is_tried_by_making_what_a_service_makes_and_nothing_is_left(
+    sockets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not every file system has sockets, and not every one has links."""
+    assert findings(socket_dir=sockets)["socket folder"].verdict is Verdict.OK
+    assert list(sockets.iterdir()) == []
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    for thing in "symlink", "replace":
+        with monkeypatch.context() as patch:
+            patch.setattr(os, thing, refuse)
+            found = findings(socket_dir=sockets)["socket folder"]
+        assert found.verdict is Verdict.BROKEN
+        assert "cannot have sockets and links: Operation not supported" in found.text
+        assert list(sockets.iterdir()) == []
+
+
+def test_port_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        found = findings(port=port)["port"]
+        assert found.verdict is Verdict.WARNING
+        assert f"port {port} of 127.0.0.1 is taken by process {os.getpid()} (" in found.text
+        monkeypatch.setattr(sockets_module, "listener_at", lambda *_: "process 7 (cache-actors)")
+        assert findings(port=port)["port"].verdict is Verdict.OK
+    free = findings(port=port)["port"]
+    assert (free.verdict, free.advice) == (Verdict.OK, None)
+    elsewhere = findings(port=port, bind="192.0.2.1")["port"]
+    assert elsewhere.verdict is Verdict.BROKEN
+    assert elsewhere.advice is not None
+    assert "BIND" in elsewhere.advice

@@ -1,7 +1,5 @@
 """The picture in a terminal, of every answer that there may be."""
 
-from __future__ import annotations
-
 import io
 import json
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from cache_actors.cli import format as words
 from cache_actors.cli.status.view import view
 from cache_actors.http.routes.up_schema import NotAnAnswer, read_answer
 from tests.support import up_answers
@@ -84,3 +83,19 @@ def test_nothing_in_an_answer_is_taken_for_markup_or_control_codes() -> None:
 def test_other_things_are_not_answers(body: bytes) -> None:
     with pytest.raises(NotAnAnswer):
         read_answer(body)
+
+
+@pytest.mark.parametrize(("kind", "figure", "told"), up_answers.FIGURES)
+def test_figures_in_words(kind: str, figure: float | None, told: str) -> None:
+    assert getattr(words, f"in_{kind}")(figure) == told
+
+
+def test_text_cannot_tell_the_terminal_anything() -> None:
+    assert words.printable("a\x1b[31m\r\nb") == "a[31mb"
+
+
+def test_what_nginx_could_not_do_is_told_if_there_is_any() -> None:
+    assert "nginx" not in drawn(up_answers.PLAIN | {"nginx": {"troubles": []}})
+    troubles = ["decisions_not_remembered", "log_not_emptied"]
+    picture = drawn(up_answers.PLAIN | {"nginx": {"troubles": troubles}})
+    assert "nginx: decisions not remembered, log not emptied\n" in picture

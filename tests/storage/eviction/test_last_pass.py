@@ -1,14 +1,10 @@
 """One pass at a time; what the last one did is known to all, and nothing hangs on it."""
 
-from __future__ import annotations
-
 import json
 import os
 import stat
-import subprocess
-import sys
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
 
 import pytest
 
@@ -18,22 +14,13 @@ from cache_actors.storage.eviction.last_pass import (
     PassReport,
     last_eviction,
 )
+from cache_actors.storage.eviction.status import EvictionMonitor
 from cache_actors.storage.integrity.scrub import ScrubLock
 from cache_actors.storage.layout import LAST_EVICTION
+from tests.storage.stores import open_descriptors
 from tests.support.mounts import require_root, tmpfs
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 REPORT = PassReport(1_700_000_000.123456, 1.5, 10, 20, 3000, 86_400.25, 30, 40, 5000, 99.5)
-HOLDER = """
-import sys
-from pathlib import Path
-from cache_actors.storage.eviction.last_pass import EvictionLock
-with EvictionLock(Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
 
 
 def complete(root: Path, report: PassReport) -> None:
@@ -110,33 +97,19 @@ def test_report_on_a_full_disk_is_lost_and_no_error(tmp_path: Path) -> None:
 
 
 def test_second_pass_over_a_storage_is_refused(root: Path, tmp_path: Path) -> None:
-    before = os.listdir("/proc/self/fd")  # noqa: PTH208
+    before = open_descriptors()
     with EvictionLock(root) as lock:
-        inside = os.listdir("/proc/self/fd")  # noqa: PTH208
+        inside = open_descriptors()
         with pytest.raises(EvictionRunning, match="Another eviction of this storage is running"):
             EvictionLock(root)
-        assert os.listdir("/proc/self/fd") == inside  # noqa: PTH208
+        assert open_descriptors() == inside
         with EvictionLock(tmp_path):
             pass
         lock.completed(REPORT)
-    assert os.listdir("/proc/self/fd") == before  # noqa: PTH208
+    assert open_descriptors() == before
     assert last_eviction(root) == REPORT
     with EvictionLock(root):
         pass
-
-
-def test_lock_holds_between_processes_and_ends_with_a_killed_one(root: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(EvictionRunning):
-            EvictionLock(root)
-        holder.kill()
-        holder.wait()
-        with EvictionLock(root):
-            pass
 
 
 def test_storage_that_is_not_there_has_no_lock(root: Path) -> None:
@@ -161,11 +134,15 @@ def test_file_that_root_makes_belongs_to_the_storages_owner(root: Path) -> None:
     assert stat.S_IMODE(status.st_mode) == 0o640
 
 
-def test_everything_in_a_report_is_a_total() -> None:
-    values: dict[str, Any] = asdict(REPORT)
-    assert all(isinstance(value, int | float) for value in values.values())
-
-
 def test_scrub_does_not_keep_it_away(root: Path) -> None:
     with ScrubLock(root), EvictionLock(root):
         pass
+
+
+def test_failure_is_over_with_the_next_pass_but_has_been_counted() -> None:
+    record = EvictionMonitor()
+    record.note_failure("the disk cannot be read")
+    record.note_failure("nor now")
+    assert (record.status().failure, record.status().failures) == ("nor now", 2)
+    record.note_pass(REPORT)
+    assert (record.status().failure, record.status().failures) == (None, 2)

@@ -4,17 +4,15 @@ Passes of eviction are generators here, and anything may happen between two of t
 happens within a step, in other processes, is left to `tests/system/test_eviction_races.py`.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -25,17 +23,12 @@ from cache_actors.storage.capacity import Amount
 from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
 from cache_actors.storage.eviction.cutoff import Cutoff, cutoff
 from cache_actors.storage.eviction.scan import Scan
-from cache_actors.storage.eviction.sweep import Sweep
+from cache_actors.storage.eviction.sweep import Step, Sweep
 from cache_actors.storage.files.last_use import last_use
 from cache_actors.storage.files.store import RECENT_NS, FileStore, Publication
 from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.layout import TEMPORARY, Key, Project
 from cache_actors.storage.references import references, references_in
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from cache_actors.storage.eviction.sweep import Step
 
 PROJECTS = [Project("acme", "app"), Project("acme", "lib")]
 ARTIFACTS = [hashlib.sha256(bytes([number])).hexdigest().upper() for number in range(4)]

@@ -1,21 +1,16 @@
 """A batch goes through its stages together, and what one item meets hurts no other."""
 
-from __future__ import annotations
-
 import errno
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import pytest
 
 from cache_actors.storage.files.commit import Written, commit
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from cache_actors.storage.files.temporary import TemporaryFile
+from cache_actors.storage.files.temporary import TemporaryFile
 
 STAGES = ["write", "sync", "name"]
 
@@ -178,7 +173,3 @@ def test_next_one_that_shares_a_path_gets_its_turn_if_the_first_fails(
     assert isinstance(first, OSError)
     assert others == ["named b", "named a2", "duplicate_outcome"]
     assert disk.events.count("write b") == 1
-
-
-def test_nothing_is_nothing(disk: Disk) -> None:
-    assert disk.commit() == []

@@ -1,7 +1,5 @@
 """Temporary files, and folders of them that never outlive their owner for long."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import hashlib
@@ -10,9 +8,10 @@ import os
 import shutil
 import stat
 import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -25,12 +24,8 @@ from cache_actors.storage.files.temporary import (
     sweep,
 )
 from cache_actors.storage.integrity.checksum import StoredChecksum, read_checksum
-from tests.storage.stores import open_descriptors, refusing
+from tests.storage.stores import open_descriptors, refuse_anonymous_files, refusing
 from tests.support.mounts import tmpfs
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from multiprocessing.connection import Connection
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -57,21 +52,6 @@ def content_of(file: TemporaryFile) -> bytes:
 
 def is_open(fd: int) -> bool:
     return Path(f"/proc/self/fd/{fd}").exists()
-
-
-def refuse_anonymous_files(patch: pytest.MonkeyPatch, number: int) -> list[int]:
-    """Make `os.open` raise error `number` for O_TMPFILE; return a list that grows with each try."""
-    really_open = os.open
-    tries: list[int] = []
-
-    def refusing_open(path: str | Path, flags: int, mode: int = 0o777) -> int:
-        if flags & os.O_TMPFILE == os.O_TMPFILE:
-            tries.append(flags)
-            raise OSError(number, os.strerror(number))
-        return really_open(path, flags, mode)
-
-    patch.setattr(os, "open", refusing_open)
-    return tries
 
 
 # Folders and their owners.
@@ -114,14 +94,6 @@ def test_folder_without_an_owner_is_removed_with_all_in_it(parent: Path) -> None
     before = open_descriptors()
     sweep(parent)
     assert list(parent.iterdir()) == []
-    assert open_descriptors() == before
-
-
-def test_removed_folder_leaves_no_descriptors_open(parent: Path) -> None:
-    before = open_descriptors()
-    folder = TemporaryFolder(parent)
-    folder.create().discard()
-    folder.remove()
     assert open_descriptors() == before
 
 

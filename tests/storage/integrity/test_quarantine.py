@@ -1,14 +1,14 @@
 """Broken files are moved out of everyone's way, and nothing else ever is."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re
 import stat
 import time
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -25,10 +25,6 @@ from cache_actors.storage.layout import QUARANTINE
 from cache_actors.storage.project_lock import exclusive, shared
 from tests.storage.stores import refusing
 from tests.support.mounts import require_root, tmpfs
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 NOBODY = 65534
 
@@ -153,38 +149,6 @@ def test_good_file_is_not_put_back_over_a_later_one(
     monkeypatch.setattr(os, "link", link)
     assert quarantine.take(path, inode_of(path)) is None
     assert path.read_bytes() == b"later"
-    assert held(root) == []
-
-
-def test_link_is_moved_and_not_what_it_leads_to(
-    quarantine: Quarantine, path: Path, tmp_path: Path
-) -> None:
-    path.rename(tmp_path / "elsewhere")
-    path.symlink_to(tmp_path / "elsewhere")
-    target = quarantine.take(path, inode_of(path))
-    assert target is not None
-    assert target.is_symlink()
-    assert not path.is_symlink()
-    assert (tmp_path / "elsewhere").read_bytes() == b"broken"
-
-
-def test_folder_is_moved_with_what_is_in_it(quarantine: Quarantine, path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-    (path / "file").write_bytes(b"inside")
-    target = quarantine.take(path, inode_of(path))
-    assert target is not None
-    assert (target / "file").read_bytes() == b"inside"
-    assert not path.exists()
-
-
-def test_file_that_cannot_be_moved_is_where_it_was(
-    quarantine: Quarantine, root: Path, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "rename", refusing(errno.ENOSPC))
-    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
-        quarantine.take(path, inode_of(path))
-    assert path.read_bytes() == b"broken"
     assert held(root) == []
 
 

@@ -14,41 +14,35 @@ that the service itself has answered with 204 carries the header `X-Soak`, which
 
 The processes that write to the disk fail in the same way.
 
-Run as `python -m tests.support.soak_service`.
+Run as `python -m tests.soak.service`.
 """
-
-from __future__ import annotations
 
 import errno
 import os
 import random
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cache_actors.actors.auth_cache import AuthCache
 from cache_actors.actors.disk_writer import DiskWriter
 from cache_actors.actors.kv_store import KeyValueStore
 from cache_actors.cli.serve import run_process
-from cache_actors.http.responses import empty_response
+from cache_actors.http.responses import Response, empty_response
 from cache_actors.http.routes import artifacts
 from cache_actors.settings import load_settings
 from cache_actors.storage.files import folders, temporary
 from cache_actors.storage.files import store as files
 from cache_actors.storage.files.store import FileStore
 from cache_actors.storage.integrity import checksum as record
+from cache_actors.supervision import Actor, Envelope
 from cache_actors.writer_process.client import ArtifactWriterProcess, EntryWriterProcess
+from tests.support.workers import run_as_writer_process_if_asked
 
-from .workers import run_as_writer_process_if_asked
+Handle = Callable[[Any, list[Envelope]], Awaitable[None]]
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from cache_actors.http.responses import Response
-    from cache_actors.supervision import Actor, Envelope
-
-    Handle = Callable[[Any, list[Envelope]], Awaitable[None]]
 
 MARK = "X-Soak"
 """The header of uploads that the service itself has acknowledged."""
@@ -234,7 +228,7 @@ def mark_answers() -> None:
 if __name__ == "__main__":
     its_flags = Flags(Path(os.environ["SOAK_FLAGS"]))
     break_storage(its_flags)
-    run_as_writer_process_if_asked("tests.support.soak_service")
+    run_as_writer_process_if_asked("tests.soak.service")
     break_actors(its_flags)
     mark_answers()
     sys.exit(run_process(load_settings()))
