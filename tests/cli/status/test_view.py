@@ -85,9 +85,17 @@ def test_other_things_are_not_answers(body: bytes) -> None:
         read_answer(body)
 
 
+FORMATS = {
+    "figures": words.format_number,
+    "percent": words.format_percent,
+    "bytes": words.format_bytes,
+    "time": words.format_seconds,
+}
+
+
 @pytest.mark.parametrize(("kind", "figure", "told"), up_answers.FIGURES)
 def test_figures_in_words(kind: str, figure: float | None, told: str) -> None:
-    assert getattr(words, f"in_{kind}")(figure) == told
+    assert FORMATS[kind](figure) == told
 
 
 def test_text_cannot_tell_the_terminal_anything() -> None:
