@@ -1,5 +1,5 @@
 # The hosts, as NixOS systems. Once, to pin nixpkgs: nix flake lock ./platform, and commit flake.lock.
-# The first time is described in docs/deployment.md; from then on:
+# The first time is described in docs/how-to/deployment.md; from then on:
 #
 #   nixos-rebuild switch --flake ./platform#production --target-host deploy@cache.example.com --sudo
 {

@@ -1,9 +1,9 @@
 """The metrics: every name that `/metrics` tells, what it means, and who counts it.
 
 Those that something has to count as it happens are attributes of `Metrics`; those that can be read
-from records when somebody asks are in `records.py`. To add one, add it to one of the two, and to
-docs/operations.md. Wherever it makes sense they are totals, so that those of several processes can
-be added up.
+from records when somebody asks are in `collectors.py`. To add one, add it to one of the two, and to
+docs/reference/metrics.md. Wherever it makes sense they are totals, so that those of several
+processes can be added up.
 """
 
 from __future__ import annotations

@@ -352,7 +352,7 @@ def dashboard() -> dict[str, Any]:
     return {
         "uid": "cache-actors",
         "title": "Cache Actors",
-        "description": "A build cache for Tuist: see docs/operations.md.",
+        "description": "A build cache for Tuist: see docs/how-to/monitoring.md.",
         "tags": ["cache-actors"],
         "schemaVersion": 41,
         "editable": True,

@@ -203,9 +203,9 @@ def _client(base_url: str, headers: dict[str, str] | None = None, **how: Any) ->
     """A client that uses each connection once.
 
     Behind nginx a request that is refused before its body has been read may cost its connection
-    (docs/nginx.md), which would be the next test's. Kept connections have tests of their own. It is
-    the server that is told to close them: httpx, told to keep none, closes some that another thread
-    has just been given.
+    (docs/how-to/nginx.md), which would be the next test's. Kept connections have tests of their
+    own. It is the server that is told to close them: httpx, told to keep none, closes some that
+    another thread has just been given.
     """
     once = {**(headers or {}), "Connection": "close"}
     return httpx.Client(base_url=base_url, trust_env=False, timeout=TIMEOUT, headers=once, **how)

@@ -14,7 +14,7 @@ from cache_actors.storage.health import StorageHealth
 from tests.support.metrics import TREE, Scrape, new_metrics, told_metrics
 from tests.support.programs import find_program
 
-OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+OPERATIONS = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 
 
 @pytest.fixture

@@ -15,7 +15,9 @@ from .promql import grouping, promtool, told, unknown
 
 PROJECT = Path(__file__).parents[2]
 OBSERVABILITY = PROJECT / "platform" / "observability"
-OPERATIONS = "docs/operations.md"
+RUNBOOK = "docs/how-to/runbook.md"
+LOGS = "docs/reference/logs.md"
+METRICS = "docs/reference/metrics.md"
 
 GROUPS: list[dict[str, Any]] = yaml.safe_load((OBSERVABILITY / "alerts.yml").read_text())["groups"]
 ALERTS: dict[str, dict[str, Any]] = {
@@ -103,7 +105,7 @@ def test_alert_says_how_urgent_it_is_and_what_it_means(name: str) -> None:
 @each_alert
 def test_alert_has_a_paragraph_of_the_runbook(name: str) -> None:
     page, _, anchor = ALERTS[name]["annotations"]["runbook_url"].partition("#")
-    assert page == OPERATIONS
+    assert page == RUNBOOK
     assert anchor == anchor_of(name)
     parts = re.findall(r"^\*\*(\w+):\*\*", runbook()[name], re.MULTILINE)
     assert parts == ["Means", "Look", "Do", "Over"]
@@ -115,8 +117,8 @@ def test_runbook_is_of_the_alerts_in_their_order() -> None:
 
 
 def test_runbook_leads_nowhere_that_is_not_there() -> None:
-    anchors = {anchor_of(each) for each in re.findall(r"^#+ (.+)$", operations(), re.MULTILINE)}
-    assert set(re.findall(r"\]\(#([^)]+)\)", operations())) <= anchors
+    anchors = {anchor_of(each) for each in re.findall(r"^#+ (.+)$", text_of(RUNBOOK), re.MULTILINE)}
+    assert set(re.findall(r"\]\(#([^)]+)\)", text_of(RUNBOOK))) <= anchors
 
 
 def test_runbook_uses_commands_and_metrics_that_there_are() -> None:
@@ -128,7 +130,7 @@ def test_runbook_uses_commands_and_metrics_that_there_are() -> None:
 
 
 def test_runbook_can_be_pasted_into_a_shell() -> None:
-    blocks = re.findall(r"^```bash\n(.*?)^```", operations(), re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```bash\n(.*?)^```", text_of(RUNBOOK), re.DOTALL | re.MULTILINE)
     assert len(blocks) > len(ALERTS)
     for block in blocks:
         run = subprocess.run(
@@ -138,21 +140,20 @@ def test_runbook_can_be_pasted_into_a_shell() -> None:
 
 
 def test_runbook_looks_for_events_that_are_logged() -> None:
-    logged = re.findall(r"^\| (`.*?) \| [a-z, ]+ \|", operations(), re.MULTILINE)
+    logged = re.findall(r"^\| (`.*?) \| [a-z, ]+ \|", text_of(LOGS), re.MULTILINE)
     events = set(re.findall(r"`(\w+)`", " ".join(logged)))
     for wanted in re.findall(r"\blogs '?([a-z_|]+)", "\n".join(runbook().values())):
         for event in wanted.split("|"):
             assert any(each.startswith(event) for each in events), event
 
 
-def operations() -> str:
-    return (PROJECT / OPERATIONS).read_text()
+def text_of(page: str) -> str:
+    return (PROJECT / page).read_text()
 
 
 def runbook() -> dict[str, str]:
     """The paragraphs of the runbook, by heading."""
-    _, _, text = operations().partition("\n## At three in the morning\n")
-    _, *sections = re.split(r"^### (.+)$", text, flags=re.MULTILINE)
+    _, *sections = re.split(r"^## (.+)$", text_of(RUNBOOK), flags=re.MULTILINE)
     return dict(zip(sections[::2], sections[1::2], strict=True))
 
 
@@ -177,6 +178,6 @@ def test_prometheus_asks_where_nginx_listens() -> None:
     assert address == "127.0.0.1"
     assert f"default = {port};" in (PROJECT / "platform/nginx.nix").read_text()
     assert f"METRICS_PORT:-{port}" in (PROJECT / "platform/compose.yml").read_text()
-    assert target in operations()
+    assert target.partition(":")[2] in text_of(METRICS)
     jobs = set(re.findall(r'job="([^"]+)"', " ".join(each["expr"] for each in ALERTS.values())))
     assert jobs == {job["job_name"]}

@@ -342,7 +342,7 @@ class Client:
                 answer = client.request(method, f"{path}?{query_of(entry.project)}", **how)
             except httpx.TransportError:
                 # An upload that is refused before its body has been read may cost its connection,
-                # says docs/nginx.md: the next request finds out, and is sent again on another one.
+                # says docs/how-to/nginx.md: the next request finds out, and is sent again.
                 if direct or sends_body or not self._may_have_lost_connection:
                     raise
                 self._may_have_lost_connection = False
