@@ -62,9 +62,9 @@ def eviction_of(stored: Stored) -> Sweep:
 
 
 def surveyed(stored: Stored) -> Scan:
-    survey = Scan(stored.now)
-    list(survey.run(stored.root))
-    return survey
+    scan = Scan(stored.now)
+    list(scan.run(stored.root))
+    return scan
 
 
 def scrubbed(stored: Stored) -> Scrub:
@@ -80,10 +80,10 @@ def test_third_kind_counts_as_artifact_and_goes_by_its_own_last_use(
     stored: Stored, third: Kind
 ) -> None:
     old, recent = put_away(stored, third, 1, DAY), put_away(stored, third, 2, HOUR)
-    survey = surveyed(stored)
+    scan = surveyed(stored)
     at, later = stored.at(DAY), stored.at(HOUR)
-    assert survey.holdings == {APP: ProjectUsage(2, 2 * BLOCK_BYTES, 0, 0, at, later)}
-    assert len(survey.histogram.buckets) == 2
+    assert scan.usage == {APP: ProjectUsage(2, 2 * BLOCK_BYTES, 0, 0, at, later)}
+    assert len(scan.histogram.buckets) == 2
     dry, eviction = eviction_of(stored), eviction_of(stored)
     list(dry.look([APP]))
     assert dry.removed.artifacts == 1
@@ -107,7 +107,7 @@ def test_scrub_leaves_any_content_of_third_kind_alone(stored: Stored, third: Kin
 def test_deeper_shards_are_seen_by_survey_eviction_and_scrub(stored: Stored) -> None:
     old, recent = stored.artifact(1, DAY), stored.artifact(2, HOUR)
     assert old.parent.parent.parent == APP.path(stored.root) / "cas"
-    assert surveyed(stored).holdings[APP].artifacts == 2
+    assert surveyed(stored).usage[APP].artifacts == 2
     report = scrubbed(stored).report
     assert (report.files, report.unknown) == (2, 0)
     list(eviction_of(stored).run([APP]))

@@ -103,7 +103,7 @@ class DiskWriterClient:
             try:
                 source = upload.source()
                 message = Publish(path, source)
-                # The writer reads from a temporary file: it must not be discarded under its hands.
+                # The writer reads from a temporary file: it must not be discarded meanwhile.
                 with trio.CancelScope(shield=not isinstance(source, tuple)):
                     return await self._writer.call(message, wait_for_room=True)
                 raise AssertionError("a scope that nobody cancels has swallowed something")
@@ -130,7 +130,7 @@ class DiskWriter(Actor):
     It has no state but the disk, so there is nothing for a crash to lose.
 
     Args:
-        hands: publish small artifacts.
+        committer: publishes small artifacts.
         store: where large ones go, from a thread.
         evictor: told of what has been stored.
         threads: for large artifacts.

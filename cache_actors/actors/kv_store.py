@@ -111,7 +111,7 @@ class KeyValueStore(Actor):
 
     Args:
         store: where the files are.
-        hands: write them.
+        committer: writes them.
         evictor: told of what has been stored.
         memory_bytes: how much memory the recent entries may take.
         threads: for reads.

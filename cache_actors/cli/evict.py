@@ -74,7 +74,7 @@ def run_evict(
                 _show_progress(eviction)
             finally:  # what has gone is known, come what may
                 report = eviction.report()
-                if lock is not None and eviction.survey.complete:  # else what is left is not known
+                if lock is not None and eviction.scan.complete:  # else what is left is not known
                     lock.completed(report)
                 _print(eviction, report, as_json=as_json, dry_run=dry_run)
     except (KeyboardInterrupt, ParentGone):
@@ -109,12 +109,12 @@ def _show_progress(eviction: EvictionPass) -> None:
     ) as progress:
         bar = progress.add_task("Looking", total=None, gone="")
         for _ in eviction.run():
-            survey, gone = eviction.survey, eviction.removed
+            scan, gone = eviction.scan, eviction.removed
             progress.update(
                 bar,
-                description="Evicting" if survey.complete else "Looking",
-                total=(eviction.excess.bytes or None) if survey.complete else survey.folders,
-                completed=gone.bytes if survey.complete else survey.folders_done,
+                description="Evicting" if scan.complete else "Looking",
+                total=(eviction.excess.bytes or None) if scan.complete else scan.folders,
+                completed=gone.bytes if scan.complete else scan.folders_done,
                 gone=format_bytes(gone.bytes),
             )
 

@@ -35,17 +35,17 @@ def run_usage(storage: Path, *, as_json: bool) -> int:
     Raises:
         CannotLook: the folder cannot be read.
     """
-    survey = Scan(time.time_ns())
+    scan = Scan(time.time_ns())
     try:
-        for _ in survey.run(storage):
+        for _ in scan.run(storage):
             pass
         disk = Capacity(storage).usage()
     except OSError as error:
         where = error.filename or storage
         raise CannotLook(f"Cannot look at {where}: {error.strerror}") from error
-    held = sorted(survey.holdings.items(), key=lambda each: -each[1].bytes)
+    held = sorted(scan.usage.items(), key=lambda each: -each[1].bytes)
     if as_json:
-        rows = [_row(survey, project, each) for project, each in held]
+        rows = [_row(scan, project, each) for project, each in held]
         click.echo(msgspec.json.encode({"disk_used_percent": disk.share * 100, "projects": rows}))
         return 0
     table = Table("project", "artifacts", "bytes", "entries", "bytes", "oldest use", "latest use")
@@ -56,25 +56,25 @@ def run_usage(storage: Path, *, as_json: bool) -> int:
             format_bytes(each.artifact_bytes),
             str(each.entries),
             format_bytes(each.entry_bytes),
-            format_seconds(_seconds(survey, each.oldest_use)),
-            format_seconds(_seconds(survey, each.latest_use)),
+            format_seconds(_seconds(scan, each.oldest_use)),
+            format_seconds(_seconds(scan, each.latest_use)),
         )
     print_table(table)
-    click.echo(f"{format_bytes(survey.bytes)} stored; the disk is {disk.share:.0%} full")
+    click.echo(f"{format_bytes(scan.bytes)} stored; the disk is {disk.share:.0%} full")
     return 0
 
 
-def _row(survey: Scan, project: Project, held: ProjectUsage) -> dict[str, object]:
+def _row(scan: Scan, project: Project, held: ProjectUsage) -> dict[str, object]:
     return {
         "project": str(project),
         "artifacts": held.artifacts,
         "artifact_bytes": held.artifact_bytes,
         "entries": held.entries,
         "entry_bytes": held.entry_bytes,
-        "oldest_use_seconds": _seconds(survey, held.oldest_use),
-        "latest_use_seconds": _seconds(survey, held.latest_use),
+        "oldest_use_seconds": _seconds(scan, held.oldest_use),
+        "latest_use_seconds": _seconds(scan, held.latest_use),
     }
 
 
-def _seconds(survey: Scan, used: int | None) -> float | None:
-    return None if used is None else max(0.0, (survey.now - used) / _SECOND)
+def _seconds(scan: Scan, used: int | None) -> float | None:
+    return None if used is None else max(0.0, (scan.now - used) / _SECOND)

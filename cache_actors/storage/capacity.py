@@ -151,7 +151,7 @@ class Capacity:
     def reserve_elsewhere(self, size: int) -> Iterator[tuple[int, int]]:
         """Speak for `size` bytes that another process writes, which looks itself whether it may.
 
-        Yields how many bytes are stored, and are spoken for by others, for it to `load_counts`.
+        Yields how many bytes are stored, and are reserved by others, for it to `load_counts`.
         """
         with self._lock:
             others = self._stored, self._reserved
@@ -163,7 +163,7 @@ class Capacity:
                 self._reserved -= size
 
     def load_counts(self, stored: int, reserved: int) -> None:
-        """Take over another process's count of what is stored and spoken for, in bytes."""
+        """Take over another process's count of what is stored and reserved, in bytes."""
         with self._lock:
             self._stored, self._reserved = stored, reserved
 

@@ -23,7 +23,7 @@ _ONE_DESCRIPTOR = socket.CMSG_SPACE(array.array("i").itemsize)
 
 
 class ConnectionReceiver:
-    """The worker's end of the channel to its parent; an `Endpoint`.
+    """The worker's end of the channel to its parent; a `ConnectionSource`.
 
     Args:
         sock: the socket whose other end is the parent's `Link`.

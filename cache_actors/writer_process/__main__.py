@@ -45,7 +45,7 @@ class CommitServer:
     """Commits batches, one after the other, in a store of its own.
 
     Args:
-        terms: how.
+        config: how.
         temporary: its temporary folder.
         parent_is_there: whether somebody waits for the outcome; asked by any thread.
     """

@@ -52,7 +52,7 @@ class EntryItem(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PublishRequest(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Publish `files`, beside what has been stored and what is spoken for, both in bytes."""
+    """Publish `files`, beside what has been stored and what is reserved, both in bytes."""
 
     files: list[ArtifactItem]
     stored: int

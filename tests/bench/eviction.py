@@ -128,11 +128,11 @@ def make(storage: Path, entry: Key, data: bytes, used: int) -> None:
 
 
 def costs(storage: Path, files: int) -> None:
-    """Print what a survey costs, and a pass that is in a hurry."""
-    survey = measured([*USAGE, f"--storage={storage}"])
+    """Print what a scan costs, and a pass that is in a hurry."""
+    scan = measured([*USAGE, f"--storage={storage}"])
     stored = sum(
         project["artifact_bytes"] + project["entry_bytes"]
-        for project in survey.said["projects"]  # type: ignore[attr-defined]
+        for project in scan.said["projects"]  # type: ignore[attr-defined]
     )
     evicted = measured([*EVICT, f"--storage={storage}", *limits(stored, PACES["in a hurry"])])
     gone = int(evicted.said["artifacts"] + evicted.said["entries"])
@@ -141,7 +141,7 @@ def costs(storage: Path, files: int) -> None:
         f"\n{files:,} artifacts, {files // 2:,} entries{'seconds':>20}{'CPU s':>9}", nl=False
     )
     click.echo(f"{'files/s':>10}{'max RSS MiB':>13}")
-    for what, each, number in (("survey", survey, seen), (f"pass, {gone:,} gone", evicted, seen)):
+    for what, each, number in (("scan", scan, seen), (f"pass, {gone:,} gone", evicted, seen)):
         click.echo(f"{what:<40}{each.seconds:>14.1f}{each.cpu_seconds:>9.1f}", nl=False)
         click.echo(f"{number / each.seconds:>10,.0f}{each.peak_mib:>13.1f}")
 

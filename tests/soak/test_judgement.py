@@ -76,7 +76,10 @@ def test_error_without_its_json_is_found(kind: str, body: bytes, right: bool) ->
     ("line", "is_problem"),
     [
         ({"level": "error", "event": "crashed", "exception": "InjectedCrash: DiskWriter"}, False),
-        ({"level": "error", "event": "crashed", "exception": "HandsLost: it is gone"}, False),
+        (
+            {"level": "error", "event": "crashed", "exception": "WriterProcessDied: it is gone"},
+            False,
+        ),
         ({"level": "error", "event": "storage_failed"}, False),
         ({"level": "error", "event": "request_crashed", "exception": "KeyError: 1"}, True),
         ({"level": "critical", "event": "gave_up"}, True),

@@ -244,7 +244,9 @@ async def test_stuck_actor_is_seen_in_up_which_still_answers(
         assert kv_store["stuck"] is True
         assert kv_store["state"] == "running"
         assert kv_store["mailbox_depth"] == 2
-        assert kv_store["oldest_message_seconds"] > 0.2
+        assert (
+            kv_store["oldest_message_seconds"] > 0
+        )  # those that wait came after the one in flight
         assert [n["name"] for n in nodes_of(up.json()["tree"]) if n.get("stuck")] == ["kv_store"]
         stored = await running.client.post("/api/cache/cas/A", content=b"bytes")
         assert stored.status_code == httpx.codes.NO_CONTENT  # the others go on

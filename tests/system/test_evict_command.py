@@ -48,7 +48,7 @@ from contextlib import redirect_stdout, suppress
 from io import StringIO
 from tempfile import TemporaryDirectory
 from cache_actors.cli.main import main
-from cache_actors.storage import eviction_pass
+from cache_actors.storage.eviction import run as eviction_pass
 for what in ("evict", "usage"):  # loads what it needs, which others may not be able to read
     with TemporaryDirectory() as folder, suppress(SystemExit), redirect_stdout(StringIO()):
         main([what, "--storage", folder])

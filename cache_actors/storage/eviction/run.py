@@ -73,8 +73,8 @@ class EvictionPass:
         parent: the process with which the pass ends; None for none.
 
     Attributes:
-        survey: what there was.
-        excess: what had to go beside empty folders, once the survey is complete.
+        scan: what there was.
+        excess: what had to go beside empty folders, once the scan is complete.
         removed: what has gone, or would go at most.
     """
 
@@ -98,10 +98,10 @@ class EvictionPass:
         self._eviction: Sweep | None = None
         self._capacity = Capacity(root, limits.max_bytes)
         self._disk = Capacity(root)
-        self._disk_bytes = 0  # used when the survey was complete
+        self._disk_bytes = 0  # used when the scan was complete
         last = last_eviction(root)
         self._entries_checked = last.entries_checked if last else 0.0
-        self.survey = Scan(time.time_ns())
+        self.scan = Scan(time.time_ns())
         self.excess = Amount()
 
     @property
@@ -118,17 +118,17 @@ class EvictionPass:
         """
         if not self._dry_run and self._pressure() < HURRY:
             os.nice(NICENESS)
-        for _ in self.survey.run(self._root, self._project):
+        for _ in self.scan.run(self._root, self._project):
             self._require_parent()
             yield
-        self._capacity.note_scan(self.survey.bytes)
+        self._capacity.note_scan(self.scan.bytes)
         self._disk_bytes = self._disk.usage().used.bytes
         usage = self._capacity.usage()
         too_much = usage.excess(self._limits.target)
-        self.excess = Amount(too_much.bytes, max(0, too_much.files - self.survey.empty_folders))
-        rule = cutoff(self.survey.histogram, self.excess, self._grace())
+        self.excess = Amount(too_much.bytes, max(0, too_much.files - self.scan.empty_folders))
+        rule = cutoff(self.scan.histogram, self.excess, self._grace())
         self._eviction = eviction = Sweep(self._root, rule, self._grace(), self._require_artifacts)
-        projects = [self._project] if self._project else list(self.survey.holdings)
+        projects = [self._project] if self._project else list(self.scan.usage)
         if self._dry_run:
             yield from eviction.look(projects)
             return
@@ -147,10 +147,10 @@ class EvictionPass:
         remove_old(self._root)
 
     def _note_changes(self) -> None:
-        """Take in what was stored and removed since the survey, for a limit of our own."""
+        """Take in what was stored and removed since the scan, for a limit of our own."""
         if self._limits.max_bytes is not None:
             changed = self._disk.usage().used.bytes - self._disk_bytes
-            self._capacity.note_scan(self.survey.bytes + changed)
+            self._capacity.note_scan(self.scan.bytes + changed)
 
     def _must_mend(self) -> bool:
         """Whether artifacts have gone into quarantine, and their entries have stayed."""
@@ -175,19 +175,19 @@ class EvictionPass:
 
     def age(self, used: int | None) -> float | None:
         """Seconds from a last use to the start of the pass."""
-        return None if used is None else max(0.0, (self.survey.now - used) / _SECOND)
+        return None if used is None else max(0.0, (self.scan.now - used) / _SECOND)
 
     def kept(self) -> dict[Project, Remaining]:
         """The rest of each project, as far as is known."""
         before = {
             project: Remaining(held.artifacts, held.artifact_bytes, held.oldest_use)
-            for project, held in self.survey.holdings.items()
+            for project, held in self.scan.usage.items()
         }
         return before | (self._eviction.kept if self._eviction else {})
 
     def report(self) -> PassReport:
         """The report of this pass."""
-        held = self.survey.holdings.values()
+        held = self.scan.usage.values()
         gone = self.removed
         return PassReport(
             ended=time.time(),
@@ -198,7 +198,7 @@ class EvictionPass:
             youngest_evicted_seconds=self.age(gone.youngest_use),
             stored_artifacts=sum(each.artifacts for each in held) - gone.artifacts,
             stored_entries=sum(each.entries for each in held) - gone.entries,
-            stored_bytes=self.survey.bytes - gone.bytes,
+            stored_bytes=self.scan.bytes - gone.bytes,
             entries_checked=self._entries_checked,
             folders=gone.folders,
         )

@@ -1,4 +1,4 @@
-"""A survey: who has stored how much, and when it was used last."""
+"""A scan: who has stored how much, and when it was used last."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Scan:
     """A scan of everything that is stored, at the time `now` (nanoseconds since the epoch).
 
     Attributes:
-        holdings: by project.
+        usage: by project.
         histogram: of what may be evicted, by last use.
         folders: how many there are to look at, and `folders_done` of them have been.
         empty_folders: how many of those, of what may be evicted, hold no file.
@@ -66,7 +66,7 @@ class Scan:
     """
 
     now: int
-    holdings: dict[Project, ProjectUsage] = field(default_factory=dict)
+    usage: dict[Project, ProjectUsage] = field(default_factory=dict)
     histogram: Histogram = field(init=False)
     folders: int = 0
     folders_done: int = 0
@@ -79,7 +79,7 @@ class Scan:
     @property
     def bytes(self) -> int:
         """All that is stored, in bytes on the disk."""
-        return sum(holdings.bytes for holdings in self.holdings.values())
+        return sum(held.bytes for held in self.usage.values())
 
     def run(self, root: Path, wanted: Project | None = None) -> Iterator[None]:
         """Look at everything; only what is of the project `wanted`, or all, is in the histogram.
@@ -96,13 +96,13 @@ class Scan:
                     todo += [(project, kind, shard) for shard in shards(root, project, kind)]
         self.folders = len(todo)
         for project, kind, shard in todo:
-            holdings = self.holdings.setdefault(project, ProjectUsage())
+            held = self.usage.setdefault(project, ProjectUsage())
             may_go = wanted in (None, project)
             latest: int | None = None
             with suppress(FolderLost):
                 for file in files(shard, kind):
                     used = last_use(file.status)
-                    holdings.add(kind, file.size, used)
+                    held.add(kind, file.size, used)
                     latest = used if latest is None else max(used, latest)
                     if may_go:
                         self.histogram.add(used, file.size)

@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-A survey of the disk gives a cut-off, a fixed rule of what is too old (`cutoff.py`). Then, for each
+A scan of the disk gives a cut-off, a fixed rule of what is too old (`cutoff.py`). Then, for each
 project, everything too old goes in two phases. Entries here are all files of kinds that refer to
 others, and artifacts are the files of all other kinds (`kinds.py`):
 

@@ -167,10 +167,10 @@ class Cache(RuleBasedStateMachine):
     @precondition(lambda self: self.passing is None)
     @rule(share=shares, only=st.none() | projects)
     def begin_pass(self, share: float, only: Project | None) -> None:
-        survey = Scan(time.time_ns())
-        list(survey.run(self.root, only))
-        excess = Amount(int(survey.bytes * share))
-        self.cut = cutoff(survey.histogram, excess, PROTECTED)
+        scan = Scan(time.time_ns())
+        list(scan.run(self.root, only))
+        excess = Amount(int(scan.bytes * share))
+        self.cut = cutoff(scan.histogram, excess, PROTECTED)
         self.passing = Sweep(self.root, self.cut, grace=0).run([only] if only else PROJECTS)
 
     @precondition(lambda self: self.passing is None)

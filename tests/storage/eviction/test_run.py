@@ -345,7 +345,7 @@ def test_pass_whose_parent_is_gone_at_the_start_does_nothing(stored: Stored) -> 
     evicting = EvictionPass(stored.root, Limits(0.95, 0.5, FULL), parent=os.getppid() + 1)
     with pytest.raises(ParentGone):
         list(evicting.run())
-    assert not evicting.survey.complete
+    assert not evicting.scan.complete
     assert evicting.removed.artifacts == 0
     assert times_below(stored.root) == before
 

@@ -1,4 +1,4 @@
-"""A walk meets what is the service's own, and nothing else; a survey counts it, by project."""
+"""A walk meets what is the service's own, and nothing else; a scan counts it, by project."""
 
 import errno
 import os
@@ -144,13 +144,13 @@ def test_missing_root_is_an_error(tmp_path: Path) -> None:
         projects(tmp_path / "missing")
 
 
-# The survey.
+# The scan.
 
 
 def surveyed(stored: Stored, wanted: Project | None = None) -> Scan:
-    survey = Scan(stored.now)
-    list(survey.run(stored.root, wanted))
-    return survey
+    scan = Scan(stored.now)
+    list(scan.run(stored.root, wanted))
+    return scan
 
 
 def counted(histogram: Histogram) -> list[int]:
@@ -163,9 +163,9 @@ def test_everything_is_counted_by_project(stored: Stored) -> None:
         stored.artifact(number, age)
     stored.entry("a", 1, age=9 * DAY)
     stored.artifact(7, 5.0, LIB)
-    survey = surveyed(stored)
-    assert survey.complete
-    assert survey.holdings == {
+    scan = surveyed(stored)
+    assert scan.complete
+    assert scan.usage == {
         APP: ProjectUsage(
             artifacts=3,
             artifact_bytes=3 * BLOCK_BYTES,
@@ -176,59 +176,57 @@ def test_everything_is_counted_by_project(stored: Stored) -> None:
         ),
         LIB: ProjectUsage(1, BLOCK_BYTES, 0, 0, stored.at(5.0), stored.at(5.0)),
     }
-    assert survey.holdings[APP].bytes == 4 * BLOCK_BYTES
-    assert survey.bytes == 5 * BLOCK_BYTES
+    assert scan.usage[APP].bytes == 4 * BLOCK_BYTES
+    assert scan.bytes == 5 * BLOCK_BYTES
     folders = len({path.parent for path in stored.root.glob("*/*/*/*/*")})
-    assert counted(survey.histogram) == [5 * BLOCK_BYTES, 5 + folders]
-    assert survey.empty_folders == 0
+    assert counted(scan.histogram) == [5 * BLOCK_BYTES, 5 + folders]
+    assert scan.empty_folders == 0
 
 
 def test_use_is_the_later_of_reading_and_writing(stored: Stored) -> None:
     path = stored.artifact(1)
     for times in ((stored.at(HOUR), stored.at(DAY)), (stored.at(DAY), stored.at(HOUR))):
         os.utime(path, ns=times)
-        assert surveyed(stored).holdings[APP].latest_use == stored.at(HOUR)
+        assert surveyed(stored).usage[APP].latest_use == stored.at(HOUR)
 
 
 def test_only_what_is_wanted_may_be_evicted_and_all_is_counted(stored: Stored) -> None:
     stored.artifact(1, HOUR)
     stored.artifact(2, HOUR, LIB)
     stored.entry("a", 2, age=HOUR, project=LIB)
-    survey = surveyed(stored, LIB)
-    assert survey.bytes == 3 * BLOCK_BYTES
-    assert counted(survey.histogram) == [2 * BLOCK_BYTES, 2 + 2]  # and their folders
+    scan = surveyed(stored, LIB)
+    assert scan.bytes == 3 * BLOCK_BYTES
+    assert counted(scan.histogram) == [2 * BLOCK_BYTES, 2 + 2]  # and their folders
     assert not surveyed(stored, Project("no", "body")).histogram.buckets
 
 
 def test_it_tells_how_far_it_is(stored: Stored) -> None:
     for number in range(4):
         stored.artifact(number)
-    survey = Scan(stored.now)
-    assert (survey.folders, survey.complete) == (0, False)
-    steps = [
-        (survey.folders_done, survey.folders, survey.complete) for _ in survey.run(stored.root)
-    ]
+    scan = Scan(stored.now)
+    assert (scan.folders, scan.complete) == (0, False)
+    steps = [(scan.folders_done, scan.folders, scan.complete) for _ in scan.run(stored.root)]
     assert steps == [(number, 4, False) for number in range(1, 5)]
-    assert survey.complete
+    assert scan.complete
 
 
 def test_what_vanishes_meanwhile_is_not_counted(stored: Stored) -> None:
     for number in range(3):
         stored.artifact(number)
-    survey = Scan(stored.now)
-    steps = survey.run(stored.root)
+    scan = Scan(stored.now)
+    steps = scan.run(stored.root)
     next(steps)
     shutil.rmtree(stored.root / "acme")
     list(steps)
-    assert survey.complete
-    assert survey.holdings[APP].artifacts == 1
+    assert scan.complete
+    assert scan.usage[APP].artifacts == 1
 
 
 def test_use_at_the_beginning_of_time_is_a_use() -> None:
-    holdings = ProjectUsage()
-    holdings.add(Kind.CAS, 1, 0)
-    holdings.add(Kind.CAS, 1, 5)
-    assert (holdings.oldest_use, holdings.latest_use) == (0, 5)
+    held = ProjectUsage()
+    held.add(Kind.CAS, 1, 0)
+    held.add(Kind.CAS, 1, 5)
+    assert (held.oldest_use, held.latest_use) == (0, 5)
 
 
 def test_folder_goes_with_the_file_in_it_that_was_used_last(stored: Stored) -> None:
