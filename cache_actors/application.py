@@ -121,7 +121,7 @@ class Application:
         settings: what it runs with.
         endpoint: where it listens.
         log: where it logs.
-        others: the other processes of the service, if it has several.
+        peers: the other processes of the service, if it has several.
         since: when the service was started, in `time.monotonic()`; now, if it is not said.
 
     Raises:

@@ -1,6 +1,7 @@
 """The kinds of things that clients store, in one table. Whatever treats kinds differently reads it.
 
-A new kind is a line here. Everything that walks over what is stored loops over `Kind`.
+To storage, eviction and scrub a new kind is a line here; HTTP, metrics and nginx need more
+(docs/architecture.md). Everything that walks over what is stored loops over `Kind`.
 """
 
 from __future__ import annotations

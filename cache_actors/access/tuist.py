@@ -198,7 +198,7 @@ def described(response: httpx.Response) -> str:
         target = httpx.URL(response.headers["Location"])
         where = f"{target.scheme}://{target.host}" if target.host else "a path of its own"
     except httpx.InvalidURL:
-        where = "what is no URL"
+        where = "something that is not a URL"
     return f"{response.status_code}, a redirect to {where[:200]}"
 
 

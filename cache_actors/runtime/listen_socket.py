@@ -3,7 +3,7 @@
 The folder is for rollouts without a lost request. Each instance has a socket with a random name
 there and, once it is up, makes the link `current.sock` point to it; nginx connects to the link. So
 for a while two instances run: the new one gets all new connections, the old one finishes what it
-has. What becomes of the link when instances come and go is in `current.py`.
+has. What becomes of the link when instances come and go is in `current_socket.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 An entry that refers to an artifact which isn't there breaks the build that finds it. So whoever
 puts one makes sure of its artifacts, and notes that they are in use, while eviction is kept out of
-the project; see `eviction.py` for the other half.
+the project; see `eviction/sweep.py` for the other half.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ of its own, in which each worker is a child like any other: a process that ends 
 restarted, and more crashes than the intensity allows end the parent. Each worker runs the tree that
 `application.py` draws.
 
-    parent    accepts --> Pool --> Link ==connections==> HandedConnections --> listener   worker
+    parent    accepts --> Pool --> WorkerChannel ==>     ConnectionReceiver --> listener   worker
               record  --> SharedReport   <------------------------------------------- report
                             `------- all shared reports, read by every worker ---------> /up
 

@@ -1,4 +1,4 @@
-"""The acceptor: accepts connections in the parent, and ends the service's stop for the workers."""
+"""The acceptor: accepts connections in the parent, and drains the workers at a stop."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class WorkerChannel:
         return self._handed - self._progress.ended
 
     def hand(self, connection: socket.socket) -> None:
-        """Send `connection`, which is this link's from now on."""
+        """Send `connection`, which is this channel's from now on."""
         self._untaken.append((trio.current_time(), connection))
         self._handed += 1
         try:

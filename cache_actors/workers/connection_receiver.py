@@ -1,4 +1,4 @@
-"""A worker's endpoint: the connections that its parent has accepted for it."""
+"""A worker's source of connections: the connections that its parent has accepted for it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ConnectionReceiver:
     """The worker's end of the channel to its parent; a `ConnectionSource`.
 
     Args:
-        sock: the socket whose other end is the parent's `Link`.
+        sock: the socket whose other end is the parent's `WorkerChannel`.
         say: logs a warning about a connection that is lost.
     """
 

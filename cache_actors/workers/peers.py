@@ -57,7 +57,7 @@ class Reporter:
     """Puts reports on a process's shared report: every second, and when there is news.
 
     Args:
-        shared report: the process's own.
+        shared_report: the process's own.
         new: makes a report.
     """
 
@@ -88,7 +88,7 @@ class WorkerPeers:
     """The whole service, as its processes' shared reports show it to one of the workers.
 
     Args:
-        shared reports: by the names of the processes, the parent's among them.
+        shared_reports: by the names of the processes, the parent's among them.
         own: the name of the worker that looks.
     """
 

@@ -22,19 +22,19 @@ class Pool:
 
     def __init__(self) -> None:
         self._draining = False
-        self._links: list[WorkerChannel] = []
+        self._channels: list[WorkerChannel] = []
         self._pending: deque[socket.socket] = deque()
         self._changes = trio.lowlevel.ParkingLot()
 
     @contextmanager
-    def register(self, link: WorkerChannel) -> Iterator[None]:
+    def register(self, channel: WorkerChannel) -> Iterator[None]:
         """Count a worker in, for as long as the context lasts."""
-        self._links.append(link)
+        self._channels.append(channel)
         try:
             yield
         finally:
-            self._links.remove(link)
-            self._pending.extend(link.take_back())
+            self._channels.remove(channel)
+            self._pending.extend(channel.take_back())
             self.dispatch()
 
     def put(self, connection: socket.socket) -> None:
@@ -44,29 +44,31 @@ class Pool:
 
     def dispatch(self) -> None:
         """Give what is pending to those who can take it: to be called when a worker has changed."""
-        for link in self._links:
-            if link.closed:
-                self._pending.extend(link.take_back())
+        for channel in self._channels:
+            if channel.closed:
+                self._pending.extend(channel.take_back())
         while self._pending:
-            takers = [link for link in self._links if link.has_room()]
+            takers = [channel for channel in self._channels if channel.has_room()]
             if not takers:
                 break
-            taker = min(takers, key=lambda link: link.load())
+            taker = min(takers, key=lambda channel: channel.load())
             taker.hand(self._pending.popleft())
-            self._links.remove(taker)  # to the end: of those with as many it is the last, next time
-            self._links.append(taker)
+            self._channels.remove(
+                taker
+            )  # to the end: of those with as many it is the last, next time
+            self._channels.append(taker)
         self._changes.unpark_all()
 
     async def wait_for_room(self) -> None:
         """Return once a connection can be handed over at once; the next ones better wait."""
-        while self._pending or not any(link.has_room() for link in self._links):
+        while self._pending or not any(channel.has_room() for channel in self._channels):
             await self._changes.park()
 
     def drain(self, *, replaced: bool) -> None:
         """Tell all workers to finish what they have; `replaced`: see `Drain`."""
         self._draining = True
-        for link in self._links:
-            link.drain(Drain(replaced))
+        for channel in self._channels:
+            channel.drain(Drain(replaced))
 
     def is_draining(self) -> bool:
         """Whether the workers have been told to finish what they have."""
@@ -74,7 +76,7 @@ class Pool:
 
     async def wait_closed(self) -> None:
         """Return once no worker takes connections any more."""
-        while not all(link.closed for link in self._links):
+        while not all(channel.closed for channel in self._channels):
             await self._changes.park()
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ class WorkerConfig:
         name: the worker's.
         since: when the service was started, in `time.monotonic()`.
         channel: the descriptor of its end of the channel.
-        shared reports: the descriptor of each process's shared report, by the process's name.
+        shared_reports: the descriptor of each process's shared report, by the process's name.
     """
 
     name: str

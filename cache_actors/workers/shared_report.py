@@ -27,11 +27,11 @@ class SharedReport:
     """
 
     def __init__(self, fd: int | None = None) -> None:
-        self.fd = os.memfd_create("cache-actors-board") if fd is None else fd
+        self.fd = os.memfd_create("cache-actors-report") if fd is None else fd
         self._number = max(number for number, _, _ in self._heads())
 
     def write(self, report: bytes) -> None:
-        """Put up `report` in place of the one before.
+        """Write `report` in place of the one before.
 
         Raises:
             ValueError: it is larger than a slot.
@@ -52,7 +52,7 @@ class SharedReport:
         return None
 
     def clear(self) -> None:
-        """Remove what the writer has put up: it is gone."""
+        """Remove what the writer has written: it is gone."""
         os.ftruncate(self.fd, 0)
 
     def close(self) -> None:

@@ -39,7 +39,7 @@ class Launcher:
     """Starts the processes of workers.
 
     Attributes:
-        shared reports: those of all processes, by name.
+        shared_reports: those of all processes, by name.
         since: when the service was started, in `time.monotonic()`.
         secret: the key of the hashes that tokens are kept as, the same for all workers.
         command: what runs a worker.
@@ -108,15 +108,15 @@ class WorkerProcess:
 
     async def _live(self, stop: trio.Event, started: Started) -> int:
         with _channel() as (ours, theirs):
-            link = WorkerChannel(ours)
-            with self._pool.register(link):
+            channel = WorkerChannel(ours)
+            with self._pool.register(channel):
                 process = await self._launcher.launch(self._name, theirs)
                 theirs.close()
                 self._log.info("worker_started", worker=self._name, pid=process.pid)
                 try:
                     async with trio.open_nursery() as nursery:
-                        nursery.start_soon(self._follow, link, started)
-                        nursery.start_soon(_drain, link, stop)
+                        nursery.start_soon(self._follow, channel, started)
+                        nursery.start_soon(_drain, channel, stop)
                         status = await process.wait()
                         nursery.cancel_scope.cancel()
                 finally:
@@ -125,10 +125,10 @@ class WorkerProcess:
                         await process.wait()
         return status
 
-    async def _follow(self, link: WorkerChannel, started: Started) -> None:
+    async def _follow(self, channel: WorkerChannel, started: Started) -> None:
         """Take in how far the worker is, until it is gone."""
         ready = False
-        while (progress := await link.receive()) is not None:
+        while (progress := await channel.receive()) is not None:
             if progress.ready and not ready:
                 ready = True
                 started()
@@ -136,10 +136,10 @@ class WorkerProcess:
             self._pool.dispatch()
 
 
-async def _drain(link: WorkerChannel, stop: trio.Event) -> None:
+async def _drain(channel: WorkerChannel, stop: trio.Event) -> None:
     """Tell the worker to end when the supervisor says so, if the pool has not told it before."""
     await stop.wait()
-    link.drain(Drain(replaced=False))
+    channel.drain(Drain(replaced=False))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Eviction beside everyone else, as processes: no entry is ever without its artifacts.
 
 What the steps of one process may come to is `tests/storage/eviction/test_model.py`; what may
-happen within a step is kept apart by a lock: see `test_entries.py` and `test_eviction.py` there.
+happen within a step is kept apart by a lock: see `test_entries.py` and `eviction/test_sweep.py`.
 """
 
 import itertools

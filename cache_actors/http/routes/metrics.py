@@ -1,4 +1,4 @@
-"""`GET /metrics`: what there is to count, for Prometheus.
+"""`GET /metrics`: all metrics, for Prometheus.
 
 It names no token, account or project, but is not for the public: it is for clients on the
 same host. nginx, which is one of them, does not pass it on.

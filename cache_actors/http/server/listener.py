@@ -2,7 +2,7 @@
 
 Hypercorn's `serve` is not used, as it ends, with every request in flight, when one connection
 raises, and closes connections that come while it drains. What it does use of Hypercorn is in
-`connection.py`. Where connections come from (`endpoint.py`) outlives the listener's crashes.
+`connection.py`. The socket (`runtime/listen_socket.py`) outlives the listener's crashes.
 """
 
 from __future__ import annotations

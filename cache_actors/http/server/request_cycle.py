@@ -3,7 +3,7 @@
 Quart-Trio runs two tasks for a request, one that handles it and one that pushes the body into an
 unbounded buffer, and cancels both when the connection closes. That leaves uploads without
 backpressure and size limits, and connections that never close. Here one task does it all: the
-handler pulls the body (`body.py`), and the response is sent from the same task.
+handler pulls the body (`http/request.py`), and the response is sent from the same task.
 
 What remains to be done by hand is the rest of a body that the handler did not want, if only the
 mark of its end. Hypercorn cannot finish a response while that lies unread in its queue, and closing

@@ -71,7 +71,7 @@ def commit(
         write: writes the files of some; yields the file of each, or its outcome if it has one.
         sync: syncs files, and returns what went wrong with each.
         name: gives an item's file its name.
-        superfluous: the outcome of items that are not committed as another one was.
+        duplicate_outcome: the outcome of items that are not committed as another one was.
     """
     outcomes: list[Outcome | OSError] = [duplicate_outcome] * len(batch)
     waiting = list(range(len(batch)))
