@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     ]
     port: int = Field(4000, ge=1, le=65_535, description="a whole number from 1 to 65535")
     bind: Annotated[str, AfterValidator(_address)] = Field(
-        "127.0.0.1", description="an IP address, that of a link with its zone (fe80::1%eth0)"
+        "127.0.0.1", description="an IP address; a link-local one has its zone (fe80::1%eth0)"
     )
     socket_path: Folder | None = None
     socket_dir: Folder | None = None

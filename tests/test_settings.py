@@ -44,7 +44,7 @@ GOOD: dict[str, tuple[object, list[tuple[str, object]]]] = {
 }
 """Of each setting, its default, what may be given, and what comes of it."""
 
-IP = "an IP address, that of a link with its zone (fe80::1%eth0)"
+IP = "an IP address; a link-local one has its zone (fe80::1%eth0)"
 URL = "an http or https URL without credentials, query and fragment"
 PATH = "an absolute path without control characters"
 BYTES = "bytes, a whole number from 1"
