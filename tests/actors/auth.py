@@ -1,24 +1,19 @@
 """A Tuist server that does what the test says, and a running auth cache that asks it."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable
+from typing import Any, Self
 
 import trio
 import trio.testing
 
 from cache_actors.actors.auth_cache import AuthCache, AuthCacheClient, Decision
 from cache_actors.actors.tuist_api import Access, Answer, TuistApi
+from cache_actors.storage.layout import Project
 from cache_actors.supervision import Mailbox, actor_child
+from tests.supervision.small_actors import Root, Task
 from tests.support.metrics import new_metrics
 
 from .helpers import PROJECT, Tasks
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from cache_actors.storage.layout import Project
-    from tests.supervision.small_actors import Root, Task
 
 SECRET = b"secret key base"
 SUCCESS_TTL, FAILURE_TTL, STALE_TTL = 600.0, 3.0, 1500.0
@@ -93,17 +88,19 @@ class FakeApi(TuistApi):
 class Auth(Tasks):
     """A running auth cache, and what it is asked with."""
 
+    new_api: Callable[[], TuistApi]
+    root: Root
+
     def __init__(self, nursery: trio.Nursery, tuist: FakeTuist) -> None:
         super().__init__(nursery)
         self.tuist = tuist
-        self.new_api: Callable[[], TuistApi] = lambda: FakeApi(tuist)
+        self.new_api = lambda: FakeApi(tuist)
         self.mailbox = Mailbox("auth_cache", capacity=20_000)
         self.client = AuthCacheClient(self.mailbox.address, SECRET)
         self.incarnations: list[AuthCache] = []
         self.metrics = new_metrics()
         self.logged: list[tuple[str, dict[str, Any]]] = []
         self.child = actor_child(self.mailbox, self._new, shutdown=1)
-        self.root: Root
 
     def _new(self) -> AuthCache:
         cache = AuthCache(

@@ -1,29 +1,23 @@
 """Fixtures: trees to run actors in, storage on a real disk, and a clock that only tests move."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from cache_actors.storage.files import FileStore
 from cache_actors.storage.layout import TEMPORARY
 from cache_actors.storage.temporary import TemporaryFolder
+from cache_actors.supervision import ChildSpec
 from tests.supervision.conftest import (
     pytest_collection_modifyitems as pytest_collection_modifyitems,
 )
 from tests.supervision.small_actors import Root
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from trio.testing import MockClock
-
-    from cache_actors.supervision import ChildSpec
-
-    from .helpers import Run
+from .helpers import Run
 
 
 @pytest.fixture

@@ -1,29 +1,21 @@
 """What the tests of several actors share."""
 
-from __future__ import annotations
-
 import errno
 import os
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, cast
+from collections.abc import Awaitable
+from typing import Any, NoReturn, Protocol, Self, cast
 
+import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
 from cache_actors.actors.evictor import Stored
 from cache_actors.kinds import Kind
 from cache_actors.storage.layout import Entry, Project
-from cache_actors.supervision import Budget, Mailbox
-from tests.supervision.small_actors import Result, Task
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
-    import pytest
-    from trio.testing import MockClock
-
-    from cache_actors.storage.temporary import TemporaryFolder
-    from cache_actors.supervision import ChildSpec
-    from tests.supervision.small_actors import Root
+from cache_actors.storage.temporary import TemporaryFolder
+from cache_actors.supervision import Budget, ChildSpec, Mailbox
+from tests.supervision.small_actors import Result, Root, Task
 
 PROJECT = Project("acme", "app")
 OTHER_PROJECT = Project("acme", "other-app")

@@ -1,26 +1,20 @@
 """Stores on a real disk that a test can hold up, and that tell what they were asked."""
 
-from __future__ import annotations
-
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
 
 import trio
 
-from cache_actors.storage.files import FileStore
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from cache_actors.storage.files import (
-        Lookup,
-        Publication,
-        Published,
-        Replacement,
-        Version,
-    )
-    from cache_actors.storage.temporary import TemporaryFolder
+from cache_actors.storage.files import (
+    FileStore,
+    Lookup,
+    Publication,
+    Published,
+    Replacement,
+    Version,
+)
+from cache_actors.storage.temporary import TemporaryFolder
 
 GATE_SECONDS = 60.0
 

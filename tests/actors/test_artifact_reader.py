@@ -1,24 +1,19 @@
 """Artifacts are read in large pieces, and what the disk does is told apart from a miss."""
 
-from __future__ import annotations
-
 import errno
 import os
 import random
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from cache_actors.actors.artifact_reader import READ_BYTES, Artifact, ArtifactReader
 from cache_actors.storage.errors import StorageError
+from cache_actors.storage.files import FileStore
 
 from .helpers import CountingThreads, artifact
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from cache_actors.storage.files import FileStore
 
 BODY = random.randbytes(2 * READ_BYTES + 1000)
 

@@ -1,16 +1,14 @@
 """How long a decision lives, what an outage of Tuist changes, and what is kept of tokens."""
 
-from __future__ import annotations
-
 import gc
 import hmac
 import types
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
 from cache_actors.actors import auth_cache, known_tokens
 from cache_actors.actors.auth_cache import (
@@ -25,20 +23,13 @@ from cache_actors.actors.auth_cache import (
 )
 from cache_actors.actors.tuist_api import CONNECTIONS, TIMEOUT, Access, Answer, TuistApi
 from cache_actors.dev.tuist import StandInTuist
-from cache_actors.storage.layout import parse_project
+from cache_actors.storage.layout import Project, parse_project
 from cache_actors.supervision import ActorCrashed, ActorStopped, Mailbox, MailboxFull
+from tests.supervision.small_actors import Task
 from tests.support.metrics import Scrape
 
 from .auth import DOWN, FORBIDDEN, SECRET, UNAUTHORIZED, Auth, FakeTuist, granting
-from .helpers import OTHER_PROJECT, PROJECT
-
-if TYPE_CHECKING:
-    from trio.testing import MockClock
-
-    from cache_actors.storage.layout import Project
-    from tests.supervision.small_actors import Task
-
-    from .helpers import Run
+from .helpers import OTHER_PROJECT, PROJECT, Run
 
 TOKEN = "Bearer token-of-a-developer"
 OTHER_TOKEN = "Bearer token-of-another-developer"

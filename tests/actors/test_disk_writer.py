@@ -1,15 +1,14 @@
 """Of many who store one artifact the first one wins, and all of them can count on it."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os
 import random
 from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import pytest
 import trio
@@ -22,13 +21,16 @@ from cache_actors.actors.upload import SMALL_BYTES, WrongDigest
 from cache_actors.storage.capacity import on_disk
 from cache_actors.storage.errors import StorageError, StorageFull
 from cache_actors.storage.files import Publication, Published
+from cache_actors.storage.layout import Entry
 from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
 from cache_actors.supervision import ActorCrashed, ActorStopped, Mailbox, actor_child
+from tests.supervision.small_actors import Root
 from tests.support.metrics import Scrape, new_metrics
 from tests.support.waiting import eventually_async
 
 from .helpers import (
     CountingThreads,
+    Run,
     Tasks,
     WatchedBudget,
     artifact,
@@ -39,14 +41,6 @@ from .helpers import (
 )
 from .stores import Gate, GatedStore
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Iterator
-
-    from cache_actors.storage.layout import Entry
-    from tests.supervision.small_actors import Root
-
-    from .helpers import Run
-
 A = artifact("A")
 SMALL = b"small"
 LARGE = random.randbytes(SMALL_BYTES + 100)
@@ -56,6 +50,8 @@ MAX_WEIGHT = 2 * SMALL_BYTES
 
 class Writer(Tasks):
     """A running disk writer, and its client."""
+
+    root: Root
 
     def __init__(self, store: GatedStore, uploads: TemporaryFolder, nursery: trio.Nursery) -> None:
         super().__init__(nursery)
@@ -71,7 +67,6 @@ class Writer(Tasks):
             self.mailbox.address, store, uploads, self.memory, threads, self.metrics
         )
         self.child = actor_child(self.mailbox, self._new, shutdown=1)
-        self.root: Root
 
     def _new(self) -> DiskWriter:
         evictor = EvictorClient(self.evictor.address)

@@ -1,12 +1,11 @@
 """A pass as a process: how it is started, what its end means, and that it ends when it should."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import trio
@@ -15,10 +14,6 @@ from cache_actors.actors.eviction_process import PassFailed, run_pass
 from cache_actors.storage.eviction_pass import Limits
 from cache_actors.storage.last_eviction import EXIT_RUNNING, EvictionLock, PassReport, last_eviction
 from tests.support.stored import DAY, Stored
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 LIMIT = 60.0
 REPORT = PassReport(1_700_000_000.5, 1.5, 10, 20, 3000, 86_400.25, 30, 40, 5000, 99.5)

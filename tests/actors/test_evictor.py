@@ -1,16 +1,17 @@
 """The evictor looks often enough, has a pass run when it has to, and only then."""
 
-from __future__ import annotations
-
 import errno
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
 from cache_actors.actors import evictor
 from cache_actors.actors.eviction_process import PassFailed
@@ -32,19 +33,10 @@ from cache_actors.storage.eviction_record import EvictionRecord, EvictionStatus
 from cache_actors.storage.last_eviction import EvictionLock, PassReport
 from cache_actors.storage.layout import QUARANTINE
 from cache_actors.supervision import Mailbox, actor_child
+from tests.supervision.small_actors import Root
 from tests.support.stored import HOUR
 
-from .helpers import Tasks, after
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from trio.testing import MockClock
-
-    from tests.supervision.small_actors import Root
-
-    from .helpers import Run
+from .helpers import Run, Tasks, after
 
 HIGH, TARGET = 0.85, 0.7
 BLOCK = 1 << 20
@@ -84,7 +76,7 @@ class Disk:
     def fill(self, share: float) -> None:
         self.used = round(share * self.f_blocks)
 
-    def statvfs(self, _path: object) -> Disk:
+    def statvfs(self, _path: object) -> Self:
         if self.error is not None:
             raise self.error
         return self
@@ -102,12 +94,14 @@ class Passes:
         cancelled: how many were.
     """
 
+    effect: Callable[[], object]
+
     def __init__(self, root: Path) -> None:
         self._root = root
         self.count = self.running = self.cancelled = 0
         self.limits: Limits | None = None
         self.outcomes: list[Outcome] = []
-        self.effect: Callable[[], object] = lambda: None
+        self.effect = lambda: None
         self.gate = trio.Event()
         self.gate.set()
 

@@ -1,13 +1,10 @@
 """Hands that are a process: what they are told and tell, and that they end together."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -20,12 +17,10 @@ from cache_actors.storage.capacity import Capacity
 from cache_actors.storage.entries import EntryWrite, MissingArtifact
 from cache_actors.storage.files import FileStore, Publication, Published
 from cache_actors.storage.layout import TEMPORARY, Entry
+from cache_actors.storage.temporary import TemporaryFolder
 from tests.support.waiting import eventually
 
 from .helpers import PROJECT, artifact
-
-if TYPE_CHECKING:
-    from cache_actors.storage.temporary import TemporaryFolder
 
 LIMIT = 60.0
 SMALL = (b"two ", b"pieces")

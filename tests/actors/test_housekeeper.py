@@ -1,16 +1,17 @@
 """The housekeeper notices what is wrong with the disk without anyone writing, and cleans up."""
 
-from __future__ import annotations
-
 import errno
 import os
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Self
 
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
 from cache_actors.actors import housekeeper
 from cache_actors.actors.housekeeper import PROBE_SECONDS, Housekeeper
@@ -20,12 +21,6 @@ from cache_actors.storage.layout import TEMPORARY
 from cache_actors.storage.temporary import TemporaryFolder
 
 from .helpers import after, leftovers
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-    from pathlib import Path
-
-    from trio.testing import MockClock
 
 OK, FULL, FAILING = StorageState.OK, StorageState.FULL, StorageState.FAILING
 MEBIBYTE = 1 << 20
@@ -55,7 +50,7 @@ class Household:
         return self.store.health.status()
 
     @asynccontextmanager
-    async def at_work(self) -> AsyncGenerator[Household, None]:
+    async def at_work(self) -> AsyncGenerator[Self, None]:
         """After its first look, and until it has ended as it was told to."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self.run)

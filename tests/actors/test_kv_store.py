@@ -1,13 +1,12 @@
 """Entries are what their files say, whoever wrote those; memory only saves reading them."""
 
-from __future__ import annotations
-
 import errno
 import os
 import time
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -30,13 +29,16 @@ from cache_actors.storage.errors import StorageError, StorageFull
 from cache_actors.storage.files import FileStore, Publication, Replacement
 from cache_actors.storage.layout import Entry, Project
 from cache_actors.storage.record import ATTRIBUTE
+from cache_actors.storage.temporary import TemporaryFolder
 from cache_actors.supervision import ActorCrashed, Mailbox, MailboxFull, actor_child
+from tests.supervision.small_actors import Root
 from tests.support.metrics import Scrape, new_metrics
 
 from .helpers import (
     OTHER_PROJECT,
     PROJECT,
     CountingThreads,
+    Run,
     Tasks,
     artifact,
     fail_writes,
@@ -44,15 +46,6 @@ from .helpers import (
     told,
 )
 from .stores import Gate, GatedStore
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable
-    from pathlib import Path
-
-    from cache_actors.storage.temporary import TemporaryFolder
-    from tests.supervision.small_actors import Root, Task
-
-    from .helpers import Run
 
 
 def pair(name: str, project: Project = PROJECT) -> Entry:
@@ -74,6 +67,8 @@ ROOM_FOR_TWO = 2 * (BODY_BYTES + ENTRY_OVERHEAD)
 class KeyValue(Tasks):
     """A running store, with memory for two entries, and its client."""
 
+    root: Root
+
     def __init__(self, store: GatedStore, nursery: trio.Nursery) -> None:
         super().__init__(nursery)
         self.store = store
@@ -85,7 +80,6 @@ class KeyValue(Tasks):
         self.incarnations: list[KeyValueStore] = []
         self.evictor = Mailbox("evictor", capacity=100)
         self.child = actor_child(self.mailbox, self._new, shutdown=1)
-        self.root: Root
 
     def _new(self) -> KeyValueStore:
         writer = EntryWriter(self.store, require_artifacts=self.require_artifacts)
@@ -321,12 +315,13 @@ async def test_entry_removed_by_another_process_is_a_miss(kv: KeyValue) -> None:
 
 
 async def test_all_that_waits_is_read_in_one_trip_and_written_in_another(kv: KeyValue) -> None:
-    tasks: list[Task[bytes | None] | Task[None]] = []
     async with kv.reading():
         trips = kv.threads.trips
-        for number in range(40):
-            tasks.append(await kv.begin(kv.get(pair(f"{number}"))))
-            tasks.append(await kv.begin(kv.put(pair(f"{number}"), body("x"))))
+        tasks = [
+            await kv.begin(work)
+            for entry in [pair(f"{number}") for number in range(40)]
+            for work in (kv.get(entry), kv.put(entry, body("x")))
+        ]
     for task in tasks:
         await task.result()
     assert kv.threads.trips == trips + 2

@@ -1,24 +1,17 @@
 """The nginx counter: what nginx answers is counted once, by the instance that is current."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from cache_actors.actors.nginx_counter import LOOK_SECONDS, NginxCounter
 from cache_actors.supervision import ChildSpec
 from tests.support.metrics import Scrape, new_metrics
 
-from .helpers import after
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from trio.testing import MockClock
-
-    from .helpers import Run
+from .helpers import Run, after
 
 READ = b"artifact GET 200 100 0.001 -\n"
 

@@ -1,29 +1,22 @@
 """The scrubber begins when it is due, keeps to its rate, stops when asked, and works alone."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
 from cache_actors.actors.scrubber import RETRY_SECONDS, Scrubber
-from cache_actors.storage.files import Publication, Published
+from cache_actors.storage.files import FileStore, Publication, Published
 from cache_actors.storage.layout import LAST_SCRUB
 from cache_actors.storage.scrub import LEAST_COST, ScrubLock, last_scrub
 
 from .helpers import after, artifact
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from trio.testing import MockClock
-
-    from cache_actors.storage.files import FileStore
 
 EPOCH = 1_700_000_000
 DAY = 86_400.0

@@ -1,20 +1,21 @@
 """Uploads stay within their memory, and leave nothing behind however they end."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os
 import random
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterable, Sequence
+from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
 from cache_actors.actors.upload import PATIENCE, SMALL_BYTES, EmptyUpload, Upload, WrongDigest
 from cache_actors.storage.errors import StorageError, StorageFull
-from cache_actors.storage.temporary import TemporaryFile
+from cache_actors.storage.files import FileStore
+from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
 from tests.support.metrics import new_metrics
 from tests.support.waiting import eventually_async
 
@@ -30,15 +31,6 @@ from .helpers import (
     leftovers,
 )
 from .stores import Gate
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Sequence
-    from pathlib import Path
-
-    from trio.testing import MockClock
-
-    from cache_actors.storage.files import FileStore
-    from cache_actors.storage.temporary import TemporaryFolder
 
 CHUNK = 64 * 1024
 LARGE = random.randbytes(SMALL_BYTES + 1)

@@ -1,12 +1,11 @@
 """What the process does once its parent is gone: nothing that somebody else may have undone."""
 
-from __future__ import annotations
-
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -17,10 +16,6 @@ from cache_actors.kinds import Kind
 from cache_actors.storage.layout import TEMPORARY, Entry, Project
 from cache_actors.storage.temporary import TemporaryFolder
 from tests.support.waiting import LIMIT
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 ENTRY = Entry(Project("acme", "app"), Kind.KEYVALUE, "0~A")
 SLOW = """

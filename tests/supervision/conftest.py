@@ -1,21 +1,17 @@
 """Fixtures that run trees and calls in the background of a test, on a clock that jumps."""
 
-from __future__ import annotations
-
+from collections.abc import Awaitable, Callable
 from functools import partial
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
+from cache_actors.supervision import Address, Call, ChildSpec
+
 from .small_actors import Ask, Desk, Root, Start, Task
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from cache_actors.supervision import Address, Call, ChildSpec
 
 CLOCKS = {"autojump_clock", "mock_clock"}
 

@@ -1,9 +1,8 @@
 """Small real actors, and what it takes to run them in a test."""
 
-from __future__ import annotations
-
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import trio
 import trio.testing
@@ -22,9 +21,6 @@ from cache_actors.supervision import (
     Supervisor,
     actor_child,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable
 
 LIMIT = 60.0
 """Seconds after which a test that waits is broken; no passing test waits for the real clock."""
@@ -92,7 +88,7 @@ class Refuse(Call[None]):
 class Clerk(Actor):
     """Does what it is told and writes it in its desk's journal."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: "Desk") -> None:
         self._desk = desk
         self._deferred: list[Envelope] = []
 
@@ -151,7 +147,7 @@ class Desk:
         root: the tree in which it works, if the fixture has started one.
     """
 
-    root: Root
+    root: "Root"
 
     def __init__(
         self,

@@ -1,7 +1,5 @@
 """What callers and actors can count on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import pytest

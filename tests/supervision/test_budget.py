@@ -1,7 +1,5 @@
 """A budget never hands out more than it has, first come, first served."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 
 import pytest

@@ -1,7 +1,5 @@
 """Callers who go away, at every moment at which they can."""
 
-from __future__ import annotations
-
 import trio
 import trio.testing
 

@@ -1,7 +1,5 @@
 """What a mailbox holds, refuses, and tells of itself."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

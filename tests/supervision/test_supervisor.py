@@ -1,7 +1,5 @@
 """Order, restarts, intensity, and what a supervisor tells of its children."""
 
-from __future__ import annotations
-
 import pytest
 import trio
 import trio.testing

@@ -1,19 +1,14 @@
 """Boards: reports in shared memory, whole or not at all."""
 
-from __future__ import annotations
-
 import os
 import threading
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import pytest
 
 from cache_actors.workers.board import _HEAD, SLOT_BYTES, Board
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @pytest.fixture

@@ -1,16 +1,11 @@
 """How many cores there are for this process."""
 
-from __future__ import annotations
-
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from cache_actors.workers.cores import usable_cores
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """The worker's end of the channel: it takes connections, and says how far it is."""
 
-from __future__ import annotations
-
 import socket
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -13,9 +11,6 @@ import trio.testing
 from cache_actors.workers.handed_connections import HandedConnections
 from cache_actors.workers.messages import CONNECTION, Drain, Progress
 from tests.support.waiting import LIMIT
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @pytest.fixture

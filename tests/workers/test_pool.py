@@ -1,10 +1,8 @@
 """The pool and its links: which worker gets a connection, and what becomes of it when one ends."""
 
-from __future__ import annotations
-
 import socket
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -14,9 +12,6 @@ import trio.testing
 from cache_actors.workers.link import MOST_UNTAKEN, SLOW_SECONDS, Link
 from cache_actors.workers.messages import CONNECTION, Drain, Progress
 from cache_actors.workers.pool import Pool
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
 
 
 class WorkerEnd:

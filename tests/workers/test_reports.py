@@ -1,10 +1,8 @@
 """Reports: the whole service, as the boards of its processes show it."""
 
-from __future__ import annotations
-
 import time
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -16,9 +14,6 @@ from cache_actors.supervision import STUCK_AFTER, State, Status
 from cache_actors.workers.board import Board
 from cache_actors.workers.reports import PARENT, REPORT_SECONDS, Everybody, Report, Reporter
 from tests.support.metrics import Scrape, new_metrics
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 NAMES = ("worker_1", "worker_2")
 TREE = Status(
