@@ -60,13 +60,6 @@ class Hold(Call[str]):
 
 
 @dataclass(frozen=True, slots=True)
-class Sleep(Call[None]):
-    """Answered after so many seconds."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class Defer(Call[str]):
     """Kept, and answered with the text of the next `Say`."""
 
@@ -118,9 +111,6 @@ class Clerk(Actor):
                 await self._desk.gate.wait()
                 self._desk.journal.append(text)
                 envelope.reply(text)
-            case Sleep(seconds):
-                await trio.sleep(seconds)
-                envelope.reply()
             case Defer():
                 self._deferred.append(envelope)
             case Refuse(error):

@@ -33,10 +33,6 @@ from .small_actors import (
 # Messages.
 
 
-async def test_call_is_answered(desk: Desk) -> None:
-    assert await desk.address.call(Say("hello")) == "hello"
-
-
 async def test_cast_is_handled(start: Start) -> None:
     desk = Desk(capacity=1)
     root = await start(desk.child)
@@ -80,14 +76,6 @@ async def test_kept_envelope_is_answered_later(desk: Desk, ask: Ask) -> None:
 
 
 # Crashes.
-
-
-async def test_message_that_crashed_an_incarnation_is_not_redelivered(desk: Desk) -> None:
-    with pytest.raises(ActorCrashed, match="clerk"):
-        await desk.address.call(Boom())
-    await trio.testing.wait_all_tasks_blocked()
-    assert desk.journal == ["init", "boom", "init"]
-    assert desk.root.child("clerk").restarts == 1
 
 
 async def test_queued_messages_survive_a_crash_in_order(desk: Desk, ask: Ask) -> None:
@@ -184,26 +172,6 @@ async def test_calling_another_actor_is_no_call_to_oneself(start: Start, ask: As
     assert await asked.outcome() == "me"
 
 
-async def test_cast_to_oneself_is_handled_later(start: Start) -> None:
-    desk = Desk()
-
-    class Planner(Actor):
-        async def handle(self, batch: list[Envelope]) -> None:
-            for envelope in batch:
-                match envelope.message:
-                    case Say(text):
-                        await desk.address.cast(Note(f"after {text}"))
-                        desk.journal.append(text)
-                        envelope.reply(text)
-                    case Note(text):
-                        desk.journal.append(text)
-
-    await start(actor_child(desk.mailbox, Planner, shutdown=1))
-    assert await desk.address.call(Say("a")) == "a"
-    await trio.testing.wait_all_tasks_blocked()
-    assert desk.journal == ["a", "after a"]
-
-
 # Stopping.
 
 
@@ -217,21 +185,6 @@ async def test_stopping_actor_handles_what_is_in_its_mailbox_then_terminates(
     await desk.root.stop()
     assert [await a.outcome() for a in (held, *queued)] == ["held", "a", "b"]
     assert desk.journal == ["init", "held", "a", "b", "terminate"]
-
-
-async def test_message_never_reached_before_the_stop_gets_actor_stopped(
-    start: Start, ask: Ask
-) -> None:
-    desk = Desk(capacity=1)
-    root = await start(desk.child)
-    held = await ask(desk.address, Hold("never"))
-    queued = await ask(desk.address, Say("queued"))
-    for_room = await ask(desk.address, Say("waits for room"), wait_for_room=True)
-    await root.stop()
-    assert held.is_done()
-    assert isinstance(await queued.outcome(), ActorStopped)
-    assert isinstance(await for_room.outcome(), ActorStopped)
-    assert desk.journal == ["init"]
 
 
 async def test_kept_envelope_gets_actor_stopped_when_its_actor_stops(desk: Desk, ask: Ask) -> None:

@@ -5,7 +5,7 @@ import trio.testing
 
 from cache_actors.supervision import ActorStopped, Envelope, Mailbox
 
-from .small_actors import Ask, BatchClerk, Boom, Desk, Hold, Note, Say, Sleep, Start
+from .small_actors import Ask, Boom, Desk, Hold, Say
 
 
 async def test_abandoned_calls_that_have_not_begun_are_skipped(desk: Desk, ask: Ask) -> None:
@@ -42,19 +42,6 @@ async def test_abandoned_call_that_has_begun_is_finished(desk: Desk, ask: Ask) -
     desk.gate.set()
     assert await desk.address.call(Say("after")) == "after"
     assert desk.journal == ["init", "begun", "after"]
-
-
-async def test_call_abandoned_when_its_batch_has_begun_is_handled(start: Start, ask: Ask) -> None:
-    desk = Desk(new=BatchClerk)
-    await start(desk.child)
-    await ask(desk.address, Sleep(10))
-    await ask(desk.address, Sleep(10))
-    last_of_batch = await ask(desk.address, Say("last of batch"))
-    await trio.sleep(15)
-    last_of_batch.scope.cancel()
-    await trio.sleep(10)
-    assert desk.batch_sizes == [1, 2]
-    assert desk.journal == ["init", "last of batch"]
 
 
 async def test_caller_cancelled_while_waiting_for_room_leaves_no_trace(ask: Ask) -> None:
@@ -95,28 +82,6 @@ async def test_caller_cancelled_in_the_instant_its_message_is_taken_has_begun(as
     await ask(mailbox.address, Say("c", size=10))
     with trio.fail_after(1):
         assert len(await mailbox.take(1)) == 1
-
-
-async def test_cancelled_cast_is_handled_if_it_was_sent(desk: Desk) -> None:
-    with trio.CancelScope() as scope:
-        await desk.address.cast(Note("sent"))
-        scope.cancel()
-        await trio.lowlevel.checkpoint()
-    await trio.testing.wait_all_tasks_blocked()
-    assert desk.journal == ["init", "sent"]
-
-
-async def test_cancelled_cast_that_found_no_room_is_not_handled(start: Start, ask: Ask) -> None:
-    desk = Desk(capacity=1)
-    await start(desk.child)
-    await ask(desk.address, Hold("held"))
-    await desk.address.cast(Note("sent"))
-    with trio.move_on_after(1) as scope:
-        await desk.address.cast(Note("not sent"))
-    assert scope.cancelled_caught
-    desk.gate.set()
-    await trio.testing.wait_all_tasks_blocked()
-    assert desk.journal == ["init", "held", "sent"]
 
 
 async def test_cancelled_tree_can_still_answer_everyone(desk: Desk, ask: Ask) -> None:

@@ -29,15 +29,6 @@ async def takes_weight(mailbox: Mailbox, weight: int, ask: Ask) -> bool:
 # In and out.
 
 
-async def test_batch_is_what_waits_up_to_the_limit(ask: Ask) -> None:
-    mailbox = Mailbox("box", capacity=10)
-    for text in "abcde":
-        await ask(mailbox.address, Say(text))
-    assert texts(await mailbox.take(1)) == ["a"]
-    assert texts(await mailbox.take(3)) == ["b", "c", "d"]
-    assert texts(await mailbox.take(3)) == ["e"]
-
-
 async def test_only_the_first_answer_counts(ask: Ask) -> None:
     mailbox = Mailbox("box", capacity=10, max_weight=10)
     asked = await ask(mailbox.address, Say("a", size=10))
@@ -72,16 +63,6 @@ async def test_call_that_waits_for_room_is_queued_when_there_is_some(ask: Ask) -
     assert await waiting.outcome() == "answered"
 
 
-async def test_cast_waits_for_room(nursery: trio.Nursery) -> None:
-    mailbox = Mailbox("box", capacity=1)
-    await mailbox.address.cast(Note("a"))
-    nursery.start_soon(mailbox.address.cast, Note("b"))
-    await trio.testing.wait_all_tasks_blocked()
-    assert mailbox.depth() == 2
-    assert texts(await mailbox.take(1)) == ["a"]
-    assert texts(await mailbox.take(1)) == ["b"]
-
-
 async def test_call_is_refused_when_it_would_weigh_too_much(ask: Ask) -> None:
     mailbox = Mailbox("box", capacity=10, max_weight=10)
     await ask(mailbox.address, Say("a", size=6))
@@ -100,18 +81,6 @@ async def test_message_in_hand_weighs_until_it_is_answered(ask: Ask) -> None:
     answer(batch)
     answer(await mailbox.take(9))
     assert await waiting.outcome() == "answered"
-
-
-async def test_oversized_message_passes_alone(ask: Ask) -> None:
-    mailbox = Mailbox("box", capacity=10, max_weight=10)
-    await ask(mailbox.address, Say("a", size=1))
-    giant = await ask(mailbox.address, Say("giant", size=1000), wait_for_room=True)
-    answer(await mailbox.take(1))
-    await trio.testing.wait_all_tasks_blocked()
-    assert not await takes_weight(mailbox, 1, ask)
-    answer(await mailbox.take(1))
-    assert await giant.outcome() == "answered"
-    assert await takes_weight(mailbox, 10, ask)
 
 
 async def test_weight_is_given_back_when_the_holder_crashes(ask: Ask) -> None:
@@ -154,14 +123,6 @@ async def test_closed_mailbox_refuses_calls_and_casts() -> None:
     with pytest.raises(ActorStopped):
         await mailbox.address.cast(Note("a"))
     assert mailbox.depth() == 0
-
-
-async def test_what_waits_in_a_closed_mailbox_can_be_taken(ask: Ask) -> None:
-    mailbox = Mailbox("box", capacity=10)
-    await ask(mailbox.address, Say("a"))
-    mailbox.close()
-    assert texts(await mailbox.take(9)) == ["a"]
-    assert await mailbox.take(9) == []
 
 
 async def test_a_call_to_a_closed_mailbox_that_is_full_says_that_it_is_closed(ask: Ask) -> None:
@@ -213,33 +174,18 @@ async def test_oldest_age_is_that_of_the_message_next_in_line(ask: Ask) -> None:
     assert mailbox.oldest_age(trio.current_time()) is None
 
 
-async def test_is_stuck_when_a_message_waits_and_none_is_finished(ask: Ask) -> None:
-    mailbox = Mailbox("box", capacity=10)
-    await ask(mailbox.address, Say("a"))
-    await trio.sleep(10)
-    assert not mailbox.is_stuck(trio.current_time(), after=10)
-    await trio.sleep(1)
-    assert mailbox.is_stuck(trio.current_time(), after=10)
-
-
-async def test_is_not_stuck_when_nothing_waits(ask: Ask) -> None:
-    mailbox = Mailbox("box", capacity=10)
-    await ask(mailbox.address, Say("a"))
-    await mailbox.take(1)
-    await trio.sleep(100)
-    assert not mailbox.is_stuck(trio.current_time(), after=10)
-
-
-async def test_is_not_stuck_when_it_is_only_slow(ask: Ask) -> None:
+async def test_is_stuck_when_none_is_finished_and_not_when_it_is_only_slow(ask: Ask) -> None:
     mailbox = Mailbox("box", capacity=10)
     for text in "abc":
         await ask(mailbox.address, Say(text))
     for _ in range(2):
         await trio.sleep(8)
         answer(await mailbox.take(1))
-    await trio.sleep(8)
-    assert mailbox.oldest_age(trio.current_time()) == pytest.approx(24)
+    await trio.sleep(10)
+    assert mailbox.oldest_age(trio.current_time()) == pytest.approx(26)
     assert not mailbox.is_stuck(trio.current_time(), after=10)
+    await trio.sleep(1)
+    assert mailbox.is_stuck(trio.current_time(), after=10)
 
 
 async def test_counts_what_was_taken_and_how_long_that_had_waited(ask: Ask) -> None:
