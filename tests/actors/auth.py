@@ -27,8 +27,8 @@ def granting(*names: str) -> Answer:
     return Answer(Access.GRANTED, frozenset(names))
 
 
-class FakeTuist:
-    """What the fake connections have in common, through all incarnations of the cache.
+class FakeTuist(TuistApi):
+    """A Tuist server, and the connection to it of whichever incarnation of the cache there is.
 
     Attributes:
         answers: by the `Authorization` header; without one, a token is unknown.
@@ -45,15 +45,21 @@ class FakeTuist:
         self.gate.set()
         self.delay = 0.0
         self.questions: list[tuple[str, str]] = []
-        self.under_way = 0
-        self.most_under_way = 0
-        self.open_connections = 0
+        self.under_way = self.most_under_way = self.open_connections = 0
 
     def asked(self, authorization: str) -> int:
         """How often it has been asked about a token."""
         return sum(1 for asked, _ in self.questions if asked == authorization)
 
-    async def answer(self, authorization: str, request_id: str) -> Answer | str:
+    async def __aenter__(self) -> Self:
+        self.open_connections += 1
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.open_connections -= 1
+
+    async def ask(self, authorization: str, request_id: str) -> Answer | str:
+        assert self.open_connections == 1
         self.questions.append((authorization, request_id))
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
@@ -67,24 +73,6 @@ class FakeTuist:
             self.under_way -= 1
 
 
-class FakeApi(TuistApi):
-    """A connection to the fake Tuist server."""
-
-    def __init__(self, tuist: FakeTuist) -> None:
-        self._tuist = tuist
-
-    async def __aenter__(self) -> Self:
-        self._tuist.open_connections += 1
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._tuist.open_connections -= 1
-
-    async def ask(self, authorization: str, request_id: str) -> Answer | str:
-        assert self._tuist.open_connections == 1
-        return await self._tuist.answer(authorization, request_id)
-
-
 class Auth(Tasks):
     """A running auth cache, and what it is asked with."""
 
@@ -94,7 +82,7 @@ class Auth(Tasks):
     def __init__(self, nursery: trio.Nursery, tuist: FakeTuist) -> None:
         super().__init__(nursery)
         self.tuist = tuist
-        self.new_api = lambda: FakeApi(tuist)
+        self.new_api = lambda: tuist
         self.mailbox = Mailbox("auth_cache", capacity=20_000)
         self.client = AuthCacheClient(self.mailbox.address, SECRET)
         self.incarnations: list[AuthCache] = []

@@ -115,13 +115,11 @@ class Body:
 
     Attributes:
         is_read: whether anyone has begun to read it.
-        error: if set, what reading on raises, instead of yielding the rest.
     """
 
-    def __init__(self, *pieces: bytes, rest: bytes = b"", error: Exception | None = None) -> None:
+    def __init__(self, *pieces: bytes, rest: bytes = b"") -> None:
         self.come = trio.Event()
         self.is_read = False
-        self.error = error
         self._pieces = list(reversed(pieces))
         self._rest = rest
 
@@ -134,8 +132,6 @@ class Body:
         if self._pieces:
             return self._pieces.pop()
         await self.come.wait()
-        if self.error is not None:
-            raise self.error
         rest, self._rest = self._rest, b""
         if not rest:
             raise StopAsyncIteration
@@ -153,15 +149,3 @@ async def told(evictor: Mailbox) -> list[int]:
     """The sizes that an evictor has been told of, which only this function listens for."""
     batch = await evictor.take(1000) if evictor.depth() else []
     return [envelope.message.size for envelope in batch if isinstance(envelope.message, Stored)]
-
-
-def leave_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the disk look as if nothing but the reserve was left."""
-
-    class Room:
-        f_frsize = 4096
-        f_blocks = f_files = 1_000_000
-        f_bfree = f_bavail = 100
-        f_ffree = f_favail = 500_000
-
-    monkeypatch.setattr(os, "statvfs", lambda _: Room)

@@ -23,10 +23,9 @@ from cache_actors.storage.errors import StorageError, StorageFull
 from cache_actors.storage.files import Publication, Published
 from cache_actors.storage.layout import Entry
 from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
-from cache_actors.supervision import ActorCrashed, ActorStopped, Mailbox, actor_child
+from cache_actors.supervision import Mailbox, actor_child
 from tests.supervision.small_actors import Root
 from tests.support.metrics import Scrape, new_metrics
-from tests.support.waiting import eventually_async
 
 from .helpers import (
     CountingThreads,
@@ -144,18 +143,6 @@ async def test_artifact_is_stored_whole(writer: Writer, size: int, is_known: boo
     writer.assert_nothing_is_held()
 
 
-@CONTENTS
-async def test_artifact_that_exists_stays_as_it_is(writer: Writer, content: bytes) -> None:
-    await writer.put(A, b"first")
-    before = os.stat(writer.path(A))  # noqa: PTH116
-    assert await writer.put(A, content) is Published.EXISTS
-    assert await writer.put_body(A, in_chunks(content)) is Published.EXISTS
-    after = os.stat(writer.path(A))  # noqa: PTH116
-    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    assert writer.content(A) == b"first"
-    writer.assert_nothing_is_held()
-
-
 async def test_small_artifact_costs_one_trip_to_a_thread(writer: Writer) -> None:
     await writer.put(A, bytes(SMALL_BYTES))
     assert (writer.disk_threads.trips, writer.stream_threads.trips) == (1, 0)
@@ -168,6 +155,7 @@ async def test_all_that_waits_is_published_in_one_trip(writer: Writer) -> None:
     for task in tasks:
         assert await task.result() is Published.STORED
     assert [len(batch) for batch in writer.store.publications] == [1, len(mine)]
+    assert await told(writer.evictor) == [on_disk(len(SMALL)), len(mine) * on_disk(len(SMALL))]
 
 
 # Many at once.
@@ -266,29 +254,6 @@ async def test_one_that_fails_hurts_no_other_of_its_batch(writer: Writer) -> Non
     assert writer.restarts() == 0
 
 
-@CONTENTS
-async def test_crash_of_the_writer_is_heard_and_leaves_nothing_behind(
-    writer: Writer, content: bytes
-) -> None:
-    with pytest.MonkeyPatch.context() as bug:
-        bug.setattr(writer.store, "publish", lambda _batch: 1 / 0)
-        with pytest.raises(ActorCrashed):
-            await writer.put(A, content)
-    writer.assert_nothing_is_held()
-    assert await writer.put(A, content) is Published.STORED
-    assert writer.restarts() == 1
-
-
-@CONTENTS
-async def test_stopped_writer_is_heard_and_leaves_nothing_behind(
-    writer: Writer, content: bytes
-) -> None:
-    await writer.root.stop()
-    with pytest.raises(ActorStopped):
-        await writer.put(A, content)
-    writer.assert_nothing_is_held()
-
-
 # The evictor.
 
 
@@ -302,15 +267,6 @@ async def test_evictor_is_told_of_what_was_stored_and_of_nothing_else(writer: Wr
         with pytest.raises(StorageFull):
             await writer.put(artifact("C"), SMALL)
     assert await told(writer.evictor) == []
-
-
-async def test_evictor_is_told_once_of_a_batch(writer: Writer) -> None:
-    mine = [artifact(str(number)) for number in range(20)]
-    async with writer.busy():
-        tasks = [await writer.begin(writer.put(e, SMALL)) for e in (*mine, *mine, A)]
-    for task in tasks:
-        await task.result()
-    assert await told(writer.evictor) == [on_disk(len(SMALL)), len(mine) * on_disk(len(SMALL))]
 
 
 # Cancellation.
@@ -337,44 +293,6 @@ async def test_commit_of_a_large_artifact_goes_on_though_its_client_left(
     await task.result()  # what is shielded is not cancelled any more
     assert discarded_during_commit == [False]
     assert writer.content(A) == LARGE
-    writer.assert_nothing_is_held()
-
-
-async def test_commit_of_a_large_artifact_that_waits_its_turn_goes_on_though_its_client_left(
-    writer: Writer,
-) -> None:
-    late = artifact("LATE")
-    async with writer.busy():
-        task = await writer.begin(writer.put(late, LARGE))
-        await eventually_async(writer.mailbox.depth)
-        task.scope.cancel()
-        await trio.testing.wait_all_tasks_blocked()
-        assert not task.is_done()
-    await task.result()
-    assert writer.content(late) == LARGE
-    writer.assert_nothing_is_held()
-
-
-async def test_commit_of_a_small_artifact_is_finished_behind_a_client_that_left(
-    writer: Writer,
-) -> None:
-    with writer.held_up(A) as gate:
-        task = await writer.begin(writer.put(A, SMALL))
-        await gate.reached()
-        await task.leave()
-    assert await writer.put(A, b"second") is Published.EXISTS
-    assert writer.content(A) == SMALL
-    writer.assert_nothing_is_held()
-
-
-async def test_small_artifact_whose_client_left_before_its_turn_is_not_written(
-    writer: Writer,
-) -> None:
-    async with writer.busy():
-        second = await writer.begin(writer.put(A, b"second"))
-        await second.leave()
-    assert await writer.put(A, b"third") is Published.EXISTS
-    assert [len(batch) for batch in writer.store.publications] == [1, 1]
     writer.assert_nothing_is_held()
 
 

@@ -258,20 +258,6 @@ async def test_pass_is_run_from_the_high_watermark_on(
         assert world.passes.limits == Limits(HIGH, TARGET)
 
 
-async def test_disk_that_fills_between_two_looks_is_noticed(world: World) -> None:
-    world.passes.effect = lambda: world.disk.fill(TARGET)
-    await world.start()
-    for count in range(1, 4):
-        await world.after(FRUITLESS_SECONDS)
-        world.disk.fill(HIGH)
-        await world.stored(ENOUGH)
-        assert world.passes.count == 2 * count - 1
-        await world.after(FRUITLESS_SECONDS)
-        world.disk.fill(HIGH)
-        await world.after(HELD_SECONDS + LOOK_SECONDS)
-        assert world.passes.count == 2 * count
-
-
 async def test_watermark_of_the_whole_disk_is_never_reached(world: World) -> None:
     world.high = 1.0
     world.disk.fill(1.0)
@@ -500,16 +486,6 @@ async def test_folder_with_a_limit_is_scanned_after_enough_was_stored_or_time_we
     assert world.passes.count == 2
 
 
-async def test_folder_that_reaches_its_watermark_is_evicted_from(world: World) -> None:
-    world.max_bytes = 1000
-    complete(world.root, report(stored=840, ended=world.now()))
-    world.passes.outcomes = [replace(report(stored=700, ended=world.now()), bytes=150, artifacts=1)]
-    await world.start()
-    await world.stored(10)
-    assert world.passes.count == 1
-    assert world.status().used == 0.7
-
-
 async def test_pass_of_another_process_counts_as_a_scan(world: World) -> None:
     world.max_bytes = 1000
     complete(world.root, report(stored=500, ended=world.now()))
@@ -576,26 +552,6 @@ async def test_hint_for_which_there_is_no_room_is_dropped(nursery: trio.Nursery)
 
 
 # Crashes and stops.
-
-
-async def test_crash_keeps_the_record_and_the_next_life_goes_on(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world.disk.fill(0.9)
-    world.passes.effect = lambda: world.disk.fill(TARGET)
-    world.passes.outcomes = [report(20_000)]
-    await world.start()
-    assert world.status().passes == 1
-    with monkeypatch.context() as bug:
-        bug.setattr(world.capacity, "note_stored", lambda _: 1 / 0)
-        await world.stored(1)
-    assert world.restarts() == 1
-    assert world.tree.child("evictor").last_error == "ZeroDivisionError"
-    assert (world.status().passes, world.status().artifacts) == (1, 20_000)
-    world.disk.fill(0.9)
-    await world.stored(ENOUGH)
-    assert world.passes.count == 2
-    assert world.status().passes == 2
 
 
 async def test_crash_of_what_looks_is_a_crash_of_the_actor(world: World) -> None:

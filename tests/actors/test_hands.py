@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from cache_actors.storage.entries import EntryWrite, MissingArtifact
 from cache_actors.storage.files import FileStore, Publication, Published
 from cache_actors.storage.layout import TEMPORARY, Entry
 from cache_actors.storage.temporary import TemporaryFolder
-from tests.support.waiting import eventually
 
 from .helpers import PROJECT, artifact
 
@@ -138,11 +136,6 @@ async def test_watch_and_batch_that_notice_it_together_raise_one_error(store: Fi
         await live()
 
 
-async def test_process_is_not_in_the_group_that_a_terminal_interrupts(store: FileStore) -> None:
-    async with PublishingProcess(store, lambda _: None) as process:
-        assert os.getpgid(process._process.pid) == process._process.pid
-
-
 async def kill_soon(process: PublishingProcess) -> None:
     await trio.testing.wait_all_tasks_blocked()
     os.kill(process._process.pid, signal.SIGKILL)
@@ -194,29 +187,3 @@ async def test_process_inherits_nothing_but_its_channel(store: FileStore) -> Non
         found = [str(fd.readlink()) for fd in Path(f"/proc/{process._process.pid}/fd").iterdir()]
     assert len([name for name in found if name.startswith("socket:")]) == 1
     assert not [name for name in found if str(store._temporary.path) in name]
-
-
-PARENT = """
-import sys, pathlib, trio
-from cache_actors.actors.hands import PublishingProcess
-from cache_actors.storage.files import FileStore
-from cache_actors.storage.temporary import TemporaryFolder
-root = pathlib.Path(sys.argv[1])
-async def main():
-    store = FileStore(root, TemporaryFolder(root / ".tmp"), durable=True)
-    async with PublishingProcess(store, lambda _: None) as process:
-        print(process._process.pid, flush=True)
-        await trio.sleep_forever()
-trio.run(main)
-"""
-
-
-def test_process_ends_with_its_parent(storage: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(storage)], stdout=subprocess.PIPE
-    ) as parent:
-        assert parent.stdout is not None
-        child = Path(f"/proc/{int(parent.stdout.readline())}")
-        parent.kill()
-    eventually(lambda: not child.exists())
-    assert folders(storage) == 1  # the parent's own, which the next start removes

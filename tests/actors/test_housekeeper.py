@@ -15,7 +15,7 @@ from trio.testing import MockClock
 
 from cache_actors.actors import housekeeper
 from cache_actors.actors.housekeeper import PROBE_SECONDS, Housekeeper
-from cache_actors.storage.files import FileStore, Publication
+from cache_actors.storage.files import FileStore
 from cache_actors.storage.health import StorageState, StorageStatus
 from cache_actors.storage.layout import TEMPORARY
 from cache_actors.storage.temporary import TemporaryFolder
@@ -77,20 +77,6 @@ def failing(patch: pytest.MonkeyPatch, call: str, number: int) -> None:
     patch.setattr(os, call, fail)
 
 
-async def test_storage_that_is_well_is_not_talked_about(household: Household) -> None:
-    for _ in range(5):
-        assert (await household.look()).state is OK
-    assert household.log == []
-
-
-async def test_room_is_looked_up_at_once(household: Household, storage: Path) -> None:
-    status = household.store.health.status()
-    room = os.statvfs(storage)
-    assert status.free_bytes is not None
-    assert status.free_bytes == pytest.approx(room.f_bavail * room.f_frsize, rel=0.2)
-    assert status.free_inodes == pytest.approx(room.f_favail, rel=0.2)
-
-
 @pytest.mark.parametrize(
     ("call", "number", "state", "reason"),
     [
@@ -124,23 +110,6 @@ async def test_change_from_one_trouble_to_another_is_told(household: Household) 
             failing(patch, "fdatasync", number)
             await household.look()
     assert [line["state"] for line in household.log] == ["full", "failing", "full"]
-
-
-async def test_lack_of_descriptors_is_not_the_storages_fault(household: Household) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        failing(patch, "posix_fallocate", errno.EMFILE)
-        assert (await household.look()).state is OK
-    assert household.log == []
-
-
-async def test_trouble_that_a_writer_has_met_is_over_when_a_probe_succeeds(
-    household: Household, storage: Path
-) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        failing(patch, "fdatasync", errno.EIO)
-        household.store.publish([Publication(storage / "acme" / "file", [b"bytes"])])
-    assert household.store.health.status().state is FAILING
-    assert (await household.look()).state is OK
 
 
 async def test_trouble_at_the_start_is_told(

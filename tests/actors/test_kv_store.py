@@ -26,11 +26,10 @@ from cache_actors.kinds import Kind
 from cache_actors.storage.capacity import on_disk
 from cache_actors.storage.entries import EntryWriter, MissingArtifact
 from cache_actors.storage.errors import StorageError, StorageFull
-from cache_actors.storage.files import FileStore, Publication, Replacement
 from cache_actors.storage.layout import Entry, Project
 from cache_actors.storage.record import ATTRIBUTE
 from cache_actors.storage.temporary import TemporaryFolder
-from cache_actors.supervision import ActorCrashed, Mailbox, MailboxFull, actor_child
+from cache_actors.supervision import Mailbox, MailboxFull, actor_child
 from tests.supervision.small_actors import Root
 from tests.support.metrics import Scrape, new_metrics
 
@@ -40,7 +39,6 @@ from .helpers import (
     CountingThreads,
     Run,
     Tasks,
-    artifact,
     fail_writes,
     leftovers,
     told,
@@ -149,12 +147,6 @@ async def kv(
     return kv
 
 
-@pytest.fixture
-def other_process(storage: Path, temporary: TemporaryFolder) -> FileStore:
-    """Another process's view of the same storage."""
-    return FileStore(storage, temporary, durable=False)
-
-
 def set_time(path: Path, nanoseconds: int) -> None:
     os.utime(path, ns=(nanoseconds, nanoseconds))
 
@@ -165,13 +157,6 @@ def overwrite(path: Path, content: bytes) -> None:
 
 
 # Entries.
-
-
-async def test_entry_is_retrieved_as_it_was_stored(kv: KeyValue) -> None:
-    content = bytes(range(256))
-    await kv.put(A, content)
-    for _ in range(3):
-        assert await kv.get(A) == content
 
 
 async def test_what_was_never_stored_is_a_miss(kv: KeyValue) -> None:
@@ -234,23 +219,6 @@ async def test_memory_is_bounded_by_what_the_entries_used_last_take(kv: KeyValue
     assert not await kv.is_in_memory(B)
 
 
-async def test_entries_that_grow_and_shrink_are_counted_right(kv: KeyValue) -> None:
-    for number in range(20):
-        for entry in (A, B):
-            await kv.put_long_ago(entry, bytes(number * 7 % 100))
-            await kv.get(entry)
-            assert kv.remembered() <= ROOM_FOR_TWO
-    for entry in (A, B):
-        kv.path(entry).unlink()
-        await kv.get(entry)
-    assert kv.remembered() == 0
-    for entry in (A, B):
-        await kv.put_long_ago(entry, body("x"))
-        await kv.get(entry)
-    assert await kv.is_in_memory(A)
-    assert await kv.is_in_memory(B)
-
-
 async def test_entry_too_large_for_the_memory_is_retrieved_all_the_same(kv: KeyValue) -> None:
     await kv.put_long_ago(A, bytes(ROOM_FOR_TWO))
     assert await kv.get(A) == await kv.get(A) == bytes(ROOM_FOR_TWO)
@@ -277,28 +245,6 @@ async def test_read_that_pushes_out_another_of_its_batch_hurts_neither(kv: KeyVa
 
 
 # Behind its back.
-
-
-async def test_entry_that_differs_in_nothing_but_its_content_and_inode_is_noticed(
-    kv: KeyValue, other_process: FileStore
-) -> None:
-    await kv.put_long_ago(A, body("ours"))
-    await kv.get(A)
-    before = kv.path(A).stat().st_mtime_ns
-    other_process.replace([Replacement(kv.path(A), body("theirs"))])
-    set_time(kv.path(A), before)
-    assert await kv.get(A) == body("theirs")
-
-
-@pytest.mark.parametrize("content", [body("theirs"), b"shorter", b""])
-async def test_entry_whose_bytes_have_changed_is_a_miss(kv: KeyValue, content: bytes) -> None:
-    await kv.put_long_ago(A, body("ours"))
-    await kv.get(A)
-    kv.path(A).write_bytes(content)
-    assert await kv.get(A) is None
-    assert not kv.path(A).exists()
-    await kv.put(A, body("again"))
-    assert await kv.get(A) == body("again")
 
 
 async def test_entry_removed_by_another_process_is_a_miss(kv: KeyValue) -> None:
@@ -341,20 +287,6 @@ async def test_reads_do_not_wait_behind_writes_of_their_batch(kv: KeyValue) -> N
 
 
 # Writes.
-
-
-async def test_write_is_not_acknowledged_while_it_is_under_way(kv: KeyValue) -> None:
-    async with kv.writing():
-        await trio.testing.wait_all_tasks_blocked()
-
-
-async def test_write_under_way_is_finished_though_its_caller_left(kv: KeyValue) -> None:
-    kv.store.replace_gate.close()
-    write = await kv.begin(kv.put(A, body("a")))
-    await kv.store.replace_gate.reached()
-    await write.leave()
-    kv.store.replace_gate.open()
-    assert await kv.get(A) == body("a")
 
 
 # Disks that fail.
@@ -404,17 +336,6 @@ async def test_file_that_cannot_be_read_is_an_error_and_hurts_no_other_of_its_ba
 # Crashes and overload.
 
 
-async def test_crash_loses_nothing(kv: KeyValue, monkeypatch: pytest.MonkeyPatch) -> None:
-    await kv.put(A, body("a"))
-    await kv.get(A)
-    with monkeypatch.context() as bug:
-        bug.setattr(kv.store, "load", lambda _batch: 1 / 0)
-        with pytest.raises(ActorCrashed):
-            await kv.get(A)
-    assert await kv.get(A) == body("a")
-    assert len(kv.incarnations) == 2
-
-
 async def test_bodies_that_wait_are_bounded_in_bytes(kv: KeyValue) -> None:
     async with kv.writing(60_000):
         with pytest.raises(MailboxFull):
@@ -446,18 +367,6 @@ ID = "AB" * 32
 async def put_with(kv: KeyValue, entry: Entry, *artifacts: str) -> str | None:
     """Store an entry that refers to artifacts."""
     return await kv.client.put(entry, body("x"), frozenset(artifacts))
-
-
-async def test_entry_without_its_artifact_is_refused(kv: KeyValue) -> None:
-    await kv.put(A, body("before"))
-    for _ in range(2):
-        with pytest.raises(MissingArtifact, match=f"Artifact {ID} does not exist"):
-            await put_with(kv, A, ID)
-    assert await kv.get(A) == body("before")
-    kv.store.publish([Publication(artifact(ID).path(kv.store.root), [b"bytes"])])
-    assert await put_with(kv, A, ID) is None
-    assert await kv.get(A) == body("x")
-    assert kv.root.child("kv_store").restarts == 0
 
 
 async def test_refusal_hurts_no_other_of_its_batch(kv: KeyValue) -> None:

@@ -125,7 +125,6 @@ async def test_storage_that_was_never_scrubbed_is_scrubbed_at_once(world: World)
     work = await world.start(DAY)
     assert work.log == [{"event": "scrub_finished", "files": 3, "bytes": 15, "found": 0}]
     assert last_scrub(world.storage) == int(world.now())
-    work.stop.set()
 
 
 async def test_scrub_is_due_an_interval_after_the_last_one_has_ended(world: World) -> None:
@@ -139,7 +138,6 @@ async def test_scrub_is_due_an_interval_after_the_last_one_has_ended(world: Worl
         await world.after(DAY - 3)
         assert work.finished == done
         await world.after(4)
-    work.stop.set()
 
 
 async def test_clock_that_was_wrong_puts_it_off_for_an_interval_at_most(world: World) -> None:
@@ -149,7 +147,6 @@ async def test_clock_that_was_wrong_puts_it_off_for_an_interval_at_most(world: W
     assert work.finished == 0
     # What the wrong clock has written is still in the future, so it goes by its own clock.
     assert last_scrub(world.storage) == int(world.now() - DAY + 1 + 1000 * DAY)
-    work.stop.set()
 
 
 # What.
@@ -171,7 +168,6 @@ async def test_everything_broken_is_logged_with_where_it_is_now(world: World) ->
     await world.after(DAY + 1)
     assert work.log[-1] == {"event": "scrub_finished", "files": 3, "bytes": 15, "found": 0}
     assert len(work.logged("scrub_found")) == 2
-    work.stop.set()
 
 
 # How fast.
@@ -187,7 +183,6 @@ async def test_rate_bounds_how_fast_it_reads(world: World, seconds: int) -> None
         await world.after(step)
         passed += step
     assert passed >= 0.99 * seconds
-    work.stop.set()
 
 
 # How it stops.
@@ -224,7 +219,6 @@ async def test_scrub_stops_after_the_step_that_it_is_at_and_is_due_at_the_next_s
     assert last_scrub(world.storage) is None
     again = await world.start(DAY)
     assert again.finished == 1
-    again.stop.set()
 
 
 async def test_cancelled_scrub_lets_go_of_its_lock(world: World) -> None:
@@ -259,7 +253,6 @@ async def test_failing_storage_is_tried_again_after_a_while(
     await world.after(RETRY_SECONDS + 1)
     assert work.finished == 1
     assert last_scrub(world.storage) is not None
-    work.stop.set()
 
 
 async def test_scrubber_that_waits_for_its_next_try_stops_at_once(world: World) -> None:
@@ -279,22 +272,3 @@ async def test_scrub_of_another_is_waited_for_and_not_joined(world: World) -> No
         assert work.log == []
     await world.after(RETRY_SECONDS + 1)
     assert work.finished == 1
-    work.stop.set()
-
-
-async def test_of_two_services_one_scrubs_an_interval(world: World) -> None:
-    world.artifacts(100)
-    services = [await world.start(DAY, rate=100 * LEAST_COST / 600) for _ in range(2)]
-
-    def finished() -> int:
-        return sum(work.finished for work in services)
-
-    for days in range(1, 4):
-        for _ in range(1000):
-            if finished() < days:
-                await world.after(10)
-        assert finished() == days
-        await world.after(DAY - 100)
-        assert finished() == days
-    for work in services:
-        work.stop.set()

@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import AsyncIterable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import trio
@@ -27,17 +28,12 @@ from .helpers import (
     artifact,
     fail_writes,
     in_chunks,
-    leave_no_room,
     leftovers,
 )
 from .stores import Gate
 
 CHUNK = 64 * 1024
 LARGE = random.randbytes(SMALL_BYTES + 1)
-
-
-class ClientGone(Exception):
-    """What reading a body raises when its client has left."""
 
 
 class Uploads(Tasks):
@@ -254,18 +250,6 @@ async def test_one_of_unknown_size_waits_for_no_memory(jumping: Uploads) -> None
         holder.come.set()
 
 
-async def test_slow_client_holds_up_no_other(jumping: Uploads) -> None:
-    slow = [
-        await jumping.begin(jumping.receive(body, size))
-        for body, size in ((Body(b"1"), SMALL_BYTES), (Body(LARGE), None))
-    ]
-    for _ in range(20):
-        assert await jumping.receive(in_chunks(b"small"), 5) is tuple
-    assert trio.current_time() == 0
-    for task in slow:
-        await task.leave()
-
-
 @pytest.mark.parametrize("seed", range(3))
 async def test_many_at_once_stay_within_the_budget(uploads: Uploads, seed: int) -> None:
     chances = random.Random(seed)
@@ -288,16 +272,6 @@ async def test_many_at_once_stay_within_the_budget(uploads: Uploads, seed: int) 
 # Ends.
 
 BODIES = {"small": (b"small", 8), "small of unknown size": (b"small", None), "large": (LARGE, None)}
-
-
-@pytest.mark.parametrize("how", BODIES)
-async def test_client_that_leaves_leaves_nothing_behind(uploads: Uploads, how: str) -> None:
-    first, size = BODIES[how]
-    body = Body(first, error=ClientGone())
-    task = await uploads.begin(uploads.receive(body, size))
-    body.come.set()
-    assert isinstance(await task.error(), ClientGone)
-    uploads.assert_nothing_is_held()
 
 
 @pytest.mark.parametrize("how", BODIES)
@@ -361,61 +335,41 @@ async def test_failing_disk_is_a_storage_error(
 # Room on the disk.
 
 
-async def test_room_is_set_aside_before_the_body_is_asked_for(
-    uploads: Uploads, monkeypatch: pytest.MonkeyPatch
+def full(*_: object) -> NoReturn:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+async def test_room_is_looked_for_and_set_aside_before_the_body_is_asked_for(
+    uploads: Uploads, store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really_reserve, reserved = os.posix_fallocate, list[tuple[int, bool]]()
+    really_reserve, asked = os.posix_fallocate, list[tuple[int, bool]]()
     body = Body(LARGE, rest=b"rest")
 
     def reserve(fd: int, offset: int, size: int) -> None:
-        reserved.append((size, body.is_read))
+        asked.append((size, body.is_read))
         really_reserve(fd, offset, size)
 
+    def require_room(size: int, _files: int) -> None:
+        asked.append((size, body.is_read))
+
     monkeypatch.setattr(os, "posix_fallocate", reserve)
+    monkeypatch.setattr(store.capacity, "require_room", require_room)
     body.come.set()
     assert await uploads.receive(body, len(LARGE) + 4) is TemporaryFile
-    assert reserved == [(len(LARGE) + 4, False)]
+    assert asked == [(len(LARGE) + 4, False)] * 2
     assert uploads.received == [LARGE + b"rest"]
     uploads.assert_nothing_is_held()
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("call", ["posix_fallocate", "require_room"])
 async def test_full_disk_is_told_before_the_body_is_asked_for(
-    uploads: Uploads, monkeypatch: pytest.MonkeyPatch, number: int
+    uploads: Uploads, store: FileStore, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
+    monkeypatch.setattr(store.capacity if call == "require_room" else os, call, full)
     body = in_chunks(LARGE)
-    monkeypatch.setattr(os, "posix_fallocate", refuse)
     with pytest.raises(StorageFull):
         await uploads.receive(body, len(LARGE))
     assert not body.is_read
-    uploads.assert_nothing_is_held()
-    assert await uploads.receive(in_chunks(LARGE), None) is TemporaryFile
-    uploads.assert_nothing_is_held()
-
-
-@pytest.mark.parametrize("is_full", [True, False], ids=["full", "not full"])
-async def test_room_is_looked_for_where_an_upload_will_go(
-    uploads: Uploads, store: FileStore, monkeypatch: pytest.MonkeyPatch, is_full: bool
-) -> None:
-    asked: list[int] = []
-
-    def require_room(size: int, _files: int) -> None:
-        asked.append(size)
-        if is_full:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    body = in_chunks(LARGE)
-    monkeypatch.setattr(store.capacity, "require_room", require_room)
-    if is_full:
-        with pytest.raises(StorageFull):
-            await uploads.receive(body, len(LARGE))
-    else:
-        assert await uploads.receive(body, len(LARGE)) is TemporaryFile
-    assert body.is_read is not is_full
-    assert asked == [len(LARGE)]
     uploads.assert_nothing_is_held()
 
 
@@ -427,7 +381,7 @@ async def test_room_for_one_of_unknown_size_is_looked_for_as_it_comes(
     def require_room(size: int, _files: int) -> None:
         asked.append(size)
         if sum(asked) > 2 * SMALL_BYTES:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            full()
 
     monkeypatch.setattr(store.capacity, "require_room", require_room)
     body = Body(LARGE, LARGE, LARGE)  # the rest does not come
@@ -438,9 +392,9 @@ async def test_room_for_one_of_unknown_size_is_looked_for_as_it_comes(
 
 
 async def test_upload_that_needs_no_room_is_not_refused_for_it(
-    uploads: Uploads, monkeypatch: pytest.MonkeyPatch
+    uploads: Uploads, store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(uploads.path)
-    leave_no_room(monkeypatch)
+    monkeypatch.setattr(store.capacity, "require_room", full)
     assert await uploads.receive(Body(LARGE), len(LARGE)) is None
     assert await uploads.receive(in_chunks(b"small"), 5) is tuple  # its writer will see

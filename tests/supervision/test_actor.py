@@ -68,13 +68,6 @@ async def test_domain_error_reaches_the_caller_and_is_no_crash(desk: Desk) -> No
     assert desk.root.logged == []
 
 
-async def test_kept_envelope_is_answered_later(desk: Desk, ask: Ask) -> None:
-    deferred = await ask(desk.address, Defer())
-    assert not deferred.is_done()
-    assert await desk.address.call(Say("now")) == "now"
-    assert await deferred.outcome() == "now"
-
-
 # Crashes.
 
 
@@ -96,28 +89,18 @@ async def test_whatever_was_in_hand_at_a_crash_is_answered_with_actor_crashed(
     root = await start(desk.child)
     deferred = await ask(desk.address, Defer())
     held = await ask(desk.address, Hold("held"))
+    before = await ask(desk.address, Refuse(KeyError("before it in the batch")))
     crashed = await ask(desk.address, Boom())
-    await desk.address.cast(Note("behind it in the batch"))
-    behind = await ask(desk.address, Say("behind it in the batch, too"))
+    behind = await ask(desk.address, Say("behind it in the batch"))
     in_next_batch = await ask(desk.address, Say("in the next batch"))
     desk.gate.set()
     assert await held.outcome() == "held"
+    assert isinstance(await before.outcome(), KeyError)
     for asked in deferred, crashed, behind:
         assert isinstance(await asked.outcome(), ActorCrashed)
     assert await in_next_batch.outcome() == "in the next batch"
     assert desk.journal == ["init", "held", "boom", "init", "in the next batch"]
     assert root.child("clerk").restarts == 1
-
-
-async def test_answers_given_before_the_crash_stand(start: Start, ask: Ask) -> None:
-    desk = Desk(new=BatchClerk)
-    await start(desk.child)
-    await ask(desk.address, Hold("held"))
-    first = await ask(desk.address, Say("first of the batch"))
-    crashed = await ask(desk.address, Boom())
-    desk.gate.set()
-    assert await first.outcome() == "first of the batch"
-    assert isinstance(await crashed.outcome(), ActorCrashed)
 
 
 # Talking to oneself.
