@@ -1,7 +1,8 @@
-"""Stores on a real disk that a test can hold up, and that tell what they were asked."""
+"""Stores on a real disk that a test can hold up, and what runs the actors that write to them."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import trio
@@ -14,25 +15,33 @@ from cache_actors.storage.files import (
     Replacement,
     Version,
 )
+from cache_actors.storage.layout import Entry
 from cache_actors.storage.temporary import TemporaryFolder
+from cache_actors.supervision import Actor, Mailbox, actor_child
+from tests.supervision.small_actors import Root
+from tests.support.metrics import new_metrics
+
+from .helpers import CountingThreads, Tasks
 
 GATE_SECONDS = 60.0
 
 
 class Gate:
-    """Where a thread waits, once it is closed, until it is opened."""
+    """Where a thread waits while it is closed."""
 
     def __init__(self) -> None:
         self._open = threading.Event()
         self._open.set()
         self._reached = trio.Event()
 
-    def close(self) -> None:
+    @contextmanager
+    def closed(self) -> Iterator[None]:
         self._reached = trio.Event()
         self._open.clear()
-
-    def open(self) -> None:
-        self._open.set()
+        try:
+            yield
+        finally:
+            self._open.set()
 
     async def reached(self) -> None:
         """Return once a thread waits here."""
@@ -48,21 +57,19 @@ class Gate:
 class GatedStore(FileStore):
     """A store with gates before its loads, its replacements and its publications.
 
+    No two publications of one artifact may overlap.
+
     Attributes:
         loads, replacements, publications: the batches so far.
-        most_at_once: by path, how many publications there have been at one time.
     """
 
     def __init__(self, root: Path, temporary: TemporaryFolder, *, durable: bool) -> None:
         super().__init__(root, temporary, durable=durable)
-        self.load_gate, self.replace_gate = Gate(), Gate()
-        self.publish_gates: dict[Path, Gate] = {}
+        self.load_gate, self.replace_gate, self.publish_gate = Gate(), Gate(), Gate()
         self.loads: list[Sequence[Lookup]] = []
         self.replacements: list[Sequence[Replacement]] = []
         self.publications: list[Sequence[Publication]] = []
-        self.most_at_once: dict[Path, int] = {}
-        self._at_once: dict[Path, int] = {}
-        self._lock = threading.Lock()
+        self._publishing: set[Path] = set()
 
     def load(self, batch: Sequence[Lookup]) -> list[Version | OSError | None]:
         self.loads.append(batch)
@@ -76,17 +83,49 @@ class GatedStore(FileStore):
 
     def publish(self, batch: Sequence[Publication]) -> list[Published | OSError]:
         self.publications.append(batch)
-        self._count(batch, 1)
+        paths = {item.path for item in batch}
+        assert not paths & self._publishing
+        self._publishing |= paths
         try:
-            for item in batch:
-                if item.path in self.publish_gates:
-                    self.publish_gates[item.path].go_through()
+            self.publish_gate.go_through()
             return super().publish(batch)
         finally:
-            self._count(batch, -1)
+            self._publishing -= paths
 
-    def _count(self, batch: Sequence[Publication], change: int) -> None:
-        with self._lock:
-            for path in {item.path for item in batch}:
-                now = self._at_once[path] = self._at_once.get(path, 0) + change
-                self.most_at_once[path] = max(now, self.most_at_once.get(path, 0))
+
+class Storing(Tasks):
+    """An actor that stores, in a tree of its own, and what it is given.
+
+    Attributes:
+        evictor: the mailbox of an evictor that does not run.
+    """
+
+    root: Root
+
+    def __init__(self, nursery: trio.Nursery, store: GatedStore, mailbox: Mailbox) -> None:
+        super().__init__(nursery)
+        self.store = store
+        self.mailbox = mailbox
+        self.evictor = Mailbox("evictor", capacity=100)
+        self.threads = CountingThreads()
+        self.metrics = new_metrics()
+        self.child = actor_child(mailbox, self.new_actor, shutdown=1)
+
+    def new_actor(self) -> Actor:
+        raise NotImplementedError
+
+    def path(self, entry: Entry) -> Path:
+        return entry.path(self.store.root)
+
+    def restarts(self) -> int:
+        return self.root.child(self.mailbox.name).restarts
+
+    @asynccontextmanager
+    async def busy(self, gate: Gate, work: Awaitable[object]) -> AsyncGenerator[None, None]:
+        """While the context lasts the actor is at `work`; what it is sent meanwhile waits."""
+        with gate.closed():
+            first = await self.begin(work)
+            await gate.reached()
+            yield
+            assert not first.is_done()
+        await first.result()

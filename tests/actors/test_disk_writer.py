@@ -5,8 +5,8 @@ import hashlib
 import os
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterable
+from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,17 +20,15 @@ from cache_actors.actors.hands import ThreadHands
 from cache_actors.actors.upload import SMALL_BYTES, WrongDigest
 from cache_actors.storage.capacity import on_disk
 from cache_actors.storage.errors import StorageError, StorageFull
-from cache_actors.storage.files import Publication, Published
+from cache_actors.storage.files import Published
 from cache_actors.storage.layout import Entry
 from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
-from cache_actors.supervision import Mailbox, actor_child
-from tests.supervision.small_actors import Root
-from tests.support.metrics import Scrape, new_metrics
+from cache_actors.supervision import Mailbox
+from tests.support.metrics import Scrape
 
 from .helpers import (
     CountingThreads,
     Run,
-    Tasks,
     WatchedBudget,
     artifact,
     fail_writes,
@@ -38,7 +36,7 @@ from .helpers import (
     leftovers,
     told,
 )
-from .stores import Gate, GatedStore
+from .stores import GatedStore, Storing
 
 A = artifact("A")
 SMALL = b"small"
@@ -47,32 +45,24 @@ CONTENTS = pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "lar
 MAX_WEIGHT = 2 * SMALL_BYTES
 
 
-class Writer(Tasks):
+class Writer(Storing):
     """A running disk writer, and its client."""
 
-    root: Root
-
-    def __init__(self, store: GatedStore, uploads: TemporaryFolder, nursery: trio.Nursery) -> None:
-        super().__init__(nursery)
-        self.store = store
+    def __init__(self, nursery: trio.Nursery, store: GatedStore, uploads: TemporaryFolder) -> None:
+        mailbox = Mailbox("disk_writer", capacity=300, max_weight=MAX_WEIGHT)
+        super().__init__(nursery, store, mailbox)
         self.uploads = uploads
         self.memory = WatchedBudget(4 * SMALL_BYTES)
-        self.disk_threads, self.stream_threads = CountingThreads(2), CountingThreads()
-        self.mailbox = Mailbox("disk_writer", capacity=300, max_weight=MAX_WEIGHT)
-        self.evictor = Mailbox("evictor", capacity=100)
+        self.stream_threads = CountingThreads()
         threads = self.stream_threads.as_limiter()
-        self.metrics = new_metrics()
         self.client = DiskWriterClient(
-            self.mailbox.address, store, uploads, self.memory, threads, self.metrics
+            mailbox.address, store, uploads, self.memory, threads, self.metrics
         )
-        self.child = actor_child(self.mailbox, self._new, shutdown=1)
 
-    def _new(self) -> DiskWriter:
+    def new_actor(self) -> DiskWriter:
         evictor = EvictorClient(self.evictor.address)
-        threads = self.disk_threads.as_limiter()
-        hands: ThreadHands[Publication, Published | OSError] = ThreadHands(
-            lambda batch: self.store.publish(batch), threads
-        )
+        threads = self.threads.as_limiter()
+        hands = ThreadHands(self.store.publish, threads)
         return DiskWriter(hands, self.store, evictor, threads, self.metrics)
 
     async def put(self, entry: Entry, content: bytes) -> Published:
@@ -83,36 +73,13 @@ class Writer(Tasks):
     ) -> Published:
         return await self.client.store(entry, body, expected_digest=digest)
 
-    def path(self, entry: Entry) -> Path:
-        return entry.path(self.store.root)
-
     def content(self, entry: Entry) -> bytes | None:
         """What is stored."""
         path = self.path(entry)
         return path.read_bytes() if path.exists() else None
 
-    def restarts(self) -> int:
-        return self.root.child(self.mailbox.name).restarts
-
-    @contextmanager
-    def held_up(self, entry: Entry) -> Iterator[Gate]:
-        """Hold up publications of `entry` while the context lasts."""
-        gate = self.store.publish_gates[self.path(entry)] = Gate()
-        gate.close()
-        try:
-            yield gate
-        finally:
-            gate.open()
-
-    @asynccontextmanager
-    async def busy(self) -> AsyncGenerator[None, None]:
-        """While the context lasts the writer publishes `A`; what it is sent meanwhile waits."""
-        with self.held_up(A) as gate:
-            first = await self.begin(self.put(A, SMALL))
-            await gate.reached()
-            yield
-            assert not first.is_done()
-        assert await first.result() is Published.STORED
+    def publishing(self) -> AbstractAsyncContextManager[None]:
+        return self.busy(self.store.publish_gate, self.put(A, SMALL))
 
     def assert_nothing_is_held(self) -> None:
         assert self.memory.taken == 0
@@ -125,7 +92,7 @@ class Writer(Tasks):
 async def writer(
     run_tree: Run, storage: Path, temporary: TemporaryFolder, nursery: trio.Nursery
 ) -> Writer:
-    writer = Writer(GatedStore(storage, temporary, durable=True), temporary, nursery)
+    writer = Writer(nursery, GatedStore(storage, temporary, durable=True), temporary)
     writer.root = await run_tree(writer.child)
     return writer
 
@@ -145,12 +112,12 @@ async def test_artifact_is_stored_whole(writer: Writer, size: int, is_known: boo
 
 async def test_small_artifact_costs_one_trip_to_a_thread(writer: Writer) -> None:
     await writer.put(A, bytes(SMALL_BYTES))
-    assert (writer.disk_threads.trips, writer.stream_threads.trips) == (1, 0)
+    assert (writer.threads.trips, writer.stream_threads.trips) == (1, 0)
 
 
 async def test_all_that_waits_is_published_in_one_trip(writer: Writer) -> None:
     mine = [artifact(str(number)) for number in range(60)]
-    async with writer.busy():
+    async with writer.publishing():
         tasks = [await writer.begin(writer.put(entry, SMALL)) for entry in mine]
     for task in tasks:
         assert await task.result() is Published.STORED
@@ -178,20 +145,19 @@ async def test_of_200_uploads_of_one_id_one_is_stored_whole_and_all_succeed(
 
 
 async def test_commits_of_one_id_never_overlap(writer: Writer) -> None:
-    async with writer.busy():
+    async with writer.publishing():
         waiting = [await writer.begin(writer.put(A, c)) for c in (b"second", LARGE)]
         assert not any(task.is_done() for task in waiting)
         assert writer.content(A) is None
     assert [await task.result() for task in waiting] == [Published.EXISTS] * 2
     assert writer.content(A) == SMALL
-    assert writer.store.most_at_once[writer.path(A)] == 1
 
 
 async def test_artifacts_that_wait_for_the_disk_are_bounded_in_bytes_and_none_is_refused(
     writer: Writer,
 ) -> None:
     entries = [artifact(str(number)) for number in range(12)]
-    async with writer.busy():
+    async with writer.publishing():
         size = MAX_WEIGHT // 4
         writer.memory.limit = 20 * size
         tasks = [await writer.begin(writer.put(entry, bytes(size))) for entry in entries]
@@ -245,7 +211,7 @@ async def test_whatever_the_disk_fails_at_stores_nothing_and_is_no_crash(
 async def test_one_that_fails_hurts_no_other_of_its_batch(writer: Writer) -> None:
     good = [artifact(str(number)) for number in range(20)]
     bad = artifact("x" * 300)  # a name that is too long for a file
-    async with writer.busy():
+    async with writer.publishing():
         tasks = [await writer.begin(writer.put(entry, SMALL)) for entry in (*good, bad)]
     assert isinstance(await tasks.pop().error(), StorageError)
     for task in tasks:
@@ -283,9 +249,9 @@ async def test_commit_of_a_large_artifact_goes_on_though_its_client_left(
         real_discard(file)
 
     monkeypatch.setattr(TemporaryFile, "discard", discard)
-    with writer.held_up(A) as gate:
+    with writer.store.publish_gate.closed():
         task = await writer.begin(writer.put(A, LARGE))
-        await gate.reached()
+        await writer.store.publish_gate.reached()
         task.scope.cancel()
         await trio.testing.wait_all_tasks_blocked()
         assert not task.is_done()
@@ -299,16 +265,16 @@ async def test_commit_of_a_large_artifact_goes_on_though_its_client_left(
 # Messages.
 
 
-def test_message_weighs_what_it_holds_in_memory(temporary: TemporaryFolder) -> None:
-    assert Publish(Path("a"), (b"12", b"345")).weight == 5
+def test_message_weighs_what_it_holds_in_memory_and_does_not_show_it(
+    temporary: TemporaryFolder,
+) -> None:
+    small = Publish(Path("a"), (b"sec", b"ret"))
+    assert small.weight == 6
+    assert "sec" not in repr(small)
     file = temporary.create()
     file.write([LARGE])
     assert Publish(Path("a"), file).weight == 0
     file.discard()
-
-
-def test_content_does_not_show_in_what_is_printed() -> None:
-    assert "secret" not in repr(Publish(Path("a"), (b"secret",)))
 
 
 # Metrics.
