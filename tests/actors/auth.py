@@ -1,7 +1,7 @@
 """A Tuist server that does what the test says, and a running auth cache that asks it."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Self
 
 import trio
 import trio.testing
@@ -13,7 +13,7 @@ from cache_actors.supervision import Mailbox, actor_child
 from tests.supervision.small_actors import Root, Task
 from tests.support.metrics import new_metrics
 
-from .helpers import PROJECT, Tasks
+from .helpers import PROJECT, Log, Tasks
 
 SECRET = b"secret key base"
 SUCCESS_TTL, FAILURE_TTL, STALE_TTL = 600.0, 3.0, 1500.0
@@ -87,14 +87,14 @@ class Auth(Tasks):
         self.client = AuthCacheClient(self.mailbox.address, SECRET)
         self.incarnations: list[AuthCache] = []
         self.metrics = new_metrics()
-        self.logged: list[tuple[str, dict[str, Any]]] = []
+        self.log = Log()
         self.child = actor_child(self.mailbox, self._new, shutdown=1)
 
     def _new(self) -> AuthCache:
         cache = AuthCache(
             self.new_api,
             self.metrics,
-            lambda event, **fields: self.logged.append((event, fields)),
+            self.log,
             success_ttl=SUCCESS_TTL,
             failure_ttl=FAILURE_TTL,
             stale_ttl=STALE_TTL,

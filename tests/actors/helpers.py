@@ -31,6 +31,17 @@ class Run(Protocol):
     async def __call__(self, *children: ChildSpec) -> Root: ...
 
 
+class Log(list[dict[str, Any]]):
+    """What has been logged: the events' names and fields."""
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        assert len(self) < 1000, "it logs without end"
+        self.append({"event": event, **fields})
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [line for line in self if line["event"] == event]
+
+
 class Tasks:
     """What runs in tasks of its own, in the nursery of the test."""
 

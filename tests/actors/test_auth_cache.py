@@ -602,13 +602,11 @@ async def test_questions_to_tuist_are_counted_and_failures_logged(auth: Auth) ->
     assert found.value(seconds + "_count", outcome="granted") == 1
     assert found.value(seconds + "_sum", outcome="granted") == pytest.approx(2)
     assert found.value(seconds + "_count", outcome="failed") == 1
-    assert auth.logged == [("tuist_failed", {"request_id": "r", "reason": DOWN})]
+    assert auth.log == [{"event": "tuist_failed", "request_id": "r", "reason": DOWN}]
 
 
 async def test_oddity_of_tuists_answers_is_logged_once_until_it_changes(auth: Auth) -> None:
     for number, oddity in enumerate(["", "one", "one", "two"]):
         auth.tuist.answers[f"token {number}"] = replace(granting(str(PROJECT)), oddity=oddity)
         assert await auth.access(f"token {number}") is Access.GRANTED
-    assert auth.logged == [
-        ("tuist_answer_odd", {"request_id": "r", "reason": reason}) for reason in ("one", "two")
-    ]
+    assert [line["reason"] for line in auth.log.of("tuist_answer_odd")] == ["one", "two"]

@@ -36,7 +36,7 @@ from cache_actors.supervision import Mailbox, actor_child
 from tests.supervision.small_actors import Root
 from tests.support.stored import HOUR
 
-from .helpers import Run, Tasks, after
+from .helpers import Log, Run, Tasks, after
 
 HIGH, TARGET = 0.85, 0.7
 BLOCK = 1 << 20
@@ -152,7 +152,7 @@ class World:
     high: float = HIGH
     max_bytes: int | None = None
     epoch: float = 1_700_000_000.0
-    log: list[dict[str, Any]] = field(default_factory=list)
+    log: Log = field(default_factory=Log)
     record: EvictionRecord = field(default_factory=EvictionRecord)
     mailbox: Mailbox = field(default_factory=lambda: Mailbox("evictor", capacity=10))
 
@@ -169,10 +169,7 @@ class World:
     def _new(self) -> Evictor:
         limits = Limits(self.high, TARGET, self.max_bytes)
         threads = trio.CapacityLimiter(1)
-        return Evictor(self.root, limits, self.capacity, self.record, threads, self._write)
-
-    def _write(self, event: str, **fields: Any) -> None:
-        self.log.append({"event": event, **fields})
+        return Evictor(self.root, limits, self.capacity, self.record, threads, self.log)
 
     def now(self) -> float:
         """The time of day."""
@@ -190,9 +187,6 @@ class World:
 
     def restarts(self) -> int:
         return self.tree.child("evictor").restarts
-
-    def logged(self, event: str) -> list[dict[str, Any]]:
-        return [line for line in self.log if line["event"] == event]
 
 
 @pytest.fixture
@@ -417,7 +411,7 @@ async def test_totals_are_of_all_passes_and_the_last_is_known(world: World) -> N
         bytes=55,
         last=second,
     )
-    evicted = world.logged("evicted")
+    evicted = world.log.of("evicted")
     assert [line["artifacts"] for line in evicted] == [3, 30]
     assert evicted[0]["youngest_evicted_seconds"] == 6.5
 
@@ -435,12 +429,12 @@ async def test_failure_is_told_and_tried_again(world: World, what: str) -> None:
         reason = f"{prefix}: {os.strerror(number)}"
     await world.start()
     assert world.status().failure == reason
-    assert world.logged("eviction_failed") == [{"event": "eviction_failed", "reason": reason}]
+    assert world.log.of("eviction_failed") == [{"event": "eviction_failed", "reason": reason}]
     await world.after(RETRY_SECONDS - 0.1)
     await world.stored(ENOUGH)
     assert len(world.log) == 1
     await world.after(LOOK_SECONDS)
-    assert len(world.logged("eviction_failed")) == 2
+    assert len(world.log.of("eviction_failed")) == 2
     world.disk.error = None
     world.passes.effect = lambda: world.disk.fill(TARGET)
     await world.after(RETRY_SECONDS)

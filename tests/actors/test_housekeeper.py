@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import pytest
 import trio
@@ -20,7 +20,7 @@ from cache_actors.storage.health import StorageState, StorageStatus
 from cache_actors.storage.layout import TEMPORARY
 from cache_actors.storage.temporary import TemporaryFolder
 
-from .helpers import after, leftovers
+from .helpers import Log, after, leftovers
 
 OK, FULL, FAILING = StorageState.OK, StorageState.FULL, StorageState.FAILING
 MEBIBYTE = 1 << 20
@@ -33,15 +33,12 @@ class Household:
     store: FileStore
     temporaries: list[TemporaryFolder]
     clock: MockClock
-    log: list[dict[str, Any]] = field(default_factory=list)
+    log: Log = field(default_factory=Log)
     stop: trio.Event = field(default_factory=trio.Event)
-
-    def _log(self, event: str, **fields: Any) -> None:
-        self.log.append({"event": event, **fields})
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         threads = trio.CapacityLimiter(1)
-        keeper = Housekeeper(self.store, self.temporaries, threads, self._log)
+        keeper = Housekeeper(self.store, self.temporaries, threads, self.log)
         await keeper.run(self.stop, task_status.started)
 
     async def look(self) -> StorageStatus:

@@ -1,7 +1,6 @@
 """The nginx counter: what nginx answers is counted once, by the instance that is current."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -11,7 +10,7 @@ from cache_actors.actors.nginx_counter import LOOK_SECONDS, NginxCounter
 from cache_actors.supervision import ChildSpec
 from tests.support.metrics import Scrape, new_metrics
 
-from .helpers import Run, after
+from .helpers import Log, Run, after
 
 READ = b"artifact GET 200 100 0.001 -\n"
 
@@ -22,13 +21,13 @@ class Counting:
     def __init__(self, path: Path | None) -> None:
         self.metrics = new_metrics()
         self.is_current = True
-        self.logged: list[tuple[str, dict[str, Any]]] = []
+        self.log = Log()
         counter = NginxCounter(
             path,
             self.metrics,
             lambda: self.is_current,
             trio.CapacityLimiter(1),
-            lambda event, **fields: self.logged.append((event, fields)),
+            self.log,
         )
         self.child = ChildSpec("nginx_counter", counter.run, shutdown=1)
 
@@ -75,7 +74,7 @@ async def test_log_that_cannot_be_read_is_told_and_tried_again(
     counting = Counting(path)
     root = await run_tree(counting.child)
     await after(clock, LOOK_SECONDS)
-    assert {event for event, _ in counting.logged} == {"nginx_log_failed"}
+    assert {line["event"] for line in counting.log} == {"nginx_log_failed"}
     path.rmdir()
     path.write_bytes(READ)
     await after(clock, LOOK_SECONDS)
@@ -87,4 +86,4 @@ async def test_without_a_log_it_has_nothing_to_do(run_tree: Run, clock: MockCloc
     counting = Counting(None)
     await run_tree(counting.child)
     await after(clock, LOOK_SECONDS)
-    assert counting.logged == []
+    assert counting.log == []

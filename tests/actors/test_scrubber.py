@@ -4,7 +4,6 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import trio
@@ -16,7 +15,7 @@ from cache_actors.storage.files import FileStore, Publication, Published
 from cache_actors.storage.layout import LAST_SCRUB
 from cache_actors.storage.scrub import LEAST_COST, ScrubLock, last_scrub
 
-from .helpers import after, artifact
+from .helpers import Log, after, artifact
 
 EPOCH = 1_700_000_000
 DAY = 86_400.0
@@ -28,7 +27,7 @@ class Work:
     """A scrubber at work."""
 
     scrubber: Scrubber
-    log: list[dict[str, Any]]
+    log: Log
     stop: trio.Event = field(default_factory=trio.Event)
     ended: bool = False
 
@@ -36,13 +35,10 @@ class Work:
         await self.scrubber.run(self.stop, task_status.started)
         self.ended = True
 
-    def logged(self, event: str) -> list[dict[str, Any]]:
-        return [line for line in self.log if line["event"] == event]
-
     @property
     def finished(self) -> int:
         """How many scrubs have come to their end."""
-        return len(self.logged("scrub_finished"))
+        return len(self.log.of("scrub_finished"))
 
 
 @dataclass
@@ -59,14 +55,8 @@ class World:
         return EPOCH + trio.current_time()
 
     async def start(self, interval: float, rate: float = FAST) -> Work:
-        log: list[dict[str, Any]] = []
-
-        def write(event: str, **fields: Any) -> None:
-            assert len(log) < 50, "it logs without end"
-            log.append({"event": event, **fields})
-
-        scrubber = Scrubber(self.storage, interval, rate, trio.CapacityLimiter(1), write)
-        work = Work(scrubber, log)
+        log = Log()
+        work = Work(Scrubber(self.storage, interval, rate, trio.CapacityLimiter(1), log), log)
         await self.nursery.start(work.run)
         await trio.testing.wait_all_tasks_blocked()
         return work
@@ -157,7 +147,7 @@ async def test_everything_broken_is_logged_with_where_it_is_now(world: World) ->
     break_it(paths[1])
     os.truncate(paths[3], 0)
     work = await world.start(DAY)
-    found = {line["path"]: line for line in work.logged("scrub_found")}
+    found = {line["path"]: line for line in work.log.of("scrub_found")}
     assert {path: line["fault"] for path, line in found.items()} == {
         str(paths[1].relative_to(world.storage)): "has other bytes than recorded",
         str(paths[3].relative_to(world.storage)): "is empty",
@@ -167,7 +157,7 @@ async def test_everything_broken_is_logged_with_where_it_is_now(world: World) ->
     assert work.log[-1] == {"event": "scrub_finished", "files": 5, "bytes": 20, "found": 2}
     await world.after(DAY + 1)
     assert work.log[-1] == {"event": "scrub_finished", "files": 3, "bytes": 15, "found": 0}
-    assert len(work.logged("scrub_found")) == 2
+    assert len(work.log.of("scrub_found")) == 2
 
 
 # How fast.
