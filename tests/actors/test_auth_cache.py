@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 import trio
 import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from cache_actors.actors import auth_cache, known_tokens
@@ -21,6 +23,7 @@ from cache_actors.actors.auth_cache import (
     Decide,
     Decision,
 )
+from cache_actors.actors.known_tokens import Token, Tokens
 from cache_actors.actors.tuist_api import CONNECTIONS, TIMEOUT, Access, Answer, TuistApi
 from cache_actors.dev.tuist import StandInTuist
 from cache_actors.storage.layout import Project, parse_project
@@ -381,57 +384,32 @@ async def test_flood_of_bad_tokens_pushes_out_no_good_one_and_is_bounded(
     assert await auth.access(TOKEN) is Access.GRANTED
 
 
-async def test_good_token_used_least_recently_is_forgotten_first(
-    auth: Auth, monkeypatch: pytest.MonkeyPatch
+@given(st.lists(st.tuples(st.sampled_from(b"abcdef"), st.none() | st.integers(0, 7)), max_size=40))
+def test_tokens_used_last_are_remembered_as_far_as_they_and_their_names_fit(
+    steps: list[tuple[int, int | None]],
 ) -> None:
-    monkeypatch.setattr(known_tokens, "MOST_TOKENS", 3)
-    good = [f"Bearer {number}" for number in range(4)]
-    auth.tuist.answers |= dict.fromkeys(good, granting(str(PROJECT)))
-    for token in (*good[:3], good[0], good[3]):
-        assert await auth.access(token) is Access.GRANTED
-    assert auth.remembered() == 3
-    for token in (good[3], good[0], good[2]):
-        await auth.decide(token)
-        assert auth.tuist.asked(token) == 1
-    await auth.decide(good[1])
-    assert auth.tuist.asked(good[1]) == 2
-
-
-async def test_names_over_all_tokens_are_bounded(
-    auth: Auth, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(known_tokens, "MOST_NAMES", 100)
-    good = [f"Bearer {number}" for number in range(10)]
-    names = [str(PROJECT), *(f"acme/{number}" for number in range(29))]
-    auth.tuist.answers |= dict.fromkeys(good, granting(*names))
-    for token in good:
-        assert await auth.access(token) is Access.GRANTED
-        assert auth.remembered() <= 3
-    for token in good[-3:]:
-        await auth.decide(token)
-        assert auth.tuist.asked(token) == 1
-    await auth.decide(good[0])
-    assert auth.tuist.asked(good[0]) == 2
-
-
-async def test_names_are_counted_right_as_tokens_gain_and_lose_projects(
-    auth: Auth, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(known_tokens, "MOST_NAMES", 100)
-    for round_number in range(50):
-        names = [f"acme/{number}" for number in range(40 if round_number % 2 else 20)]
-        auth.tuist.answers[TOKEN] = granting(str(PROJECT), *names)
-        auth.tuist.answers[OTHER_TOKEN] = granting(*names) if round_number % 3 else UNAUTHORIZED
-        await auth.decide(TOKEN)
-        await auth.decide(OTHER_TOKEN, PROJECT)
-        await trio.sleep(600)
-    auth.tuist.answers[OTHER_TOKEN] = granting(str(PROJECT), *names)
-    await auth.decide(TOKEN)
-    await auth.decide(OTHER_TOKEN)
-    before = len(auth.tuist.questions)
-    assert await auth.access(TOKEN) is Access.GRANTED
-    assert await auth.access(OTHER_TOKEN) is Access.GRANTED
-    assert len(auth.tuist.questions) == before
+    """Each step puts a token with so many names, or looks one up. Those without any are apart."""
+    tokens, good, bad = Tokens(), dict[bytes, Token](), dict[bytes, Token]()
+    with pytest.MonkeyPatch.context() as bounds:
+        bounds.setattr(known_tokens, "MOST_TOKENS", 3)
+        bounds.setattr(known_tokens, "MOST_NAMES", 10)
+        for digit, names in steps:
+            key = bytes([digit])
+            if names is None:
+                assert tokens.get(key) == good.get(key, bad.get(key, Token()))
+                if key in good:
+                    good[key] = good.pop(key)
+                continue
+            tokens.put(key, token := Token(granting(*map(str, range(names)))))
+            good.pop(key, None)
+            bad.pop(key, None)
+            (good if names else bad)[key] = token
+            while len(good) > 3 or sum(len(t.answer.projects) for t in good.values()) > 10:
+                del good[next(iter(good))]
+            while len(bad) > 3:
+                del bad[next(iter(bad))]
+            assert list(tokens._with_access) == list(good)
+            assert list(tokens._without) == list(bad)
 
 
 async def test_token_with_more_names_than_fit_is_decided_on_and_not_kept(

@@ -63,29 +63,33 @@ def test_workers_trees_are_below_them(everybody: Everybody) -> None:
     assert tree.is_healthy()
 
 
-def test_what_does_not_run_in_another_worker_is_seen(
-    boards: dict[str, Board], everybody: Everybody
-) -> None:
-    put(boards["worker_2"], replace(TREE, children=(Status("kv_store", State.STARTING),)))
-    assert not everybody.tree(OWN_TREE).is_healthy()
-
-
-def test_worker_whose_report_is_late_is_stuck(
-    boards: dict[str, Board], everybody: Everybody
+@pytest.mark.parametrize(
+    ("name", "tree", "age", "stuck"),
+    [
+        ("worker_2", TREE, STUCK_AFTER + 1, ["worker_2"]),
+        ("worker_2", None, 0, ["worker_2"]),
+        ("worker_2", replace(TREE, children=(Status("kv_store", State.STARTING),)), 0, []),
+        (PARENT, PARENT_TREE, STUCK_AFTER + 1, [PARENT]),
+        (PARENT, None, 0, []),
+    ],
+    ids=["worker late", "worker silent", "child starting", "parent late", "parent silent"],
+)
+def test_whoever_reports_late_or_not_at_all_or_no_good_is_seen(
+    boards: dict[str, Board],
+    everybody: Everybody,
+    name: str,
+    tree: Status | None,
+    age: float,
+    stuck: list[str],
 ) -> None:
     put(boards["worker_2"], TREE, age=STUCK_AFTER / 2)
     assert everybody.tree(OWN_TREE).is_healthy()
-    put(boards["worker_2"], TREE, age=STUCK_AFTER + 1)
-    tree = everybody.tree(OWN_TREE)
-    assert [child.stuck for child in tree.children] == [False, True, False]
-    assert not tree.is_healthy()
-
-
-def test_worker_that_runs_without_a_report_is_stuck(
-    boards: dict[str, Board], everybody: Everybody
-) -> None:
-    boards["worker_2"].clear()
-    assert everybody.tree(OWN_TREE).children[1].stuck
+    boards[name].clear()
+    if tree is not None:
+        put(boards[name], tree, age)
+    seen = everybody.tree(OWN_TREE)
+    assert [each.name for each in (seen, *seen.children) if each.stuck] == stuck
+    assert not seen.is_healthy()
 
 
 def test_worker_that_does_not_run_is_shown_as_the_parent_knows_it(
@@ -97,20 +101,6 @@ def test_worker_that_does_not_run_is_shown_as_the_parent_knows_it(
     tree = everybody.tree(OWN_TREE)
     assert tree.children[1] == down
     assert not tree.is_healthy()
-
-
-def test_parent_whose_report_is_late_is_stuck(
-    boards: dict[str, Board], everybody: Everybody
-) -> None:
-    put(boards[PARENT], PARENT_TREE, age=STUCK_AFTER + 1)
-    assert everybody.tree(OWN_TREE).stuck
-
-
-def test_without_the_parents_report_nothing_is_healthy(
-    boards: dict[str, Board], everybody: Everybody
-) -> None:
-    boards[PARENT].clear()
-    assert not everybody.tree(OWN_TREE).is_healthy()
 
 
 async def test_reports_come_every_second_and_when_there_is_news(
