@@ -2,8 +2,8 @@
 
 import errno
 import os
-from collections.abc import Awaitable
-from typing import Any, NoReturn, Protocol, Self, cast
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn, Self, cast
 
 import pytest
 import trio
@@ -14,7 +14,7 @@ from cache_actors.actors.evictor import Stored
 from cache_actors.kinds import Kind
 from cache_actors.storage.layout import Entry, Project
 from cache_actors.storage.temporary import TemporaryFolder
-from cache_actors.supervision import Budget, ChildSpec, Mailbox
+from cache_actors.supervision import Budget, Mailbox
 from tests.supervision.small_actors import Result, Root, Task
 
 PROJECT = Project("acme", "app")
@@ -25,10 +25,8 @@ def artifact(entry_id: str, project: Project = PROJECT) -> Entry:
     return Entry(project, Kind.CAS, entry_id)
 
 
-class Run(Protocol):
-    """Run a tree with these children in the background, and return once it has started."""
-
-    async def __call__(self, *children: ChildSpec) -> Root: ...
+Run = Callable[..., Awaitable[Root]]
+"""Run a tree with these children in the background, and return once it has started."""
 
 
 class Log(list[dict[str, Any]]):

@@ -448,36 +448,27 @@ async def test_failure_is_told_and_tried_again(world: World, what: str) -> None:
 # A limit of its own.
 
 
-async def test_folder_with_a_limit_is_scanned_at_first(world: World) -> None:
+async def test_folder_with_a_limit_is_scanned_at_first_and_as_things_are_stored_or_time_goes_by(
+    world: World,
+) -> None:
     world.max_bytes = 1000
-    world.passes.outcomes = [report(stored=500, ended=world.now())]
+    world.passes.outcomes = [report(stored=size, ended=world.now()) for size in (500, 510, 510)]
     await world.start()
     assert world.passes.count == 1
     assert world.passes.limits == Limits(HIGH, 1.0, 1000)
     assert world.status().used == 0.5
-    await world.after(HOUR / 2)
-    assert world.passes.count == 1
-
-
-async def test_folder_with_a_limit_is_scanned_after_enough_was_stored_or_time_went_by(
-    world: World,
-) -> None:
-    world.max_bytes = 1000
-    complete(world.root, report(stored=500, ended=world.now()))
-    world.passes.outcomes = [report(stored=510, ended=world.now()) for _ in range(2)]
-    await world.start()
     await world.stored(int(RESCAN_SHARE * 1000) - 1)
     await world.after(LOOK_SECONDS)
-    assert world.passes.count == 0
+    assert world.passes.count == 1
     assert world.status().used == 0.549
     await world.stored(1)
     await world.after(LOOK_SECONDS)
-    assert world.passes.count == 1
+    assert world.passes.count == 2
     assert world.status().used == 0.51
     await world.after(RESCAN_SECONDS - 60)
-    assert world.passes.count == 1
-    await world.after(60)
     assert world.passes.count == 2
+    await world.after(60)
+    assert world.passes.count == 3
 
 
 async def test_pass_of_another_process_counts_as_a_scan(world: World) -> None:

@@ -108,26 +108,18 @@ async def test_process_that_is_killed_is_noticed(store: FileStore, is_stopped: b
     assert not publication(store, "A").path.exists()
 
 
-async def test_process_that_is_killed_while_it_is_idle_is_noticed_at_once(
-    store: FileStore,
+@pytest.mark.parametrize("is_idle", [True, False])
+async def test_killed_process_is_one_error_whoever_notices_it(
+    store: FileStore, is_idle: bool
 ) -> None:
+    """The watch alone, or a batch together with it."""
     process = PublishingProcess(store, lambda _: None)
 
     async def live() -> None:
         async with watched(process):
             os.kill(process._process.pid, signal.SIGKILL)
-            await trio.sleep_forever()
-
-    with trio.fail_after(LIMIT), pytest.raises(HandsLost):
-        await live()
-
-
-async def test_watch_and_batch_that_notice_it_together_raise_one_error(store: FileStore) -> None:
-    process = PublishingProcess(store, lambda _: None)
-
-    async def live() -> None:
-        async with watched(process):
-            os.kill(process._process.pid, signal.SIGKILL)
+            if is_idle:
+                await trio.sleep_forever()
             with trio.CancelScope(shield=True):
                 await process._process.wait()
             raise HandsLost("a batch has noticed it")

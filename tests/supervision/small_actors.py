@@ -1,15 +1,14 @@
 """Small real actors, and what it takes to run them in a test."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import trio
 import trio.testing
 
 from cache_actors.supervision import (
     Actor,
-    Address,
     Call,
     Cast,
     ChildSpec,
@@ -254,12 +253,8 @@ class Task(Generic[Result]):
         assert self.scope.cancelled_caught
 
 
-class Ask(Protocol):
-    """Start a call, and return when it and the actor are at rest."""
-
-    async def __call__(
-        self, address: Address, message: Call[Any], *, wait_for_room: bool = False
-    ) -> Task[Any]: ...
+Ask = Callable[..., Awaitable[Task[Any]]]
+"""Start a call, and return when it and the actor are at rest."""
 
 
 class Root:
@@ -304,9 +299,5 @@ class Root:
         self.logged.append((event, fields["child"]))
 
 
-class Start(Protocol):
-    """Start a tree, and return when it is at rest."""
-
-    async def __call__(
-        self, *children: ChildSpec, max_restarts: int = 3, max_seconds: float = 5.0
-    ) -> Root: ...
+Start = Callable[..., Awaitable[Root]]
+"""Start a tree, and return when it is at rest."""
