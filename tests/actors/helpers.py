@@ -85,13 +85,13 @@ class CountingThreads:
         self._limiter.release_on_behalf_of(borrower)
 
 
-def fail_writes(monkeypatch: pytest.MonkeyPatch, number: int = errno.ENOSPC) -> None:
-    """Have every write to a file fail, as on a full disk."""
+def fail_at(patch: pytest.MonkeyPatch, call: str, number: int = errno.ENOSPC) -> None:
+    """Have a call to the system fail, as on a full disk, with a path that nobody should be told."""
 
-    def writev(_fd: int, _buffers: object) -> NoReturn:
-        raise OSError(number, os.strerror(number))
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise OSError(number, os.strerror(number), "/secret/path")
 
-    monkeypatch.setattr(os, "writev", writev)
+    patch.setattr(os, call, fail)
 
 
 def leftovers(temporary: TemporaryFolder) -> list[str]:

@@ -1,14 +1,11 @@
 """Of many who store one artifact the first one wins, and all of them can count on it."""
 
-import errno
 import hashlib
-import os
 import random
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 import trio
@@ -31,7 +28,7 @@ from .helpers import (
     Run,
     WatchedBudget,
     artifact,
-    fail_writes,
+    fail_at,
     in_chunks,
     leftovers,
     told,
@@ -41,7 +38,6 @@ from .stores import GatedStore, Storing
 A = artifact("A")
 SMALL = b"small"
 LARGE = random.randbytes(SMALL_BYTES + 100)
-CONTENTS = pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
 MAX_WEIGHT = 2 * SMALL_BYTES
 
 
@@ -178,29 +174,15 @@ async def test_body_other_than_declared_stores_nothing(writer: Writer) -> None:
     writer.assert_nothing_is_held()
 
 
-@CONTENTS
-@pytest.mark.parametrize(
-    ("call", "number", "kind"),
-    [
-        ("writev", errno.ENOSPC, StorageFull),
-        ("fdatasync", errno.EIO, StorageError),
-        ("fdatasync", errno.ENOSPC, StorageFull),
-        ("fsync", errno.EIO, StorageError),
-        ("link", errno.ENOSPC, StorageFull),
-        ("link", errno.EDQUOT, StorageFull),
-    ],
-)
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("call", ["writev", "fdatasync", "fsync", "link"])
 async def test_whatever_the_disk_fails_at_stores_nothing_and_is_no_crash(
-    writer: Writer, content: bytes, call: str, number: int, kind: type[StorageError]
+    writer: Writer, content: bytes, call: str
 ) -> None:
-    def failing(*_: object, **__: object) -> NoReturn:
-        raise OSError(number, os.strerror(number), "/secret/path")
-
-    with pytest.MonkeyPatch.context() as broken:
-        broken.setattr(os, call, failing)
-        with pytest.raises(StorageError) as caught:
+    with pytest.MonkeyPatch.context() as full:
+        fail_at(full, call)
+        with pytest.raises(StorageFull) as caught:
             await writer.put(A, content)
-    assert type(caught.value) is kind
     assert "/secret/path" not in str(caught.value)
     assert writer.content(A) is None
     writer.assert_nothing_is_held()
@@ -229,7 +211,7 @@ async def test_evictor_is_told_of_what_was_stored_and_of_nothing_else(writer: Wr
     assert await told(writer.evictor) == [on_disk(len(SMALL)), on_disk(len(LARGE))]
     assert await writer.put(A, b"again") is Published.EXISTS
     with pytest.MonkeyPatch.context() as full:
-        fail_writes(full)
+        fail_at(full, "writev")
         with pytest.raises(StorageFull):
             await writer.put(artifact("C"), SMALL)
     assert await told(writer.evictor) == []

@@ -20,10 +20,9 @@ from cache_actors.storage.health import StorageState, StorageStatus
 from cache_actors.storage.layout import TEMPORARY
 from cache_actors.storage.temporary import TemporaryFolder
 
-from .helpers import Log, after, leftovers
+from .helpers import Log, after, fail_at, leftovers
 
 OK, FULL, FAILING = StorageState.OK, StorageState.FULL, StorageState.FAILING
-MEBIBYTE = 1 << 20
 
 
 @dataclass
@@ -67,13 +66,6 @@ async def household(
         yield household
 
 
-def failing(patch: pytest.MonkeyPatch, call: str, number: int) -> None:
-    def fail(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    patch.setattr(os, call, fail)
-
-
 @pytest.mark.parametrize(
     ("call", "number", "state", "reason"),
     [
@@ -89,7 +81,7 @@ async def test_trouble_and_recovery_are_known_without_writers_and_told_once(
     household: Household, call: str, number: int, state: StorageState, reason: str
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        failing(patch, call, number)
+        fail_at(patch, call, number)
         for _ in range(3):
             status = await household.look()
             assert (status.state, status.reason) == (state, reason)
@@ -104,7 +96,7 @@ async def test_trouble_and_recovery_are_known_without_writers_and_told_once(
 async def test_change_from_one_trouble_to_another_is_told(household: Household) -> None:
     for number in (errno.ENOSPC, errno.EIO, errno.EIO, errno.ENOSPC):
         with pytest.MonkeyPatch.context() as patch:
-            failing(patch, "fdatasync", number)
+            fail_at(patch, "fdatasync", number)
             await household.look()
     assert [line["state"] for line in household.log] == ["full", "failing", "full"]
 
@@ -112,7 +104,7 @@ async def test_change_from_one_trouble_to_another_is_told(household: Household) 
 async def test_trouble_at_the_start_is_told(
     store: FileStore, temporary: TemporaryFolder, clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failing(monkeypatch, "fdatasync", errno.EIO)
+    fail_at(monkeypatch, "fdatasync", errno.EIO)
     async with Household(store, [temporary], clock).at_work() as household:
         assert store.health.status().state is FAILING
         assert [line["state"] for line in household.log] == ["failing"]

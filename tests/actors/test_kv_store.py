@@ -35,7 +35,7 @@ from .helpers import (
     OTHER_PROJECT,
     PROJECT,
     Run,
-    fail_writes,
+    fail_at,
     leftovers,
     told,
 )
@@ -268,7 +268,7 @@ async def test_full_disk_is_the_writer_s_to_hear_about_and_no_crash(
 ) -> None:
     await kv.put(A, body("before"))
     with pytest.MonkeyPatch.context() as full:
-        fail_writes(full)
+        fail_at(full, "writev")
         with pytest.raises(StorageFull):
             await kv.put(A, body("after"))
         assert await kv.get(A) == body("before")
@@ -369,7 +369,7 @@ async def test_evictor_is_told_of_what_was_stored_and_of_nothing_else(kv: KeyVal
     with pytest.raises(MissingArtifact):
         await put_with(kv, A, ID)
     with pytest.MonkeyPatch.context() as full:
-        fail_writes(full)
+        fail_at(full, "writev")
         with pytest.raises(StorageFull):
             await kv.put(B, body("b"))
     await kv.get(A)

@@ -26,7 +26,7 @@ from .helpers import (
     Tasks,
     WatchedBudget,
     artifact,
-    fail_writes,
+    fail_at,
     in_chunks,
     leftovers,
 )
@@ -316,7 +316,7 @@ async def test_file_is_not_closed_while_a_thread_writes_to_it(
 @pytest.mark.parametrize("size", [None, len(LARGE)])
 async def test_failing_disk_is_a_storage_error(uploads: Uploads, size: int | None) -> None:
     with pytest.MonkeyPatch.context() as failing:
-        fail_writes(failing)
+        fail_at(failing, "writev")
         with pytest.raises(StorageFull):
             await uploads.receive(in_chunks(LARGE), size)
         uploads.assert_nothing_is_held()
