@@ -3,7 +3,6 @@
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -40,30 +39,18 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def commit(root: Path) -> Iterator[Callable[[bytes, bool], object]]:
-    """Store an entry for a parent that is there, or not."""
-    temporary = TemporaryFolder(root / TEMPORARY)
-
-    def commit(body: bytes, parent_is_there: bool) -> object:
-        committer = Committer(Terms(-1, str(root), True), temporary, lambda: parent_is_there)
-        return committer.commit(putting(body)).outcomes[0]
-
-    yield commit
-    temporary.remove()
-
-
 def putting(body: bytes) -> Put:
     return Put([Line("acme", "app", ENTRY.id, body, ())])
 
 
-def test_entry_does_not_replace_another_when_the_parent_is_gone(
-    root: Path, commit: Callable[[bytes, bool], object]
-) -> None:
-    assert commit(b"first", True) == Done()
+def test_entry_does_not_replace_another_when_the_parent_is_gone(root: Path) -> None:
+    terms, temporary = Terms(-1, str(root), True), TemporaryFolder(root / TEMPORARY)
+    before = Committer(terms, temporary, lambda: True)
+    assert before.commit(putting(b"first")).outcomes == [Done()]
     with pytest.raises(ParentGone):
-        commit(b"second", False)
+        Committer(terms, temporary, lambda: False).commit(putting(b"second"))
     assert ENTRY.path(root).read_bytes() == b"first"
+    temporary.remove()
 
 
 def test_threads_see_at_once_whether_the_other_end_is_there() -> None:

@@ -48,15 +48,6 @@ def take(nursery: trio.Nursery) -> Take:
     return take
 
 
-def test_nothing_is_taken_beyond_the_limit() -> None:
-    budget = Budget(10)
-    budget.take_nowait(6)
-    with pytest.raises(trio.WouldBlock):
-        budget.take_nowait(5)
-    budget.take_nowait(4)
-    assert budget.taken == 10
-
-
 async def test_small_taker_does_not_overtake_a_big_one(take: Take) -> None:
     budget = Budget(10)
     budget.take_nowait(5)

@@ -107,16 +107,6 @@ def clients() -> Iterator[Clients]:
 READY = Progress(ready=True)
 
 
-async def test_workers_take_turns(
-    pool: Pool, worker: WorkerEnd, other: WorkerEnd, clients: Clients
-) -> None:
-    await worker.say(READY)
-    await other.say(READY)
-    ports = clients.put_into(pool, 6)
-    assert worker.received() == ports[::2]
-    assert other.received() == ports[1::2]
-
-
 async def test_connection_goes_to_the_worker_that_has_the_fewest(
     pool: Pool, worker: WorkerEnd, other: WorkerEnd, clients: Clients
 ) -> None:
