@@ -253,6 +253,7 @@ async def test_pass_is_run_from_the_high_watermark_on(
 
 
 async def test_watermark_of_the_whole_disk_is_never_reached(world: World) -> None:
+    """Entries of what is in quarantine go all the same."""
     world.high = 1.0
     world.disk.fill(1.0)
     await world.start()
@@ -262,14 +263,8 @@ async def test_watermark_of_the_whole_disk_is_never_reached(world: World) -> Non
     assert world.passes.count == 0
     assert world.status() == EvictionStatus(used=1.0, high_watermark=1.0)
     assert world.mailbox.depth() == 0
-
-
-async def test_entries_of_what_is_in_quarantine_go_also_where_nothing_is_evicted(
-    world: World,
-) -> None:
-    world.high = 1.0
     (world.root / QUARANTINE).mkdir()
-    await world.start()
+    await world.after(LOOK_SECONDS)
     assert world.passes.count == 1
     assert world.passes.limits == Limits(1.0, 1.0)
 
@@ -548,7 +543,9 @@ async def test_crash_of_what_looks_is_a_crash_of_the_actor(world: World) -> None
     assert world.status().passes == 1
 
 
-async def test_crash_ends_the_pass(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_crash_ends_the_pass_and_so_does_a_stop(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world.disk.fill(0.9)
     world.passes.gate = trio.Event()
     await world.start()
@@ -557,13 +554,7 @@ async def test_crash_ends_the_pass(world: World, monkeypatch: pytest.MonkeyPatch
         await world.stored(1)
     assert world.restarts() == 1
     assert (world.passes.cancelled, world.passes.running, world.passes.count) == (1, 1, 2)
-
-
-async def test_stop_ends_the_pass(world: World) -> None:
-    world.disk.fill(0.9)
-    world.passes.gate = trio.Event()
-    await world.start()
     await world.tree.stop()
-    assert (world.passes.cancelled, world.passes.running) == (1, 0)
+    assert (world.passes.cancelled, world.passes.running) == (2, 0)
     assert world.tree.error is None
     assert not world.status().running

@@ -78,10 +78,16 @@ async def test_children_stop_in_reverse_order_one_at_a_time(start: Start) -> Non
     names = ("first", "second", "third")
     root = await start(*(Plain(name, journal, shutdown=9, wind_down=5).child for name in names))
     journal.clear()
+    await root.begin_stop()
+    states = [child.state for child in root.supervisor.status().children]
+    assert states == [State.RUNNING, State.RUNNING, State.STOPPING]
+    assert root.supervisor.status().state is State.STOPPING
+    assert not root.supervisor.status().is_healthy()
     await root.stop()
     assert journal == ["third stopped", "second stopped", "first stopped"]
     assert trio.current_time() == pytest.approx(15)
     assert [c.state for c in root.supervisor.status().children] == [State.STOPPED] * 3
+    assert root.supervisor.status().state is State.STOPPED
     assert root.error is None
 
 
@@ -312,17 +318,6 @@ async def test_stuck_actor_cannot_hide_it(start: Start, ask: Ask) -> None:
     desk.gate.set()
     await trio.testing.wait_all_tasks_blocked()
     assert root.supervisor.status().is_healthy()
-
-
-async def test_children_are_stopping_then_stopped(start: Start) -> None:
-    root = await start(Plain("first", []).child, Plain("second", [], wind_down=0.5).child)
-    await root.begin_stop()
-    states = [child.state for child in root.supervisor.status().children]
-    assert states == [State.RUNNING, State.STOPPING]
-    assert root.supervisor.status().state is State.STOPPING
-    assert not root.supervisor.status().is_healthy()
-    await root.stop()
-    assert root.supervisor.status().state is State.STOPPED
 
 
 async def test_leaked_cancelled_beside_an_error_is_a_crash_of_that_child(start: Start) -> None:
