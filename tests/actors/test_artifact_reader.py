@@ -3,7 +3,7 @@
 import errno
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -37,16 +37,10 @@ def reader(store: FileStore, threads: CountingThreads) -> ArtifactReader:
 
 
 @pytest.fixture
-async def opened(reader: ArtifactReader, path: Path) -> Artifact:
-    """The artifact, open."""
+async def opened(reader: ArtifactReader, path: Path) -> AsyncIterator[Artifact]:
+    """The artifact, open while the test lasts."""
     opened = await reader.open(artifact("A"))
     assert opened is not None
-    return opened
-
-
-@pytest.fixture
-def closing(opened: Artifact) -> Iterator[Artifact]:
-    """The artifact, closed after the test."""
     yield opened
     opened.close()
 
@@ -55,25 +49,25 @@ async def read(opened: Artifact, start: int, end: int) -> list[bytes]:
     return [piece async for piece in opened.read(start, end)]
 
 
-async def test_artifact_is_read_whole(closing: Artifact, path: Path) -> None:
-    assert closing.size == len(BODY)
-    assert closing.mtime == int(os.stat(path).st_mtime)  # noqa: PTH116
-    assert b"".join(await read(closing, 0, closing.size)) == BODY
+async def test_artifact_is_read_whole(opened: Artifact, path: Path) -> None:
+    assert opened.size == len(BODY)
+    assert opened.mtime == int(os.stat(path).st_mtime)  # noqa: PTH116
+    assert b"".join(await read(opened, 0, opened.size)) == BODY
 
 
 @pytest.mark.parametrize(
     ("start", "end"),
     [(0, 1), (5, 5), (10, 1000), (READ_BYTES - 1, READ_BYTES + 1), (len(BODY) - 1, len(BODY))],
 )
-async def test_part_of_an_artifact(closing: Artifact, start: int, end: int) -> None:
-    assert b"".join(await read(closing, start, end)) == BODY[start:end]
+async def test_part_of_an_artifact(opened: Artifact, start: int, end: int) -> None:
+    assert b"".join(await read(opened, start, end)) == BODY[start:end]
 
 
 async def test_one_trip_to_a_thread_opens_and_one_each_reads_a_mebibyte(
-    closing: Artifact, threads: CountingThreads
+    opened: Artifact, threads: CountingThreads
 ) -> None:
     assert threads.trips == 1
-    pieces = await read(closing, 0, len(BODY))
+    pieces = await read(opened, 0, len(BODY))
     assert [len(piece) for piece in pieces] == [READ_BYTES, READ_BYTES, 1000]
     assert threads.trips == 1 + 3
 
@@ -85,19 +79,19 @@ async def test_what_does_not_exist_is_none(reader: ArtifactReader, path: Path) -
 
 
 async def test_artifact_that_is_open_is_read_to_its_end_though_it_was_evicted(
-    closing: Artifact, path: Path
+    opened: Artifact, path: Path
 ) -> None:
     path.unlink()
-    assert b"".join(await read(closing, 0, len(BODY))) == BODY
+    assert b"".join(await read(opened, 0, len(BODY))) == BODY
 
 
 async def test_artifact_that_has_become_shorter_is_an_error_and_not_a_short_body(
-    closing: Artifact, path: Path
+    opened: Artifact, path: Path
 ) -> None:
     os.truncate(path, READ_BYTES + 10)
-    assert b"".join(await read(closing, 0, READ_BYTES + 10)) == BODY[: READ_BYTES + 10]
+    assert b"".join(await read(opened, 0, READ_BYTES + 10)) == BODY[: READ_BYTES + 10]
     with pytest.raises(StorageError):
-        await read(closing, 0, len(BODY))
+        await read(opened, 0, len(BODY))
 
 
 async def test_failing_disk_is_a_storage_error(opened: Artifact) -> None:

@@ -257,9 +257,6 @@ async def test_reads_do_not_wait_behind_writes_of_their_batch(kv: KeyValue) -> N
     await write.result()
 
 
-# Writes.
-
-
 # Disks that fail.
 
 

@@ -1,7 +1,5 @@
 """A budget never hands out more than it has, first come, first served."""
 
-from collections.abc import Awaitable, Callable
-
 import pytest
 import trio
 import trio.testing
@@ -33,26 +31,19 @@ class Taker:
         self._budget.give_back(self.amount)
 
 
-Take = Callable[[Budget, int], Awaitable[Taker]]
-"""Start a taker, and return when it has its share or waits for it."""
+async def take(nursery: trio.Nursery, budget: Budget, amount: int) -> Taker:
+    """Start a taker, and return when it has its share or waits for it."""
+    taker = Taker(budget, amount)
+    nursery.start_soon(taker.run)
+    await trio.testing.wait_all_tasks_blocked()
+    return taker
 
 
-@pytest.fixture
-def take(nursery: trio.Nursery) -> Take:
-    async def take(budget: Budget, amount: int) -> Taker:
-        taker = Taker(budget, amount)
-        nursery.start_soon(taker.run)
-        await trio.testing.wait_all_tasks_blocked()
-        return taker
-
-    return take
-
-
-async def test_small_taker_does_not_overtake_a_big_one(take: Take) -> None:
+async def test_small_taker_does_not_overtake_a_big_one(nursery: trio.Nursery) -> None:
     budget = Budget(10)
     budget.take_nowait(5)
-    big = await take(budget, 10)
-    small = await take(budget, 1)
+    big = await take(nursery, budget, 10)
+    small = await take(nursery, budget, 1)
     with pytest.raises(trio.WouldBlock):
         budget.take_nowait(1)
     assert not small.has_it()
@@ -64,20 +55,20 @@ async def test_small_taker_does_not_overtake_a_big_one(take: Take) -> None:
     assert small.has_it()
 
 
-async def test_one_return_lets_all_go_on_who_fit(take: Take) -> None:
+async def test_one_return_lets_all_go_on_who_fit(nursery: trio.Nursery) -> None:
     budget = Budget(10)
     budget.take_nowait(10)
-    takers = [await take(budget, amount) for amount in (3, 3, 3, 3)]
+    takers = [await take(nursery, budget, amount) for amount in (3, 3, 3, 3)]
     budget.give_back(10)
     await trio.testing.wait_all_tasks_blocked()
     assert [taker.has_it() for taker in takers] == [True, True, True, False]
 
 
-async def test_cancelled_taker_takes_nothing_and_lets_the_next_go_on(take: Take) -> None:
+async def test_cancelled_taker_takes_nothing_and_lets_the_next_go_on(nursery: trio.Nursery) -> None:
     budget = Budget(10)
     budget.take_nowait(5)
-    big = await take(budget, 10)
-    small = await take(budget, 5)
+    big = await take(nursery, budget, 10)
+    small = await take(nursery, budget, 5)
     big.scope.cancel()
     await trio.testing.wait_all_tasks_blocked()
     assert (big.has_it(), small.has_it()) == (False, True)

@@ -107,11 +107,9 @@ async def test_closed_worker_takes_nothing_that_still_comes(parent: Parent, work
 
 
 async def test_connection_waits_for_the_next_incarnation_of_the_listener(
-    channel: tuple[socket.socket, socket.socket], parent: Parent, nursery: trio.Nursery
+    parent: Parent, worker: Worker, nursery: trio.Nursery
 ) -> None:
-    worker = Worker(channel[1])
     worker.serving.cancel()
-    nursery.start_soon(worker.run)
     client = await parent.hand()
     await client.send_all(b"abc")
     await trio.testing.wait_all_tasks_blocked()
