@@ -160,9 +160,10 @@ async def test_depth_counts_what_waits_and_those_who_wait_for_room(ask: Ask) -> 
     assert mailbox.depth() == 0
 
 
-async def test_oldest_age_is_that_of_the_message_next_in_line(ask: Ask) -> None:
+async def test_tells_how_long_its_messages_wait_and_have_waited(ask: Ask) -> None:
     mailbox = Mailbox("box", capacity=10)
     assert mailbox.oldest_age(trio.current_time()) is None
+    await (await ask(mailbox.address, Say("abandoned"))).leave()
     await ask(mailbox.address, Say("a"))
     await trio.sleep(3)
     await ask(mailbox.address, Say("b"))
@@ -172,6 +173,8 @@ async def test_oldest_age_is_that_of_the_message_next_in_line(ask: Ask) -> None:
     assert mailbox.oldest_age(trio.current_time()) == pytest.approx(4)
     await mailbox.take(1)
     assert mailbox.oldest_age(trio.current_time()) is None
+    assert mailbox.taken == 2
+    assert mailbox.waited == pytest.approx(7 + 4)
 
 
 async def test_is_stuck_when_none_is_finished_and_not_when_it_is_only_slow(ask: Ask) -> None:
@@ -186,19 +189,6 @@ async def test_is_stuck_when_none_is_finished_and_not_when_it_is_only_slow(ask: 
     assert not mailbox.is_stuck(trio.current_time(), after=10)
     await trio.sleep(1)
     assert mailbox.is_stuck(trio.current_time(), after=10)
-
-
-async def test_counts_what_was_taken_and_how_long_that_had_waited(ask: Ask) -> None:
-    mailbox = Mailbox("box", capacity=10)
-    await ask(mailbox.address, Say("a"))
-    await trio.sleep(2)
-    await ask(mailbox.address, Say("b"))
-    await trio.sleep(1)
-    gone = await ask(mailbox.address, Say("c"))
-    await gone.leave()
-    await mailbox.take(10)
-    assert mailbox.taken == 2
-    assert mailbox.waited == pytest.approx(4)
 
 
 # Callers who go away, at every moment at which they can.
