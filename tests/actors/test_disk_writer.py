@@ -124,9 +124,7 @@ async def test_all_that_waits_is_published_in_one_trip(writer: Writer) -> None:
 # Many at once.
 
 
-async def test_of_200_uploads_of_one_id_one_is_stored_whole_and_all_succeed(
-    writer: Writer,
-) -> None:
+async def test_of_200_uploads_of_one_id_one_is_stored_whole_and_all_succeed(writer: Writer) -> None:
     sizes = [10, 10_000, SMALL_BYTES, SMALL_BYTES + 1]
     contents = [random.randbytes(sizes[number % 4]) for number in range(200)]
     tasks = [

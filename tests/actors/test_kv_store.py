@@ -31,14 +31,7 @@ from cache_actors.storage.temporary import TemporaryFolder
 from cache_actors.supervision import Mailbox, MailboxFull
 from tests.support.metrics import Scrape
 
-from .helpers import (
-    OTHER_PROJECT,
-    PROJECT,
-    Run,
-    fail_at,
-    leftovers,
-    told,
-)
+from .helpers import OTHER_PROJECT, PROJECT, Run, fail_at, leftovers, told
 from .stores import GatedStore, Storing
 
 

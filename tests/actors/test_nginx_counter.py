@@ -23,11 +23,7 @@ class Counting:
         self.is_current = True
         self.log = Log()
         counter = NginxCounter(
-            path,
-            self.metrics,
-            lambda: self.is_current,
-            trio.CapacityLimiter(1),
-            self.log,
+            path, self.metrics, lambda: self.is_current, trio.CapacityLimiter(1), self.log
         )
         self.child = ChildSpec("nginx_counter", counter.run, shutdown=1)
 

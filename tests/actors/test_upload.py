@@ -56,10 +56,7 @@ class Uploads(Tasks):
         self._store = store
 
     async def receive(
-        self,
-        chunks: AsyncIterable[bytes],
-        size: int | None = None,
-        digest: bytes | None = None,
+        self, chunks: AsyncIterable[bytes], size: int | None = None, digest: bytes | None = None
     ) -> type[tuple[bytes, ...] | TemporaryFile] | None:
         """Receive an upload, and return the type of what has come of it; None if it exists."""
         threads = self.threads.as_limiter()

@@ -17,18 +17,7 @@ from cache_actors.supervision import (
     actor_child,
 )
 
-from .small_actors import (
-    Ask,
-    BatchClerk,
-    Boom,
-    Defer,
-    Desk,
-    Hold,
-    Note,
-    Refuse,
-    Say,
-    Start,
-)
+from .small_actors import Ask, BatchClerk, Boom, Defer, Desk, Hold, Note, Refuse, Say, Start
 
 # Messages.
 

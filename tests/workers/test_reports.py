@@ -25,10 +25,7 @@ OWN_TREE = replace(TREE, children=(Status("kv_store", State.RUNNING, depth=0),))
 PARENT_TREE = Status(
     PARENT,
     State.RUNNING,
-    children=(
-        *(Status(name, State.RUNNING) for name in NAMES),
-        Status("acceptor", State.RUNNING),
-    ),
+    children=(*(Status(name, State.RUNNING) for name in NAMES), Status("acceptor", State.RUNNING)),
 )
 
 
