@@ -1,7 +1,7 @@
 """Small real actors, and what it takes to run them in a test."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 import trio
@@ -65,9 +65,7 @@ class Defer(Call[str]):
 
 @dataclass(frozen=True, slots=True)
 class Boom(Call[None]):
-    """Crashes the actor with `error`."""
-
-    error: Exception = field(default_factory=ValueError)
+    """Crashes the actor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +112,9 @@ class Clerk(Actor):
                 self._deferred.append(envelope)
             case Refuse(error):
                 envelope.fail(error)
-            case Boom(error):
+            case Boom():
                 self._desk.journal.append("boom")
-                raise error
+                raise ValueError
 
 
 class BatchClerk(Clerk):

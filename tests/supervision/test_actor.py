@@ -1,7 +1,5 @@
 """What callers and actors can count on."""
 
-from dataclasses import dataclass
-
 import pytest
 import trio
 import trio.testing
@@ -10,7 +8,6 @@ from cache_actors.supervision import (
     Actor,
     ActorCrashed,
     ActorStopped,
-    Call,
     CallingSelfError,
     Envelope,
     Mailbox,
@@ -22,22 +19,15 @@ from .small_actors import Ask, BatchClerk, Boom, Defer, Desk, Hold, Note, Refuse
 # Messages.
 
 
-async def test_cast_is_handled(start: Start) -> None:
-    desk = Desk(capacity=1)
+async def test_cast_is_handled_and_weighs_no_longer(start: Start) -> None:
+    desk = Desk(capacity=1, max_weight=10)
     root = await start(desk.child)
     for text in "abc":
-        await desk.address.cast(Note(text))
+        with trio.fail_after(1):
+            await desk.address.cast(Note(text, size=10))
     await trio.testing.wait_all_tasks_blocked()
     assert desk.journal == ["init", "a", "b", "c"]
     assert root.child("clerk").depth == 0
-
-
-async def test_handled_cast_weighs_no_longer(start: Start) -> None:
-    desk = Desk(max_weight=10)
-    await start(desk.child)
-    await desk.address.cast(Note("a", size=10))
-    await trio.testing.wait_all_tasks_blocked()
-    assert await desk.address.call(Say("b", size=10)) == "b"
 
 
 async def test_batch_is_what_waited_while_the_actor_was_busy(start: Start, ask: Ask) -> None:
@@ -95,42 +85,32 @@ async def test_whatever_was_in_hand_at_a_crash_is_answered_with_actor_crashed(
 # Talking to oneself.
 
 
-@dataclass(frozen=True, slots=True)
-class AskYourself(Call[str]):
-    """Ask the actor to call itself, in a task that it starts if so wished."""
-
-    in_a_task: bool
-
-
 class Narcissus(Actor):
-    """Answers a call by calling itself."""
+    """Answers `Defer` with what an actor says whom it asks from a task: itself, or another."""
 
-    def __init__(self, mailbox: Mailbox) -> None:
-        self._address = mailbox.address
+    def __init__(self, asked: Mailbox) -> None:
+        self._asked = asked.address
 
     async def handle(self, batch: list[Envelope]) -> None:
         for envelope in batch:
             match envelope.message:
-                case AskYourself(in_a_task=False):
-                    await self._answer(envelope)
-                case AskYourself(in_a_task=True):
-                    async with trio.open_nursery() as nursery:
-                        nursery.start_soon(self._answer, envelope)
                 case Say(text):
                     envelope.reply(text)
+                case Defer():
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self._answer, envelope)
 
     async def _answer(self, envelope: Envelope) -> None:
         try:
-            envelope.reply(await self._address.call(Say("me")))
+            envelope.reply(await self._asked.call(Say("me")))
         except CallingSelfError as error:
             envelope.fail(error)
 
 
-@pytest.mark.parametrize("in_a_task", [False, True])
-async def test_calling_oneself_is_refused(start: Start, ask: Ask, in_a_task: bool) -> None:
+async def test_calling_oneself_is_refused(start: Start, ask: Ask) -> None:
     mailbox = Mailbox("narcissus", capacity=10)
     await start(actor_child(mailbox, lambda: Narcissus(mailbox), shutdown=1))
-    asked = await ask(mailbox.address, AskYourself(in_a_task))
+    asked = await ask(mailbox.address, Defer())
     assert isinstance(await asked.outcome(), CallingSelfError)
 
 
@@ -140,7 +120,7 @@ async def test_calling_another_actor_is_no_call_to_oneself(start: Start, ask: As
         actor_child(other, lambda: Narcissus(other), shutdown=1),
         actor_child(one, lambda: Narcissus(other), shutdown=1),
     )
-    asked = await ask(one.address, AskYourself(in_a_task=True))
+    asked = await ask(one.address, Defer())
     assert await asked.outcome() == "me"
 
 
