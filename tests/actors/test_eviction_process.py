@@ -15,7 +15,8 @@ from cache_actors.storage.eviction_pass import Limits
 from cache_actors.storage.last_eviction import EXIT_RUNNING, EvictionLock, PassReport, last_eviction
 from tests.support.stored import DAY, Stored
 
-LIMIT = 60.0
+from .helpers import Tasks
+
 REPORT = PassReport(1_700_000_000.5, 1.5, 10, 20, 3000, 86_400.25, 30, 40, 5000, 99.5)
 LIMITS = Limits(0.85, 0.7)
 
@@ -85,19 +86,10 @@ async def test_cancelled_pass_is_ended(
 ) -> None:
     os.mkfifo(tmp_path / "pid")
     command(f"echo $$ > {tmp_path / 'pid'}; exec sleep 1000")
-    scope = trio.CancelScope()
-
-    async def run() -> None:
-        with scope:
-            await run_pass(tmp_path, LIMITS)
-
-    with trio.fail_after(LIMIT):
-        async with trio.open_nursery() as running:
-            running.start_soon(run)
-            pid = int(await trio.to_thread.run_sync((tmp_path / "pid").read_text))
-            os.kill(pid, 0)
-            scope.cancel()
-    assert scope.cancelled_caught
+    task = Tasks(nursery).start(run_pass(tmp_path, LIMITS))
+    pid = int(await trio.to_thread.run_sync((tmp_path / "pid").read_text))
+    os.kill(pid, 0)
+    await task.leave()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 

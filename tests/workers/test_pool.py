@@ -12,6 +12,7 @@ import trio.testing
 from cache_actors.workers.link import MOST_UNTAKEN, SLOW_SECONDS, Link
 from cache_actors.workers.messages import CONNECTION, Drain, Progress
 from cache_actors.workers.pool import Pool
+from tests.supervision.small_actors import Task
 
 
 class WorkerEnd:
@@ -156,20 +157,15 @@ async def test_connections_wait_for_room(
     await pool.wait_for_room()
     ports = clients.put_into(pool, MOST_UNTAKEN)
     assert worker.received() == ports
-    room = trio.Event()
-
-    async def wait_for_room() -> None:
-        await pool.wait_for_room()
-        room.set()
-
-    nursery.start_soon(wait_for_room)
+    room = Task[None]()
+    nursery.start_soon(room.run, pool.wait_for_room())
     late = clients.put_into(pool, 1)
     await trio.testing.wait_all_tasks_blocked()
     assert worker.received() == []
-    assert not room.is_set()
+    assert not room.is_done()
     await worker.say(Progress(ready=True, taken=2))
     assert worker.received() == late
-    await room.wait()
+    await room.result()
 
 
 async def test_what_a_worker_had_not_taken_goes_to_another_when_it_ends(
@@ -215,18 +211,13 @@ async def test_all_are_told_to_drain_and_waited_for(
     pool.drain(replaced=True)
     assert pool.is_draining()
     assert worker.drain() == other.drain() == Drain(replaced=True)
-    closed = trio.Event()
-
-    async def wait() -> None:
-        await pool.wait_closed()
-        closed.set()
-
-    nursery.start_soon(wait)
+    closed = Task[None]()
+    nursery.start_soon(closed.run, pool.wait_closed())
     await worker.say(Progress(ready=True, closed=True))
     await trio.testing.wait_all_tasks_blocked()
-    assert not closed.is_set()
+    assert not closed.is_done()
     await other.say(Progress(closed=True))
-    await closed.wait()
+    await closed.result()
 
 
 async def test_what_nobody_takes_is_closed_in_the_end(pool: Pool, clients: Clients) -> None:
