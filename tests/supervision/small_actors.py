@@ -60,7 +60,7 @@ class Hold(Call[str]):
 
 @dataclass(frozen=True, slots=True)
 class Defer(Call[str]):
-    """Kept, and answered with the text of the next `Say`."""
+    """Kept, and not answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,6 @@ class Clerk(Actor):
 
     def __init__(self, desk: "Desk") -> None:
         self._desk = desk
-        self._deferred: list[Envelope] = []
 
     async def init(self) -> None:
         self._desk.journal.append("init")
@@ -100,8 +99,6 @@ class Clerk(Actor):
             case Say(text):
                 self._desk.journal.append(text)
                 envelope.reply(text)
-                while self._deferred:
-                    self._deferred.pop().reply(text)
             case Note(text):
                 self._desk.journal.append(text)
             case Hold(text):
@@ -109,7 +106,7 @@ class Clerk(Actor):
                 self._desk.journal.append(text)
                 envelope.reply(text)
             case Defer():
-                self._deferred.append(envelope)
+                pass
             case Refuse(error):
                 envelope.fail(error)
             case Boom():
