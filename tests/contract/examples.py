@@ -123,9 +123,9 @@ def upload(
     return client.post(cas_path(cas_id), content=framed(body, framing), **how)
 
 
-def uploaded(client: httpx.Client, body: bytes, **how: Any) -> str:
+def uploaded(client: httpx.Client, body: bytes, cas_id: str | None = None, **how: Any) -> str:
     """The id of a new artifact with that body."""
-    cas_id = new_cas_id()
+    cas_id = cas_id or new_cas_id()
     response = upload(client, cas_id, body, **how)
     assert response.status_code == httpx.codes.NO_CONTENT, response.text
     return cas_id
