@@ -34,7 +34,7 @@ WORKERS = 2
 EVERYWHERE = ("direct", "wheel")
 """The fronts that run everything in `make test`."""
 
-LARGE_BODIES = {"artifacts", "keyvalue", "files_on_disk", "library_traps", "stalls"}
+LARGE_BODIES = {"artifacts", "keyvalue", "files_on_disk", "library_traps"}
 """Modules that take half of the time together."""
 
 
