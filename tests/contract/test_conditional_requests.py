@@ -96,14 +96,6 @@ def test_several_ranges_and_other_units_get_the_whole(client: httpx.Client, path
         assert "Content-Range" not in response.headers
 
 
-def test_range_of_a_large_artifact(client: httpx.Client) -> None:
-    body = new_body(2_500_000)
-    path = cas_path(uploaded(client, body))
-    response = client.get(path, headers={"Range": "bytes=1000000-2399999"})
-    assert response.status_code == 206
-    assert response.content == body[1_000_000:2_400_000]
-
-
 # Conditions.
 
 
