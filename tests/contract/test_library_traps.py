@@ -457,24 +457,6 @@ def test_upload_of_what_exists_does_not_hang(raw: RawConnection, client: httpx.C
 # 16: clients that leave.
 
 
-@pytest.mark.parametrize("reset", [True, False], ids=["reset", "closed"])
-@pytest.mark.parametrize("path", [cas_path("TRAP16"), STORE_PATH], ids=["artifact", "entries"])
-def test_client_that_leaves_in_the_middle_of_its_upload(
-    connect: Callable[[], RawConnection], client: httpx.Client, path: str, reset: bool
-) -> None:
-    """Trap 16: was logged as an error. Cured: nothing is stored, and the module's end sees that
-    there was no traceback."""
-    method = "PUT" if path == STORE_PATH else "POST"
-    for size in (0, 1, 100_000, 1_000_000) * 3:
-        raw = connect()
-        raw.begin(f"{method} {path}?{HANDLES}", AUTHORIZATION, "Content-Length: 2000000")
-        with suppress(ConnectionResetError, BrokenPipeError):
-            raw.send(new_body(size))
-        raw.reset() if reset else raw.socket.close()
-    expect_no_artifact(client, "TRAP16")
-    assert client.get("/up").status_code == 200
-
-
 def test_client_that_leaves_before_its_answer(
     connect: Callable[[], RawConnection],
     client: httpx.Client,

@@ -1,21 +1,28 @@
-"""Sockets in a folder: what an instance makes there, what it clears away, and what stops it."""
+"""Where an instance listens: sockets in a folder, and who comes there.
+
+Sockets in a folder: what an instance makes there, what it clears away, and what stops it.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 from cache_actors.http.current import CURRENT, CurrentLink, is_listening
-from cache_actors.http.endpoint import BoundSocket, CannotListen, bind
+from cache_actors.http.endpoint import Arrivals, BoundSocket, CannotListen, bind
 from cache_actors.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    import trio.testing
 
 
 @pytest.fixture
@@ -157,3 +164,51 @@ def test_one_that_has_no_room_for_more_connections_is_listening(
     listening(opened, sockets / "busy.sock", backlog=0)
     opened.enter_context(socket.socket(socket.AF_UNIX)).connect(str(sockets / "busy.sock"))
     assert is_listening(sockets / "busy.sock")
+
+
+# What one connection does before it is accepted harms nobody else.
+
+HARMLESS = [
+    *(errno.EHOSTUNREACH, errno.EPERM, errno.EPROTO, errno.ECONNABORTED, errno.ENETDOWN),
+    *(errno.ENONET, errno.EMFILE, errno.ENOMEM, errno.EIO, errno.ENOSYS),
+]
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.dup()
+
+
+@pytest.mark.parametrize("number", HARMLESS, ids=lambda number: errno.errorcode[number])
+async def test_error_of_accept_does_not_end_the_listening(
+    listener: socket.socket, number: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    errors = [OSError(number, os.strerror(number))] * 20
+    with Arrivals(listener) as arrivals, socket.create_connection(listener.getsockname()):
+        accept = arrivals._listening.accept
+
+        async def failing() -> object:
+            if errors:
+                raise errors.pop()
+            return await accept()
+
+        arrivals._listening.accept = failing  # type: ignore[method-assign,assignment]
+        connection = await arrivals.next()
+        assert connection.getsockname() == listener.getsockname()
+        connection.close()
+
+
+@pytest.mark.parametrize("number", [errno.EBADF, errno.EINVAL, errno.ENOTSOCK])
+async def test_socket_that_is_none_any_more_ends_the_listening(
+    listener: socket.socket, number: int
+) -> None:
+    with Arrivals(listener) as arrivals:
+
+        async def failing() -> object:
+            raise OSError(number, os.strerror(number))
+
+        arrivals._listening.accept = failing  # type: ignore[method-assign,assignment]
+        with pytest.raises(OSError) as raised:  # noqa: PT011
+            await arrivals.next()
+        assert raised.value.errno == number
