@@ -13,61 +13,33 @@ from cache_actors.settings import BadSettings, Settings, load_settings
 
 SERVER_URL = "http://tuist.example"
 
-DEFAULTS = {
-    "port": 4000,
-    "bind": "127.0.0.1",
-    "socket_path": None,
-    "socket_dir": None,
-    "cas_storage_dir": Path("/cas"),
-    "tmp_dir": None,
-    "nginx_log": None,
-    "public_host": "localhost",
-    "max_upload_bytes": 26_214_400,
-    "max_keyvalue_bytes": 1_048_576,
-    "body_timeout": 30,
-    "auth_success_ttl": 600,
-    "auth_failure_ttl": 3,
-    "auth_stale_ttl": 1500,
-    "durability": "fsync",
-    "disk_high_watermark_percent": 85,
-    "disk_target_percent": 70,
-    "storage_max_bytes": None,
-    "kv_require_artifacts": True,
-    "scrub_interval": 0,
-    "scrub_rate": 20_971_520,
-    "workers": 1,
-    "log_level": "info",
-    "log_format": "json",
+GOOD: dict[str, tuple[object, list[tuple[str, object]]]] = {
+    "PORT": (4000, [("1", 1), ("65535", 65535)]),
+    "BIND": ("127.0.0.1", [("::1", "::1")]),
+    "SOCKET_PATH": (None, [("/run/cache.sock", Path("/run/cache.sock"))]),
+    "SOCKET_DIR": (None, [("/run/cache", Path("/run/cache"))]),
+    "CAS_STORAGE_DIR": (Path("/cas"), [("/srv/cas", Path("/srv/cas"))]),
+    "TMP_DIR": (None, [("/srv/tmp", Path("/srv/tmp"))]),
+    "NGINX_LOG": (None, [("/run/answers.log", Path("/run/answers.log"))]),
+    "PUBLIC_HOST": ("localhost", [("*.example.com", "*.example.com"), ("_", "_")]),
+    "MAX_UPLOAD_BYTES": (26_214_400, [("1", 1)]),
+    "MAX_KEYVALUE_BYTES": (1_048_576, [("1", 1)]),
+    "BODY_TIMEOUT": (30, [("0.5", 0.5), ("3600", 3600)]),
+    "AUTH_SUCCESS_TTL": (600, [("0", 0)]),
+    "AUTH_FAILURE_TTL": (3, [("0.5", 0.5)]),
+    "AUTH_STALE_TTL": (1500, [("31536000", 31536000)]),
+    "DURABILITY": ("fsync", [("relaxed", "relaxed")]),
+    "DISK_HIGH_WATERMARK_PERCENT": (85, [("100", 100), ("70", 70)]),
+    "DISK_TARGET_PERCENT": (70, [("85", 85), ("1", 1)]),
+    "STORAGE_MAX_BYTES": (None, [(str(2**44), 2**44)]),
+    "KV_REQUIRE_ARTIFACTS": (True, [("off", False), ("on", True)]),
+    "SCRUB_INTERVAL": (0, [("604800", 604800)]),
+    "SCRUB_RATE": (20_971_520, [("1048576", 1048576)]),
+    "WORKERS": (1, [("64", 64), ("auto", "auto")]),
+    "LOG_LEVEL": ("info", [("debug", "debug"), ("WARNING", "warning")]),
+    "LOG_FORMAT": ("json", [("text", "text")]),
 }
-
-GOOD: dict[str, list[tuple[str, object]]] = {
-    "SERVER_URL": [("https://tuist.example/path", "https://tuist.example/path")],
-    "PORT": [("1", 1), ("65535", 65535)],
-    "BIND": [("::1", "::1")],
-    "SOCKET_PATH": [("/run/cache.sock", Path("/run/cache.sock"))],
-    "SOCKET_DIR": [("/run/cache", Path("/run/cache"))],
-    "CAS_STORAGE_DIR": [("/srv/cas", Path("/srv/cas"))],
-    "TMP_DIR": [("/srv/tmp", Path("/srv/tmp"))],
-    "NGINX_LOG": [("/run/answers.log", Path("/run/answers.log"))],
-    "PUBLIC_HOST": [("*.example.com", "*.example.com"), ("_", "_")],
-    "MAX_UPLOAD_BYTES": [("1", 1)],
-    "MAX_KEYVALUE_BYTES": [("1", 1)],
-    "BODY_TIMEOUT": [("0.5", 0.5), ("3600", 3600)],
-    "AUTH_SUCCESS_TTL": [("0", 0)],
-    "AUTH_FAILURE_TTL": [("0.5", 0.5)],
-    "AUTH_STALE_TTL": [("31536000", 31536000)],
-    "DURABILITY": [("relaxed", "relaxed")],
-    "DISK_HIGH_WATERMARK_PERCENT": [("100", 100), ("70", 70)],
-    "DISK_TARGET_PERCENT": [("85", 85), ("1", 1)],
-    "STORAGE_MAX_BYTES": [(str(2**44), 2**44)],
-    "KV_REQUIRE_ARTIFACTS": [("off", False), ("on", True)],
-    "SCRUB_INTERVAL": [("604800", 604800)],
-    "SCRUB_RATE": [("1048576", 1048576)],
-    "WORKERS": [("64", 64), ("auto", "auto")],
-    "LOG_LEVEL": [("debug", "debug"), ("WARNING", "warning")],
-    "LOG_FORMAT": [("text", "text")],
-}
-"""Of each setting, what may be given, and what comes of it."""
+"""Of each setting, its default, what may be given, and what comes of it."""
 
 URL = "an http or https URL without credentials, query and fragment"
 PATH = "an absolute path without control characters"
@@ -136,38 +108,30 @@ def complaints(load: Load, **variables: str) -> list[str]:
 # Values.
 
 
-@pytest.mark.parametrize(("name", "default"), DEFAULTS.items())
-def test_default_is_the_contracts(load: Load, name: str, default: object) -> None:
-    assert getattr(load(SERVER_URL=SERVER_URL), name) == default
-
-
-def test_every_setting_has_a_default_here_or_none_at_all() -> None:
-    assert set(Settings.model_fields) == {*DEFAULTS, "server_url", "secret_key_base"}
+@pytest.mark.parametrize("unset", [{}, dict.fromkeys([*GOOD, "SECRET_KEY_BASE"], "")])
+def test_what_is_unset_or_empty_has_its_default(load: Load, unset: dict[str, str]) -> None:
+    settings = load(SERVER_URL=SERVER_URL, **unset)
+    for name, (default, _) in GOOD.items():
+        assert getattr(settings, name.lower()) == default, name
+    assert settings.secret_key_base.get_secret_value()
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "value"), [(name, *each) for name, some in GOOD.items() for each in some]
+    ("name", "given", "value"), [(name, *each) for name, (_, some) in GOOD.items() for each in some]
 )
 def test_setting_is_read_from_the_environment(
     load: Load, name: str, given: str, value: object
 ) -> None:
-    settings = load(**{"SERVER_URL": SERVER_URL, name: given})
-    setting = getattr(settings, name.lower())
-    assert (str(setting) if name == "SERVER_URL" else setting) == value
+    assert getattr(load(**{"SERVER_URL": SERVER_URL, name: given}), name.lower()) == value
+
+
+def test_url_is_read_from_the_environment(load: Load) -> None:
+    assert str(load(SERVER_URL="https://tuist/path").server_url) == "https://tuist/path"
 
 
 def test_every_setting_has_good_and_bad_examples_here() -> None:
     everything = {name.upper() for name in Settings.model_fields} - {"SECRET_KEY_BASE"}
-    assert GOOD.keys() == BAD.keys() == everything
-
-
-@pytest.mark.parametrize("name", [*DEFAULTS, "secret_key_base"])
-def test_empty_variable_counts_as_unset(load: Load, name: str) -> None:
-    settings = load(**{"SERVER_URL": SERVER_URL, name.upper(): ""})
-    if name == "secret_key_base":
-        assert settings.secret_key_base.get_secret_value()
-    else:
-        assert getattr(settings, name) == DEFAULTS[name]
+    assert {*GOOD, "SERVER_URL"} == BAD.keys() == everything
 
 
 def test_public_host_has_a_second_name(load: Load) -> None:

@@ -128,13 +128,6 @@ def hasty_client(hasty_url: str) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture(scope="session")
-def hasty_direct(hasty: Service) -> Iterator[httpx.Client]:
-    """As `direct`, but of the hasty service."""
-    with _client(hasty.url) as client:
-        yield client
-
-
 @contextmanager
 def _in_front(front: str, service: Service) -> Iterator[str]:
     """The URL of what stands in front of `service`."""
@@ -158,13 +151,6 @@ def client(base_url: str) -> Iterator[httpx.Client]:
 def stranger(base_url: str) -> Iterator[httpx.Client]:
     """A client that shows no token and names no project by itself."""
     with _client(base_url) as client:
-        yield client
-
-
-@pytest.fixture(scope="session")
-def direct(service: Service) -> Iterator[httpx.Client]:
-    """As `stranger`, but of the service itself, whatever stands in front of it."""
-    with _client(service.url) as client:
         yield client
 
 

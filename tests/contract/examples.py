@@ -253,13 +253,6 @@ def expect_error(
     In answer to HEAD it has no message: that is empty then.
     """
     assert is_sane(response.headers["X-Request-ID"])
-    return expect_json_error(response, status, message)
-
-
-def expect_json_error(
-    response: httpx.Response | RawResponse, status: int, message: str | None = None
-) -> str:
-    """As `expect_error`, for what may not be known to be a request, so that it has no id."""
     assert response.status_code == status, response.content
     assert response.headers["Content-Type"] == "application/json"
     assert response.headers["Cache-Control"] == "no-store"
@@ -276,9 +269,9 @@ def expect_json_error(
 
 
 def expect_error_without_body(response: httpx.Response, status: int) -> None:
-    """Check that `response` is the error `status` in answer to HEAD, which may have no id."""
+    """Check that `response` is the error `status` in answer to HEAD."""
     assert response.request.method == "HEAD"
-    expect_json_error(response, status)
+    expect_error(response, status)
 
 
 def expect_stored(client: httpx.Client, cas_id: str, body: bytes) -> None:

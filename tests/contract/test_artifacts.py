@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import socket
-import time
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -75,15 +72,6 @@ def test_artifact_has_these_headers(client: httpx.Client, method: str) -> None:
     assert response.headers["Accept-Ranges"] == "bytes"
     assert "Content-Encoding" not in response.headers
     assert "Transfer-Encoding" not in response.headers
-
-
-def test_etag_is_mtime_and_size_in_hexadecimal(client: httpx.Client) -> None:
-    headers = client.head(cas_path(uploaded(client, new_body(1234)))).headers
-    tag = re.fullmatch(r'"([0-9a-f]+)-([0-9a-f]+)"', headers["ETag"])
-    assert tag is not None
-    assert int(tag[1], 16) == parsedate_to_datetime(headers["Last-Modified"]).timestamp()
-    assert abs(int(tag[1], 16) - time.time()) < 60
-    assert int(tag[2], 16) == 1234
 
 
 def test_head_has_no_body(raw: RawConnection, client: httpx.Client) -> None:

@@ -10,6 +10,7 @@ import json
 import time
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from tests.support.waiting import eventually
@@ -39,7 +40,7 @@ from .raw import AUTHORIZATION, HANDLES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import httpx
+    from tests.support.service import Service
 
     from .held_tuist import HeldTuist
     from .raw import RawConnection
@@ -238,9 +239,12 @@ PROJECT_HEADER = "X-Cache-Project"
 ERROR_HEADER = "X-Cache-Error"
 
 
-def decide(client: httpx.Client, token: str, project: str = PROJECT) -> httpx.Response:
-    """The service's own decision on a token and a project."""
-    return client.get("/_auth_cas", headers=bearer(token), params=handles(project))
+def decide(service: Service, token: str | None, project: str = PROJECT) -> httpx.Response:
+    """The service's own decision on a token, if there is one, and a project."""
+    headers = {} if token is None else bearer(token)
+    return httpx.get(
+        f"{service.url}/_auth_cas", headers=headers, params=handles(project), trust_env=False
+    )
 
 
 def max_age(response: httpx.Response) -> int:
@@ -255,8 +259,8 @@ def max_age(response: httpx.Response) -> int:
 
 
 @pytest.mark.parametrize("project", ["Acme/App", "acme/app", "ACME/APP"])
-def test_a_yes_names_the_canonical_project(direct: httpx.Client, project: str) -> None:
-    response = decide(direct, TOKEN, project)
+def test_a_yes_names_the_canonical_project(service: Service, project: str) -> None:
+    response = decide(service, TOKEN, project)
     assert response.status_code == 204
     assert response.content == b""
     assert response.headers[PROJECT_HEADER] == "acme/app"
@@ -264,17 +268,13 @@ def test_a_yes_names_the_canonical_project(direct: httpx.Client, project: str) -
 
 
 @pytest.mark.parametrize(
-    ("headers", "status", "message"),
-    [
-        (bearer("unknown"), 401, "Unauthorized"),
-        (bearer(OTHER_TOKEN), 403, FORBIDDEN),
-        ({}, 401, MISSING),
-    ],
+    ("token", "status", "message"),
+    [("unknown", 401, "Unauthorized"), (OTHER_TOKEN, 403, FORBIDDEN), (None, 401, MISSING)],
 )
 def test_a_no_carries_the_error_for_the_client(
-    direct: httpx.Client, headers: dict[str, str], status: int, message: str
+    service: Service, token: str | None, status: int, message: str
 ) -> None:
-    response = direct.get("/_auth_cas", headers=headers, params=handles(PROJECT))
+    response = decide(service, token)
     assert response.status_code == status
     assert json.loads(response.headers[ERROR_HEADER]) == {"message": message}
     assert PROJECT_HEADER not in response.headers
@@ -282,24 +282,24 @@ def test_a_no_carries_the_error_for_the_client(
     assert (max_age(response) == 0) == (message == MISSING)
 
 
-def test_bad_handles_are_not_decided_on(direct: httpx.Client) -> None:
-    expect_error(decide(direct, TOKEN, "acme/a.b"), 400)
+def test_bad_handles_are_not_decided_on(service: Service) -> None:
+    expect_error(decide(service, TOKEN, "acme/a.b"), 400)
 
 
 @pytest.mark.parametrize("projects", [[PROJECT], []], ids=["a yes", "a no"])
 def test_life_of_a_decision(
-    direct: httpx.Client, new_token: Callable[..., str], projects: list[str]
+    service: Service, new_token: Callable[..., str], projects: list[str]
 ) -> None:
     """What is left of it, in whole seconds, minus one."""
     token, life = new_token(*projects), SUCCESS_TTL if projects else FAILURE_TTL
     asked = time.monotonic()
-    decide(direct, token)
+    decide(service, token)
     known = time.monotonic()  # the decision was made between the two
 
     def is_less() -> bool:
         """Whether a second is gone; however long it takes to ask, the rest is as it should be."""
         before = time.monotonic()
-        left = max_age(decide(direct, token))
+        left = max_age(decide(service, token))
         assert int(life - (time.monotonic() - asked)) - 1 <= left
         assert left <= int(life - (before - known)) - 1
         return left < life - 2
@@ -308,14 +308,14 @@ def test_life_of_a_decision(
 
 
 def test_a_yes_goes_on_through_an_outage_for_a_while(
-    hasty_direct: httpx.Client, changeable_tuist: HeldTuist, new_token: Callable[..., str]
+    hasty: Service, changeable_tuist: HeldTuist, new_token: Callable[..., str]
 ) -> None:
     token, answers = new_token(PROJECT), []
-    assert decide(hasty_direct, token).status_code == 204
+    assert decide(hasty, token).status_code == 204
     changeable_tuist.status = 500
 
     def is_refused() -> bool:
-        answers.append(decide(hasty_direct, token))
+        answers.append(decide(hasty, token))
         return answers[-1].status_code != 204
 
     eventually(is_refused)
@@ -323,4 +323,4 @@ def test_a_yes_goes_on_through_an_outage_for_a_while(
     assert end.status_code == 503
     assert max(map(max_age, [*stale, end])) <= 2
     assert len(changeable_tuist.about(token)) >= 2
-    assert decide(hasty_direct, token, OTHER_PROJECT).status_code == 503  # that was a no
+    assert decide(hasty, token, OTHER_PROJECT).status_code == 503  # that was a no

@@ -148,12 +148,6 @@ def expect_not_modified(response: httpx.Response) -> None:
     assert response.headers.get("Content-Length") in {None, str(SIZE)}
 
 
-def test_connection_stays_in_step_after_304_and_416(client: httpx.Client, path: str) -> None:
-    for headers in ({"If-None-Match": "*"}, {"Range": "bytes=5000-"}) * 3:
-        client.get(path, headers=headers)
-        assert client.get(path).content == BODY
-
-
 @pytest.mark.parametrize(
     "headers", [{"If-None-Match": "*"}, {"If-Match": "*"}, {"Range": "bytes=0-0"}], ids=str
 )

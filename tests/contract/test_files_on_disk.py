@@ -25,7 +25,6 @@ from .examples import (
     every_front,
     expect_entries,
     expect_error,
-    expect_json_error,
     expect_no_artifact,
     expect_no_entries,
     expect_stored,
@@ -112,7 +111,7 @@ def refuse_all_kinds_of_uploads(client: httpx.Client, base_url: str) -> None:
     with RawConnection(base_url) as raw:
         raw.begin(f"POST {path}?{HANDLES}", AUTHORIZATION, "Transfer-Encoding: chunked")
         raw.send(b"100000\r\n" + new_body(0x100000) + b"\r\nzz\r\n")
-        expect_json_error(raw.response(), 400)
+        expect_error(raw.response(), 400)
 
 
 @every_front

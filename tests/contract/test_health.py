@@ -94,15 +94,6 @@ def test_browsers_get_a_page_and_its_policy(stranger: httpx.Client) -> None:
     assert head.content == b""
 
 
-def test_last_five_minutes_are_told(stranger: httpx.Client) -> None:
-    recent = stranger.get("/up").json()["recent"]
-    assert recent.pop("step_seconds") == 5
-    assert {"requests_per_second", "hit_rate", "errors_per_second"} <= recent.keys()
-    assert {"latency_ms_p50", "latency_ms_p95"} <= recent.keys()
-    assert len({len(values) for values in recent.values()}) == 1
-    assert all(len(values) <= 60 for values in recent.values())
-
-
 @pytest.mark.parametrize("path", ["/up", "/ready"])
 @pytest.mark.parametrize("query", ["", "?account_handle=..", "?x"])
 def test_anybody_may_ask(stranger: httpx.Client, path: str, query: str) -> None:

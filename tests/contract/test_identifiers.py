@@ -1,4 +1,8 @@
-"""Ids and handles: what may be named, and that nothing else can be."""
+"""Ids and handles: what may be named, and that nothing else can be.
+
+That the case of ids matters, and that of handles does not, is in `tests/storage/test_layout.py` and
+`tests/system/test_nginx.py`.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,6 @@ from .examples import (
     kv_path,
     new_body,
     new_cas_id,
-    new_kv_id,
     store,
     stored,
     upload,
@@ -57,18 +60,6 @@ def test_id_may_be_this(client: httpx.Client, entry_id: str) -> None:
     expect_stored(client, entry_id, entry_id.encode())
     assert store(client, entry_id, "YQ==").status_code == 204
     expect_entries(client, entry_id, "YQ==")
-
-
-@every_front
-def test_case_of_ids_matters(client: httpx.Client) -> None:
-    cas_id = uploaded(client, b"upper case")
-    assert upload(client, cas_id.lower(), b"lower case").status_code == 204
-    expect_stored(client, cas_id, b"upper case")
-    expect_stored(client, cas_id.lower(), b"lower case")
-    kv_id = new_kv_id()
-    store(client, kv_id, "mixed")
-    store(client, kv_id.swapcase(), "swapped")
-    expect_entries(client, kv_id, "mixed")
 
 
 def encoded(text: str) -> str:
@@ -221,21 +212,6 @@ def test_handles_may_be_this(
     cas_id, body = new_cas_id(), new_body()
     assert upload(client, cas_id, body, headers=headers, params=params).status_code == 204
     assert client.get(cas_path(cas_id), headers=headers, params=params).content == body
-
-
-@every_front
-def test_case_of_handles_does_not_matter(client: httpx.Client) -> None:
-    body, kv_id = new_body(), new_kv_id()
-    cas_id = uploaded(client, body, params=handles("ACME/APP"))
-    assert store(client, kv_id, "YQ==", params=handles("ACME/APP")).status_code == 204
-    for project in ("acme/app", "Acme/App", "aCME/aPP", "ACME/APP"):
-        params = handles(project)
-        assert client.get(cas_path(cas_id), params=params).content == body
-        assert upload(client, cas_id, b"other", params=params).status_code == 204
-        for method in ("GET", "PUT"):
-            response = client.request(method, kv_path(kv_id), params=params)
-            assert response.json() == {"entries": entries_of("YQ==")}
-    assert client.get(cas_path(cas_id)).content == body
 
 
 @pytest.mark.parametrize("query", [query for query in NAMING if query.isascii()])

@@ -161,14 +161,6 @@ async def connected(app: App) -> AsyncIterator[Client]:
         nursery.cancel_scope.cancel()
 
 
-async def test_requests_that_come_together_are_answered_in_order(app: App) -> None:
-    async with connected(app) as client:
-        await client.send(b"".join(GET % number for number in range(5)))
-        for number in range(5):
-            await client.read_until(b"/no-%d" % number)
-    assert app.paths == [f"/no-{number}" for number in range(5)]
-
-
 async def test_nothing_is_read_that_nobody_asks_for(app: App) -> None:
     app.handler, go_on = held(say_body)
     body = b"x" * 100_000
