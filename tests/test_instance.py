@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cache_actors.instance import BadAddress, NoAnswer, instance_at, own_instance
-from tests.support.service import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,11 +109,6 @@ def test_url_says_where(url: str, where: str) -> None:
 def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(BadAddress):
         instance_at(url)
-
-
-def test_nobody_there() -> None:
-    with pytest.raises(NoAnswer, match="gives no answer: Connection refused"):
-        instance_at(f"http://127.0.0.1:{free_port()}").ask()
 
 
 def test_somebody_who_speaks_another_language() -> None:

@@ -20,10 +20,10 @@ import pytest
 
 from tests.support.nginx import nginx_before, shared_storage
 from tests.support.service import Service, running_service
+from tests.support.tuist import HeldTuist
 
 from .examples import bearer, handles, parts_of
 from .facts import HASTE, LIMITS, NO_PROJECTS, OTHER_PROJECT, OTHER_TOKEN, PROJECT, TOKEN
-from .held_tuist import HeldTuist
 from .raw import TIMEOUT, RawConnection
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def changeable_tuist(tuist: HeldTuist) -> Iterator[HeldTuist]:
     """The stand-in Tuist server, put back after the test."""
     tokens = {token: list(names) for token, names in tuist.tokens.items()}
     yield tuist
-    tuist.status, tuist.delay, tuist.tokens = None, 0.0, tokens
+    tuist.status, tuist.tokens = None, tokens
 
 
 @pytest.fixture

@@ -26,7 +26,9 @@ from .facts import LIMITS, PROJECT
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from cache_actors.dev.tuist import Question
     from tests.support.service import Service
+    from tests.support.tuist import HeldTuist
 
     from .raw import RawResponse
 
@@ -86,10 +88,6 @@ def new_value(size: int = 100) -> str:
 
 
 # Fronts.
-
-direct_only = pytest.mark.parametrize("front", ["direct"], indirect=True)
-"""For what only holds, or can only be seen, without nginx in between."""
-
 
 every_front = pytest.mark.also_on("workers", "debian")
 """For samples of everything: what works, how it is handed over, and who is left behind."""
@@ -223,6 +221,11 @@ def _file_size(path: Path) -> int:
         status = path.stat()
         return status.st_size if stat.S_ISREG(status.st_mode) else 0
     return 0
+
+
+def questions_about(tuist: HeldTuist, token: str) -> list[Question]:
+    """What Tuist has been asked about a token."""
+    return [each for each in tuist.questions if each.authorization == f"Bearer {token}"]
 
 
 def lines_about(service: Service, request_id: str, expected: int) -> list[dict[str, Any]]:

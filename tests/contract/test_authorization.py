@@ -24,13 +24,13 @@ from .examples import (
     entries_of,
     every_front,
     expect_error,
-    expect_no_artifact,
     handles,
     is_sane,
     kv_path,
     new_body,
     new_cas_id,
     new_kv_id,
+    questions_about,
     store,
     upload,
 )
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.support.service import Service
+    from tests.support.tuist import HeldTuist
 
-    from .held_tuist import HeldTuist
     from .raw import RawConnection
 
 SUCCESS_TTL = 600
@@ -126,15 +126,6 @@ def test_token_elsewhere_counts_for_nothing(stranger: httpx.Client) -> None:
         expect_error(response, 401, MISSING)
 
 
-@every_front
-def test_refused_upload_stores_nothing(client: httpx.Client) -> None:
-    cas_id = new_cas_id()
-    for token in ("unknown", OTHER_TOKEN, NO_PROJECTS):
-        response = upload(client, cas_id, new_body(), headers=bearer(token))
-        assert response.status_code in {401, 403}
-    expect_no_artifact(client, cas_id)
-
-
 # Projects are apart.
 
 BOTH_WAYS = pytest.mark.parametrize(
@@ -190,7 +181,7 @@ def test_request_id_and_authorization_are_forwarded(
 ) -> None:
     token = new_token(PROJECT)
     response = client.get(cas_path(new_cas_id()), headers=bearer(token) | sent)
-    (question,) = tuist.about(token)
+    (question,) = questions_about(tuist, token)
     assert question.request_id == response.headers["X-Request-ID"]
     assert is_sane(question.request_id)
     assert (question.request_id in sent.values()) == ("build-4711/step-1" in sent.values())
@@ -208,7 +199,7 @@ def test_a_yes_is_remembered_for_every_call_and_through_an_outage(
     for changeable_tuist.status in (None, 500, 401):
         for call in cache_calls():
             assert call.make(client, headers=bearer(token)).status_code == call.answer
-    assert len(changeable_tuist.about(token)) == processes
+    assert len(questions_about(changeable_tuist, token)) == processes
 
 
 @every_front
@@ -221,16 +212,16 @@ def test_a_no_is_remembered(
         expect_error(ask_all(client, changeable_tuist, token, processes), status)
         changeable_tuist.tokens[token] = [PROJECT]
         expect_error(client.get(cas_path(new_cas_id()), headers=bearer(token)), status)
-        assert len(changeable_tuist.about(token)) == processes
+        assert len(questions_about(changeable_tuist, token)) == processes
 
 
 def ask_all(client: httpx.Client, tuist: HeldTuist, token: str, processes: int) -> httpx.Response:
     """Use `token` until every process behind `client` has asked Tuist about it."""
     for _ in range(20 * processes):
         response = client.get(cas_path(new_cas_id()), headers=bearer(token))
-        if len(tuist.about(token)) == processes:
+        if len(questions_about(tuist, token)) == processes:
             return response
-    raise AssertionError(f"{processes} processes, {len(tuist.about(token))} questions")
+    raise AssertionError(f"{processes} processes, {len(questions_about(tuist, token))} questions")
 
 
 # What nginx is told. Its two headers are named here as its configuration names them.
@@ -322,5 +313,5 @@ def test_a_yes_goes_on_through_an_outage_for_a_while(
     *stale, end = answers
     assert end.status_code == 503
     assert max(map(max_age, [*stale, end])) <= 2
-    assert len(changeable_tuist.about(token)) >= 2
+    assert len(questions_about(changeable_tuist, token)) >= 2
     assert decide(hasty, token, OTHER_PROJECT).status_code == 503  # that was a no

@@ -111,16 +111,6 @@ def test_values_come_back_in_order_as_they_were(client: httpx.Client, values: li
     expect_entries(client, stored(client, *values), *values)
 
 
-@pytest.mark.parametrize(
-    "content_type", ["application/json", "text/plain", "application/x-www-form-urlencoded", None]
-)
-def test_content_type_does_not_matter(client: httpx.Client, content_type: str | None) -> None:
-    kv_id, headers = new_kv_id(), {"Content-Type": content_type} if content_type else {}
-    content = json.dumps({"cas_id": kv_id, "entries": entries_of("YQ==")}).encode()
-    assert client.put(STORE_PATH, content=content, headers=headers).status_code == 204
-    expect_entries(client, kv_id, "YQ==")
-
-
 @every_front
 def test_storing_again_replaces_all_entries(client: httpx.Client) -> None:
     kv_id = stored(client, "first", "second", "third")

@@ -174,20 +174,6 @@ async def test_nothing_is_read_that_nobody_asks_for(app: App) -> None:
         await client.read_until(body)
 
 
-async def test_answer_that_comes_before_the_body_is_not_held_back(app: App) -> None:
-    async def answer_first(_: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        start: Any = {"type": "http.response.start", "status": 413, "headers": []}
-        await send(start)
-        await body_of(receive)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    app.handler = answer_first
-    async with connected(app) as client:
-        await client.send(POST % 4)
-        assert (await client.read_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 413")
-        await client.send(b"body" + GET % 1)
-
-
 async def test_body_that_stops_is_given_up(
     app: App, autojump_clock: trio.testing.MockClock
 ) -> None:
