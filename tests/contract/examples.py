@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import httpx
 import pytest
 
-from cache_actors.storage.layout import TEMPORARY
+from cache_actors.storage.layout import TEMPORARY, shard
 from tests.support.strace import family
 from tests.support.waiting import eventually
 
@@ -190,11 +190,6 @@ def all_at_once(call: Callable[[int], Result], times: int) -> list[Result]:
 def artifact_file(storage: Path, cas_id: str, project: str = PROJECT) -> Path:
     """Where an artifact lies, by the layout that nginx reads too."""
     return storage / project.lower() / "cas" / shard(cas_id) / cas_id
-
-
-def shard(entry_id: str) -> str:
-    """The folder of an id: its third and fourth character."""
-    return entry_id[2:4] if len(entry_id) >= 4 else "_"
 
 
 def temporary_bytes(service: Service) -> int:

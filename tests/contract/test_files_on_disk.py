@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cache_actors.storage.layout import TEMPORARY
+from cache_actors.storage.layout import TEMPORARY, shard
 from tests.support.waiting import eventually
 
 from .examples import (
@@ -30,7 +30,6 @@ from .examples import (
     expect_stored,
     kv_path,
     new_body,
-    shard,
     stored,
     temporary_bytes,
     upload,
