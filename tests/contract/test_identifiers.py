@@ -93,8 +93,8 @@ def test_artifact_id_may_be_percent_encoded_and_a_plus_is_a_plus(
 ) -> None:
     plus = f"+{new_cas_id()}"
     target = f"POST {cas_path(encoded(plus))}?{HANDLES}"
-    stored = raw.ask(target, AUTHORIZATION, "Content-Length: 3", body=b"abc")
-    assert stored.status_code == 204
+    answer = raw.ask(target, AUTHORIZATION, "Content-Length: 3", body=b"abc")
+    assert answer.status_code == 204
     expect_stored(client, plus, b"abc")
     for spelling in (plus, plus.replace("+", "%2B"), encoded(plus)):
         answer = raw.ask(f"GET {cas_path(spelling)}?{HANDLES}", AUTHORIZATION)
@@ -120,6 +120,9 @@ BAD_IDS = {
     "encoded twice": "A%252FB",
     "dots encoded twice": "%252e%252e%252fA",
 }
+
+A_BAD_ID = r"id ['\"]"
+"""Its name and its beginning, as messages have them; the word `invalid` is not enough."""
 
 CALLS = {
     "get artifact": ("GET", cas_path("{}")),
@@ -147,7 +150,7 @@ def test_id_may_not_be_this(
     if behind_nginx(front) and "%00" in bad:  # nginx refuses it before it looks for a location
         expect_error(answer, 400, "Bad request")
     else:
-        assert "id" in expect_error(answer, 400)
+        assert re.search(A_BAD_ID, expect_error(answer, 400))
 
 
 @pytest.mark.parametrize(
@@ -166,8 +169,8 @@ A, P = (f"{name}={value}" for name, value in handles(PROJECT).items())
 @pytest.mark.parametrize(
     ("entry_id", "query", "word"),
     [
-        ("A.B", HANDLES, "id"),
-        ("A" * 201, HANDLES, "id"),
+        ("A.B", HANDLES, A_BAD_ID),
+        ("A" * 201, HANDLES, A_BAD_ID),
         ("A", P, "account_handle"),
         ("A", f"{A}&{P}&project_handle=Other-App", "project_handle"),
         ("A", f"{A}&project_Handle=App", "project_handle"),
@@ -181,7 +184,7 @@ def test_every_call_is_refused_for_what_it_names(
     if path == STORE_PATH and query == HANDLES:
         word = "body"  # where its id is, and which is none here
     message = expect_error(ask(raw, method, path.format(entry_id), query), 400)
-    assert word in message or method == "HEAD"
+    assert re.search(word, message) or method == "HEAD"
 
 
 # Handles.
