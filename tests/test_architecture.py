@@ -184,7 +184,8 @@ def test_handlers_import_neither_actors_nor_their_mailboxes() -> None:
     assert [str(imported) for imported in ours if is_behind_a_client(class_named(imported))] == []
 
 
-def test_services_are_clients() -> None:
+def test_services_are_clients_and_cannot_be_changed() -> None:
+    assert is_frozen(Services)
     bounds_and_readers = {"ArtifactReader", "Budget"}
     imported = {i.name: i for i in imports_of("cache_actors.http.app")}
     for field in dataclasses.fields(Services):
@@ -197,10 +198,6 @@ def test_services_are_clients() -> None:
             continue
         assert annotation.endswith("Client") or annotation in bounds_and_readers
         assert not is_behind_a_client(class_named(imported[annotation]))
-
-
-def test_services_cannot_be_changed() -> None:
-    assert is_frozen(Services)
 
 
 # Modules of actors.
@@ -221,19 +218,15 @@ def is_frozen(thing: type) -> bool:
     return "__dataclass_params__" in vars(thing) and bool(parameters and parameters.frozen)
 
 
-def modules_with_actors() -> list[str]:
-    return [
-        name
-        for name in ACTOR_MODULES
-        if any(issubclass(c, Actor) for c in classes_of(importlib.import_module(name)))
-    ]
+MODULES_WITH_ACTORS = [
+    name
+    for name in ACTOR_MODULES
+    if any(issubclass(c, Actor) for c in classes_of(importlib.import_module(name)))
+]
+assert len(MODULES_WITH_ACTORS) >= 3
 
 
-def test_there_are_actors() -> None:
-    assert len(modules_with_actors()) >= 3
-
-
-@pytest.mark.parametrize("name", modules_with_actors())
+@pytest.mark.parametrize("name", MODULES_WITH_ACTORS)
 def test_actors_module_has_its_client_first_then_messages_then_the_actor(name: str) -> None:
     classes = classes_of(importlib.import_module(name))
     clients = [i for i, c in enumerate(classes) if c.__name__.endswith("Client")]

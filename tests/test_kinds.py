@@ -60,12 +60,16 @@ def put_away(stored: Stored, kind: Kind, number: int, age: float) -> Path:
     return path
 
 
-def evict(stored: Stored) -> Eviction:
-    """Evict everything that was not used for half a day."""
+def eviction_of(stored: Stored) -> Eviction:
+    """One that takes everything which was not used for half a day."""
     rule = cutoff(Histogram(stored.now), Amount(1 << 60), protected=DAY / 2)
-    eviction = Eviction(stored.root, rule, grace=0.0)
-    list(eviction.run([APP]))
-    return eviction
+    return Eviction(stored.root, rule, grace=0.0)
+
+
+def surveyed(stored: Stored) -> Survey:
+    survey = Survey(stored.now)
+    list(survey.run(stored.root))
+    return survey
 
 
 def scrubbed(stored: Stored) -> Scrub:
@@ -77,29 +81,21 @@ def scrubbed(stored: Stored) -> Scrub:
 # A kind of its own: it refers to nothing, and nothing refers to it.
 
 
-def test_third_kind_counts_as_artifact_with_its_own_last_use(stored: Stored, third: Kind) -> None:
-    put_away(stored, third, 1, DAY)
-    survey = Survey(stored.now)
-    list(survey.run(stored.root))
-    at = stored.at(DAY)
-    assert survey.holdings == {APP: Holdings(1, BLOCK_BYTES, 0, 0, at, at)}
-    assert len(survey.histogram.buckets) == 1
-
-
-def test_third_kind_is_evicted_by_its_own_last_use(stored: Stored, third: Kind) -> None:
+def test_third_kind_counts_as_artifact_and_goes_by_its_own_last_use(
+    stored: Stored, third: Kind
+) -> None:
     old, recent = put_away(stored, third, 1, DAY), put_away(stored, third, 2, HOUR)
-    eviction = evict(stored)
+    survey = surveyed(stored)
+    at, later = stored.at(DAY), stored.at(HOUR)
+    assert survey.holdings == {APP: Holdings(2, 2 * BLOCK_BYTES, 0, 0, at, later)}
+    assert len(survey.histogram.buckets) == 2
+    dry, eviction = eviction_of(stored), eviction_of(stored)
+    list(dry.look([APP]))
+    assert dry.removed.artifacts == 1
+    list(eviction.run([APP]))
     assert (old.exists(), recent.exists()) == (False, True)
     assert (eviction.removed.artifacts, eviction.removed.entries) == (1, 0)
     assert eviction.kept[APP].artifacts == 1
-
-
-def test_dry_run_counts_third_kind_too(stored: Stored, third: Kind) -> None:
-    put_away(stored, third, 1, DAY)
-    rule = cutoff(Histogram(stored.now), Amount(1 << 60), protected=DAY / 2)
-    eviction = Eviction(stored.root, rule, grace=0.0)
-    list(eviction.look([APP]))
-    assert eviction.removed.artifacts == 1
 
 
 def test_scrub_leaves_any_content_of_third_kind_alone(stored: Stored, third: Kind) -> None:
@@ -116,12 +112,10 @@ def test_scrub_leaves_any_content_of_third_kind_alone(stored: Stored, third: Kin
 def test_deeper_shards_are_seen_by_survey_eviction_and_scrub(stored: Stored) -> None:
     old, recent = stored.artifact(1, DAY), stored.artifact(2, HOUR)
     assert old.parent.parent.parent == APP.path(stored.root) / "cas"
-    survey = Survey(stored.now)
-    list(survey.run(stored.root))
-    assert survey.holdings[APP].artifacts == 2
+    assert surveyed(stored).holdings[APP].artifacts == 2
     report = scrubbed(stored).report
     assert (report.files, report.unknown) == (2, 0)
-    evict(stored)
+    list(eviction_of(stored).run([APP]))
     assert (old.exists(), recent.exists()) == (False, True)
 
 

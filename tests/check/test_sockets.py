@@ -32,12 +32,11 @@ def findings(**where: Any) -> dict[str, Finding]:
     return {finding.subject: finding for finding in check_sockets(settings(**where))}
 
 
-def test_nothing_is_said_of_a_port() -> None:
-    assert findings() == {}
-
-
-def test_folder_without_an_instance_is_ok(sockets: Path) -> None:
+def test_folder_is_looked_at_if_there_are_to_be_sockets(sockets: Path) -> None:
+    assert findings() == {}  # with a port
     assert {found.verdict for found in findings(socket_dir=sockets).values()} == {Verdict.OK}
+    missing = findings(socket_dir=sockets / "missing")
+    assert missing["socket folder"].verdict is Verdict.BROKEN
 
 
 @pytest.mark.parametrize(
@@ -49,11 +48,6 @@ def test_folder_that_nginx_may_not_use_is_told(sockets: Path, mode: int, words: 
         found = findings(**where)["socket folder"]
         assert found.verdict is Verdict.WARNING
         assert words in found.text
-
-
-def test_missing_folder_is_broken(tmp_path: Path) -> None:
-    found = findings(socket_dir=tmp_path / "missing")
-    assert found["socket folder"].verdict is Verdict.BROKEN
 
 
 @pytest.mark.parametrize("in_folder", ["", "/0123456789ab.sock"], ids=["path", "folder"])

@@ -20,10 +20,10 @@ import pytest
 
 from tests.support.nginx import nginx_before, shared_storage
 from tests.support.service import Service, running_service
+from tests.support.tuist import HeldTuist
 
 from .examples import bearer, handles, parts_of
 from .facts import HASTE, LIMITS, NO_PROJECTS, OTHER_PROJECT, OTHER_TOKEN, PROJECT, TOKEN
-from .held_tuist import HeldTuist
 from .raw import TIMEOUT, RawConnection
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ WORKERS = 2
 EVERYWHERE = ("direct", "wheel")
 """The fronts that run everything in `make test`."""
 
-LARGE_BODIES = {"artifacts", "keyvalue", "files_on_disk", "library_traps", "stalls"}
+LARGE_BODIES = {"artifacts", "keyvalue", "files_on_disk", "library_traps"}
 """Modules that take half of the time together."""
 
 
@@ -128,13 +128,6 @@ def hasty_client(hasty_url: str) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture(scope="session")
-def hasty_direct(hasty: Service) -> Iterator[httpx.Client]:
-    """As `direct`, but of the hasty service."""
-    with _client(hasty.url) as client:
-        yield client
-
-
 @contextmanager
 def _in_front(front: str, service: Service) -> Iterator[str]:
     """The URL of what stands in front of `service`."""
@@ -161,13 +154,6 @@ def stranger(base_url: str) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture(scope="session")
-def direct(service: Service) -> Iterator[httpx.Client]:
-    """As `stranger`, but of the service itself, whatever stands in front of it."""
-    with _client(service.url) as client:
-        yield client
-
-
 @pytest.fixture
 def connect(base_url: str) -> Iterator[Callable[..., RawConnection]]:
     """Opens bare connections, which are closed after the test."""
@@ -186,7 +172,7 @@ def changeable_tuist(tuist: HeldTuist) -> Iterator[HeldTuist]:
     """The stand-in Tuist server, put back after the test."""
     tokens = {token: list(names) for token, names in tuist.tokens.items()}
     yield tuist
-    tuist.status, tuist.delay, tuist.tokens = None, 0.0, tokens
+    tuist.status, tuist.tokens = None, tokens
 
 
 @pytest.fixture

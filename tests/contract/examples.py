@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import httpx
 import pytest
 
-from cache_actors.storage.layout import TEMPORARY
+from cache_actors.storage.layout import TEMPORARY, shard
 from tests.support.strace import family
 from tests.support.waiting import eventually
 
@@ -26,7 +26,9 @@ from .facts import LIMITS, PROJECT
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from cache_actors.dev.tuist import Question
     from tests.support.service import Service
+    from tests.support.tuist import HeldTuist
 
     from .raw import RawResponse
 
@@ -87,10 +89,6 @@ def new_value(size: int = 100) -> str:
 
 # Fronts.
 
-direct_only = pytest.mark.parametrize("front", ["direct"], indirect=True)
-"""For what only holds, or can only be seen, without nginx in between."""
-
-
 every_front = pytest.mark.also_on("workers", "debian")
 """For samples of everything: what works, how it is handed over, and who is left behind."""
 
@@ -123,9 +121,9 @@ def upload(
     return client.post(cas_path(cas_id), content=framed(body, framing), **how)
 
 
-def uploaded(client: httpx.Client, body: bytes, **how: Any) -> str:
+def uploaded(client: httpx.Client, body: bytes, cas_id: str | None = None, **how: Any) -> str:
     """The id of a new artifact with that body."""
-    cas_id = new_cas_id()
+    cas_id = cas_id or new_cas_id()
     response = upload(client, cas_id, body, **how)
     assert response.status_code == httpx.codes.NO_CONTENT, response.text
     return cas_id
@@ -194,11 +192,6 @@ def artifact_file(storage: Path, cas_id: str, project: str = PROJECT) -> Path:
     return storage / project.lower() / "cas" / shard(cas_id) / cas_id
 
 
-def shard(entry_id: str) -> str:
-    """The folder of an id: its third and fourth character."""
-    return entry_id[2:4] if len(entry_id) >= 4 else "_"
-
-
 def temporary_bytes(service: Service) -> int:
     """The size of all temporary files together; most have no name, but are open."""
     assert service.process is not None
@@ -223,6 +216,11 @@ def _file_size(path: Path) -> int:
         status = path.stat()
         return status.st_size if stat.S_ISREG(status.st_mode) else 0
     return 0
+
+
+def questions_about(tuist: HeldTuist, token: str) -> list[Question]:
+    """What Tuist has been asked about a token."""
+    return [each for each in tuist.questions if each.authorization == f"Bearer {token}"]
 
 
 def lines_about(service: Service, request_id: str, expected: int) -> list[dict[str, Any]]:
@@ -253,13 +251,6 @@ def expect_error(
     In answer to HEAD it has no message: that is empty then.
     """
     assert is_sane(response.headers["X-Request-ID"])
-    return expect_json_error(response, status, message)
-
-
-def expect_json_error(
-    response: httpx.Response | RawResponse, status: int, message: str | None = None
-) -> str:
-    """As `expect_error`, for what may not be known to be a request, so that it has no id."""
     assert response.status_code == status, response.content
     assert response.headers["Content-Type"] == "application/json"
     assert response.headers["Cache-Control"] == "no-store"
@@ -276,9 +267,9 @@ def expect_json_error(
 
 
 def expect_error_without_body(response: httpx.Response, status: int) -> None:
-    """Check that `response` is the error `status` in answer to HEAD, which may have no id."""
+    """Check that `response` is the error `status` in answer to HEAD."""
     assert response.request.method == "HEAD"
-    expect_json_error(response, status)
+    expect_error(response, status)
 
 
 def expect_stored(client: httpx.Client, cas_id: str, body: bytes) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.stored import value_of
+
 from .examples import (
     FRAMINGS,
     MAX_KEYVALUE,
@@ -19,14 +21,19 @@ from .examples import (
     expect_no_entries,
     framed,
     kv_path,
+    new_body,
+    new_cas_id,
     new_kv_id,
     new_value,
     store,
     stored,
+    uploaded,
 )
 from .raw import AUTHORIZATION, HANDLES, chunked
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import httpx
 
     from .raw import RawConnection
@@ -41,18 +48,13 @@ retrieving = pytest.mark.parametrize("method", ["GET", "PUT"])
 @every_front
 @retrieving
 def test_entries_have_these_headers(client: httpx.Client, method: str) -> None:
-    response = client.request(method, kv_path(stored(client, new_value())))
+    response = client.request(method, kv_path(stored(client, "YQ==", "Yg==")))
     assert response.status_code == 200
+    assert response.content == b'{"entries":[{"value":"YQ=="},{"value":"Yg=="}]}'
     assert response.headers["Content-Type"] == "application/json"
     assert response.headers["Cache-Control"] == "no-store"
     assert response.headers["Content-Length"] == str(len(response.content))
     assert not {"ETag", "Last-Modified", "Accept-Ranges"} & set(response.headers)
-
-
-@every_front
-def test_body_is_just_what_clients_decode(client: httpx.Client) -> None:
-    kv_id = stored(client, "YQ==", "Yg==")
-    assert client.get(kv_path(kv_id)).content == b'{"entries":[{"value":"YQ=="},{"value":"Yg=="}]}'
 
 
 @every_front
@@ -103,30 +105,10 @@ def test_answer_to_storing_is_empty(client: httpx.Client) -> None:
         ["é ß 漢字 😀 \u2028"],
         [" leading and trailing "],
     ],
-    ids=[
-        "order",
-        "equal",
-        "many",
-        "short",
-        "long",
-        "quotes",
-        "control",
-        "unicode",
-        "spaces",
-    ],
+    ids=["order", "equal", "many", "short", "long", "quotes", "control", "unicode", "spaces"],
 )
 def test_values_come_back_in_order_as_they_were(client: httpx.Client, values: list[str]) -> None:
     expect_entries(client, stored(client, *values), *values)
-
-
-@pytest.mark.parametrize(
-    "content_type", ["application/json", "text/plain", "application/x-www-form-urlencoded", None]
-)
-def test_content_type_does_not_matter(client: httpx.Client, content_type: str | None) -> None:
-    kv_id, headers = new_kv_id(), {"Content-Type": content_type} if content_type else {}
-    content = json.dumps({"cas_id": kv_id, "entries": entries_of("YQ==")}).encode()
-    assert client.put(STORE_PATH, content=content, headers=headers).status_code == 204
-    expect_entries(client, kv_id, "YQ==")
 
 
 @every_front
@@ -149,26 +131,6 @@ def test_one_of_many_stores_at_once_wins_whole(client: httpx.Client) -> None:
     expect_entries(client, kv_id, *winner)
 
 
-@every_front
-def test_readers_see_one_version_or_another(client: httpx.Client) -> None:
-    kv_id = stored(client, *["0"] * 100)
-
-    def store_or_read(number: int) -> None:
-        if number % 2:
-            assert store(client, kv_id, *[str(number)] * 100).status_code == 204
-        for _ in range(5):
-            entries = client.get(kv_path(kv_id)).json()["entries"]
-            assert len(entries) == 100
-            assert len({entry["value"] for entry in entries}) == 1
-
-    all_at_once(store_or_read, 20)
-
-
-def test_retrieving_and_artifacts_do_not_share_ids(client: httpx.Client) -> None:
-    kv_id = stored(client, "YQ==")
-    expect_error(client.get(f"/api/cache/cas/{kv_id}"), 404, "Artifact does not exist")
-
-
 # Refusing.
 
 
@@ -184,43 +146,26 @@ DEEP = b"[" * 30_000 + b"]" * 30_000
 
 BAD_BODIES = {
     "empty": b"",
-    "a space": b" ",
     "cut short": body_with()[:-1],
     "trailing bytes": body_with() + b"x",
     "two documents": body_with() * 2,
     "not JSON": b"cas_id=1&entries=2",
-    "NaN": b"NaN",
     "null": b"null",
-    "a number": b"1",
-    "a string": b'"a"',
     "a list": b"[]",
     "an empty object": b"{}",
-    "single quotes": b"{'cas_id': 'a', 'entries': [{'value': 'a'}]}",
     "no cas_id": body_with(cas_id="left out"),
     "cas_id is null": body_with(cas_id=None),
     "cas_id is a number": body_with(cas_id=1),
-    "cas_id is a list": body_with(cas_id=["a"]),
     "no entries": body_with(entries="left out"),
-    "entries are null": body_with(entries=None),
     "entries are an object": body_with(entries={"value": "a"}),
-    "entries are a string": body_with(entries="a"),
-    "an entry is null": body_with(entries=[None]),
     "an entry is a string": body_with(entries=["a"]),
-    "an entry is a list": body_with(entries=[["a"]]),
     "an entry is empty": body_with(entries=[{}]),
     "a value is null": body_with(entries=[{"value": None}]),
-    "a value is a number": body_with(entries=[{"value": 1}]),
-    "a value is true": body_with(entries=[{"value": True}]),
-    "a value is an object": body_with(entries=[{"value": {}}]),
     "only the last value is bad": body_with(entries=[*entries_of("a", "b"), {"value": 1}]),
     "not UTF-8": body_with().replace(b"YQ==", b"\xff\xfe"),
-    "cut UTF-8": body_with().replace(b"YQ==", b"\xe2\x82"),
     "UTF-16": body_with().decode().encode("utf-16"),
-    "a raw line feed in a string": body_with().replace(b"YQ==", b"Y\nQ"),
-    "a bad escape": body_with().replace(b"YQ==", rb"\x41"),
     "nested deeply": DEEP,
     "nested deeply, without end": b"[" * 60_000,
-    "objects nested deeply": b'{"cas_id":' * 5_000 + b"1" + b"}" * 5_000,
     "entries nested deeply": b'{"cas_id": "a", "entries": ' + DEEP + b"}",
 }
 
@@ -230,21 +175,10 @@ def test_body_that_is_not_what_it_should_be(client: httpx.Client, body: bytes) -
     expect_error(client.put(STORE_PATH, content=body), 400)
 
 
-def test_bad_body_in_chunks_is_refused(client: httpx.Client) -> None:
-    expect_error(client.put(STORE_PATH, content=framed(DEEP, "chunked")), 400)
-
-
 def test_no_values_are_stored_and_given_back(client: httpx.Client) -> None:
     kv_id = stored(client, "before")
     assert client.put(STORE_PATH, json={"cas_id": kv_id, "entries": []}).status_code == 204
     expect_entries(client, kv_id)
-
-
-def test_refused_body_changes_nothing(client: httpx.Client) -> None:
-    kv_id = stored(client, "before")
-    bad = [{"value": "after"}, {"value": 1}]
-    expect_error(client.put(STORE_PATH, json={"cas_id": kv_id, "entries": bad}), 400)
-    expect_entries(client, kv_id, "before")
 
 
 def body_of_size(kv_id: str, size: int) -> bytes:
@@ -269,3 +203,26 @@ def test_body_over_the_limit_is_refused(client: httpx.Client, framing: str, exce
     body = body_of_size(kv_id, MAX_KEYVALUE + excess)
     expect_error(client.put(STORE_PATH, content=framed(body, framing)), 413)
     expect_no_entries(client, kv_id)
+
+
+# Entries without their artifacts, which would break a build; what refers to what is in the tests of
+# `storage/references.py` and `storage/entries.py`.
+
+
+@every_front
+@pytest.mark.parametrize(
+    "form",
+    [str.upper, str.lower, value_of, lambda cas_id: value_of(cas_id.lower())],
+    ids=["id", "id in lower case", "protobuf", "protobuf in lower case"],
+)
+@pytest.mark.parametrize("spelled", [str.upper, str.lower])
+def test_entry_is_stored_once_its_artifact_is(
+    client: httpx.Client, form: Callable[[str], str], spelled: Callable[[str], str]
+) -> None:
+    cas_id, kv_id, value = new_cas_id(), stored(client, "before"), new_value()
+    refused = store(client, kv_id, value, form(cas_id))
+    expect_error(refused, 409, f"Artifact {cas_id} does not exist")
+    expect_entries(client, kv_id, "before")
+    uploaded(client, new_body(), cas_id=spelled(cas_id))
+    assert store(client, kv_id, value, form(cas_id)).status_code == 204
+    expect_entries(client, kv_id, value, form(cas_id))

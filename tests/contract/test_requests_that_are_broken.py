@@ -17,7 +17,6 @@ from .examples import (
     cas_path,
     every_front,
     expect_error,
-    expect_json_error,
     expect_no_artifact,
     expect_stored,
     handles,
@@ -43,49 +42,21 @@ CHUNKED = "Transfer-Encoding: chunked"
 # Paths and methods.
 
 
+UNKNOWN_PATHS = """
+/ /api /api/cache /api/cache/ /api/cache/cas /api/cache/other/A /API/cache/cas/A /Up /up/ /up/x
+/_auth_cas/ /_auth_cas/x /static/x /favicon.ico /robots.txt /.env /%00 /%0A /%C3%A9 /%FF
+/index.html?account_handle=Acme&project_handle=App
+"""
+
+
 @both_nginx
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/",
-        "/api",
-        "/api/cache",
-        "/api/cache/",
-        "/api/cache/cas",
-        "/api/cache/other/A",
-        "/API/cache/cas/A",
-        "/Up",
-        "/up/",
-        "/up/x",
-        "/_auth_cas/",
-        "/_auth_cas/x",
-        "/static/x",
-        "/favicon.ico",
-        "/robots.txt",
-        "/.env",
-        "/%00",
-        "/%0A",
-        "/%C3%A9",
-        "/%FF",
-        "/index.html?account_handle=Acme&project_handle=App",
-    ],
-)
-def test_unknown_path(client: httpx.Client, front: str, path: str) -> None:
+@pytest.mark.parametrize("path", UNKNOWN_PATHS.split())
+def test_unknown_path_is_unknown_to_every_method(
+    client: httpx.Client, front: str, path: str
+) -> None:
     status = 400 if path == "/%00" and behind_nginx(front) else 404  # nginx takes no NUL anywhere
-    expect_error(client.get(path), status)
-
-
-@pytest.mark.parametrize("path", ["/", "/api/cache/other/A", "/_auth_cas/x", "/index.html?a=b"])
-def test_unknown_path_is_unknown_to_every_method(client: httpx.Client, path: str) -> None:
-    for method in ("HEAD", "POST", "PUT", "DELETE", "OPTIONS"):
-        expect_error(client.request(method, path), 404)
-
-
-@pytest.mark.parametrize("path", [cas_path(""), kv_path("")])
-def test_no_id_at_all(client: httpx.Client, path: str) -> None:
-    response = client.get(path)
-    expect_error(response, response.status_code)
-    assert response.status_code in {400, 404}
+    for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"):
+        expect_error(client.request(method, path), status)
 
 
 ALLOWED = {
@@ -93,6 +64,9 @@ ALLOWED = {
     kv_path("A"): {"GET", "HEAD", "PUT"},
     STORE_PATH: {"PUT"},
     "/up": {"GET", "HEAD"},
+    "/ready": {"GET", "HEAD"},
+    "/metrics": {"GET", "HEAD"},
+    "/_auth_cas": {"GET", "HEAD"},
 }
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "BREW"]
 
@@ -111,7 +85,10 @@ def test_other_methods_on_a_known_path(
     raw: RawConnection, front: str, path: str, method: str
 ) -> None:
     answer = raw.ask(f"{method} {path}?{HANDLES}", AUTHORIZATION, "Content-Length: 0")
-    expect_error(answer, 405)
+    hidden = path in {"/metrics", "/_auth_cas"} and behind_nginx(front) and method != "TRACE"
+    expect_error(answer, 404 if hidden else 405)
+    if hidden:
+        return
     if method == "TRACE" and behind_nginx(front):
         return  # nginx refuses it everywhere, before it knows what the path allows
     assert {name.strip() for name in answer.headers["Allow"].split(",")} == ALLOWED[path]
@@ -147,25 +124,16 @@ def test_too_large_without_access_is_refused_for_want_of_access(
 # Request ids.
 
 
-@pytest.mark.parametrize("sent", ["a", "build/4711", "~!@#$%^&*()[]{}|;:'\",.<>?`\\", "x" * 200])
-def test_sane_request_id_comes_back(stranger: httpx.Client, sent: str) -> None:
-    assert stranger.get("/up", headers={"X-Request-ID": sent}).headers["X-Request-ID"] == sent
+def test_sane_request_id_comes_back(stranger: httpx.Client) -> None:
+    for sent in ("a", "build/4711", "~!@#$%^&*()[]{}|;:'\",.<>?`\\", "x" * 200):
+        assert stranger.get("/up", headers={"X-Request-ID": sent}).headers["X-Request-ID"] == sent
 
 
-@pytest.mark.parametrize(
-    "sent",
-    ["", "x" * 201, "x" * 5_000, "two words", "tab\there", "é", "\x7f", "a,b c", '{"a": 1}'],
-)
+@pytest.mark.parametrize("sent", ["", "x" * 201, "two words", "tab\there", "é", '{"a": 1}'])
 def test_odd_request_id_is_replaced(raw: RawConnection, sent: str) -> None:
-    first = raw.ask("GET /up", f"X-Request-ID: {sent}")
-    second = raw.ask("GET /up", f"X-Request-ID: {sent}")
-    if first.status_code == 400:  # refused altogether: a control character
-        assert sent == "\x7f"
-        return
-    ids = [answer.headers["X-Request-ID"] for answer in (first, second)]
+    ids = [raw.ask("GET /up", f"X-Request-ID: {sent}").headers["X-Request-ID"] for _ in range(2)]
     assert all(map(is_sane, ids))
-    assert sent not in ids
-    assert ids[0] != ids[1]
+    assert len({sent, *ids}) == 3
 
 
 @every_front
@@ -237,7 +205,7 @@ def test_malformed_request_is_refused(raw: RawConnection, front: str, name: str)
         expect_what_nginx_makes_of(raw, name)
         return
     raw.send(MALFORMED[name].encode("latin-1"))
-    expect_json_error(raw.response(), 400)
+    expect_error(raw.response(), 400)
     assert raw.is_over()
 
 
@@ -265,52 +233,26 @@ def test_http_0_9_opens_nothing(
         if behind_nginx(front):
             assert json.loads(raw.rest()) == {"message": "Missing Authorization header"}
         else:
-            expect_json_error(raw.response(), 400)
-
-
-@pytest.mark.parametrize(
-    "request_",
-    [
-        MALFORMED["garbage"],
-        f"GET /up HTTP/9.9\r\n{HOST}\r\n\r\n",
-        f"GET /up HTTP/1.1\r\n{HOST}\r\nX-A: {'a' * 20_000}\r\n\r\n",
-    ],
-    ids=["malformed", "other version", "header bomb"],
-)
-def test_refusal_of_what_is_not_a_request_carries_a_request_id(
-    raw: RawConnection, request_: str
-) -> None:
-    """The contract wants it on all responses, with a new id where the client's is unknown."""
-    raw.send(request_.encode())
-    assert is_sane(raw.response().headers.get("X-Request-ID", ""))
-
-
-def test_refusal_of_a_broken_body_carries_the_request_id(raw: RawConnection) -> None:
-    """By then the request, and so its id, is known."""
-    target = f"POST {cas_path(new_cas_id())}?{HANDLES}"
-    answer = raw.ask(target, AUTHORIZATION, CHUNKED, "X-Request-ID: one/two", body=b"zz\r\n")
-    expect_json_error(answer, 400)
-    assert answer.headers.get("X-Request-ID") == "one/two"
+            expect_error(raw.response(), 400)
 
 
 @both_nginx
-@pytest.mark.parametrize("version", ["2.0", "3.0", "1.2", "0.9", "9.9"])
-def test_other_version_of_http_is_refused(raw: RawConnection, front: str, version: str) -> None:
+@pytest.mark.parametrize("version", ["1.0", "1.2", "0.9", "2.0", "9.9"])
+def test_http_1_0_is_answered_and_other_versions_are_refused(
+    raw: RawConnection, front: str, version: str
+) -> None:
     raw.send(f"GET /up HTTP/{version}\r\n{HOST}\r\n\r\n".encode())
     answer = raw.response()
+    if version == "1.0":
+        assert answer.status_code == 200
+        assert raw.is_over()
+        return
     if version == "1.2" and behind_nginx(front):  # by its major version, as 1.1
         assert answer.json()["status"] == "up"
         assert raw.ask("GET /up").status_code == 200
         return
-    expect_json_error(answer, answer.status_code)
+    expect_error(answer, answer.status_code)
     assert answer.status_code in {400, 505}
-    assert raw.is_over()
-
-
-@every_front
-def test_http_1_0_is_answered_and_closed(raw: RawConnection) -> None:
-    raw.send(b"GET /up HTTP/1.0\r\n\r\n")
-    assert raw.response().status_code == 200
     assert raw.is_over()
 
 
@@ -330,7 +272,7 @@ BOMBS = {
 def test_header_bomb_is_refused(raw: RawConnection, front: str, name: str) -> None:
     with suppress(ConnectionResetError, BrokenPipeError):  # refused before it was all sent
         raw.send(f"GET /up HTTP/1.1\r\n{HOST}\r\n{BOMBS[name]}\r\n".encode())
-    expect_json_error(raw.response(), 431)
+    expect_error(raw.response(), 431)
     if name == "many headers" and behind_nginx(front):
         # Below nginx's own limit (4 times 8 KiB): the service refuses, nginx's connection goes on.
         assert raw.ask("GET /up").status_code == 200
@@ -341,7 +283,7 @@ def test_header_bomb_is_refused(raw: RawConnection, front: str, name: str) -> No
 def test_long_target_is_refused(raw: RawConnection) -> None:
     raw.send(f"GET /up?{'a' * 20_000} HTTP/1.1\r\n{HOST}\r\n\r\n".encode())
     answer = raw.response()
-    expect_json_error(answer, answer.status_code)
+    expect_error(answer, answer.status_code)
     assert answer.status_code in {414, 431}
 
 
@@ -371,33 +313,31 @@ def test_badly_framed_upload_stores_nothing(
     raw: RawConnection, client: httpx.Client, headers: list[str], body: bytes
 ) -> None:
     cas_id = new_cas_id()
-    raw.begin(f"POST {cas_path(cas_id)}?{HANDLES}", AUTHORIZATION, *headers)
+    request = f"POST {cas_path(cas_id)}?{HANDLES}"
+    raw.begin(request, AUTHORIZATION, "X-Request-ID: one/two", *headers)
     raw.send(body)
     answer = raw.response()
-    expect_json_error(answer, answer.status_code)
+    expect_error(answer, answer.status_code)
     assert answer.status_code in {400, 501}
+    if headers == [CHUNKED]:  # by then it is known to be a request
+        assert answer.headers["X-Request-ID"] == "one/two"
     assert raw.is_over()
     expect_no_artifact(client, cas_id)
 
 
-@pytest.mark.parametrize("coding", ["chunked", "Chunked", "CHUNKED"])
-def test_coding_s_name_has_no_case(raw: RawConnection, client: httpx.Client, coding: str) -> None:
-    cas_id = new_cas_id()
-    request = f"POST {cas_path(cas_id)}?{HANDLES}"
-    answer = raw.ask(
-        request, AUTHORIZATION, f"Transfer-Encoding: {coding}", body=chunked(b"ab", b"c")
-    )
-    assert answer.status_code == 204
-    expect_stored(client, cas_id, b"abc")
+ODD_FRAMING = {
+    "upper case": ("Transfer-Encoding: CHUNKED", chunked(b"ab", b"c")),
+    "extensions and trailers": (CHUNKED, b"3;name=value\r\nabc\r\n0\r\nX-Trailer: a\r\n\r\n"),
+}
 
 
 @every_front
-def test_chunk_extensions_and_trailers_are_dropped(
-    raw: RawConnection, client: httpx.Client
+@pytest.mark.parametrize(("header", "body"), ODD_FRAMING.values(), ids=ODD_FRAMING)
+def test_oddly_framed_upload_is_stored(
+    raw: RawConnection, client: httpx.Client, header: str, body: bytes
 ) -> None:
     cas_id = new_cas_id()
-    body = b"3;name=value\r\nabc\r\n0\r\nX-Trailer: a\r\n\r\n"
-    answer = raw.ask(f"POST {cas_path(cas_id)}?{HANDLES}", AUTHORIZATION, CHUNKED, body=body)
+    answer = raw.ask(f"POST {cas_path(cas_id)}?{HANDLES}", AUTHORIZATION, header, body=body)
     assert answer.status_code == 204
     expect_stored(client, cas_id, b"abc")
 
@@ -457,7 +397,7 @@ def test_pipelined_uploads_are_all_stored(raw: RawConnection, client: httpx.Clie
 @pytest.mark.parametrize("request_", ["OPTIONS *", "CONNECT localhost:80", "GET *"])
 def test_odd_targets(raw: RawConnection, request_: str) -> None:
     answer = raw.ask(request_)
-    expect_json_error(answer, answer.status_code)
+    expect_error(answer, answer.status_code)
     assert 400 <= answer.status_code < 500
 
 
@@ -466,12 +406,3 @@ def test_request_that_comes_byte_by_byte(raw: RawConnection) -> None:
     for byte in raw.head("GET /up"):
         raw.send(bytes([byte]))
     assert raw.response().status_code == 200
-
-
-@every_front
-def test_connections_that_say_nothing_harm_nobody(
-    connect: Callable[[], RawConnection], stranger: httpx.Client
-) -> None:
-    for number in range(60):
-        connect().send(b"GET /up HTTP/1.1\r\nHost: lo"[: number // 2])
-    assert stranger.get("/up").status_code == 200

@@ -62,56 +62,41 @@ def test_files_that_differ_in_time_or_size_have_different_etags(
     assert (etag(*one) == etag(*other)) == (one == other)
 
 
-def test_request_without_conditions_gets_the_whole() -> None:
-    assert select_with({}) == WHOLE
-
-
 # Ranges.
 
 
 PARTS = [
     ("bytes=0-0", 0, 1),
     ("bytes=0-99", 0, 100),
-    ("bytes=100-199", 100, 200),
     ("bytes=0-", 0, SIZE),
-    ("bytes=500-", 500, SIZE),
     ("bytes=999-", 999, SIZE),
-    ("bytes=999-999", 999, SIZE),
-    ("bytes=0-999", 0, SIZE),
     ("bytes=0-1000", 0, SIZE),
     ("bytes=990-5000", 990, SIZE),
     ("bytes=-1", 999, SIZE),
-    ("bytes=-999", 1, SIZE),
     ("bytes=-1000", 0, SIZE),
     ("bytes=-1001", 0, SIZE),
     ("bytes=007-008", 7, 9),
     ("Bytes=0-9", 0, 10),
-    ("BYTES=0-9", 0, 10),
     ("bytes= 0-9", 0, 10),
     ("bytes=0-9 ", 0, 10),
 ]
 UNMET = [
     "bytes=1000-",
-    "bytes=1000-1000",
     "bytes=1000-2000",
     f"bytes={10**30}-",
     f"bytes=1-{10**30}",  # nginx refuses numbers that no file has, too
     f"bytes=-{10**30}",
     "bytes=-0",
     "bytes=5-2",
-    "bytes=1-0",
     "bytes=",
     "bytes=-",
     "bytes=--5",
-    "bytes=5--6",
     "bytes=abc",
-    "bytes=a-b",
     "bytes=1",
     "bytes=+1-5",
     "bytes=1-+5",
     "bytes=1_0-20",
     "bytes=0x1-5",
-    "bytes=1.0-5",
     "bytes=1-2-3",
     "bytes=1-2;3-4",
     "bytes=1 2-5",
@@ -124,10 +109,7 @@ UNMET = [
 SEVERAL = [
     "bytes=0-1,5-6",
     "bytes=0-1, 5-6",
-    "bytes=0-0,-1",
     "bytes=0-1,998-",
-    "bytes=5-6,0-1",
-    "bytes=0-5,3-8",
     "bytes=-5,0-3",
     "bytes=0-,5-6",
 ]
@@ -135,36 +117,17 @@ OTHER_UNITS = ["", "0-5", "bytes", "bytes 0-5", "bytes:0-5", "items=0-5", "lines
 OTHER_UNITS += ["xbytes=0-5"]
 
 
-@pytest.mark.parametrize(("wanted", "start", "end"), PARTS)
-def test_range_gets_its_part(wanted: str, start: int, end: int) -> None:
-    assert range_of(wanted) == part(start, end)
-
-
-@pytest.mark.parametrize("wanted", UNMET, ids=lambda wanted: ascii(wanted)[:30])
-def test_range_that_is_malformed_or_beyond_the_end_is_refused(wanted: str) -> None:
-    assert range_of(wanted) == REFUSED
-
-
-@pytest.mark.parametrize("wanted", SEVERAL + OTHER_UNITS)
-def test_several_ranges_and_other_units_get_the_whole(wanted: str) -> None:
-    assert range_of(wanted) == WHOLE
-
-
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [
-        ("bytes=0-0", part(0, 1)),
-        ("bytes=0-", part(0, 1)),
-        ("bytes=0-5", part(0, 1)),
-        ("bytes=-1", part(0, 1)),
-        ("bytes=-5", part(0, 1)),
-        ("bytes=-0", REFUSED),
-        ("bytes=1-", REFUSED),
-        ("bytes=1-1", REFUSED),
+        *((wanted, part(start, end)) for wanted, start, end in PARTS),
+        *((wanted, REFUSED) for wanted in UNMET),
+        *((wanted, WHOLE) for wanted in SEVERAL + OTHER_UNITS),
     ],
+    ids=lambda value: ascii(value)[:30],
 )
-def test_range_of_a_single_byte(wanted: str, expected: Selection) -> None:
-    assert range_of(wanted, 1) == expected
+def test_range_gets_its_part_or_the_whole_or_is_refused(wanted: str, expected: Selection) -> None:
+    assert range_of(wanted) == expected
 
 
 @given(
@@ -226,6 +189,7 @@ NO_VERSION_OF_IT = [
 ]
 PART, BEYOND = "bytes=0-9", "bytes=5000-"
 CONDITIONS: list[tuple[dict[str, str], int]] = [
+    ({}, 200),
     *(
         ({field: value}, status)
         for field, statuses in BY_FIELD.items()

@@ -1,21 +1,28 @@
-"""Sockets in a folder: what an instance makes there, what it clears away, and what stops it."""
+"""Where an instance listens: sockets in a folder, and who comes there.
+
+Sockets in a folder: what an instance makes there, what it clears away, and what stops it.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 from cache_actors.http.current import CURRENT, CurrentLink, is_listening
-from cache_actors.http.endpoint import BoundSocket, CannotListen, bind
+from cache_actors.http.endpoint import Arrivals, BoundSocket, CannotListen, bind
 from cache_actors.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    import trio.testing
 
 
 @pytest.fixture
@@ -65,24 +72,19 @@ def test_instance_cannot_be_chosen_before_it_is_announced(sockets: Path, opened:
     assert not starting.is_replaced()
 
 
-def test_folder_in_the_place_of_the_link_is_told_and_nothing_left(sockets: Path) -> None:
+def test_folder_in_the_place_of_the_link_or_missing_is_told_and_nothing_left(sockets: Path) -> None:
     (sockets / CURRENT).mkdir()
     with pytest.raises(CannotListen, match=r"current\.sock there is not a link"):
         endpoint(sockets)
     assert names(sockets) == [CURRENT]
-
-
-def test_folder_that_came_into_the_place_of_the_link_is_told(sockets: Path) -> None:
+    (sockets / CURRENT).rmdir()
     with endpoint(sockets) as late:
         (sockets / CURRENT).mkdir()
         with pytest.raises(CannotListen, match="Cannot have connections come here: Is a directory"):
             late.announce()
     assert names(sockets) == [CURRENT]
-
-
-def test_missing_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(CannotListen, match="No such file or directory"):
-        endpoint(tmp_path / "missing")
+        endpoint(sockets / "missing")
 
 
 def test_remains_of_dead_instances_are_removed_and_nothing_else(
@@ -157,3 +159,52 @@ def test_one_that_has_no_room_for_more_connections_is_listening(
     listening(opened, sockets / "busy.sock", backlog=0)
     opened.enter_context(socket.socket(socket.AF_UNIX)).connect(str(sockets / "busy.sock"))
     assert is_listening(sockets / "busy.sock")
+
+
+# What one connection does before it is accepted harms nobody else.
+
+HARMLESS = [
+    *(errno.EHOSTUNREACH, errno.EPERM, errno.EPROTO, errno.ECONNABORTED, errno.ENETDOWN),
+    *(errno.ENONET, errno.EMFILE, errno.ENOMEM, errno.EIO, errno.ENOSYS),
+]
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.dup()
+
+
+def fail(arrivals: Arrivals, errors: list[OSError]) -> None:
+    """Have it fail with these before the next connection is accepted."""
+    accept = arrivals._listening.accept
+
+    async def failing() -> object:
+        if errors:
+            raise errors.pop()
+        return await accept()
+
+    arrivals._listening.accept = failing  # type: ignore[method-assign,assignment]
+
+
+@pytest.mark.parametrize("number", HARMLESS, ids=lambda number: errno.errorcode[number])
+async def test_error_of_accept_does_not_end_the_listening(
+    listener: socket.socket, number: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    errors = [OSError(number, os.strerror(number))] * 20
+    with Arrivals(listener) as arrivals, socket.create_connection(listener.getsockname()):
+        fail(arrivals, errors)
+        connection = await arrivals.next()
+        assert connection.getsockname() == listener.getsockname()
+        connection.close()
+
+
+@pytest.mark.parametrize("number", [errno.EBADF, errno.EINVAL, errno.ENOTSOCK])
+async def test_socket_that_is_none_any_more_ends_the_listening(
+    listener: socket.socket, number: int
+) -> None:
+    with Arrivals(listener) as arrivals:
+        fail(arrivals, [OSError(number, os.strerror(number))])
+        with pytest.raises(OSError) as raised:  # noqa: PT011
+            await arrivals.next()
+        assert raised.value.errno == number

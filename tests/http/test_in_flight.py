@@ -38,84 +38,43 @@ async def waiter(requests: InFlight, nursery: trio.Nursery) -> Waiter:
     return new
 
 
-def test_requests_are_counted_while_they_last() -> None:
+def test_requests_are_counted_while_they_last_however_they_end() -> None:
     requests = InFlight()
-    assert len(requests) == 0
     with requests.one():
-        with requests.one():
-            assert len(requests) == 2
+        with pytest.raises(ZeroDivisionError), requests.one():
+            raise ZeroDivisionError
         assert len(requests) == 1
     assert len(requests) == 0
 
 
-def test_request_that_fails_is_over_too() -> None:
-    requests = InFlight()
-    with pytest.raises(ZeroDivisionError), requests.one():
-        raise ZeroDivisionError
-    assert len(requests) == 0
-
-
-def test_nothing_drains_at_first() -> None:
-    assert InFlight().draining is False
-
-
-async def test_nothing_is_waited_for_when_nothing_is_in_flight(nursery: trio.Nursery) -> None:
+async def test_each_waiter_waits_for_all_that_it_found_and_for_nothing_later(
+    nursery: trio.Nursery,
+) -> None:
     requests = InFlight()
     assert await (await waiter(requests, nursery)).is_done()
-
-
-async def test_all_requests_in_flight_are_waited_for(nursery: trio.Nursery) -> None:
-    requests = InFlight()
-    with ExitStack() as first, ExitStack() as second:
-        first.enter_context(requests.one())
-        second.enter_context(requests.one())
-        waiting = await waiter(requests, nursery)
-        second.close()
-        assert not await waiting.is_done()
-        first.close()
-        assert await waiting.is_done()
-
-
-async def test_requests_that_came_later_are_not_waited_for(nursery: trio.Nursery) -> None:
-    requests = InFlight()
-    with ExitStack() as early, ExitStack() as late:
-        early.enter_context(requests.one())
-        waiting = await waiter(requests, nursery)
-        late.enter_context(requests.one())
-        with requests.one():
-            pass
-        assert not await waiting.is_done()
-        early.close()
-        assert await waiting.is_done()
-        assert len(requests) == 1
-
-
-async def test_each_waiter_waits_for_what_it_found(nursery: trio.Nursery) -> None:
-    requests = InFlight()
-    with ExitStack() as one, ExitStack() as two:
+    with ExitStack() as one, ExitStack() as two, ExitStack() as three:
         one.enter_context(requests.one())
         first = await waiter(requests, nursery)
         two.enter_context(requests.one())
         second = await waiter(requests, nursery)
+        three.enter_context(requests.one())
+        with requests.one():
+            pass
+        assert (await first.is_done(), await second.is_done()) == (False, False)
         one.close()
         assert (await first.is_done(), await second.is_done()) == (True, False)
         two.close()
         assert await second.is_done()
+        assert len(requests) == 1
 
 
-async def test_all_who_wait_for_a_request_hear_of_its_end(nursery: trio.Nursery) -> None:
+async def test_all_who_wait_hear_of_the_end_but_those_who_have_given_up(
+    nursery: trio.Nursery,
+) -> None:
     requests = InFlight()
     with requests.one():
-        waiting = [await waiter(requests, nursery) for _ in range(3)]
-    assert [await each.is_done() for each in waiting] == [True] * 3
-
-
-async def test_waiting_can_be_given_up(nursery: trio.Nursery) -> None:
-    requests = InFlight()
-    with requests.one():
-        impatient = await waiter(requests, nursery)
-        patient = await waiter(requests, nursery)
+        impatient, *patient = [await waiter(requests, nursery) for _ in range(3)]
         impatient.scope.cancel()
         await trio.testing.wait_all_tasks_blocked()
-    assert await patient.is_done()
+    assert [await each.is_done() for each in patient] == [True] * 2
     assert not await impatient.is_done()

@@ -68,6 +68,12 @@ REFUSED = [
     (GOOD + b"&%50ROJECT_HANDLE=other", "project_handle is given more than once"),
     (b"%70roject_handle=other&" + GOOD, "project_handle is given more than once"),
     (b"account_handle[]=acme&project_handle=app", "account_handle is missing"),
+    (GOOD + b".b", r"project_handle 'app\.b' is invalid"),
+    (GOOD + b"~", "project_handle 'app~' is invalid"),
+    (GOOD + b"=", "project_handle 'app=' is invalid"),
+    (GOOD + b"b" * 98, "project_handle 'app.* is invalid"),
+    (GOOD + b"%zz", "project_handle 'app%zz' is invalid"),
+    (b"account_handle=%252e%252e&project_handle=app", "account_handle '%2e%2e' is invalid"),
     (b"account_handle=acme/app", "account_handle 'acme/app' is invalid|project_handle is missing"),
 ]
 

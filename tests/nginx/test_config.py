@@ -1,9 +1,11 @@
-"""The configuration around the snippets, and what a checker of configurations says of it."""
+"""The configuration around the snippets: what it holds, what checks it, and who accepts it."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,8 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from cache_actors.__main__ import main
+from cache_actors.http.listener import HAND_OVER_SECONDS, IDLE_SECONDS
 from cache_actors.nginx.config import BadNginxOption, NginxOptions, nginx_config
+from cache_actors.nginx.process import NginxFailed
+from tests.support.nginx import find_binary, new_certificate, nginx_before
 
 OPTIONS = NginxOptions(
     listen="127.0.0.1:8080",
@@ -66,26 +73,19 @@ def test_metrics_are_for_loopback_and_only_if_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [
-        {"listen": "127.0.0.1:80; include /etc/passwd"},
-        {"upstream": "unix:/a b"},
-        {"storage": Path('/cas"; alias "/')},
-        {"storage": Path("/cas\n")},
-        {"runtime": Path("/run/$uid")},
-        {"runtime": Path("/run/{}")},
-        {"answers_log": Path("/run/a log")},
-        {"server_name": "a;b"},
-        {"server_name": ""},
-        {"user": "nobody; daemon off"},
-        {"tls_cert": Path("/a")},
-        {"tls_key": Path("/a")},
-    ],
-    ids=str,
+    "option",
+    ["listen", "upstream", "storage", "runtime", "answers_log", "server_name", "user", "tls_cert"],
 )
-def test_value_that_could_end_its_directive_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(BadNginxOption, match=r"allowed|go together"):
-        nginx_config(replace(OPTIONS, **options))
+def test_value_that_could_end_its_directive_is_refused(option: str) -> None:
+    for bad in ('a"b', "a'b", "a;b", "a{b", "a}b", "a\nb", "a\n", "a b;", "a\\b", "$a", ""):
+        with pytest.raises(BadNginxOption, match=f"^--{option.replace('_', '-')} is .* allowed"):
+            nginx_config(replace(OPTIONS, **TLS | {option: bad}))
+
+
+@pytest.mark.parametrize("half", TLS)
+def test_half_of_the_tls_is_refused(half: str) -> None:
+    with pytest.raises(BadNginxOption, match="go together"):
+        nginx_config(replace(OPTIONS, **{half: TLS[half]}))
 
 
 def test_location_that_adds_headers_names_cache_control() -> None:
@@ -108,3 +108,89 @@ def test_checker_finds_nothing_that_is_not_explained(tmp_path: Path) -> None:
     )
     found = {issue["plugin"] for issue in json.loads(run.stdout)}
     assert found == EXPLAINED.keys()
+
+
+def test_nginx_ends_idle_connections_to_the_service_before_the_service_does() -> None:
+    config = nginx_config(OPTIONS)
+    assert "keepalive_timeout 15s;" in config
+    assert min(IDLE_SECONDS, HAND_OVER_SECONDS) >= 15 + 5
+
+
+# The command, and the process.
+
+
+@pytest.mark.parametrize("which", ["wheel", "debian"])
+@pytest.mark.parametrize(
+    ("upstream", "tls", "user"),
+    [
+        ("127.0.0.1:4000", False, None),
+        ("127.0.0.1:4000", True, "nobody nogroup"),
+        ("unix:/run/cache-actors/cache.sock", False, "nobody nogroup"),
+        ("unix:/run/cache-actors/cache.sock", True, None),
+    ],
+    ids=["tcp", "tcp-tls", "unix", "unix-tls"],
+)
+def test_printed_configuration_is_accepted(
+    which: str, tmp_path: Path, upstream: str, tls: bool, user: str | None
+) -> None:
+    nginx = find_binary(which)
+    options = ["--nginx", str(nginx), "--runtime", str(tmp_path), "--storage", "/cas"]
+    options += ["--upstream", upstream]
+    if tls:
+        certificate, key = new_certificate(tmp_path)
+        options += ["--tls-cert", str(certificate), "--tls-key", str(key)]
+    if user is not None:
+        options += ["--user", user]
+    printed = CliRunner().invoke(main, ["nginx-config", *options])
+    assert (printed.exit_code, printed.stderr) == (0, "")
+    config = tmp_path / "nginx.conf"
+    config.write_text(printed.stdout)
+    tested = subprocess.run(
+        [nginx, "-t", "-e", tmp_path / "error.log", "-c", config],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert tested.returncode == 0, tested.stderr
+    warnings = [line for line in tested.stderr.splitlines() if "[warn]" in line]
+    if os.geteuid() != 0:  # who cannot be another user, is told so
+        warnings = [line for line in warnings if 'the "user" directive makes sense' not in line]
+    assert warnings == []
+
+
+@pytest.mark.parametrize(
+    ("option", "bad"),
+    [
+        ("--listen", "127.0.0.1:80; include /etc/passwd"),
+        ("--storage", "/ca s"),
+        ("--listen", ""),
+        ("--upstream", ""),
+        ("--server-name", ""),
+        ("--user", ""),
+        ("--user", "nobody nogroup third"),
+        ("--max-upload-bytes", "-1"),
+        ("--max-upload-bytes", "0"),
+        ("--worker-processes", "0"),
+    ],
+)
+def test_value_that_nginx_would_refuse_or_misread_is_refused(option: str, bad: str) -> None:
+    options = ["--storage", "/cas", "--runtime", "/run", option, bad]
+    run = CliRunner().invoke(main, ["nginx-config", *options])
+    assert (run.exit_code, run.stdout) == (2, "")
+    assert option in run.stderr
+    assert run.stderr.startswith("Usage") or run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("which", ["wheel", "debian"])
+def test_taken_port_is_told_in_one_line(tmp_path: Path, which: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        with (
+            pytest.raises(NginxFailed) as failed,
+            nginx_before("127.0.0.1:1", tmp_path, which, listen=listen),
+        ):
+            pytest.fail("it started")
+    assert str(failed.value) == (
+        f"{listen} is taken: end what listens there, or set PORT to another port"
+    )

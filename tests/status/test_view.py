@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from cache_actors.status import words
 from cache_actors.status.answer import NotAnAnswer, read_answer
 from cache_actors.status.view import view
 from tests.support import up_answers
@@ -84,3 +85,12 @@ def test_nothing_in_an_answer_is_taken_for_markup_or_control_codes() -> None:
 def test_other_things_are_not_answers(body: bytes) -> None:
     with pytest.raises(NotAnAnswer):
         read_answer(body)
+
+
+@pytest.mark.parametrize(("kind", "figure", "told"), up_answers.FIGURES)
+def test_figures_in_words(kind: str, figure: float | None, told: str) -> None:
+    assert getattr(words, f"in_{kind}")(figure) == told
+
+
+def test_text_cannot_tell_the_terminal_anything() -> None:
+    assert words.printable("a\x1b[31m\r\nb") == "a[31mb"
