@@ -1,4 +1,4 @@
-"""Tests of one group run in one process, so that what a module starts is started once."""
+"""Tests that share something run in one process, so that it is started once; others run in any."""
 
 from __future__ import annotations
 
@@ -16,13 +16,24 @@ import os, pytest
 def front(request):
     return request.param
 
+def note(group):
+    print(os.environ["PYTEST_XDIST_WORKER"], __name__, group, file=open({log!r}, "a"))
+
 @pytest.mark.parametrize("number", range(6))
 def test_something(front, number):
-    print(os.environ["PYTEST_XDIST_WORKER"], __name__, front, file=open({log!r}, "a"))
+    note(front)
+
+@pytest.fixture
+def own():
+    return "alone"
+
+@pytest.mark.parametrize("number", range(6))
+def test_something_else(own, tmp_path_factory, number):
+    note(own)
 """
 
 
-def test_groups_stay_together(tmp_path: Path) -> None:
+def test_only_those_that_share_stay_together(tmp_path: Path) -> None:
     log = tmp_path / "log"
     folder = tmp_path / "tests" / "system"
     folder.mkdir(parents=True)
@@ -39,5 +50,7 @@ def test_groups_stay_together(tmp_path: Path) -> None:
     for line in log.read_text().splitlines():
         process, _, group = line.partition(" ")
         processes[group].add(process)
+    others = [processes.pop(group) for group in list(processes) if group.endswith("alone")]
     assert len(processes) == 4
     assert all(len(each) == 1 for each in processes.values()), processes
+    assert len(set().union(*others)) > 1
