@@ -1,10 +1,12 @@
-"""Crashes and stuck actors, beyond the one crash of each actor in `test_actor_crashes.py`."""
+"""Actors and the listener crash, or are stuck, while clients read and write."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +20,9 @@ from cache_actors.actors.hands import PuttingProcess
 from cache_actors.actors.kv_store import KeyValueStore
 from cache_actors.http.listener import Listener
 from cache_actors.supervision import RestartIntensityError, supervisor
-from tests.support.application import Injected, Running
+from tests.support.application import Injected, Running, running_application
 from tests.support.service import nodes_of
 from tests.support.waiting import eventually_async
-
-from .test_actor_crashes import Clients
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -32,19 +32,18 @@ if TYPE_CHECKING:
     from cache_actors.supervision import Actor, Envelope
 
 MOST_RESTARTS = 20
+CLIENTS = 4
+ACTORS: list[tuple[type[Actor], str]] = [
+    (DiskWriter, "disk_writer"),
+    (KeyValueStore, "kv_store"),
+    (AuthCache, "auth_cache"),
+]
 
 
 @pytest.fixture
-async def running(
-    tmp_path: Path, tuist: StandInTuist, nursery: trio.Nursery
-) -> AsyncIterator[Running]:
-    running = Running(tmp_path / "cas", tuist)
-    nursery.start_soon(running.run)
-    await running.started.wait()
-    async with running.client:
+async def running(tmp_path: Path, tuist: StandInTuist) -> AsyncIterator[Running]:
+    async with running_application(tmp_path / "cas", tuist) as running:
         yield running
-    running.stop.set()
-    await running.ended.wait()
 
 
 def node(up: httpx.Response, name: str) -> dict[str, Any]:
@@ -52,13 +51,63 @@ def node(up: httpx.Response, name: str) -> dict[str, Any]:
     return next(node for node in nodes_of(up.json()["tree"]) if node["name"] == name)
 
 
-# The listener.
+# What they are tested with.
 
 
-class ClientsThatAskAgain(Clients):
-    """Clients that ask again when their connection breaks, as a build's do."""
+class Saboteur:
+    """Makes the next batch that the named actor handles crash it."""
 
-    broken = 0
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.victim = ""
+        self.in_hand = 0
+        for kind in {kind for kind, _ in ACTORS}:
+            patch.setattr(kind, "handle", self._sabotaged(kind.handle))
+
+    def _sabotaged(self, handle: Any) -> Any:
+        async def sabotaged(actor: Actor, batch: list[Envelope]) -> None:
+            if batch[0]._mailbox.name == self.victim:
+                self.victim = ""
+                self.in_hand += len(batch)
+                raise Injected
+            await handle(actor, batch)
+
+        return sabotaged
+
+
+class Clients:
+    """They store artifacts and entries and read them back, and remember what was acknowledged.
+
+    As a build's do, they ask again when their connection breaks.
+    """
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self.client = client
+        self.statuses: Counter[int] = Counter()
+        self.artifacts: dict[str, bytes] = {}
+        self.entries: dict[str, str] = {}
+        self.broken = 0
+        self.enough = False
+        self._numbers = itertools.count()
+
+    async def work(self) -> None:
+        while not self.enough:
+            name = f"N{next(self._numbers):06}"
+            body = name.encode() * 50
+            if await self._asked("POST", f"/api/cache/cas/{name}", 204, content=body):
+                self.artifacts[name] = body
+                await self._asked("GET", f"/api/cache/cas/{name}", 200)
+            entry = {"cas_id": name, "entries": [{"value": name}]}
+            if await self._asked("PUT", "/api/cache/keyvalue", 204, json=entry):
+                self.entries[name] = name
+                await self._asked("PUT", f"/api/cache/keyvalue/{name}", 200)
+
+    async def find_all_again(self) -> None:
+        """Everything that was acknowledged is there."""
+        for name, body in self.artifacts.items():
+            assert (await self.client.get(f"/api/cache/cas/{name}")).content == body
+        for name, value in self.entries.items():
+            answer = await self.client.get(f"/api/cache/keyvalue/{name}")
+            assert answer.json() == {"entries": [{"value": value}]}
 
     async def store_some_more(self) -> None:
         """Return once ten more artifacts have been stored."""
@@ -66,11 +115,20 @@ class ClientsThatAskAgain(Clients):
         await eventually_async(lambda: len(self.artifacts) > stored + 10)
 
     async def _asked(self, method: str, path: str, expected: int, **how: Any) -> bool:
-        while True:
-            try:
-                return await super()._asked(method, path, expected, **how)
-            except httpx.TransportError:
-                self.broken += 1
+        try:
+            answer = await self.client.request(method, path, **how)
+        except httpx.TransportError:
+            self.broken += 1
+            return await self._asked(method, path, expected, **how)
+        self.statuses[answer.status_code] += 1
+        if answer.status_code == 503:
+            assert answer.headers["Retry-After"] == "1"
+            return False
+        assert answer.status_code == expected, answer.text
+        return True
+
+
+# The listener.
 
 
 @pytest.fixture
@@ -99,9 +157,9 @@ def crash_listener(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 async def test_crash_of_the_listener_breaks_its_connections_and_nothing_else(
     crash_listener: Callable[[], None], running: Running
 ) -> None:
-    clients = ClientsThatAskAgain(running.client)
+    clients = Clients(running.client)
     async with trio.open_nursery() as nursery:
-        for _ in range(4):
+        for _ in range(CLIENTS):
             nursery.start_soon(clients.work)
         await clients.store_some_more()
         for crash in range(1, 4):
@@ -111,7 +169,7 @@ async def test_crash_of_the_listener_breaks_its_connections_and_nothing_else(
             await clients.store_some_more()
         clients.enough = True
     assert set(clients.statuses) == {200, 204}
-    assert clients.broken <= 3 * 4
+    assert clients.broken <= 3 * CLIENTS
     up = await running.client.get("/up")
     assert up.status_code == httpx.codes.OK
     listener = node(up, "listener")
@@ -174,6 +232,29 @@ async def open_connection(url: httpx.URL) -> None:
 # Actors.
 
 
+async def test_crash_of_any_actor_harms_only_what_it_had_in_hand(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saboteur = Saboteur(monkeypatch)
+    clients = Clients(running.client)
+    async with trio.open_nursery() as nursery:
+        for _ in range(CLIENTS):
+            nursery.start_soon(clients.work)
+        for _, name in ACTORS:
+            saboteur.victim = name
+            await running.has_restarted(name, 1)
+        await clients.store_some_more()
+        clients.enough = True
+
+    up = await running.client.get("/up")
+    for _, name in ACTORS:
+        assert (node(up, name)["restarts"], node(up, name)["last_error"]) == (1, "Injected")
+    assert up.json()["status"] == "up"
+    assert clients.broken == 0
+    assert clients.statuses[503] <= saboteur.in_hand
+    await clients.find_all_again()
+
+
 async def test_crash_with_work_in_hand_loses_that_work_and_keeps_what_waits(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,26 +295,17 @@ async def test_crash_with_work_in_hand_loses_that_work_and_keeps_what_waits(
         assert stored.json() == {"entries": [{"value": name}]}
 
 
-@pytest.mark.parametrize(
-    ("kind", "method", "path"),
-    [
-        (DiskWriter, "POST", "/api/cache/cas/A"),
-        (KeyValueStore, "PUT", "/api/cache/keyvalue/0~A"),
-        (AuthCache, "GET", "/api/cache/cas/A"),
-    ],
-)
 async def test_handler_that_crashes_every_time_makes_the_root_give_up(
-    running: Running, monkeypatch: pytest.MonkeyPatch, kind: type[Actor], method: str, path: str
+    running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kind, "handle", crash)
+    monkeypatch.setattr(AuthCache, "handle", crash)
     running.application.supervisor.max_seconds = 3600  # as restarts may take long here
-    content = b"bytes" if method == "POST" else None
     for _ in range(MOST_RESTARTS):
-        answer = await running.client.request(method, path, content=content)
+        answer = await running.client.get("/api/cache/cas/A")
         assert answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
         assert not running.ended.is_set()
     with contextlib.suppress(httpx.TransportError):  # it may go down before it has answered
-        await running.client.request(method, path, content=content)
+        await running.client.get("/api/cache/cas/A")
     await running.ended.wait()
     assert isinstance(running.error, RestartIntensityError)
     with pytest.raises(httpx.TransportError):
