@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from cache_actors.__main__ import main
-from tests.support.mounts import other_device, tmpfs
+from tests.support.mounts import other_device, remount, tmpfs
 from tests.support.service import free_port
 
 if TYPE_CHECKING:
@@ -58,13 +58,6 @@ def test_good_surroundings_are_ok(check: Check, tmp_path: Path) -> None:
     assert list((tmp_path / "cas").rglob("*")) == []
 
 
-def test_every_bad_setting_is_named() -> None:
-    done = run("check", SERVER_URL="nonsense", PORT="none")
-    assert done.exit_code == 1
-    assert "SERVER_URL" in done.stdout
-    assert "PORT" in done.stdout
-
-
 def test_missing_storage_is_broken_and_not_made(check: Check, tmp_path: Path) -> None:
     findings = check(CAS_STORAGE_DIR=str(tmp_path / "missing"))
     assert findings["storage"]["verdict"] == "broken"
@@ -79,23 +72,18 @@ def test_other_device_for_temporary_files_is_told(check: Check, tmp_path: Path) 
     assert check(TMP_DIR=str(tmp_path / "missing"))["TMP_DIR"]["verdict"] == "broken"
 
 
-def test_full_disk_is_told_with_what_is_free(check: Check, tmp_path: Path) -> None:
-    with tmpfs(tmp_path / "full", "size=64k") as folder:
+def test_disk_that_is_full_or_read_only_is_told(check: Check, tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "cas", "size=64k") as folder:
         with suppress(OSError), (folder / "large").open("wb", buffering=0) as large:
             while large.write(bytes(4096)):
                 pass
-        findings = check(CAS_STORAGE_DIR=str(folder))
-    assert findings["storage"]["verdict"] == "broken"
-    assert "No space left" in findings["storage"]["text"]
-    assert findings["storage"]["advice"].startswith("Make room")
-    assert findings["free bytes"]["text"] == "0% are free"
-
-
-def test_read_only_disk_is_told(check: Check, tmp_path: Path) -> None:
-    with tmpfs(tmp_path / "fixed", "ro") as folder:
-        found = check(CAS_STORAGE_DIR=str(folder))["storage"]
-    assert found["verdict"] == "broken"
-    assert "Mount it for writing" in found["advice"]
+        full = check()
+        remount(folder, "ro")
+        fixed = check()
+    assert full["storage"]["verdict"] == fixed["storage"]["verdict"] == "broken"
+    assert full["storage"]["advice"].startswith("Make room")
+    assert full["free bytes"]["text"] == "0% are free"
+    assert "Mount it for writing" in fixed["storage"]["advice"]
 
 
 def test_password_in_a_url_is_not_printed(check: Check, tuist: StandInTuist) -> None:
@@ -147,19 +135,12 @@ def test_nginx_configuration_comes_from_a_file_or_from_standard_input(
     assert check("--nginx-config", str(config))["nginx"]["verdict"] == "ok"
     assert check("--nginx-config", "-", stdin=made)["nginx"]["verdict"] == "ok"
     assert check("--nginx-config", "-", stdin="events {}")["nginx"]["verdict"] == "broken"
+    missing = check("--nginx-config", "/nowhere/nginx.conf")
+    assert (missing["nginx"]["verdict"], missing["storage"]["verdict"]) == ("broken", "ok")
 
 
-def test_missing_nginx_configuration_is_one_finding_among_others(
-    check: Check,
-) -> None:
-    findings = check("--nginx-config", "/nowhere/nginx.conf")
-    assert findings["nginx"]["verdict"] == "broken"
-    assert "No such file" in findings["nginx"]["text"]
-    assert findings["storage"]["verdict"] == "ok"
-
-
-def test_nginx_configuration_is_looked_at_even_if_settings_are_bad() -> None:
-    done = run("check", "--nginx-config", "/nowhere/nginx.conf")
+def test_every_bad_setting_is_named_and_nginx_is_looked_at_even_so() -> None:
+    done = run("check", "--nginx-config", "/nowhere/nginx.conf", SERVER_URL="nonsense", PORT="none")
     assert done.exit_code == 1
-    assert "SERVER_URL is not set" in done.stdout
-    assert "/nowhere/nginx.conf cannot be read" in done.stdout
+    for told in "SERVER_URL is", "PORT is", "/nowhere/nginx.conf cannot be read":
+        assert told in done.stdout

@@ -74,6 +74,11 @@ def test_access_times_are_tried_also_through_nginx(tmp_path: Path, tuist: StandI
             assert words in direct["text"]
             assert words_of_nginx in by_nginx["text"]
             assert [path for path in storage.rglob("cas/*/*") if path.is_file()] == []
+        refused = check_through(service, url, token="other")
+        silent = check_through(service, f"http://127.0.0.1:{free_port()}")
+    assert refused["verdict"] == silent["verdict"] == "broken"
+    assert "401" in refused["text"]
+    assert "no answer" in silent["text"]
 
 
 def test_read_only_view_of_nginx_is_noticed(tmp_path: Path, tuist: StandInTuist) -> None:
@@ -93,14 +98,3 @@ def test_read_only_view_of_nginx_is_noticed(tmp_path: Path, tuist: StandInTuist)
             subprocess.run(["umount", "--lazy", str(view)], check=True)  # noqa: S607
     assert found["verdict"] == "warning"
     assert "ReadWritePaths" in found["advice"]
-
-
-def test_refused_token_and_silent_nginx_are_told(tmp_path: Path, tuist: StandInTuist) -> None:
-    storage = tmp_path / "cas"
-    storage.mkdir()
-    with site(storage, storage, tuist) as (service, url):
-        refused = check_through(service, url, token="other")
-        silent = check_through(service, f"http://127.0.0.1:{free_port()}")
-    assert refused["verdict"] == silent["verdict"] == "broken"
-    assert "401" in refused["text"]
-    assert "no answer" in silent["text"]

@@ -166,7 +166,7 @@ def test_kill_of_the_service_during_writes_ends_its_processes_and_loses_nothing(
     service = Service(tmp_path / "cas", tuist.url, {"WORKERS": workers})
     with running_service(service):
         for _ in range(2):
-            with Writers(service) as writers:
+            with Writers(service.url) as writers:
                 pids = children(service)
                 assert len(pids) == 2 * int(workers)
                 service.stop(signal.SIGKILL)
@@ -190,7 +190,7 @@ def test_interrupt_of_the_whole_group_ends_in_order(tmp_path: Path, tuist: Stand
         assert service.wait() == 0
         assert service.log.read_text().count('"child_crashed"') == 1
         service.start()
-        with Writers(service) as writers:
+        with Writers(service.url) as writers:
             os.killpg(service.pid, signal.SIGINT)
             assert service.wait() == 0
         assert list((service.storage / ".tmp").iterdir()) == []

@@ -7,7 +7,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -198,23 +197,6 @@ def test_damaged_file_is_stored_again_without_a_scrub(storage: Storage) -> None:
     held = (storage.root / QUARANTINE).rglob("*")
     assert sorted(path.stat().st_size for path in held if path.is_file()) == [0, 5]
     assert storage.scrub()[0] == 0
-
-
-def test_interrupted_command_exits_with_130_and_another_may_run(storage: Storage) -> None:
-    for _ in range(3):
-        storage.store(3_000_000)
-    command = scrub_command(storage.root, "--rate", "0.01")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        eventually(lambda: is_locked(storage.root))  # it would read for a quarter of an hour
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert not json.loads(output)["complete"]
-    assert storage.scrub()[0] == 0
-
-
-def is_locked(folder: Path) -> bool:
-    return f":{folder.stat().st_ino} " in Path("/proc/locks").read_text()
 
 
 def test_digest_is_told_with_whole_artifacts_in_direct_mode(storage: Storage) -> None:

@@ -192,7 +192,7 @@ def test_worker_that_hangs_is_stuck_and_up_says_so(tmp_path: Path, tuist: StandI
 
 def test_nothing_acknowledged_is_lost_while_workers_are_killed(service: Service) -> None:
     clients, kills = 6, 3
-    with Writers(service, clients) as writers:
+    with Writers(service.url, clients) as writers:
         for number in range(kills):
             writers.store_some_more()
             os.kill(worker_pids(service)[f"worker_{number % WORKERS + 1}"], signal.SIGKILL)
