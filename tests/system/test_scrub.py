@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cache_actors.storage.layout import QUARANTINE
-from tests.contract.examples import cas_path, kv_path, new_cas_id, new_kv_id
+from tests.contract.examples import cas_path, new_cas_id
 from tests.support.waiting import eventually
 
 from .site import PROJECT, Site, running_site
@@ -166,25 +166,6 @@ def test_background_scrub_does_the_same_by_itself(tuist: HeldTuist) -> None:
         assert logged("scrub_finished")[-1]["found"] == 0
         assert len(logged("scrub_found")) == len(DAMAGES)
         assert site.service.stop() == 0
-
-
-def test_damaged_entry_is_a_miss_and_can_be_written_again(storage: Storage) -> None:
-    broken, good = new_kv_id(), new_kv_id()
-    for kv_id in (broken, good):
-        storage.site.put(kv_id, "value")
-    file = storage.root / PROJECT / "keyvalue" / broken[2:4] / f"{broken}.json"
-    with file.open("r+b") as opened:
-        opened.seek(15)
-        opened.write(b"*")
-    status, report = storage.scrub()
-    assert status == 1
-    assert [finding["fault"] for finding in report["findings"]] == ["has other bytes than recorded"]
-    storage.expect_missing(kv_path(broken))
-    assert storage.site.put(broken, "value").status_code == 204
-    for kv_id in (broken, good):
-        eventually(lambda i=kv_id: storage.site.ask("GET", kv_path(i)).is_success)  # type: ignore[misc]
-        for answer in storage.site.ask("GET", kv_path(kv_id)), storage.direct(kv_path(kv_id)):
-            assert answer.json() == {"entries": [{"value": "value"}]}
 
 
 def test_damaged_file_is_stored_again_without_a_scrub(storage: Storage) -> None:
