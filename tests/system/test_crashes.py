@@ -16,7 +16,6 @@ import trio
 
 from cache_actors.actors.auth_cache import AuthCache
 from cache_actors.actors.disk_writer import DiskWriter
-from cache_actors.actors.hands import PuttingProcess
 from cache_actors.actors.kv_store import KeyValueStore
 from cache_actors.http.listener import Listener
 from cache_actors.supervision import RestartIntensityError, supervisor
@@ -25,10 +24,9 @@ from tests.support.service import nodes_of
 from tests.support.waiting import eventually_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable
 
     from cache_actors.dev.tuist import StandInTuist
-    from cache_actors.storage.entries import EntryWrite
     from cache_actors.supervision import Actor, Envelope
 
 MOST_RESTARTS = 20
@@ -253,46 +251,6 @@ async def test_crash_of_any_actor_harms_only_what_it_had_in_hand(
     assert clients.broken == 0
     assert clients.statuses[503] <= saboteur.in_hand
     await clients.find_all_again()
-
-
-async def test_crash_with_work_in_hand_loses_that_work_and_keeps_what_waits(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gate = trio.Event()
-    commit = PuttingProcess.commit
-    batches: list[int] = []
-    answers: dict[str, httpx.Response] = {}
-
-    async def crashing_once(self: PuttingProcess, batch: Sequence[EntryWrite]) -> Any:
-        batches.append(len(batch))
-        if len(batches) == 1:
-            await gate.wait()
-            raise Injected
-        return await commit(self, batch)
-
-    async def put(name: str) -> None:
-        entry = {"cas_id": name, "entries": [{"value": name}]}
-        answers[name] = await running.client.put("/api/cache/keyvalue", json=entry)
-
-    monkeypatch.setattr(PuttingProcess, "commit", crashing_once)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(put, "0~FIRST")
-        await eventually_async(lambda: len(batches) == 1)
-        for number in range(8):
-            nursery.start_soon(put, f"0~LATER{number}")
-        await eventually_async(lambda: running.child("kv_store").depth == 8)
-        gate.set()
-    first = answers.pop("0~FIRST")
-    assert first.status_code == httpx.codes.SERVICE_UNAVAILABLE
-    assert int(first.headers["Retry-After"]) >= 1
-    assert {answer.status_code for answer in answers.values()} == {204}
-    assert batches == [1, 8]
-    assert running.child("kv_store").restarts == 1
-    missing = await running.client.put("/api/cache/keyvalue/0~FIRST")
-    assert missing.status_code == httpx.codes.NOT_FOUND
-    for name in answers:
-        stored = await running.client.put(f"/api/cache/keyvalue/{name}")
-        assert stored.json() == {"entries": [{"value": name}]}
 
 
 async def test_handler_that_crashes_every_time_makes_the_root_give_up(

@@ -56,16 +56,6 @@ def test_reader_that_stands_still_holds_up_nobody(
         os.close(reading)
 
 
-@pytest.mark.parametrize("output", ["&-", "/dev/full"])
-def test_output_that_cannot_be_written_harms_nobody(
-    tmp_path: Path, tuist: StandInTuist, output: str
-) -> None:
-    with service_with(output, tmp_path, tuist) as service:
-        assert httpx.get(service.url + "/up", trust_env=False).status_code == 200
-        assert service.stop() == 0
-    assert "Traceback" not in service.log.read_text()
-
-
 @pytest.mark.parametrize(("locale", "log_format"), [("C", "text"), ("en_US.ISO-8859-1", "json")])
 def test_path_outside_of_the_locale_harms_nobody(
     tmp_path: Path, tuist: StandInTuist, locale: str, log_format: str

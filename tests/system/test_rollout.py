@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.nginx import BRIEF_KEEPALIVE, Nginx, nginx_before
-from tests.support.service import Service, client_at, client_of, running_service
+from tests.support.service import Service, client_at, running_service
 from tests.support.waiting import eventually
 from tests.support.wire import read_response, read_to_end, status_of
 from tests.support.writers import Writers
@@ -133,15 +133,6 @@ def test_no_request_is_lost_when_the_successor_is_stopped(one_worker: Instances)
         clients.store_some_more()
         expect_no_request_lost(clients)
     assert one_worker.names() == {"current.sock", wanted}
-
-
-def test_requests_are_answered_again_after_the_successor_is_killed(one_worker: Instances) -> None:
-    one_worker.start()
-    with nginx_in_front(one_worker) as nginx, client_of(nginx.url) as client:
-        successor = one_worker.start()
-        assert client.get("/up").status_code == 200
-        successor.stop(signal.SIGKILL)
-        eventually(lambda: client.get("/up").status_code == 200)
 
 
 # Who gets new connections: `current.sock`.

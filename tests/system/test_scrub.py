@@ -168,18 +168,6 @@ def test_background_scrub_does_the_same_by_itself(tuist: HeldTuist) -> None:
         assert site.service.stop() == 0
 
 
-def test_damaged_file_is_stored_again_without_a_scrub(storage: Storage) -> None:
-    cas_ids = [storage.store(), storage.store()]
-    for cas_id, size in zip(cas_ids, (0, 5), strict=True):
-        os.truncate(storage.site.file(cas_id), size)
-        stored = storage.direct(cas_path(cas_id), "POST", content=storage.bodies[cas_id])
-        assert stored.status_code == 204
-        assert storage.direct(cas_path(cas_id)).content == storage.bodies[cas_id]
-    held = (storage.root / QUARANTINE).rglob("*")
-    assert sorted(path.stat().st_size for path in held if path.is_file()) == [0, 5]
-    assert storage.scrub()[0] == 0
-
-
 def test_digest_is_told_with_whole_artifacts_in_direct_mode(storage: Storage) -> None:
     cas_id = storage.store()
     body, path = storage.bodies[cas_id], cas_path(cas_id)

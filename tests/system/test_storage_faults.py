@@ -14,6 +14,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -34,7 +35,7 @@ from tests.support.service import (
 )
 from tests.support.strace import family, injected
 from tests.support.waiting import eventually
-from tests.support.wire import connect, connected, read_response, status_of, upload_head
+from tests.support.wire import connect, read_response, status_of, upload_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -389,7 +390,7 @@ def test_system_call_that_fails_refuses_the_write_and_nothing_else(
 # Two devices.
 
 
-def test_uploads_that_wait_on_another_device_are_stored_byte_for_byte(
+def test_device_where_uploads_wait_may_be_another_and_either_may_be_full(
     tmp_path: Path, tuist: StandInTuist
 ) -> None:
     with (
@@ -397,35 +398,18 @@ def test_uploads_that_wait_on_another_device_are_stored_byte_for_byte(
         tmpfs(tmp_path / "tmp", "size=48m,mode=0755") as waiting,
         cache_on(storage, tuist, {"TMP_DIR": str(waiting)}) as cache,
     ):
-        cache.survives(
-            lambda: take_all_room(storage),
-            lambda: give_room_back(storage),
-            507,
-            during=lambda: no_files_below(waiting),
-        )
-        no_files_below(waiting)
-
-
-def test_device_where_uploads_wait_may_be_full_without_hurting_small_ones(
-    tmp_path: Path, tuist: StandInTuist
-) -> None:
-    with (
-        tmpfs(tmp_path / "tmp", "size=16m,mode=0755") as waiting,
-        cache_on(tmp_path / "cas", tuist, {"TMP_DIR": str(waiting)}) as cache,
-    ):
 
         def small_ones_are_stored() -> None:
             for write in writes_of("small", "entry"):
                 cache.store(write)
 
-        cache.survives(
-            lambda: take_all_room(waiting),
-            lambda: give_room_back(waiting),
-            507,
-            ("large", "unannounced"),
-            during=small_ones_are_stored,
-        )
-        no_files_below(waiting)
+        for full, kinds, during in (
+            (storage, KINDS, partial(no_files_below, waiting)),
+            (waiting, ("large", "unannounced"), small_ones_are_stored),
+        ):
+            begin, end = partial(take_all_room, full), partial(give_room_back, full)
+            cache.survives(begin, end, 507, kinds, during)
+            no_files_below(waiting)
 
 
 # Several processes.
@@ -508,37 +492,6 @@ def test_processes_share_a_storage_while_one_of_them_is_killed(
     assert list((storage / ".tmp").iterdir()) == []
     found = {str(path.relative_to(storage)) for path in files_below(storage)}
     assert found - {".last-scrub"} <= {write.file for write in crowd.sent}
-
-
-def test_new_process_leaves_the_temporary_files_of_the_others_alone(
-    tmp_path: Path, tuist: StandInTuist
-) -> None:
-    writes = [Write("large", f"AA{number:02}-{uuid4().hex}", LARGE) for number in range(4)]
-    patient = {"BODY_TIMEOUT": "600"}  # with bodies that wait for others to start
-    with (
-        cache_on(tmp_path / "cas", tuist, patient) as cache,
-        connected(cache.service, 4) as connections,
-    ):
-        cache.fill()
-        own = set((cache.service.storage / ".tmp").iterdir())
-        assert len(own) == 3  # its own, the disk writer's and the store's
-        contents = [write.content(uuid4().hex) for write in writes]
-        for write, connection, content in zip(writes, connections, contents, strict=True):
-            connection.sendall(upload_head(LARGE, write.name) + content[:MEBIBYTE])
-        for how in (signal.SIGKILL, signal.SIGTERM):  # the second removes what the first left
-            with cache_on(cache.service.storage, tuist) as other:
-                other.fill()
-                assert own < set((cache.service.storage / ".tmp").iterdir())
-                assert other.service.stop(how) == (0 if how is signal.SIGTERM else -how)
-        for write, connection, content in zip(writes, connections, contents, strict=True):
-            connection.sendall(content[MEBIBYTE:])
-            assert status_of(read_response(connection)) == 204
-            cache.stored[write] = content
-        cache.reads_go_on()
-        cache.is_up()
-        eventually(lambda: set((cache.service.storage / ".tmp").iterdir()) == own)
-        assert cache.service.stop() == 0
-        assert list((cache.service.storage / ".tmp").iterdir()) == []
 
 
 # What they share.
