@@ -101,6 +101,10 @@ class Writers:
         if answer.is_success:
             return answer.content
         self.refused[answer.status_code] += 1
+        if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE and not int(
+            answer.headers.get("Retry-After", 0)
+        ):
+            self.wrong.append(f"{path} is 503 for nobody knows how long")
         return None
 
     def lost(self) -> list[str]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import gc
-import itertools
 import os
-from collections import Counter
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +20,7 @@ from cache_actors.supervision import RestartIntensityError, supervisor
 from tests.support.application import Injected, Running, running_application
 from tests.support.service import nodes_of
 from tests.support.waiting import eventually_async
+from tests.support.writers import Writers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -72,58 +71,15 @@ class Saboteur:
         return sabotaged
 
 
-class Clients:
-    """They store artifacts and entries and read them back, and remember what was acknowledged.
-
-    As a build's do, they ask again when their connection breaks.
-    """
-
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self.client = client
-        self.statuses: Counter[int] = Counter()
-        self.artifacts: dict[str, bytes] = {}
-        self.entries: dict[str, str] = {}
-        self.broken = 0
-        self.enough = False
-        self._numbers = itertools.count()
-
-    async def work(self) -> None:
-        while not self.enough:
-            name = f"N{next(self._numbers):06}"
-            body = name.encode() * 50
-            if await self._asked("POST", f"/api/cache/cas/{name}", 204, content=body):
-                self.artifacts[name] = body
-                await self._asked("GET", f"/api/cache/cas/{name}", 200)
-            entry = {"cas_id": name, "entries": [{"value": name}]}
-            if await self._asked("PUT", "/api/cache/keyvalue", 204, json=entry):
-                self.entries[name] = name
-                await self._asked("PUT", f"/api/cache/keyvalue/{name}", 200)
-
-    async def find_all_again(self) -> None:
-        """Everything that was acknowledged is there."""
-        for name, body in self.artifacts.items():
-            assert (await self.client.get(f"/api/cache/cas/{name}")).content == body
-        for name, value in self.entries.items():
-            answer = await self.client.get(f"/api/cache/keyvalue/{name}")
-            assert answer.json() == {"entries": [{"value": value}]}
-
-    async def store_some_more(self) -> None:
-        """Return once ten more artifacts have been stored."""
-        stored = len(self.artifacts)
-        await eventually_async(lambda: len(self.artifacts) > stored + 10)
-
-    async def _asked(self, method: str, path: str, expected: int, **how: Any) -> bool:
-        try:
-            answer = await self.client.request(method, path, **how)
-        except httpx.TransportError:
-            self.broken += 1
-            return await self._asked(method, path, expected, **how)
-        self.statuses[answer.status_code] += 1
-        if answer.status_code == 503:
-            assert answer.headers["Retry-After"] == "1"
-            return False
-        assert answer.status_code == expected, answer.text
-        return True
+@asynccontextmanager
+async def clients_of(running: Running) -> AsyncIterator[Writers]:
+    """Clients that store and read all the time, as a build's do."""
+    writers = Writers(str(running.client.base_url), CLIENTS)
+    await trio.to_thread.run_sync(writers.__enter__)
+    try:
+        yield writers
+    finally:
+        await trio.to_thread.run_sync(writers.finish)
 
 
 # The listener.
@@ -150,30 +106,22 @@ def crash_listener(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return crash_listener
 
 
-# Requests that are cut leave generators of httpx to the garbage collector.
-@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
 async def test_crash_of_the_listener_breaks_its_connections_and_nothing_else(
     crash_listener: Callable[[], None], running: Running
 ) -> None:
-    clients = Clients(running.client)
-    async with trio.open_nursery() as nursery:
-        for _ in range(CLIENTS):
-            nursery.start_soon(clients.work)
-        await clients.store_some_more()
+    async with clients_of(running) as clients, trio.open_nursery() as nursery:
         for crash in range(1, 4):
             crash_listener()
             nursery.start_soon(open_connection, running.client.base_url)
             await running.has_restarted("listener", crash)
-            await clients.store_some_more()
-        clients.enough = True
-    assert set(clients.statuses) == {200, 204}
+            await trio.to_thread.run_sync(clients.store_some_more)
+    assert clients.refused == {}
     assert clients.broken <= 3 * CLIENTS
     up = await running.client.get("/up")
     assert up.status_code == httpx.codes.OK
     listener = node(up, "listener")
     assert (listener["restarts"], listener["last_error"]) == (3, "Injected")
-    await clients.find_all_again()
-    gc.collect()  # while the filter is in place
+    assert await trio.to_thread.run_sync(clients.lost) == []
 
 
 async def test_download_cut_before_it_has_begun_leaves_no_file_open(running: Running) -> None:
@@ -234,23 +182,20 @@ async def test_crash_of_any_actor_harms_only_what_it_had_in_hand(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saboteur = Saboteur(monkeypatch)
-    clients = Clients(running.client)
-    async with trio.open_nursery() as nursery:
-        for _ in range(CLIENTS):
-            nursery.start_soon(clients.work)
+    async with clients_of(running) as clients:
         for _, name in ACTORS:
             saboteur.victim = name
             await running.has_restarted(name, 1)
-        await clients.store_some_more()
-        clients.enough = True
+        await trio.to_thread.run_sync(clients.store_some_more)
 
     up = await running.client.get("/up")
     for _, name in ACTORS:
         assert (node(up, name)["restarts"], node(up, name)["last_error"]) == (1, "Injected")
     assert up.json()["status"] == "up"
     assert clients.broken == 0
-    assert clients.statuses[503] <= saboteur.in_hand
-    await clients.find_all_again()
+    assert clients.refused.keys() <= {503}
+    assert clients.refused[503] <= saboteur.in_hand
+    assert await trio.to_thread.run_sync(clients.lost) == []
 
 
 async def test_handler_that_crashes_every_time_makes_the_root_give_up(
