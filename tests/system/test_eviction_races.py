@@ -1,7 +1,7 @@
 """Eviction beside everyone else, as processes: no entry is ever without its artifacts.
 
-What the steps of one process may come to is `tests/storage/test_eviction_model.py`; what may happen
-within a step is kept apart by a lock, see `test_eviction.py` and `test_entries.py` beside that.
+What the steps of one process may come to is `tests/storage/test_eviction_model.py`; what may
+happen within a step is kept apart by a lock: see `test_entries.py` and `test_eviction.py` there.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import random
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +21,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.cache_workers import SPARED, incomplete_entries
+from cache_actors.kinds import Kind
+from cache_actors.storage.entries import EntryWrite, EntryWriter
+from cache_actors.storage.files import FileStore, Publication
+from cache_actors.storage.layout import TEMPORARY, Entry
+from cache_actors.storage.temporary import TemporaryFolder
+from tests.support.cache_workers import SPARED, artifact, entry, incomplete_entries
 from tests.support.lanes import NIGHTLY
 from tests.support.mounts import tmpfs
+from tests.support.stored import set_age
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from cache_actors.storage.files import Replacement
 
 
 KILLS = 20 if NIGHTLY else 3
@@ -86,10 +96,10 @@ class Passes:
 
 
 @contextmanager
-def running_pass(root: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running_pass(root: Path, limits: Sequence[str] = LIMITS) -> Iterator[subprocess.Popen[bytes]]:
     """A pass of eviction; killed in the end if it still runs."""
     process = subprocess.Popen(
-        [*EVICT, f"--storage={root}", *LIMITS],
+        [*EVICT, f"--storage={root}", *limits],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -204,3 +214,42 @@ def missing(ledger: Path, since: float) -> list[str]:
     recent = [files for began, *files in rows if float(began) >= since]
     assert recent
     return [path for files in recent for path in files if not Path(path).exists()]
+
+
+class SlowStore(FileStore):
+    """A store that does not write entries until it may."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, TemporaryFolder(root / TEMPORARY), durable=False)
+        self.reached, self.may_go_on = threading.Event(), threading.Event()
+
+    def replace(self, batch: Sequence[Replacement]) -> list[OSError | None]:
+        self.reached.set()
+        assert self.may_go_on.wait(LONG)
+        return super().replace(batch)
+
+
+def test_pass_waits_for_an_entry_that_takes_long_to_write(root: Path) -> None:
+    store, new = SlowStore(root), entry(0)
+    file = Entry(new.project, Kind.CAS, artifact(0)).path(root)
+    store.publish([Publication(file, [b"artifact"])])
+    body = f'{{"entries":[{{"value":"{artifact(0)}"}}]}}'.encode()
+    write = EntryWrite(new, body, frozenset({artifact(0)}))
+    with ThreadPoolExecutor(1) as threads:
+        put = threads.submit(EntryWriter(store, require_artifacts=True).put, [write])
+        assert store.reached.wait(LONG)
+        set_age(file, time.time_ns() - 60_000_000_000)  # the disk takes a minute for the entry
+        with running_pass(root, ["--max-bytes=1", "--target=1", "--high=1"]) as process:
+            try:
+                eventually(lambda: waits_for_a_lock(process), LONG)
+            finally:
+                store.may_go_on.set()
+            assert put.result() == [None]
+            assert process.wait(LONG) == 0
+    assert not new.path(root).exists() or file.exists()
+
+
+def waits_for_a_lock(process: subprocess.Popen[bytes]) -> bool:
+    assert process.poll() is None
+    lines = Path("/proc/locks").read_text().splitlines()
+    return any("->" in line and str(process.pid) in line.split() for line in lines)
