@@ -1,22 +1,27 @@
-"""`cache-actors check`, against real folders, mounts and servers."""
+"""`cache-actors check`, against real folders, mounts and servers: also whether reads count."""
 
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
 
 from cache_actors.__main__ import main
-from tests.support.mounts import other_device, remount, tmpfs
-from tests.support.service import free_port
+from tests.support.mounts import other_device, remount, require_root, tmpfs
+from tests.support.nginx import nginx_before
+from tests.support.service import Service, free_port, running_service
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from click.testing import Result
@@ -144,3 +149,84 @@ def test_every_bad_setting_is_named_and_nginx_is_looked_at_even_so() -> None:
     assert done.exit_code == 1
     for told in "SERVER_URL is", "PORT is", "/nowhere/nginx.conf cannot be read":
         assert told in done.stdout
+
+
+TOKEN = "token"
+PROJECT = "--project=acme/app"
+
+
+@contextmanager
+def site(storage: Path, seen_by_nginx: Path, tuist: StandInTuist) -> Iterator[tuple[Service, str]]:
+    """A service and an nginx in front of it, which may see the storage through another mount."""
+    with (
+        running_service(Service(storage, tuist.url)) as service,
+        nginx_before(
+            f"127.0.0.1:{service.port}", seen_by_nginx, "wheel", user="root root"
+        ) as nginx,
+    ):
+        yield service, nginx.url
+
+
+def found_by(service: Service, *options: str, token: str = TOKEN) -> dict[str, dict[str, Any]]:
+    """What is found, by subject."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cache_actors", "check", "--json", *options],
+        env={
+            "PATH": os.environ["PATH"],
+            "SERVER_URL": service.server_url,
+            "CAS_STORAGE_DIR": str(service.storage),
+            "CACHE_TOKEN": token,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {found["subject"]: found for found in json.loads(done.stdout)}
+
+
+def reads_found_by(service: Service, url: str, token: str = TOKEN) -> dict[str, Any]:
+    """What is found of reads through nginx."""
+    return found_by(service, f"--through={url}", PROJECT, token=token)["reads through nginx"]
+
+
+def test_access_times_are_tried_also_through_nginx(tmp_path: Path, tuist: StandInTuist) -> None:
+    with (
+        tmpfs(tmp_path / "cas", "strictatime,mode=2750") as storage,
+        site(storage, storage, tuist) as (service, url),
+    ):
+        for option, verdict, words, words_of_nginx in (
+            ("strictatime", "ok", "every read", "every one counts"),
+            ("relatime", "warning", "once a day", "once a day"),
+            ("noatime", "warning", "do not move", "do not count"),
+        ):
+            remount(storage, option)
+            findings = found_by(service, f"--through={url}", PROJECT)
+            direct, by_nginx = findings["access times"], findings["reads through nginx"]
+            assert direct["verdict"] == by_nginx["verdict"] == verdict, option
+            assert words in direct["text"]
+            assert words_of_nginx in by_nginx["text"]
+            assert [path for path in storage.rglob("cas/*/*") if path.is_file()] == []
+        refused = reads_found_by(service, url, token="other")
+        silent = reads_found_by(service, f"http://127.0.0.1:{free_port()}")
+    assert refused["verdict"] == silent["verdict"] == "broken"
+    assert "401" in refused["text"]
+    assert "no answer" in silent["text"]
+
+
+def test_read_only_view_of_nginx_is_noticed(tmp_path: Path, tuist: StandInTuist) -> None:
+    require_root()
+    view = tmp_path / "view"
+    view.mkdir()
+    with tmpfs(tmp_path / "cas", "strictatime") as storage:
+        subprocess.run(["mount", "--bind", str(storage), str(view)], check=True)  # noqa: S607
+        try:
+            subprocess.run(
+                ["mount", "-o", "remount,bind,ro", str(view)],  # noqa: S607
+                check=True,
+            )
+            with site(storage, view, tuist) as (service, url):
+                found = reads_found_by(service, url)
+        finally:
+            subprocess.run(["umount", "--lazy", str(view)], check=True)  # noqa: S607
+    assert found["verdict"] == "warning"
+    assert "ReadWritePaths" in found["advice"]
