@@ -30,20 +30,27 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each process of pytest-xdist whole groups, so that tests share what a module starts.
+    """Keep tests that share what a fixture starts in one process of pytest-xdist, and no others.
 
-    A group is a module, or a part of one whose fixtures are parametrized for the whole module. The
-    contract suite has groups of its own.
+    They are a group: those of a module, or of one value where the fixture is parametrized. All
+    others run wherever there is time. The contract suite has groups of its own.
     """
     items.sort(key=_rank)
     for item in items:
-        if not item.nodeid.startswith("tests/contract/"):
+        if not item.nodeid.startswith("tests/contract/") and _shares(item):
             item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
 def _rank(item: pytest.Item) -> int:
     folder = item.nodeid.split("/")[1]
     return SLOW_FOLDERS.index(folder) if folder in SLOW_FOLDERS else len(SLOW_FOLDERS)
+
+
+def _shares(item: pytest.Item) -> bool:
+    """Whether it uses a fixture of these tests, and not of a plugin, that several tests share."""
+    assert isinstance(item, pytest.Function)
+    found = item._fixtureinfo.name2fixturedefs.values()
+    return any(each.scope != "function" and each.baseid for every in found for each in every)
 
 
 def _group(item: pytest.Item) -> str:

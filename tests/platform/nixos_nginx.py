@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cache_actors.nginx.binary import nginx_version
 from cache_actors.nginx.config import HTTP2_DIRECTIVE_SINCE
-from tests.support.programs import find_program
+from tests.support.nginx import new_certificate
 from tests.support.service import free_port
 from tests.support.waiting import eventually
 
@@ -38,15 +38,6 @@ class Site:
     https: tuple[int, ...]
     metrics: int
     certificate: Path
-
-
-def make_certificate(folder: Path, name: str, file: str) -> None:
-    """Put a certificate for `name` into `folder`, as `file`, with its key in `key.pem`."""
-    request = "req -x509 -days 1 -nodes -subj /CN=cache -newkey ec -pkeyopt"
-    command = [find_program("openssl"), *request.split(), "ec_paramgen_curve:prime256v1"]
-    command += ["-addext", f"subjectAltName=DNS:{name}"]
-    command += ["-keyout", str(folder / "key.pem"), "-out", str(folder / file)]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
 
 
 def render(
@@ -144,7 +135,7 @@ class RunningNginx:
         text, self.site = render(services_nginx, folder, nginx_version(binary), user)
         (folder / "logs").mkdir()
         (folder / "acme").mkdir(exist_ok=True)
-        make_certificate(folder / "acme", self.site.name, "fullchain.pem")
+        new_certificate(folder / "acme", self.site.name, "fullchain.pem")
         self._folder = folder
         self._config = folder / "nginx.conf"
         self._config.write_text(text)

@@ -13,10 +13,8 @@ import yaml
 from cache_actors.lifetime import LONGEST_STOP
 from cache_actors.nginx.config import NginxOptions, nginx_config
 from cache_actors.settings import Settings
-from tests.support.nginx import find_binary
+from tests.support.nginx import find_binary, new_certificate
 from tests.support.programs import find_script
-
-from .nixos_nginx import make_certificate
 
 PROJECT = Path(__file__).parents[2]
 COMPOSE = PROJECT / "platform/compose.yml"
@@ -49,6 +47,7 @@ def test_service_accepts_its_settings(
     services: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment = services["service"]["environment"]
+    assert environment["SECRET_KEY_BASE"] == "", "no secret is written down"
     assert environment.keys() <= {name.upper() for name in Settings.model_fields}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -56,10 +55,6 @@ def test_service_accepts_its_settings(
     assert settings.socket_dir == Path("/run/cache-actors")
     assert settings.nginx_log == Path("/run/cache-actors/answers.log")
     assert settings.cas_storage_dir == Path("/cas")
-
-
-def test_no_secret_is_written_down(services: dict[str, Any]) -> None:
-    assert services["service"]["environment"]["SECRET_KEY_BASE"] == ""
 
 
 def test_both_have_the_same_folders(services: dict[str, Any]) -> None:
@@ -78,33 +73,31 @@ def test_nginx_is_another_user_in_the_services_group(services: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("name", ["service", "nginx"])
-def test_each_is_confined_and_has_time_to_stop(services: dict[str, Any], name: str) -> None:
+def test_each_is_confined_and_bounded(services: dict[str, Any], name: str) -> None:
     service = services[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert int(service["stop_grace_period"].removesuffix("s")) > LONGEST_STOP
-
-
-@pytest.mark.parametrize("name", ["service", "nginx"])
-def test_logs_are_bounded(services: dict[str, Any], name: str) -> None:
-    assert services[name]["logging"] == {
+    assert service["logging"] == {
         "driver": "json-file",
         "options": {"max-size": "50m", "max-file": "5"},
     }
 
 
-def test_stop_in_the_first_second_is_not_lost(services: dict[str, Any]) -> None:
-    assert services["service"]["init"] is True
-
-
-def test_nginx_waits_for_the_services_health(services: dict[str, Any]) -> None:
-    assert services["nginx"]["depends_on"] == {"service": {"condition": "service_healthy"}}
-
-
-def test_decisions_are_in_memory_and_the_cache_on_loopback(services: dict[str, Any]) -> None:
-    assert services["nginx"]["tmpfs"] == ["/run/nginx"]
-    assert services["nginx"]["ports"] == ["127.0.0.1:8080:8080", "127.0.0.1:9464:9464"]
+@pytest.mark.parametrize(
+    ("name", "what", "value"),
+    [
+        ("service", "init", True),  # a stop in the first second is not lost
+        ("nginx", "depends_on", {"service": {"condition": "service_healthy"}}),
+        ("nginx", "tmpfs", ["/run/nginx"]),  # where the decisions are
+        ("nginx", "ports", ["127.0.0.1:8080:8080", "127.0.0.1:9464:9464"]),
+    ],
+)
+def test_both_are_set_up_like_this(
+    services: dict[str, Any], name: str, what: str, value: object
+) -> None:
+    assert services[name][what] == value
 
 
 def test_metrics_stay_on_loopback_whatever_is_set() -> None:
@@ -181,7 +174,7 @@ def test_nginx_accepts_it(tmp_path: Path, tls: bool) -> None:
     if tls:
         example = (PROJECT / "platform/compose/tls/tls.conf.example").read_text()
         (conf / "tls.conf").write_text(with_folders(example, folders))
-        make_certificate(conf, "localhost", "cert.pem")
+        new_certificate(conf, file="cert.pem")
     config = tmp_path / "nginx.conf"
     config.write_text(with_folders(NGINX_CONF.read_text(), folders))
     said = subprocess.run(

@@ -203,14 +203,6 @@ def test_metrics_are_for_prometheus_and_not_for_clients(running: Running) -> Non
     assert running.upstream.asked == ["/metrics"]
 
 
-@pytest.mark.parametrize("path", ["/_auth_cas", "/_auth_cas?account_handle=acme", "//_auth_cas"])
-def test_decisions_are_not_for_clients(running: Running, path: str) -> None:
-    running.upstream.asked.clear()
-    answer = running.https(path)
-    assert (answer.status_code, answer.json()) == (404, {"message": "Not Found"})
-    assert running.upstream.asked == []
-
-
 def test_artifact_is_read_from_disk_under_a_remembered_decision(running: Running) -> None:
     file = running.folder / "cas" / "acme" / "app" / "cas" / ID[2:4] / ID
     file.parent.mkdir(parents=True)

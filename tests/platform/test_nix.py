@@ -224,12 +224,9 @@ def test_nginx_may_open_all_the_files_that_it_keeps_open(host: Any) -> None:
     assert host["systemd"]["services"]["nginx"]["serviceConfig"]["LimitNOFILE"] > needed
 
 
-def test_build_does_not_depend_on_what_gixy_says(host: Any) -> None:
-    assert not host["services"]["nginx"]["validateConfigFile"]
-
-
-def test_new_configuration_of_nginx_cuts_no_connection(host: Any) -> None:
+def test_new_configuration_of_nginx_cuts_no_connection_and_is_not_judged_by_gixy(host: Any) -> None:
     assert host["services"]["nginx"]["enableReload"]
+    assert not host["services"]["nginx"]["validateConfigFile"]
 
 
 def test_certificate_comes_from_acme_and_http_is_redirected(host: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .promql import PromtoolRefuses, grouping, metrics, parse, unknown
+from .promql import grouping, metrics, unknown
 
 
 def test_names_are_told_from_words_functions_and_labels() -> None:
@@ -29,9 +29,3 @@ def test_names_are_told_from_words_functions_and_labels() -> None:
 )
 def test_what_nobody_tells_is_found(query: str, found: list[str]) -> None:
     assert list(unknown(query)) == found
-
-
-def test_what_is_no_query_is_refused() -> None:
-    parse(["sum(up)", "rate(up[5m])"])
-    with pytest.raises(PromtoolRefuses, match="query_1"):
-        parse(["sum(up)", "rate(up)"])

@@ -16,8 +16,8 @@ import httpx
 
 from cache_actors.kinds import Kind
 from cache_actors.storage.layout import Entry, Project
-from tests.support.soak_service import MARK
 
+from .service import MARK
 from .site import APP, OTHER, TOKENS
 from .world import Content, Fault, Result, Violation, World, name_of
 

@@ -18,11 +18,12 @@ import click
 
 from cache_actors.dev.tuist import StandInTuist
 from tests.support.cache_workers import incomplete_entries
-from tests.support.growth import Load
-from tests.support.growth_site import running_site
+
+from .growth_load import Load
+from .growth_site import running_site
 
 if TYPE_CHECKING:
-    from tests.support.growth_site import Site
+    from .growth_site import Site
 
 SAY_EVERY = 10.0
 """Seconds."""

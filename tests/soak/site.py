@@ -31,7 +31,7 @@ APP, OTHER = Project("acme", "app"), Project("acme", "other")
 TOKENS = {APP: "token-of-app", OTHER: "token-of-other"}
 """The token that sees a project, and no other."""
 
-COMMAND = (sys.executable, "-m", "tests.support.soak_service")
+COMMAND = (sys.executable, "-m", "tests.soak.service")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Site:
     """What runs.
 
     Attributes:
-        flags: the folder by which the service is broken; see tests/support/soak_service.py.
+        flags: the folder by which the service is broken; see tests/soak/service.py.
         disk_is_small: whether the storage is a disk of its own, of `DISK_BYTES`, to be filled.
     """
 

@@ -6,7 +6,6 @@ answered under its number; in between come events.
 
 from __future__ import annotations
 
-import base64
 import itertools
 import json
 import os
@@ -96,11 +95,6 @@ class Browser:
     def wait_until(self, condition: str) -> None:
         """Return once a condition holds, which is looked at whenever the page changes."""
         self.evaluate(WAIT.format(condition=condition))
-
-    def screenshot(self) -> bytes:
-        """The whole page as PNG."""
-        picture = self._ask("Page.captureScreenshot", format="png", captureBeyondViewport=True)
-        return base64.b64decode(picture["data"])
 
     def other_hosts(self, url: str) -> list[str]:
         """What the browser asked of others than the server at `url`."""

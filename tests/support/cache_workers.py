@@ -3,7 +3,6 @@
     python -m tests.support.cache_workers write <root> <seed> <ledger>         clients that build
     python -m tests.support.cache_workers read <root> <seed> strictatime       nginx
     python -m tests.support.cache_workers read <root> <seed> noatime           nginx
-    python -m tests.support.cache_workers evict ...                            a pass, step by step
 
 Writers and readers print a line for each thing that should not be; writers also one into the ledger
 for each entry that has been acknowledged: when its put began, and the files that there have to be.
@@ -17,12 +16,10 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import runpy
 import sys
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any
 
 from cache_actors.kinds import Kind
 from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
@@ -224,24 +221,9 @@ class Reader:
             return file.read()
 
 
-def evict_when_told() -> None:
-    """`cache-actors evict`, which says what it is about to remove, and waits for a line."""
-    unlink = os.unlink
-
-    def unlink_when_told(path: Any, **options: Any) -> None:
-        os.write(sys.stderr.fileno(), f"{path}\n".encode())
-        sys.stdin.readline()
-        unlink(path, **options)
-
-    os.unlink = unlink_when_told
-    runpy.run_module("cache_actors", run_name="__main__")
-
-
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["write", its_root, its_seed, its_ledger]:
             Writer(Path(its_root), its_seed, Path(its_ledger)).run()
         case ["read", its_root, its_seed, how]:
             Reader(Path(its_root), its_seed, moves_access_times=how == "strictatime").run()
-        case _:
-            evict_when_told()

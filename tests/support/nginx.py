@@ -127,11 +127,14 @@ def shared_storage() -> Iterator[Path]:
         yield storage
 
 
-def new_certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate that nobody has signed, and its key."""
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
+def new_certificate(
+    folder: Path, host: str = "localhost", file: str = "certificate.pem"
+) -> tuple[Path, Path]:
+    """A certificate for a host, in `file`, that nobody has signed, and its key, in `key.pem`."""
+    certificate, key = folder / file, folder / "key.pem"
     options = ["req", "-x509", "-nodes", "-days", "1", "-subj", "/CN=cache", "-newkey", "ec"]
     options += ["-pkeyopt", "ec_paramgen_curve:prime256v1", "-keyout", str(key)]
+    options += ["-addext", f"subjectAltName=DNS:{host}"]
     command = [find_program("openssl"), *options, "-out", str(certificate)]
     subprocess.run(command, capture_output=True, check=True, timeout=60)
     return certificate, key

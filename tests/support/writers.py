@@ -1,11 +1,11 @@
-"""Clients that store all the time, and know what has to be there in the end."""
+"""Clients that store and read all the time, and know what has to be there in the end."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
 from itertools import count
-from typing import TYPE_CHECKING, Self
+from typing import Self
 from uuid import uuid4
 
 import httpx
@@ -14,27 +14,31 @@ from .lanes import let_others_go_first
 from .service import client_of
 from .waiting import eventually
 
-if TYPE_CHECKING:
-    from .service import Service
-
-
 PAUSE = 0.01
 """Seconds that a thread rests after each pair, so that others on the machine get on too."""
 
 
 class Writers:
-    """Threads that store artifacts and entries until the context is left.
+    """Threads that store artifacts and entries, and read them, until the context is left.
 
     A connection that breaks is made again: what was under way on it counts as refused by nobody.
 
+    Args:
+        url: where it all goes to.
+        threads: how many there are.
+        asked: paths that they ask for as well, and that have to be there.
+
     Attributes:
         acknowledged: the content of each artifact, and of each entry, by the path of its URL.
-        refused: how often a status other than 204 has come.
+        refused: how often a status has come that is not that of success.
+        wrong: what was read and is something else than was stored.
         broken: how many requests had no answer.
     """
 
-    def __init__(self, service: Service, threads: int = 4) -> None:
-        self._url = service.url
+    def __init__(self, url: str, threads: int = 4, asked: tuple[str, ...] = ()) -> None:
+        self._url = url
+        self._asked = asked
+        self.wrong: list[str] = []
         self.acknowledged: dict[str, bytes] = {}
         self.refused: Counter[int] = Counter()
         self.broken = 0
@@ -48,6 +52,10 @@ class Writers:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.finish()
+
+    def finish(self) -> None:
+        """Let all threads come to their end."""
         self._over.set()
         for thread in self._threads:
             thread.join()
@@ -67,28 +75,42 @@ class Writers:
                 content = name.encode() * (10_000 if number % 10 == 9 else 1)
                 stored = b'{"entries":[{"value":"%b"}]}' % content[:32]
                 entry = b'{"cas_id":"%b",%b' % (name.encode(), stored[1:])
-                self._send(client, "POST", f"cas/{name}", content, f"cas/{name}", content)
-                self._send(client, "PUT", "keyvalue", entry, f"keyvalue/{name}", stored)
+                for path, method, to, body, expected in (
+                    (f"cas/{name}", "POST", f"cas/{name}", content, content),
+                    (f"keyvalue/{name}", "PUT", "keyvalue", entry, stored),
+                ):
+                    if self._ask(client, method, f"/api/cache/{to}", body) is None:
+                        continue
+                    self.acknowledged[path] = expected
+                    if self._ask(client, "GET", f"/api/cache/{path}") not in (None, expected):
+                        self.wrong.append(path)
+                for path in self._asked:
+                    self._ask(client, "GET", path)
                 self._over.wait(PAUSE)
 
-    def _send(
-        self, client: httpx.Client, method: str, to: str, body: bytes, path: str, stored: bytes
-    ) -> None:
+    def _ask(
+        self, client: httpx.Client, method: str, path: str, body: bytes | None = None
+    ) -> bytes | None:
+        """The body of the answer, if that is a success."""
         try:
-            answer = client.request(method, f"/api/cache/{to}", content=body)
+            answer = client.request(method, path, content=body)
         except httpx.TransportError:
             self.broken += 1
             self._over.wait(PAUSE)  # nobody may be there for a while
-            return
-        if answer.status_code == httpx.codes.NO_CONTENT:
-            self.acknowledged[path] = stored
-        else:
-            self.refused[answer.status_code] += 1
+            return None
+        if answer.is_success:
+            return answer.content
+        self.refused[answer.status_code] += 1
+        if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE and not int(
+            answer.headers.get("Retry-After", 0)
+        ):
+            self.wrong.append(f"{path} is 503 for nobody knows how long")
+        return None
 
     def lost(self) -> list[str]:
-        """What was acknowledged and is not there, or is something else."""
+        """What was acknowledged and is not there, or is or was something else."""
         with client_of(self._url) as client:
-            return [
+            return self.wrong + [
                 path
                 for path, content in self.acknowledged.items()
                 if client.get(f"/api/cache/{path}").content != content

@@ -13,9 +13,9 @@ from uuid import uuid4
 
 import pytest
 
+from tests.soak.growth_load import SMALL_SIZES, Artifact, Client, Load
+from tests.soak.growth_site import Site, running_site
 from tests.support.cache_workers import incomplete_entries
-from tests.support.growth import SMALL_SIZES, Artifact, Client, Load
-from tests.support.growth_site import Site, running_site
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:

@@ -1,22 +1,27 @@
-"""`cache-actors check`, against real folders, mounts and servers."""
+"""`cache-actors check`, against real folders, mounts and servers: also whether reads count."""
 
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
 
 from cache_actors.__main__ import main
-from tests.support.mounts import other_device, tmpfs
-from tests.support.service import free_port
+from tests.support.mounts import other_device, remount, require_root, tmpfs
+from tests.support.nginx import nginx_before
+from tests.support.service import Service, free_port, running_service
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from click.testing import Result
@@ -58,13 +63,6 @@ def test_good_surroundings_are_ok(check: Check, tmp_path: Path) -> None:
     assert list((tmp_path / "cas").rglob("*")) == []
 
 
-def test_every_bad_setting_is_named() -> None:
-    done = run("check", SERVER_URL="nonsense", PORT="none")
-    assert done.exit_code == 1
-    assert "SERVER_URL" in done.stdout
-    assert "PORT" in done.stdout
-
-
 def test_missing_storage_is_broken_and_not_made(check: Check, tmp_path: Path) -> None:
     findings = check(CAS_STORAGE_DIR=str(tmp_path / "missing"))
     assert findings["storage"]["verdict"] == "broken"
@@ -79,23 +77,18 @@ def test_other_device_for_temporary_files_is_told(check: Check, tmp_path: Path) 
     assert check(TMP_DIR=str(tmp_path / "missing"))["TMP_DIR"]["verdict"] == "broken"
 
 
-def test_full_disk_is_told_with_what_is_free(check: Check, tmp_path: Path) -> None:
-    with tmpfs(tmp_path / "full", "size=64k") as folder:
+def test_disk_that_is_full_or_read_only_is_told(check: Check, tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "cas", "size=64k") as folder:
         with suppress(OSError), (folder / "large").open("wb", buffering=0) as large:
             while large.write(bytes(4096)):
                 pass
-        findings = check(CAS_STORAGE_DIR=str(folder))
-    assert findings["storage"]["verdict"] == "broken"
-    assert "No space left" in findings["storage"]["text"]
-    assert findings["storage"]["advice"].startswith("Make room")
-    assert findings["free bytes"]["text"] == "0% are free"
-
-
-def test_read_only_disk_is_told(check: Check, tmp_path: Path) -> None:
-    with tmpfs(tmp_path / "fixed", "ro") as folder:
-        found = check(CAS_STORAGE_DIR=str(folder))["storage"]
-    assert found["verdict"] == "broken"
-    assert "Mount it for writing" in found["advice"]
+        full = check()
+        remount(folder, "ro")
+        fixed = check()
+    assert full["storage"]["verdict"] == fixed["storage"]["verdict"] == "broken"
+    assert full["storage"]["advice"].startswith("Make room")
+    assert full["free bytes"]["text"] == "0% are free"
+    assert "Mount it for writing" in fixed["storage"]["advice"]
 
 
 def test_password_in_a_url_is_not_printed(check: Check, tuist: StandInTuist) -> None:
@@ -147,19 +140,93 @@ def test_nginx_configuration_comes_from_a_file_or_from_standard_input(
     assert check("--nginx-config", str(config))["nginx"]["verdict"] == "ok"
     assert check("--nginx-config", "-", stdin=made)["nginx"]["verdict"] == "ok"
     assert check("--nginx-config", "-", stdin="events {}")["nginx"]["verdict"] == "broken"
+    missing = check("--nginx-config", "/nowhere/nginx.conf")
+    assert (missing["nginx"]["verdict"], missing["storage"]["verdict"]) == ("broken", "ok")
 
 
-def test_missing_nginx_configuration_is_one_finding_among_others(
-    check: Check,
-) -> None:
-    findings = check("--nginx-config", "/nowhere/nginx.conf")
-    assert findings["nginx"]["verdict"] == "broken"
-    assert "No such file" in findings["nginx"]["text"]
-    assert findings["storage"]["verdict"] == "ok"
-
-
-def test_nginx_configuration_is_looked_at_even_if_settings_are_bad() -> None:
-    done = run("check", "--nginx-config", "/nowhere/nginx.conf")
+def test_every_bad_setting_is_named_and_nginx_is_looked_at_even_so() -> None:
+    done = run("check", "--nginx-config", "/nowhere/nginx.conf", SERVER_URL="nonsense", PORT="none")
     assert done.exit_code == 1
-    assert "SERVER_URL is not set" in done.stdout
-    assert "/nowhere/nginx.conf cannot be read" in done.stdout
+    for told in "SERVER_URL is", "PORT is", "/nowhere/nginx.conf cannot be read":
+        assert told in done.stdout
+
+
+TOKEN = "token"
+PROJECT = "--project=acme/app"
+
+
+@contextmanager
+def site(storage: Path, seen_by_nginx: Path, tuist: StandInTuist) -> Iterator[tuple[Service, str]]:
+    """A service and an nginx in front of it, which may see the storage through another mount."""
+    with (
+        running_service(Service(storage, tuist.url)) as service,
+        nginx_before(
+            f"127.0.0.1:{service.port}", seen_by_nginx, "wheel", user="root root"
+        ) as nginx,
+    ):
+        yield service, nginx.url
+
+
+def found_by(service: Service, *options: str, token: str = TOKEN) -> dict[str, dict[str, Any]]:
+    """What is found, by subject."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cache_actors", "check", "--json", *options],
+        env={
+            "PATH": os.environ["PATH"],
+            "SERVER_URL": service.server_url,
+            "CAS_STORAGE_DIR": str(service.storage),
+            "CACHE_TOKEN": token,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {found["subject"]: found for found in json.loads(done.stdout)}
+
+
+def reads_found_by(service: Service, url: str, token: str = TOKEN) -> dict[str, Any]:
+    """What is found of reads through nginx."""
+    return found_by(service, f"--through={url}", PROJECT, token=token)["reads through nginx"]
+
+
+def test_access_times_are_tried_also_through_nginx(tmp_path: Path, tuist: StandInTuist) -> None:
+    with (
+        tmpfs(tmp_path / "cas", "strictatime,mode=2750") as storage,
+        site(storage, storage, tuist) as (service, url),
+    ):
+        for option, verdict, words, words_of_nginx in (
+            ("strictatime", "ok", "every read", "every one counts"),
+            ("relatime", "warning", "once a day", "once a day"),
+            ("noatime", "warning", "do not move", "do not count"),
+        ):
+            remount(storage, option)
+            findings = found_by(service, f"--through={url}", PROJECT)
+            direct, by_nginx = findings["access times"], findings["reads through nginx"]
+            assert direct["verdict"] == by_nginx["verdict"] == verdict, option
+            assert words in direct["text"]
+            assert words_of_nginx in by_nginx["text"]
+            assert [path for path in storage.rglob("cas/*/*") if path.is_file()] == []
+        refused = reads_found_by(service, url, token="other")
+        silent = reads_found_by(service, f"http://127.0.0.1:{free_port()}")
+    assert refused["verdict"] == silent["verdict"] == "broken"
+    assert "401" in refused["text"]
+    assert "no answer" in silent["text"]
+
+
+def test_read_only_view_of_nginx_is_noticed(tmp_path: Path, tuist: StandInTuist) -> None:
+    require_root()
+    view = tmp_path / "view"
+    view.mkdir()
+    with tmpfs(tmp_path / "cas", "strictatime") as storage:
+        subprocess.run(["mount", "--bind", str(storage), str(view)], check=True)  # noqa: S607
+        try:
+            subprocess.run(
+                ["mount", "-o", "remount,bind,ro", str(view)],  # noqa: S607
+                check=True,
+            )
+            with site(storage, view, tuist) as (service, url):
+                found = reads_found_by(service, url)
+        finally:
+            subprocess.run(["umount", "--lazy", str(view)], check=True)  # noqa: S607
+    assert found["verdict"] == "warning"
+    assert "ReadWritePaths" in found["advice"]

@@ -1,10 +1,10 @@
-"""Crashes and stuck actors, beyond the one crash of each actor in `test_actor_crashes.py`."""
+"""Actors and the listener crash, or are stuck, while clients read and write."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,37 +14,33 @@ import trio
 
 from cache_actors.actors.auth_cache import AuthCache
 from cache_actors.actors.disk_writer import DiskWriter
-from cache_actors.actors.hands import PuttingProcess
 from cache_actors.actors.kv_store import KeyValueStore
 from cache_actors.http.listener import Listener
 from cache_actors.supervision import RestartIntensityError, supervisor
-from tests.support.application import Injected, Running
+from tests.support.application import Injected, Running, running_application
 from tests.support.service import nodes_of
 from tests.support.waiting import eventually_async
-
-from .test_actor_crashes import Clients
+from tests.support.writers import Writers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable
 
     from cache_actors.dev.tuist import StandInTuist
-    from cache_actors.storage.entries import EntryWrite
     from cache_actors.supervision import Actor, Envelope
 
 MOST_RESTARTS = 20
+CLIENTS = 4
+ACTORS: list[tuple[type[Actor], str]] = [
+    (DiskWriter, "disk_writer"),
+    (KeyValueStore, "kv_store"),
+    (AuthCache, "auth_cache"),
+]
 
 
 @pytest.fixture
-async def running(
-    tmp_path: Path, tuist: StandInTuist, nursery: trio.Nursery
-) -> AsyncIterator[Running]:
-    running = Running(tmp_path / "cas", tuist)
-    nursery.start_soon(running.run)
-    await running.started.wait()
-    async with running.client:
+async def running(tmp_path: Path, tuist: StandInTuist) -> AsyncIterator[Running]:
+    async with running_application(tmp_path / "cas", tuist) as running:
         yield running
-    running.stop.set()
-    await running.ended.wait()
 
 
 def node(up: httpx.Response, name: str) -> dict[str, Any]:
@@ -52,25 +48,41 @@ def node(up: httpx.Response, name: str) -> dict[str, Any]:
     return next(node for node in nodes_of(up.json()["tree"]) if node["name"] == name)
 
 
+# What they are tested with.
+
+
+class Saboteur:
+    """Makes the next batch that the named actor handles crash it."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.victim = ""
+        self.in_hand = 0
+        for kind in {kind for kind, _ in ACTORS}:
+            patch.setattr(kind, "handle", self._sabotaged(kind.handle))
+
+    def _sabotaged(self, handle: Any) -> Any:
+        async def sabotaged(actor: Actor, batch: list[Envelope]) -> None:
+            if batch[0]._mailbox.name == self.victim:
+                self.victim = ""
+                self.in_hand += len(batch)
+                raise Injected
+            await handle(actor, batch)
+
+        return sabotaged
+
+
+@asynccontextmanager
+async def clients_of(running: Running) -> AsyncIterator[Writers]:
+    """Clients that store and read all the time, as a build's do."""
+    writers = Writers(str(running.client.base_url), CLIENTS)
+    await trio.to_thread.run_sync(writers.__enter__)
+    try:
+        yield writers
+    finally:
+        await trio.to_thread.run_sync(writers.finish)
+
+
 # The listener.
-
-
-class ClientsThatAskAgain(Clients):
-    """Clients that ask again when their connection breaks, as a build's do."""
-
-    broken = 0
-
-    async def store_some_more(self) -> None:
-        """Return once ten more artifacts have been stored."""
-        stored = len(self.artifacts)
-        await eventually_async(lambda: len(self.artifacts) > stored + 10)
-
-    async def _asked(self, method: str, path: str, expected: int, **how: Any) -> bool:
-        while True:
-            try:
-                return await super()._asked(method, path, expected, **how)
-            except httpx.TransportError:
-                self.broken += 1
 
 
 @pytest.fixture
@@ -94,30 +106,22 @@ def crash_listener(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return crash_listener
 
 
-# Requests that are cut leave generators of httpx to the garbage collector.
-@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
 async def test_crash_of_the_listener_breaks_its_connections_and_nothing_else(
     crash_listener: Callable[[], None], running: Running
 ) -> None:
-    clients = ClientsThatAskAgain(running.client)
-    async with trio.open_nursery() as nursery:
-        for _ in range(4):
-            nursery.start_soon(clients.work)
-        await clients.store_some_more()
+    async with clients_of(running) as clients, trio.open_nursery() as nursery:
         for crash in range(1, 4):
             crash_listener()
             nursery.start_soon(open_connection, running.client.base_url)
             await running.has_restarted("listener", crash)
-            await clients.store_some_more()
-        clients.enough = True
-    assert set(clients.statuses) == {200, 204}
-    assert clients.broken <= 3 * 4
+            await trio.to_thread.run_sync(clients.store_some_more)
+    assert clients.refused == {}
+    assert clients.broken <= 3 * CLIENTS
     up = await running.client.get("/up")
     assert up.status_code == httpx.codes.OK
     listener = node(up, "listener")
     assert (listener["restarts"], listener["last_error"]) == (3, "Injected")
-    await clients.find_all_again()
-    gc.collect()  # while the filter is in place
+    assert await trio.to_thread.run_sync(clients.lost) == []
 
 
 async def test_download_cut_before_it_has_begun_leaves_no_file_open(running: Running) -> None:
@@ -174,66 +178,37 @@ async def open_connection(url: httpx.URL) -> None:
 # Actors.
 
 
-async def test_crash_with_work_in_hand_loses_that_work_and_keeps_what_waits(
+async def test_crash_of_any_actor_harms_only_what_it_had_in_hand(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = trio.Event()
-    commit = PuttingProcess.commit
-    batches: list[int] = []
-    answers: dict[str, httpx.Response] = {}
+    saboteur = Saboteur(monkeypatch)
+    async with clients_of(running) as clients:
+        for _, name in ACTORS:
+            saboteur.victim = name
+            await running.has_restarted(name, 1)
+        await trio.to_thread.run_sync(clients.store_some_more)
 
-    async def crashing_once(self: PuttingProcess, batch: Sequence[EntryWrite]) -> Any:
-        batches.append(len(batch))
-        if len(batches) == 1:
-            await gate.wait()
-            raise Injected
-        return await commit(self, batch)
-
-    async def put(name: str) -> None:
-        entry = {"cas_id": name, "entries": [{"value": name}]}
-        answers[name] = await running.client.put("/api/cache/keyvalue", json=entry)
-
-    monkeypatch.setattr(PuttingProcess, "commit", crashing_once)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(put, "0~FIRST")
-        await eventually_async(lambda: len(batches) == 1)
-        for number in range(8):
-            nursery.start_soon(put, f"0~LATER{number}")
-        await eventually_async(lambda: running.child("kv_store").depth == 8)
-        gate.set()
-    first = answers.pop("0~FIRST")
-    assert first.status_code == httpx.codes.SERVICE_UNAVAILABLE
-    assert int(first.headers["Retry-After"]) >= 1
-    assert {answer.status_code for answer in answers.values()} == {204}
-    assert batches == [1, 8]
-    assert running.child("kv_store").restarts == 1
-    missing = await running.client.put("/api/cache/keyvalue/0~FIRST")
-    assert missing.status_code == httpx.codes.NOT_FOUND
-    for name in answers:
-        stored = await running.client.put(f"/api/cache/keyvalue/{name}")
-        assert stored.json() == {"entries": [{"value": name}]}
+    up = await running.client.get("/up")
+    for _, name in ACTORS:
+        assert (node(up, name)["restarts"], node(up, name)["last_error"]) == (1, "Injected")
+    assert up.json()["status"] == "up"
+    assert clients.broken == 0
+    assert clients.refused.keys() <= {503}
+    assert clients.refused[503] <= saboteur.in_hand
+    assert await trio.to_thread.run_sync(clients.lost) == []
 
 
-@pytest.mark.parametrize(
-    ("kind", "method", "path"),
-    [
-        (DiskWriter, "POST", "/api/cache/cas/A"),
-        (KeyValueStore, "PUT", "/api/cache/keyvalue/0~A"),
-        (AuthCache, "GET", "/api/cache/cas/A"),
-    ],
-)
 async def test_handler_that_crashes_every_time_makes_the_root_give_up(
-    running: Running, monkeypatch: pytest.MonkeyPatch, kind: type[Actor], method: str, path: str
+    running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kind, "handle", crash)
+    monkeypatch.setattr(AuthCache, "handle", crash)
     running.application.supervisor.max_seconds = 3600  # as restarts may take long here
-    content = b"bytes" if method == "POST" else None
     for _ in range(MOST_RESTARTS):
-        answer = await running.client.request(method, path, content=content)
+        answer = await running.client.get("/api/cache/cas/A")
         assert answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
         assert not running.ended.is_set()
     with contextlib.suppress(httpx.TransportError):  # it may go down before it has answered
-        await running.client.request(method, path, content=content)
+        await running.client.get("/api/cache/cas/A")
     await running.ended.wait()
     assert isinstance(running.error, RestartIntensityError)
     with pytest.raises(httpx.TransportError):

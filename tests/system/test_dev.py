@@ -10,12 +10,17 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from click.testing import CliRunner
+
+from cache_actors.__main__ import main
 from tests.support.programs import find_program
 from tests.support.service import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    import pytest
 
 DEV = (sys.executable, "-m", "cache_actors", "dev")
 
@@ -45,17 +50,12 @@ def test_printed_curl_lines_work_in_their_order(tmp_path: Path) -> None:
     assert (tmp_path / ".dev" / "cas" / "acme" / "app").is_dir()
 
 
-def test_refuses_to_be_reached_from_elsewhere(tmp_path: Path) -> None:
-    run = subprocess.run(
-        DEV,
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "BIND": "0.0.0.0"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert run.returncode == 2
+def test_refuses_to_be_reached_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = CliRunner().invoke(main, ["dev"], env={"BIND": "0.0.0.0"})
+    assert run.exit_code == 2
     assert run.stderr.startswith("BIND is '0.0.0.0'; allowed: a loopback address")
 
 

@@ -165,15 +165,3 @@ def limit(stored: Stored, files: int) -> list[str]:
     """Options with which so many files may stay, and the pass does not wait for long."""
     held = len(stored.names())
     return [f"--max-bytes={held * BLOCK_BYTES}", f"--target={100 * files / held}"]
-
-
-def test_folder_of_somebody_else_is_named(stored: Stored) -> None:
-    folder = stored.root / "acme" / "app" / "cas"
-    folder.chmod(0o700)
-    done = run_as_nobody("usage", stored.root)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"Cannot look at {folder}: Permission denied\n"
-    done = run_as_nobody("evict", stored.root, "--target=0")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"{stored.root / '.tmp'} belongs to somebody else: ")
-    assert len(stored.names()) == 20

@@ -1,18 +1,19 @@
 """Eviction beside everyone else, as processes: no entry is ever without its artifacts.
 
-What the steps of one process may come to is `tests/storage/test_eviction_model.py`; here is what
-happens within a step.
+What the steps of one process may come to is `tests/storage/test_eviction_model.py`; what may
+happen within a step is kept apart by a lock: see `test_entries.py` and `test_eviction.py` there.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import os
 import random
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,20 +22,21 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cache_actors.kinds import Kind
-from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
+from cache_actors.storage.entries import EntryWrite, EntryWriter
 from cache_actors.storage.files import FileStore, Publication
 from cache_actors.storage.layout import TEMPORARY, Entry
-from cache_actors.storage.references import references_in
 from cache_actors.storage.temporary import TemporaryFolder
 from tests.support.cache_workers import SPARED, artifact, entry, incomplete_entries
 from tests.support.lanes import NIGHTLY
 from tests.support.mounts import tmpfs
+from tests.support.stored import set_age
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from cache_actors.storage.files import Replacement
+
 
 KILLS = 20 if NIGHTLY else 3
 WRITERS = 2
@@ -51,11 +53,8 @@ LIMITS = ["--max-bytes=12000000", "--target=80", "--high=80"]
 """So low that passes hurry all the time."""
 
 WORKER = [sys.executable, "-m", "tests.support.cache_workers"]
-EVICT = [sys.executable, "-m", "cache_actors"]
+EVICT = [sys.executable, "-m", "cache_actors", "evict", "--json"]
 EXIT_RUNNING = 3
-
-LONG_ENOUGH = 0.5
-"""Seconds in which a put would be over if nothing kept it from that."""
 
 
 @dataclass
@@ -97,13 +96,10 @@ class Passes:
 
 
 @contextmanager
-def running_pass(
-    root: Path, limits: Sequence[str] = LIMITS, command: Sequence[str] = EVICT
-) -> Iterator[subprocess.Popen[bytes]]:
+def running_pass(root: Path, limits: Sequence[str] = LIMITS) -> Iterator[subprocess.Popen[bytes]]:
     """A pass of eviction; killed in the end if it still runs."""
     process = subprocess.Popen(
-        [*command, "evict", "--json", f"--storage={root}", *limits],
-        stdin=subprocess.PIPE,
+        [*EVICT, f"--storage={root}", *limits],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -220,96 +216,11 @@ def missing(ledger: Path, since: float) -> list[str]:
     return [path for files in recent for path in files if not Path(path).exists()]
 
 
-# What is only possible at certain moments, one by one.
-
-EVERYTHING = ["--max-bytes=1", "--target=1", "--high=1"]
-
-
-@dataclass
-class Build:
-    """An entry that refers to an artifact which was used a minute ago; the entry is not there yet.
-
-    Attributes:
-        outcomes: of its puts.
-    """
-
-    root: Path
-    store: FileStore
-    outcomes: list[object] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.entry = entry(0)
-        self.file = self.entry.path(self.root)
-        self.artifact = Entry(self.entry.project, Kind.CAS, artifact(0)).path(self.root)
-        self.store.publish([Publication(self.artifact, [b"artifact"])])
-        age(self.artifact)
-
-    def put(self) -> threading.Thread:
-        """Begin to put the entry."""
-        body = f'{{"entries":[{{"value":"{artifact(0)}"}}]}}'.encode()
-        write = EntryWrite(self.entry, body, frozenset({artifact(0)}))
-        assert references_in(body) == write.artifacts
-        writer = EntryWriter(self.store, require_artifacts=True)
-        thread = threading.Thread(target=lambda: self.outcomes.extend(writer.put([write])))
-        thread.start()
-        return thread
-
-
-def age(path: Path) -> None:
-    """Make it look as if it had been used a minute ago."""
-    a_minute_ago = path.stat().st_mtime_ns - 60_000_000_000
-    os.utime(path, ns=(a_minute_ago, a_minute_ago))
-
-
-@pytest.fixture
-def build(root: Path) -> Build:
-    return Build(root, FileStore(root, TemporaryFolder(root / TEMPORARY), durable=False))
-
-
-def test_entry_is_refused_if_its_artifact_is_just_being_evicted(build: Build) -> None:
-    with running_pass(build.root, EVERYTHING, WORKER) as process:
-        assert about_to_remove(process) == str(build.artifact)
-        put = build.put()
-        put.join(LONG_ENOUGH)
-        go_on(process)
-        put.join()
-        assert process.wait(LONG) == 0
-    assert isinstance(build.outcomes[0], MissingArtifact)
-    assert not build.file.exists()
-
-
-def test_entry_that_is_put_while_the_one_before_is_just_being_evicted_stays(build: Build) -> None:
-    build.put().join()
-    age(build.file)
-    age(build.artifact)
-    with running_pass(build.root, EVERYTHING, WORKER) as process:
-        assert about_to_remove(process) == str(build.file)
-        put = build.put()
-        put.join(LONG_ENOUGH)
-        go_on(process)
-        put.join()
-        assert process.wait(LONG) == 0
-    assert build.outcomes == [None, None]
-    assert build.file.exists()
-    assert build.artifact.exists()
-
-
-def about_to_remove(process: subprocess.Popen[bytes]) -> str:
-    assert process.stderr is not None
-    return process.stderr.readline().decode().rstrip()
-
-
-def go_on(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None
-    process.stdin.write(b"\n")
-    process.stdin.flush()
-
-
 class SlowStore(FileStore):
     """A store that does not write entries until it may."""
 
-    def __init__(self, root: Path, temporary: TemporaryFolder) -> None:
-        super().__init__(root, temporary, durable=False)
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, TemporaryFolder(root / TEMPORARY), durable=False)
         self.reached, self.may_go_on = threading.Event(), threading.Event()
 
     def replace(self, batch: Sequence[Replacement]) -> list[OSError | None]:
@@ -318,27 +229,27 @@ class SlowStore(FileStore):
         return super().replace(batch)
 
 
-def test_entry_that_takes_long_to_write_keeps_the_artifacts_that_it_was_found_with(
-    root: Path,
-) -> None:
-    store = SlowStore(root, TemporaryFolder(root / TEMPORARY))
-    build = Build(root, store)
-    put = build.put()
-    assert store.reached.wait(LONG)
-    age(build.artifact)  # the disk takes a minute to write the entry
-    with running_pass(root, EVERYTHING) as process:
-        wait_until_it_waits_for_a_lock(process)
-        store.may_go_on.set()
-        put.join()
-        assert process.wait(LONG) == 0
-    assert build.outcomes == [None]
-    assert not build.file.exists() or build.artifact.exists()
+def test_pass_waits_for_an_entry_that_takes_long_to_write(root: Path) -> None:
+    store, new = SlowStore(root), entry(0)
+    file = Entry(new.project, Kind.CAS, artifact(0)).path(root)
+    store.publish([Publication(file, [b"artifact"])])
+    body = f'{{"entries":[{{"value":"{artifact(0)}"}}]}}'.encode()
+    write = EntryWrite(new, body, frozenset({artifact(0)}))
+    with ThreadPoolExecutor(1) as threads:
+        put = threads.submit(EntryWriter(store, require_artifacts=True).put, [write])
+        assert store.reached.wait(LONG)
+        set_age(file, time.time_ns() - 60_000_000_000)  # the disk takes a minute for the entry
+        with running_pass(root, ["--max-bytes=1", "--target=1", "--high=1"]) as process:
+            try:
+                eventually(lambda: waits_for_a_lock(process), LONG)
+            finally:
+                store.may_go_on.set()
+            assert put.result() == [None]
+            assert process.wait(LONG) == 0
+    assert not new.path(root).exists() or file.exists()
 
 
-def wait_until_it_waits_for_a_lock(process: subprocess.Popen[bytes]) -> None:
-    def waits() -> bool:
-        assert process.poll() is None
-        lines = Path("/proc/locks").read_text().splitlines()
-        return any("->" in line and str(process.pid) in line.split() for line in lines)
-
-    eventually(waits, LONG)
+def waits_for_a_lock(process: subprocess.Popen[bytes]) -> bool:
+    assert process.poll() is None
+    lines = Path("/proc/locks").read_text().splitlines()
+    return any("->" in line and str(process.pid) in line.split() for line in lines)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.browser import Browser, running_browser
 from tests.support.nginx import nginx_before
-from tests.support.service import Service, client_of, running_service
+from tests.support.service import CHANGED_COMMAND, Service, client_of, running_service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,30 +24,15 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def flags(tmp_path: Path) -> Path:
-    """A file in here makes an actor crash: see `tests.support.soak_service`."""
-    folder = tmp_path / "flags"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def service(tmp_path: Path, tuist: StandInTuist, flags: Path) -> Iterator[Service]:
-    command = (sys.executable, "-m", "tests.support.soak_service")
-    environment = {"SOAK_FLAGS": str(flags)}
-    with running_service(
-        Service(tmp_path / "cas", tuist.url, environment, command=command)
-    ) as service:
+def service(tmp_path: Path, tuist: StandInTuist) -> Iterator[Service]:
+    """A service whose key-value store crashes at an entry named CRASH."""
+    service = Service(tmp_path / "cas", tuist.url, {"CRASH_AT": "CRASH"}, CHANGED_COMMAND)
+    with running_service(service):
         yield service
 
 
-def store_an_entry(service: Service) -> None:
-    with client_of(service.url) as client:
-        client.put("/api/cache/keyvalue", json={"cas_id": "A", "entries": [{"value": "YQ=="}]})
-
-
 def test_crash_and_end_of_the_service_show_by_themselves(
-    browser: Browser, service: Service, flags: Path
+    browser: Browser, service: Service
 ) -> None:
     with nginx_before(f"127.0.0.1:{service.port}", service.storage, "wheel") as nginx:
         browser.open(nginx.url + "/up")
@@ -59,10 +43,11 @@ def test_crash_and_end_of_the_service_show_by_themselves(
         )
         assert browser.evaluate(restarts) == "0"
 
-        (flags / "crash.KeyValueStore").write_text("before")
-        store_an_entry(service)
+        with client_of(service.url) as client:
+            entry = {"cas_id": "CRASH", "entries": [{"value": "YQ=="}]}
+            assert client.put("/api/cache/keyvalue", json=entry).status_code == 503
         browser.wait_until(f"{restarts} === '1'")
-        assert "InjectedCrash" in browser.text("[data-name=kv_store]")
+        assert "RuntimeError" in browser.text("[data-name=kv_store]")
         notice = "document.querySelector('#notice').innerText"
         browser.wait_until(f"{notice} === 'Restarted just now: kv_store.'")
         assert browser.text("#status") == "up"

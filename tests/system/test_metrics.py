@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -134,6 +134,11 @@ def test_every_answer_is_counted_once_whoever_gave_it(site: Site) -> None:
     assert value("commit_files_sum", kind="entry") == 1
     assert value("sync_duration_seconds_count") >= 4
 
+    recent = site.client.get("/up").json()["recent"]
+    assert sum(recent["requests_per_second"]) * recent["step_seconds"] >= len(asked)
+    assert any(recent["latency_ms_p95"])
+    assert any(recent["nginx_latency_ms_p95"])
+
 
 @one_kind
 def test_no_label_is_a_secret_or_has_no_bound(site: Site) -> None:
@@ -165,63 +170,6 @@ def test_what_nginx_answers_without_the_service_is_counted_when_it_is_back(site:
     assert found.value("cache_actors_writes_total", **unavailable) == 5
 
 
-def test_recent_figures_know_both(tuist: HeldTuist, sockets: Path) -> None:
-    log = sockets / "answers.log"
-    settings = {"NGINX_LOG": str(log), **EAGER}
-    with running_site(
-        "debian", tuist, settings, command=CHANGED_COMMAND, changes=EAGER_LOG, answers_log=log
-    ) as site:
-        cas_id = site.stored()
-        for _ in range(20):
-            site.ask("GET", cas_path(cas_id))
-        site.ask("GET", cas_path(new_cas_id()))
-
-        def recent() -> dict[str, Any]:
-            figures: dict[str, Any] = site.client.get("/up").json()["recent"]
-            return figures
-
-        eventually(lambda: sum(recent()["requests_per_second"]) * 5 >= 22)
-        figures = recent()
-    assert sum(figures["requests_per_second"]) * 5 == 22
-    assert sum(figures["errors_per_second"]) == 0
-    rates = [rate for rate in figures["hit_rate"] if rate is not None]
-    assert all(0 <= rate <= 1 for rate in rates)
-    assert rates
-    assert any(figures["latency_ms_p95"])
-    assert any(figures["nginx_latency_ms_p95"])
-
-
-@pytest.mark.parametrize("which", ["debian"])
-def test_instance_that_takes_over_counts_what_comes_from_then_on(
-    which: str, tuist: HeldTuist, sockets: Path
-) -> None:
-    log, current = sockets / "answers.log", sockets / "current.sock"
-    with (
-        shared_storage() as storage,
-        instance(storage, tuist, sockets),
-        nginx_before(f"unix:{current}", storage, which, EAGER_LOG, answers_log=log) as nginx,
-        client_of(nginx.url) as client,
-    ):
-        misses = {"by": "nginx", "kind": "artifact", "result": "miss"}
-
-        def miss(times: int) -> None:
-            for _ in range(times):
-                assert client.get(cas_path(new_cas_id())).status_code == 404
-
-        def counted(socket: Path) -> float:
-            return scrape(socket).value("cache_actors_reads_total", **misses)
-
-        old_socket = current.resolve()
-        miss(3)
-        eventually(lambda: counted(old_socket) == 3)
-        with instance(storage, tuist, sockets):
-            new_socket = current.resolve()
-            assert new_socket != old_socket
-            miss(4)
-            eventually(lambda: counted(new_socket) == 4)
-            assert counted(old_socket) == 3
-
-
 def test_nginx_hands_metrics_on_to_prometheus_and_nothing_else(site: Site) -> None:
     with client_of(f"http://127.0.0.1:{site.nginx.options.metrics_port}") as client:
         answer = client.get("/metrics")
@@ -232,29 +180,44 @@ def test_nginx_hands_metrics_on_to_prometheus_and_nothing_else(site: Site) -> No
     assert site.client.get("/metrics").status_code == 404
 
 
-def test_prometheus_is_answered_by_the_instance_that_has_taken_over(
+def test_instance_that_takes_over_answers_prometheus_and_counts_from_then_on(
     which: str, tuist: HeldTuist, sockets: Path
 ) -> None:
-    port = free_port()
-
-    def answering() -> float:
-        with client_of(f"http://127.0.0.1:{port}") as client:
-            return Scrape(client.get("/metrics").text).value("process_start_time_seconds")
-
-    upstream = f"unix:{sockets}/current.sock"
+    log, current, port = sockets / "answers.log", sockets / "current.sock", free_port()
+    misses = {"by": "nginx", "kind": "artifact", "result": "miss"}
     with (
         shared_storage() as storage,
         instance(storage, tuist, sockets),
-        nginx_before(upstream, storage, which, metrics_port=port) as nginx,
+        nginx_before(
+            f"unix:{current}", storage, which, EAGER_LOG, answers_log=log, metrics_port=port
+        ) as nginx,
         client_of(nginx.url) as client,
+        client_of(f"http://127.0.0.1:{port}") as prometheus,
     ):
-        old = answering()
+
+        def miss(times: int) -> None:
+            for _ in range(times):
+                assert client.get(cas_path(new_cas_id())).status_code == 404
+
+        def counted(socket: Path) -> float:
+            return scrape(socket).value("cache_actors_reads_total", **misses)
+
+        def answering() -> float:
+            return Scrape(prometheus.get("/metrics").text).value("process_start_time_seconds")
+
+        old_socket, old = current.resolve(), answering()
+        miss(3)
+        eventually(lambda: counted(old_socket) == 3)
         with ThreadPoolExecutor(8) as clients:  # nginx keeps their connections to the old instance
             list(clients.map(lambda _: client.get("/up"), range(8)))
         with instance(storage, tuist, sockets):
-            new = answering()
+            new_socket, new = current.resolve(), answering()
+            assert new_socket != old_socket
             assert new != old
             assert {answering() for _ in range(10)} == {new}
+            miss(4)
+            eventually(lambda: counted(new_socket) == 4)
+            assert counted(old_socket) == 3
 
 
 @contextmanager

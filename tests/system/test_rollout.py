@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -12,13 +13,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.nginx import BRIEF_KEEPALIVE, Nginx, nginx_before
-from tests.support.rollout import Instances, Load
-from tests.support.service import client_at, client_of
+from tests.support.service import Service, client_at, running_service
 from tests.support.waiting import eventually
 from tests.support.wire import read_response, read_to_end, status_of
+from tests.support.writers import Writers
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+
+    from tests.support.rollout import Instances
 
 HAND_OVERS = 4
 
@@ -86,6 +89,16 @@ def nginx_in_front(instances: Instances, *, brief: bool = True) -> AbstractConte
     return nginx_before(upstream, instances.storage, "debian", changes)
 
 
+def clients_of(nginx: Nginx) -> Writers:
+    return Writers(nginx.url, 2, asked=("/up",))
+
+
+def expect_no_request_lost(clients: Writers) -> None:
+    clients.finish()
+    assert (clients.broken, clients.refused) == (0, {})
+    assert clients.lost() == []
+
+
 @pytest.mark.parametrize(
     "brief",
     [True, pytest.param(False, marks=pytest.mark.nightly)],
@@ -93,18 +106,17 @@ def nginx_in_front(instances: Instances, *, brief: bool = True) -> AbstractConte
 )
 def test_no_request_is_lost_in_many_hand_overs(instances: Instances, brief: bool) -> None:
     current = instances.start()
-    with nginx_in_front(instances, brief=brief) as nginx, Load(nginx.url) as load:
+    with nginx_in_front(instances, brief=brief) as nginx, clients_of(nginx) as clients:
         leaving = []
         for _ in range(HAND_OVERS):
-            load.wait_for_more()
+            clients.store_some_more()
             successor = instances.start()
             current.begin_stop()
             leaving.append(current)
             current = successor
-        load.wait_for_more()
+        clients.store_some_more()
         assert [service.wait() for service in leaving] == [0] * HAND_OVERS
-    assert load.failures == []
-    assert min(load.done[what] for what in ("upload", "put", "up")) > HAND_OVERS
+        expect_no_request_lost(clients)
     assert instances.names() == {"current.sock", instances.current()}
     assert current.stop() == 0
 
@@ -113,20 +125,61 @@ def test_no_request_is_lost_when_the_successor_is_stopped(one_worker: Instances)
     """As when a deploy fails: the new container is up, but Kamal does not think it healthy."""
     one_worker.start()
     wanted = one_worker.current()
-    with nginx_in_front(one_worker) as nginx, Load(nginx.url) as load:
+    with nginx_in_front(one_worker) as nginx, clients_of(nginx) as clients:
         successor = one_worker.start()
-        load.wait_for_more()
+        clients.store_some_more()
         assert successor.stop() == 0
         assert one_worker.current() == wanted
-        load.wait_for_more()
-    assert load.failures == []
+        clients.store_some_more()
+        expect_no_request_lost(clients)
     assert one_worker.names() == {"current.sock", wanted}
 
 
-def test_requests_are_answered_again_after_the_successor_is_killed(one_worker: Instances) -> None:
-    one_worker.start()
-    with nginx_in_front(one_worker) as nginx, client_of(nginx.url) as client:
-        successor = one_worker.start()
-        assert client.get("/up").status_code == 200
-        successor.stop(signal.SIGKILL)
-        eventually(lambda: client.get("/up").status_code == 200)
+# Who gets new connections: `current.sock`.
+
+
+def test_socket_is_for_its_group_and_the_link_is_relative(instances: Instances) -> None:
+    service = instances.start()
+    target = instances.current()
+    assert target is not None
+    assert "/" not in target
+    assert stat.S_IMODE((instances.sockets / target).stat().st_mode) == 0o770
+    assert instances.names() == {"current.sock", target}
+    assert service.stop() == 0
+    assert instances.names() == {"current.sock"}
+
+
+def test_link_that_leads_nowhere_or_is_gone_leads_to_the_last_that_lives(
+    instances: Instances,
+) -> None:
+    oldest = instances.start()
+    instances.start()
+    second = instances.current()
+    instances.start().stop(signal.SIGKILL)
+    eventually(lambda: instances.current() == second)
+    assert instances.ask_up() == 200
+    assert "link_mended" in oldest.log.read_text()
+    (instances.sockets / "current.sock").unlink()
+    eventually(lambda: instances.current() == second)
+
+
+def test_instance_that_cannot_take_the_link_says_so_and_stops_in_order(
+    instances: Instances,
+) -> None:
+    """The folder has become read-only, say, while it started."""
+    script = (
+        "from cache_actors.__main__ import main\n"
+        "from cache_actors.http.current import CurrentLink\n"
+        "def take(_: CurrentLink) -> None: raise OSError(30, 'Read-only file system')\n"
+        "CurrentLink.take = take\n"
+        "main(['serve'])"
+    )
+    environment = {"SOCKET_DIR": str(instances.sockets)}
+    command = (sys.executable, "-c", script)
+    service = Service(instances.storage, instances.tuist_url, environment, command)
+    with running_service(service, wait=False):
+        assert service.wait() == 2
+    said = service.log.read_text()
+    assert "Cannot have connections come here: Read-only file system\n" in said
+    assert "Traceback" not in said
+    assert instances.names() == set()

@@ -7,7 +7,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cache_actors.storage.layout import QUARANTINE
-from tests.contract.examples import cas_path, kv_path, new_cas_id, new_kv_id
+from tests.contract.examples import cas_path, new_cas_id
 from tests.support.waiting import eventually
 
 from .site import PROJECT, Site, running_site
@@ -167,54 +166,6 @@ def test_background_scrub_does_the_same_by_itself(tuist: HeldTuist) -> None:
         assert logged("scrub_finished")[-1]["found"] == 0
         assert len(logged("scrub_found")) == len(DAMAGES)
         assert site.service.stop() == 0
-
-
-def test_damaged_entry_is_a_miss_and_can_be_written_again(storage: Storage) -> None:
-    broken, good = new_kv_id(), new_kv_id()
-    for kv_id in (broken, good):
-        storage.site.put(kv_id, "value")
-    file = storage.root / PROJECT / "keyvalue" / broken[2:4] / f"{broken}.json"
-    with file.open("r+b") as opened:
-        opened.seek(15)
-        opened.write(b"*")
-    status, report = storage.scrub()
-    assert status == 1
-    assert [finding["fault"] for finding in report["findings"]] == ["has other bytes than recorded"]
-    storage.expect_missing(kv_path(broken))
-    assert storage.site.put(broken, "value").status_code == 204
-    for kv_id in (broken, good):
-        eventually(lambda i=kv_id: storage.site.ask("GET", kv_path(i)).is_success)  # type: ignore[misc]
-        for answer in storage.site.ask("GET", kv_path(kv_id)), storage.direct(kv_path(kv_id)):
-            assert answer.json() == {"entries": [{"value": "value"}]}
-
-
-def test_damaged_file_is_stored_again_without_a_scrub(storage: Storage) -> None:
-    cas_ids = [storage.store(), storage.store()]
-    for cas_id, size in zip(cas_ids, (0, 5), strict=True):
-        os.truncate(storage.site.file(cas_id), size)
-        stored = storage.direct(cas_path(cas_id), "POST", content=storage.bodies[cas_id])
-        assert stored.status_code == 204
-        assert storage.direct(cas_path(cas_id)).content == storage.bodies[cas_id]
-    held = (storage.root / QUARANTINE).rglob("*")
-    assert sorted(path.stat().st_size for path in held if path.is_file()) == [0, 5]
-    assert storage.scrub()[0] == 0
-
-
-def test_interrupted_command_exits_with_130_and_another_may_run(storage: Storage) -> None:
-    for _ in range(3):
-        storage.store(3_000_000)
-    command = scrub_command(storage.root, "--rate", "0.01")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        eventually(lambda: is_locked(storage.root))  # it would read for a quarter of an hour
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert not json.loads(output)["complete"]
-    assert storage.scrub()[0] == 0
-
-
-def is_locked(folder: Path) -> bool:
-    return f":{folder.stat().st_ino} " in Path("/proc/locks").read_text()
 
 
 def test_digest_is_told_with_whole_artifacts_in_direct_mode(storage: Storage) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.service import Service, client_of, running_service
-from tests.support.strace import Expected, injected, parse, traced, violations
+from tests.support.strace import Expected, parse, traced, violations
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,10 +25,10 @@ class Session:
         self._service = service
         self.expected: list[Expected] = []
 
-    def upload(self, name: str, size: int, status: int = 204) -> None:
+    def upload(self, name: str, size: int) -> None:
         """Store an artifact."""
         path = f"acme/app/cas/{name[2:4]}/{name}"
-        self._send("POST", f"/api/cache/cas/{name}", name.encode().ljust(size, b"x"), path, status)
+        self._send("POST", f"/api/cache/cas/{name}", name.encode().ljust(size, b"x"), path)
 
     def put(self, name: str, value: str) -> None:
         """Store an entry."""
@@ -36,13 +36,13 @@ class Session:
         path = f"acme/app/keyvalue/{name[2:4]}/{name}.json"
         self._send("PUT", "/api/cache/keyvalue", body, path)
 
-    def _send(self, method: str, url: str, body: bytes, path: str, status: int = 204) -> None:
+    def _send(self, method: str, url: str, body: bytes, path: str) -> None:
         request_id = f"request-{threading.get_native_id()}-{len(self.expected)}"
         self.expected.append(Expected(request_id, str(self._service.storage / path)))
         with client_of(self._service.url) as client:
             headers = {"X-Request-ID": request_id}
             answer = client.request(method, url, headers=headers, content=body)
-        assert answer.status_code == status
+        assert answer.status_code == 204
 
 
 def write_a_bit_of_everything(service: Service) -> list[Expected]:
@@ -91,24 +91,6 @@ def test_without_durability_the_check_finds_that_nothing_is_synced(
         own = [line for line in found if line.startswith(f"{each.request_id}: ")]
         assert any("the file was not synced" in line for line in own)
         assert any(" and the reply" in line for line in own)
-
-
-def test_folder_whose_parent_could_not_be_synced_is_not_taken_for_safe(
-    tmp_path: Path, tuist: StandInTuist
-) -> None:
-    output = tmp_path / "trace"
-    with running_service(Service(tmp_path / "cas", tuist.url)) as service:
-        session = Session(service)
-        session.upload("AA00-first", 1000)
-        with injected(service, tmp_path / "fault", ["fsync"], "EIO"):
-            session.upload("AA01-second", 1000, status=500)
-        with traced(service, output):
-            session.upload("AA01-second", 1000)
-        calls = parse(output.read_text().splitlines())
-        assert violations(calls, session.expected[-1:]) == []
-        synced = [call.descriptor for call in calls if call.name == "fsync"]
-        above = str(service.storage / "acme" / "app" / "cas")
-        assert above in {descriptor[1] for descriptor in synced if descriptor is not None}
 
 
 # The check itself, on traces made by hand.

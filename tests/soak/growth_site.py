@@ -8,12 +8,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .disk_processes import disk_processes
-from .mounts import tmpfs
-from .nginx import NOBODY, Nginx, nginx_before, shared_storage
-from .service import Service, running_service
-from .strace import family
-from .waiting import eventually
+from tests.support.disk_processes import disk_processes
+from tests.support.mounts import tmpfs
+from tests.support.nginx import NOBODY, Nginx, nginx_before, shared_storage
+from tests.support.service import Service, running_service
+from tests.support.strace import family
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

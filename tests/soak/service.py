@@ -14,7 +14,7 @@ that the service itself has answered with 204 carries the header `X-Soak`, which
 
 The processes that write to the disk fail in the same way.
 
-Run as `python -m tests.support.soak_service`.
+Run as `python -m tests.soak.service`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ from cache_actors.process import run_process
 from cache_actors.settings import load_settings
 from cache_actors.storage import files, folders, record, temporary
 from cache_actors.storage.files import FileStore
-
-from .workers import run_as_disk_process_if_asked
+from tests.support.workers import run_as_disk_process_if_asked
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -229,7 +228,7 @@ def mark_answers() -> None:
 if __name__ == "__main__":
     its_flags = Flags(Path(os.environ["SOAK_FLAGS"]))
     break_storage(its_flags)
-    run_as_disk_process_if_asked("tests.support.soak_service")
+    run_as_disk_process_if_asked("tests.soak.service")
     break_actors(its_flags)
     mark_answers()
     sys.exit(run_process(load_settings()))
