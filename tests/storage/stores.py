@@ -170,6 +170,20 @@ def refusing(number: int) -> Callable[..., Any]:
     return refuse
 
 
+def fail_calls_for(
+    patch: pytest.MonkeyPatch, owner: object, name: str, path: Path, number: int
+) -> None:
+    """Have `owner.<name>` fail with that error for one path; the error names it."""
+    really_call = getattr(owner, name)
+
+    def call(at: Any, *arguments: Any, **how: Any) -> Any:
+        if str(at) == str(path):
+            raise OSError(number, os.strerror(number), str(path))
+        return really_call(at, *arguments, **how)
+
+    patch.setattr(owner, name, call)
+
+
 def fail_second(patch: pytest.MonkeyPatch, name: str, error: BaseException | None = None) -> None:
     """Have the second call of `os.<name>` raise `error`, or EIO; the others work."""
     really_call = getattr(os, name)

@@ -46,7 +46,7 @@ from tests.support.stored import (
     value_of,
 )
 
-from .stores import refusing
+from .stores import fail_calls_for, refusing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,7 +145,8 @@ def test_entry_of_unknown_form_goes_by_its_age(
     content = b"lost" if body is None else body
     entries = [stored.raw_entry("old", content, OLD), stored.raw_entry("new", content, RECENT)]
     if body is None:
-        refuse_to_open(monkeypatch, {str(entry) for entry in entries}, errno.EIO)
+        for entry in entries:
+            fail_calls_for(monkeypatch, os, "open", entry, errno.EIO)
     evict(stored)
     assert [entry.exists() for entry in entries] == [False, True]
 
@@ -246,30 +247,12 @@ def test_artifacts_stay_where_a_folder_of_entries_is_lost(
     stored: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = stored.artifact(1, OLD)
-    lost = str(stored.entry("a", 1, age=RECENT).parent)
+    lost = stored.entry("a", 1, age=RECENT).parent
     stored.artifact(2, OLD, LIB)
-    really_scan = os.scandir
-
-    def scan(path: Any) -> Any:
-        if str(path) == lost:
-            raise OSError(errno.EIO, os.strerror(errno.EIO), lost)
-        return really_scan(path)
-
-    monkeypatch.setattr(os, "scandir", scan)
+    fail_calls_for(monkeypatch, os, "scandir", lost, errno.EIO)
     evict(stored, APP, LIB)
     monkeypatch.undo()
     assert stored.names() == {kept.name, "0~a.json"}
-
-
-def refuse_to_open(patch: pytest.MonkeyPatch, paths: set[str], number: int) -> None:
-    really_open = os.open
-
-    def refusing(path: Any, *arguments: Any, **how: Any) -> int:
-        if str(path) in paths:
-            raise OSError(number, os.strerror(number), str(path))
-        return really_open(path, *arguments, **how)
-
-    patch.setattr(os, "open", refusing)
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES])
@@ -278,7 +261,7 @@ def test_entry_of_somebody_else_is_an_error_that_names_it(
 ) -> None:
     entry = stored.entry("a", 1, age=RECENT)
     artifact = stored.artifact(1, OLD)
-    refuse_to_open(monkeypatch, {str(entry)}, number)
+    fail_calls_for(monkeypatch, os, "open", entry, number)
     with pytest.raises(PermissionError) as caught:
         evict(stored)
     assert caught.value.filename == str(entry)
