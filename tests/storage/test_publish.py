@@ -205,16 +205,6 @@ def test_files_and_folders_are_for_the_group_whatever_the_umask(
     assert modes == [0o640, 0o2750, 0o2750, 0o2750, 0o2750]
 
 
-def test_publishing_works_without_anonymous_files(
-    store: FileStore, path: Path, temporary: TemporaryFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    refuse_anonymous_files(monkeypatch, errno.EOPNOTSUPP)
-    assert publish(store, path, b"first") is STORED
-    assert publish(store, path, b"second") is EXISTS
-    assert path.read_bytes() == b"first"
-    assert leftovers(temporary) == []
-
-
 @pytest.mark.parametrize("level", [1, 2, 3, 4])
 def test_folder_removed_behind_the_stores_back_is_made_again(
     store: FileStore, path: Path, way: Way, level: int
