@@ -17,9 +17,9 @@ from cache_actors.storage import eviction, eviction_pass
 from cache_actors.storage.eviction import ClockStepped, Step
 from cache_actors.storage.eviction_pass import EvictionPass, Limits
 from cache_actors.storage.last_eviction import EvictionLock, last_eviction
-from cache_actors.storage.layout import LAST_EVICTION, TEMPORARY
+from cache_actors.storage.layout import LAST_EVICTION
+from tests.storage.stores import fail_calls_for
 from tests.support.stored import (
-    APP,
     BLOCK_BYTES,
     DAY,
     HOUR,
@@ -74,6 +74,9 @@ def test_least_recently_used_go_and_json_says_so(stored: Stored) -> None:
     result = evict(stored.root, LIMIT, "--target=60", "--json")
     assert (result.exit_code, result.stderr) == (0, "")
     report = report_of(result)
+    assert last_eviction(stored.root) is not None
+    left_to_the_service = json.loads((stored.root / LAST_EVICTION).read_bytes())
+    assert left_to_the_service == {name: report[name] for name in report.keys() - {"projects"}}
     left = len(stored.names())
     assert left == pytest.approx(0.6 * FILES, abs=3)
     assert stored.names() == {artifact_id(number) for number in range(left)}
@@ -94,17 +97,13 @@ def test_least_recently_used_go_and_json_says_so(stored: Stored) -> None:
     }
 
 
-def test_service_is_left_the_same_report(stored: Stored) -> None:
-    report = report_of(evict(stored.root, LIMIT, "--target=60", "--json"))
-    del report["projects"]
-    assert last_eviction(stored.root) is not None
-    assert json.loads((stored.root / LAST_EVICTION).read_bytes()) == report
-
-
-def test_text_has_a_row_for_each_project_and_a_summary(stored: Stored) -> None:
+@pytest.mark.parametrize("spelling", ["acme/lib", "ACME/Lib"])
+def test_text_has_a_row_for_each_project_and_a_summary(stored: Stored, spelling: str) -> None:
+    """Only the project that is named is evicted from."""
     stored.artifact(1, 2 * DAY, LIB)
     stored.entry("a", 1, age=3 * DAY, project=LIB)
-    result = evict(stored.root, "--max-bytes=1", "--target=0", "--project=acme/lib")
+    result = evict(stored.root, "--max-bytes=1", "--target=0", f"--project={spelling}")
+    assert len(stored.names()) == FILES
     assert (result.exit_code, result.stderr) == (0, "")
     header, *rows, gone, youngest = [
         line.strip() for line in result.stdout.splitlines() if line.strip(" ─")
@@ -118,25 +117,11 @@ def test_text_has_a_row_for_each_project_and_a_summary(stored: Stored) -> None:
     assert "\x1b" not in result.stdout
 
 
-def forget_the_lock(root: Path) -> None:
-    """Remove what a pass makes on a storage that no service has used yet."""
-    (root / LAST_EVICTION).unlink()
-    (root / TEMPORARY).rmdir()
-
-
 def test_nothing_goes_where_there_is_room(stored: Stored) -> None:
-    before = times_below(stored.root)
     result = evict(stored.root, "--max-bytes=1000000000")
     assert result.exit_code == 0
     assert result.stdout.splitlines()[-1].startswith("Gone: 0 artifacts and 0 entries, 0 B, in ")
-    forget_the_lock(stored.root)
-    assert times_below(stored.root) == before
-
-
-def test_percentage_that_is_no_number_is_refused(stored: Stored) -> None:
-    result = evict(stored.root, "--target=nan")
-    assert result.exit_code == 2
-    assert "percentages are numbers" in result.stderr
+    assert len(stored.names()) == FILES
 
 
 def test_whole_disk_counts_unless_there_is_a_limit(stored: Stored) -> None:
@@ -155,14 +140,6 @@ def test_dry_run_changes_nothing_and_leaves_no_report(stored: Stored) -> None:
     assert times_below(stored.root) == before
     assert evict(stored.root, LIMIT, "--target=60").exit_code == 0
     assert len(stored.names()) == report["stored_artifacts"] + report["stored_entries"]
-
-
-@pytest.mark.parametrize("spelling", ["acme/lib", "ACME/Lib"])
-def test_only_the_project_that_is_named_is_evicted_from(stored: Stored, spelling: str) -> None:
-    stored.artifact(1, DAY, LIB)
-    evict(stored.root, "--max-bytes=1", "--target=0", f"--project={spelling}")
-    assert len(list(APP.path(stored.root).glob("*/*/*"))) == FILES
-    assert not list(LIB.path(stored.root).glob("*/*/*"))
 
 
 def test_settings_are_those_of_the_service(stored: Stored) -> None:
@@ -222,21 +199,25 @@ def test_bad_option_is_named(stored: Stored, option: str, value: str) -> None:
     assert not (stored.root / LAST_EVICTION).exists()
 
 
-def test_storage_that_is_not_there_exits_with_2(tmp_path: Path) -> None:
-    missing = tmp_path / "missing"
-    result = evict(missing)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == (
-        f"Cannot evict from {missing / TEMPORARY}: No such file or directory\n"
-    )
-    assert not missing.exists()
-
-
-def test_storage_that_is_no_folder_exits_with_2(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("missing", "Cannot evict from {}/.tmp: No such file or directory"),
+        ("file", "'{}' is a file"),
+    ],
+)
+def test_storage_that_is_no_folder_exits_with_2(tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "file").write_bytes(b"")
-    result = evict(tmp_path / "file")
+    result = evict(tmp_path / name)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert str(tmp_path / "file") in result.stderr
+    assert reason.format(tmp_path / name) in result.stderr
+    assert not (tmp_path / "missing").exists()
+
+
+def test_percentage_that_is_no_number_is_refused(stored: Stored) -> None:
+    result = evict(stored.root, "--target=nan")
+    assert result.exit_code == 2
+    assert "percentages are numbers" in result.stderr
 
 
 def test_second_eviction_at_once_exits_with_3(stored: Stored) -> None:
@@ -249,14 +230,7 @@ def test_second_eviction_at_once_exits_with_3(stored: Stored) -> None:
 
 def test_files_of_somebody_else_are_named(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = stored.entry("a", 1, age=2 * HOUR)
-    really_open = os.open
-
-    def refuse(path: Any, *arguments: Any, **how: Any) -> int:
-        if str(path) == str(entry):
-            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
-        return really_open(path, *arguments, **how)
-
-    monkeypatch.setattr(os, "open", refuse)
+    fail_calls_for(monkeypatch, os, "open", entry, errno.EPERM)
     result = evict(stored.root, LIMIT, "--target=60")
     assert result.exit_code == 2
     assert result.stderr == (

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from cache_actors.__main__ import main
+from tests.storage.stores import fail_calls_for
 from tests.support.stored import BLOCK_BYTES, DAY, HOUR, LIB, Stored, times_below
 
 if TYPE_CHECKING:
@@ -99,29 +100,20 @@ def test_looking_changes_nothing(stored: Stored) -> None:
     assert times_below(stored.root) == before
 
 
-def test_storage_that_is_not_there_exits_with_2(tmp_path: Path) -> None:
-    result = usage(tmp_path / "missing")
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == f"Cannot look at {tmp_path / 'missing'}: No such file or directory\n"
-
-
-def test_storage_that_is_no_folder_exits_with_2(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("missing", "Cannot look at {}: No such file or directory\n"), ("file", "'{}' is a file")],
+)
+def test_storage_that_is_no_folder_exits_with_2(tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "file").write_bytes(b"")
-    result = usage(tmp_path / "file")
+    result = usage(tmp_path / name)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert str(tmp_path / "file") in result.stderr
+    assert reason.format(tmp_path / name) in result.stderr
 
 
 def test_folder_of_somebody_else_is_named(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
-    closed = str(LIB.path(stored.root) / "cas")
-    really_scan = os.scandir
-
-    def scan(path: Any) -> Any:
-        if str(path) == closed:
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), closed)
-        return really_scan(path)
-
-    monkeypatch.setattr(os, "scandir", scan)
+    closed = LIB.path(stored.root) / "cas"
+    fail_calls_for(monkeypatch, os, "scandir", closed, errno.EACCES)
     result = usage(stored.root)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == f"Cannot look at {closed}: Permission denied\n"

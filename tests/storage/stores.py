@@ -170,6 +170,35 @@ def refusing(number: int) -> Callable[..., Any]:
     return refuse
 
 
+def fail_calls_for(
+    patch: pytest.MonkeyPatch, owner: object, name: str, path: Path, number: int
+) -> None:
+    """Have `owner.<name>` fail with that error for one path; the error names it."""
+    really_call = getattr(owner, name)
+
+    def call(at: Any, *arguments: Any, **how: Any) -> Any:
+        if str(at) == str(path):
+            raise OSError(number, os.strerror(number), str(path))
+        return really_call(at, *arguments, **how)
+
+    patch.setattr(owner, name, call)
+
+
+def refuse_anonymous_files(patch: pytest.MonkeyPatch, number: int) -> list[int]:
+    """Make `os.open` raise error `number` for O_TMPFILE; return a list that grows with each try."""
+    really_open = os.open
+    tries: list[int] = []
+
+    def refusing_open(path: str | Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            tries.append(flags)
+            raise fail(number)
+        return really_open(path, flags, mode)
+
+    patch.setattr(os, "open", refusing_open)
+    return tries
+
+
 def fail_second(patch: pytest.MonkeyPatch, name: str, error: BaseException | None = None) -> None:
     """Have the second call of `os.<name>` raise `error`, or EIO; the others work."""
     really_call = getattr(os, name)

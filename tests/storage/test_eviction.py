@@ -19,7 +19,14 @@ from cache_actors.storage import eviction, walk
 from cache_actors.storage.capacity import Amount
 from cache_actors.storage.cutoff import Cutoff, Histogram, cutoff
 from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
-from cache_actors.storage.eviction import BATCH, LONGEST_PAUSE, ClockStepped, Eviction, Step
+from cache_actors.storage.eviction import (
+    BATCH,
+    LONGEST_PAUSE,
+    ClockStepped,
+    Eviction,
+    Removed,
+    Step,
+)
 from cache_actors.storage.files import FileStore
 from cache_actors.storage.last_use import WRONG_CLOCK_NS
 from cache_actors.storage.layout import Entry, Project
@@ -39,10 +46,10 @@ from tests.support.stored import (
     value_of,
 )
 
-from .stores import refusing
+from .stores import fail_calls_for, refusing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from cache_actors.storage.temporary import TemporaryFolder
@@ -93,20 +100,55 @@ def expect_no_entry_without_its_artifacts(stored: Stored) -> None:
 # Entries.
 
 
-@pytest.mark.parametrize("body", [body_of(value_of(A)), body_of("something else"), b"{", b""])
-def test_old_entry_goes_whatever_is_in_it(stored: Stored, body: bytes) -> None:
-    stored.artifact(1, RECENT)
-    entry = stored.raw_entry("a", body, OLD)
+@pytest.mark.parametrize(
+    ("artifacts", "entries", "left"),
+    [
+        ({1: OLD, 2: RECENT, 3: 3 * OLD, 4: 2 * RECENT}, {}, {2, 4}),
+        ({1: OLD}, {"a": (OLD, 1)}, set()),
+        ({1: RECENT}, {"a": (OLD, 1)}, {1}),
+        ({1: OLD, 2: RECENT}, {"a": (RECENT, 1, 2)}, {"a", 1, 2}),
+        ({1: RECENT}, {"a": (RECENT, 1, 2), "b": (0.0, 2), "c": (RECENT, 1)}, {"c", 1}),
+    ],
+    ids=["artifacts", "both", "entry alone", "nothing of what is in use", "entry without artifact"],
+)
+def test_what_is_old_goes_and_entries_whose_artifacts_are_missing(
+    stored: Stored, artifacts: dict[int, float], entries: dict[str, Any], left: set[int | str]
+) -> None:
+    for number, age in artifacts.items():
+        stored.artifact(number, age)
+    for name, (age, *ids) in entries.items():
+        stored.entry(name, *ids, age=age)
+    stored.artifact(2, RECENT, LIB)  # of another project
     evicted = evict(stored)
-    assert not entry.exists()
-    assert evicted.removed.entries == 1
+    kept = [number for number in artifacts if number in left]
+    gone = [number for number in artifacts if number not in left]
+    entries_left = {f"0~{name}.json" for name in entries if name in left}
+    assert stored.names() == {artifact_id(2), *map(artifact_id, kept), *entries_left}
+    assert evicted.removed == Removed(
+        artifacts=len(gone),
+        entries=len(entries) - len(entries_left),
+        bytes=(len(gone) + len(entries) - len(entries_left)) * BLOCK_BYTES,
+        youngest_use=max((stored.at(artifacts[number]) for number in gone), default=None),
+    )
+    assert (evicted.kept[APP].artifacts, evicted.kept[APP].bytes) == (
+        len(kept),
+        len(kept) * BLOCK_BYTES,
+    )
+    assert not evicted.unsettled
 
 
-@pytest.mark.parametrize("body", [body_of("something else"), b"{", body_of()])
-def test_entry_of_unknown_form_stays_while_it_is_recent(stored: Stored, body: bytes) -> None:
-    entry = stored.raw_entry("a", body, RECENT)
+@pytest.mark.parametrize("body", [body_of("something else"), body_of(), b"{", b"", None])
+def test_entry_of_unknown_form_goes_by_its_age(
+    stored: Stored, body: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So does one that cannot be read any more."""
+    content = b"lost" if body is None else body
+    entries = [stored.raw_entry("old", content, OLD), stored.raw_entry("new", content, RECENT)]
+    if body is None:
+        for entry in entries:
+            fail_calls_for(monkeypatch, os, "open", entry, errno.EIO)
     evict(stored)
-    assert entry.exists()
+    assert [entry.exists() for entry in entries] == [False, True]
 
 
 def test_entries_of_unknown_form_share_by_name_like_artifacts(stored: Stored) -> None:
@@ -121,44 +163,22 @@ def test_entries_of_unknown_form_share_by_name_like_artifacts(stored: Stored) ->
     assert 50 < len(stored.names()) < 150
 
 
-def test_recent_entry_stays_with_its_artifacts(stored: Stored) -> None:
-    for age in (RECENT, OLD):
-        stored.entry("a", 1, 2, age=RECENT)
-        stored.artifact(1, age)
-        stored.artifact(2, RECENT)
-        evicted = evict(stored)
-        assert stored.names() == {"0~a.json", artifact_id(1), artifact_id(2)}
-        assert (evicted.removed.entries, evicted.removed.artifacts) == (0, 0)
-
-
-def test_artifacts_of_an_entry_that_stays_are_no_older_than_it(stored: Stored) -> None:
-    stored.entry("a", 1, 2, 3, age=RECENT)
-    ages = {1: OLD, 2: RECENT + 100, 3: RECENT - 100}
+def test_artifacts_of_entries_that_stay_are_no_older_than_the_youngest(stored: Stored) -> None:
+    for name, age in (("a", RECENT), ("b", RECENT / 2), ("c", 2 * RECENT)):
+        stored.entry(name, *([1, 2, 3] if name == "a" else [4]), age=age)
+    stored.entry("d", 4, age=RECENT)
+    ages = {1: OLD, 2: RECENT + 100, 3: RECENT - 100, 4: OLD}
     paths = {number: stored.artifact(number, age) for number, age in ages.items()}
     evict(stored)
-    assert [stored.age(paths[number]) for number in (1, 2, 3)] == [RECENT, RECENT, RECENT - 100]
+    assert [stored.age(path) for path in paths.values()] == [
+        RECENT,
+        RECENT,
+        RECENT - 100,
+        RECENT / 2,
+    ]
     for number, path in paths.items():
         assert path.stat().st_mtime_ns == stored.at(ages[number])
-
-
-def test_artifact_of_several_entries_is_as_old_as_the_youngest(stored: Stored) -> None:
-    path = stored.artifact(1, OLD)
-    for name, age in (("a", 5 * HOUR), ("b", 2 * HOUR), ("c", 3 * HOUR)):
-        stored.entry(name, 1, age=age)
-    evict(stored)
-    assert stored.age(path) == 2 * HOUR
-    assert len(stored.names()) == 4
-
-
-def test_entry_goes_whose_artifact_is_missing(stored: Stored) -> None:
-    stored.artifact(1, RECENT)
-    stored.artifact(2, RECENT, LIB)
-    for name, ids in (("a", [1, 2]), ("b", [2]), ("c", [1])):
-        stored.entry(name, *ids, age=RECENT)
-    evicted = evict(stored)
-    assert stored.names() == {"0~c.json", artifact_id(1), artifact_id(2)}
-    assert evicted.removed.entries == 2
-    assert not evicted.unsettled
+    assert evict(stored).kept[APP].oldest_use == stored.at(RECENT)
 
 
 def test_entry_put_a_moment_ago_may_wait_for_its_artifacts(stored: Stored) -> None:
@@ -177,12 +197,6 @@ def test_entry_put_a_moment_ago_may_wait_for_its_artifacts(stored: Stored) -> No
     list(lenient.run([APP]))
     assert not entry.exists()
     assert not lenient.unsettled
-
-
-def test_entry_whose_artifact_is_gone_goes_at_once(stored: Stored) -> None:
-    entry = stored.entry("a", 1)
-    assert not evict(stored).unsettled
-    assert not entry.exists()
 
 
 def test_entry_that_was_read_a_moment_ago_does_not_wait_any_more(stored: Stored) -> None:
@@ -209,23 +223,16 @@ def test_entry_goes_if_one_of_its_artifacts_goes(stored: Stored) -> None:
         assert (f"0~entry{number}.json" in stored.names()) is not goes
 
 
-@pytest.mark.parametrize("spelled", [str.upper, str.lower])
-@pytest.mark.parametrize("is_called", [str.upper, str.lower])
+@pytest.mark.parametrize("spellings", [[A], [A.lower()], [A, A.lower()]])
+@pytest.mark.parametrize("is_called", [A, A.lower()])
 def test_artifact_is_known_by_either_spelling(
-    stored: Stored, spelled: Callable[[str], str], is_called: Callable[[str], str]
+    stored: Stored, spellings: list[str], is_called: str
 ) -> None:
-    path = stored.artifact(spelled(A), OLD)
-    entry = stored.entry("a", is_called(A), age=RECENT)
+    paths = [stored.artifact(spelling, OLD) for spelling in spellings]
+    entry = stored.entry("a", is_called, age=RECENT)
     evict(stored)
     assert entry.exists()
-    assert stored.age(path) == RECENT
-
-
-def test_both_spellings_of_an_artifact_stay(stored: Stored) -> None:
-    paths = [stored.artifact(A, OLD), stored.artifact(A.lower(), OLD)]
-    stored.entry("a", A, age=RECENT)
-    evict(stored)
-    assert [stored.age(path) for path in paths] == [RECENT] * 2
+    assert [stored.age(path) for path in paths] == [RECENT] * len(paths)
 
 
 def test_looking_at_entries_is_no_use(stored: Stored) -> None:
@@ -236,43 +243,16 @@ def test_looking_at_entries_is_no_use(stored: Stored) -> None:
     assert entry.stat().st_atime_ns == stored.at(OLD)
 
 
-def test_entry_that_cannot_be_read_any_more_goes_by_its_age(
-    stored: Stored, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    broken = {str(stored.entry("a", 1, age=RECENT)), str(stored.entry("b", 1, age=OLD))}
-    refuse_to_open(monkeypatch, broken, errno.EIO)
-    evict(stored)
-    assert stored.names() == {"0~a.json"}
-
-
 def test_artifacts_stay_where_a_folder_of_entries_is_lost(
     stored: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = stored.artifact(1, OLD)
-    lost = str(stored.entry("a", 1, age=RECENT).parent)
+    lost = stored.entry("a", 1, age=RECENT).parent
     stored.artifact(2, OLD, LIB)
-    really_scan = os.scandir
-
-    def scan(path: Any) -> Any:
-        if str(path) == lost:
-            raise OSError(errno.EIO, os.strerror(errno.EIO), lost)
-        return really_scan(path)
-
-    monkeypatch.setattr(os, "scandir", scan)
+    fail_calls_for(monkeypatch, os, "scandir", lost, errno.EIO)
     evict(stored, APP, LIB)
     monkeypatch.undo()
     assert stored.names() == {kept.name, "0~a.json"}
-
-
-def refuse_to_open(patch: pytest.MonkeyPatch, paths: set[str], number: int) -> None:
-    really_open = os.open
-
-    def refusing(path: Any, *arguments: Any, **how: Any) -> int:
-        if str(path) in paths:
-            raise OSError(number, os.strerror(number), str(path))
-        return really_open(path, *arguments, **how)
-
-    patch.setattr(os, "open", refusing)
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES])
@@ -281,7 +261,7 @@ def test_entry_of_somebody_else_is_an_error_that_names_it(
 ) -> None:
     entry = stored.entry("a", 1, age=RECENT)
     artifact = stored.artifact(1, OLD)
-    refuse_to_open(monkeypatch, {str(entry)}, number)
+    fail_calls_for(monkeypatch, os, "open", entry, number)
     with pytest.raises(PermissionError) as caught:
         evict(stored)
     assert caught.value.filename == str(entry)
@@ -302,42 +282,6 @@ def test_artifact_of_somebody_else_that_has_to_stay_is_an_error_that_names_it(
 
 
 # Artifacts.
-
-
-def test_old_artifacts_go_and_recent_ones_stay(stored: Stored) -> None:
-    for number, age in enumerate((OLD, RECENT, 3 * OLD, 2 * RECENT)):
-        stored.artifact(number, age)
-    evicted = evict(stored)
-    assert stored.names() == {artifact_id(1), artifact_id(3)}
-    assert evicted.removed.artifacts == 2
-    assert evicted.removed.bytes == 2 * BLOCK_BYTES
-    assert evicted.removed.youngest_use == stored.at(OLD)
-    kept = evicted.kept[APP]
-    assert (kept.artifacts, kept.bytes) == (2, 2 * BLOCK_BYTES)
-    assert kept.oldest_use == stored.at(2 * RECENT)
-
-
-def test_artifacts_go_with_their_entries(stored: Stored) -> None:
-    stored.artifact(1, OLD)
-    stored.entry("a", 1, age=OLD)
-    evicted = evict(stored)
-    assert stored.names() == set()
-    assert evicted.removed.bytes == 2 * BLOCK_BYTES
-    assert evicted.kept[APP].oldest_use is None
-
-
-def test_recent_artifact_outlives_its_entry(stored: Stored) -> None:
-    stored.artifact(1, RECENT)
-    stored.entry("a", 1, age=OLD)
-    evict(stored)
-    assert stored.names() == {A}
-
-
-def test_what_is_read_is_used(stored: Stored) -> None:
-    path = stored.artifact(1, OLD)
-    os.utime(path, ns=(stored.at(RECENT), stored.at(OLD)))
-    evict(stored)
-    assert path.exists()
 
 
 def test_artifact_of_somebody_else_is_left_alone(
@@ -378,66 +322,36 @@ def test_what_is_none_of_the_services_stays(stored: Stored) -> None:
     assert stored.names() == {stranger.name for stranger in strangers}
 
 
-def test_folders_stay(stored: Stored) -> None:
-    folders = stored.artifact(1, OLD).parents[:3]
-    evict(stored)
-    assert all(folder.is_dir() for folder in folders)
-
-
 # Between a look and the lock.
 
 
-def test_entry_that_is_read_in_between_is_spared_and_so_are_its_artifacts(stored: Stored) -> None:
-    entry, artifact = stored.entry("a", 1, age=OLD), stored.artifact(1, OLD)
-    steps = new_eviction(stored).run([APP])
-    assert next(steps) == Step()
-    os.utime(entry, ns=(stored.now, stored.at(OLD)))
-    list(steps)
-    assert entry.exists()
-    assert stored.age(artifact) == 0
-
-
-def test_entry_that_is_replaced_in_between_is_spared(stored: Stored, writer: EntryWriter) -> None:
-    entry = stored.entry("a", 1, age=OLD)
-    stored.artifact(2, OLD)
-    steps = new_eviction(stored).run([APP])
-    next(steps)
-    assert put(writer, "a", 2)
-    list(steps)
-    assert entry.read_bytes() == body_of(value_of(artifact_id(2)))
-    assert artifact_id(2) in stored.names()
-
-
-def test_entry_whose_artifact_comes_in_between_is_spared(stored: Stored) -> None:
-    entry = stored.entry("a", 1, age=RECENT)
-    steps = new_eviction(stored).run([APP])
-    next(steps)
-    stored.artifact(1)
-    list(steps)
-    assert entry.exists()
-
-
-def test_entry_that_somebody_else_removes_in_between_is_not_counted(stored: Stored) -> None:
-    entry = stored.entry("a", 1, age=OLD)
+def test_entries_that_change_in_between_are_looked_at_again(
+    stored: Stored, writer: EntryWriter
+) -> None:
+    read, replaced = stored.entry("aa-read", 1, age=OLD), stored.entry("aa-put", 9, age=OLD)
+    removed, without = stored.entry("aa-removed", age=OLD), stored.entry("aa", 3, age=RECENT)
+    artifacts = [stored.artifact(number, OLD) for number in (1, 2)]
     evicting = new_eviction(stored)
     steps = evicting.run([APP])
-    next(steps)
-    entry.unlink()
+    assert next(steps) == Step()
+    os.utime(read, ns=(stored.now, stored.at(OLD)))
+    assert put(writer, "aa-put", 2)
+    removed.unlink()
+    stored.artifact(3)
     list(steps)
-    assert evicting.removed.entries == 0
+    assert all(path.exists() for path in (read, replaced, without, *artifacts))
+    assert stored.age(artifacts[0]) == 0
+    assert evicting.removed == Removed()
 
 
 def test_artifact_that_is_used_in_between_is_spared(stored: Stored, writer: EntryWriter) -> None:
-    for number in (1, 2, 3):
-        stored.artifact(number, OLD)
+    paths = [stored.artifact(number, OLD) for number in (1, 2, 3)]
     evicting = new_eviction(stored)
     steps = evicting.run([APP])
     next(steps)
-    evicting_first = stored.names()
     assert put(writer, "a", 1)
-    os.utime(Entry(APP, Kind.CAS, artifact_id(2)).path(stored.root))
+    os.utime(paths[1])
     list(steps)
-    assert len(evicting_first) == 3
     assert {A, artifact_id(2), "0~a.json"} == stored.names()
     assert (evicting.removed.artifacts, evicting.kept[APP].artifacts) == (1, 2)
 

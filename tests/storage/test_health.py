@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from cache_actors.storage.errors import StorageError, StorageFull, storage_error
 from cache_actors.storage.health import StorageHealth, StorageState
 
 OK, FULL, FAILING = StorageState.OK, StorageState.FULL, StorageState.FAILING
@@ -115,3 +116,31 @@ def test_room_is_kept_beside_the_state(health: StorageHealth) -> None:
     health.note_room(0, 0)
     status = health.status()
     assert (status.free_bytes, status.free_inodes, status.state) == (0, 0, FULL)
+
+
+# What errors mean to callers.
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_lack_of_room_is_storage_full(number: int) -> None:
+    error = storage_error(OSError(number, os.strerror(number), "/cas/secret/path"))
+    assert isinstance(error, StorageFull)
+    assert os.strerror(number) in str(error)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EROFS, errno.ENOENT])
+def test_anything_else_is_not_lack_of_room(number: int) -> None:
+    error = storage_error(OSError(number, os.strerror(number), "/cas/secret/path"))
+    assert type(error) is StorageError
+    assert os.strerror(number) in str(error)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_no_path_is_named(number: int) -> None:
+    assert "path" not in str(
+        storage_error(OSError(number, os.strerror(number), "/cas/secret/path"))
+    )
+
+
+def test_error_without_a_reason_is_named_by_its_class() -> None:
+    assert "TimeoutError" in str(storage_error(TimeoutError()))

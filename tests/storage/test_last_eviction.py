@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import stat
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cache_actors.storage.eviction_record import EvictionRecord
 from cache_actors.storage.last_eviction import (
     EvictionLock,
     EvictionRunning,
@@ -26,14 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 REPORT = PassReport(1_700_000_000.123456, 1.5, 10, 20, 3000, 86_400.25, 30, 40, 5000, 99.5)
-HOLDER = """
-import sys
-from pathlib import Path
-from cache_actors.storage.last_eviction import EvictionLock
-with EvictionLock(Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
 
 
 def complete(root: Path, report: PassReport) -> None:
@@ -125,20 +116,6 @@ def test_second_pass_over_a_storage_is_refused(root: Path, tmp_path: Path) -> No
         pass
 
 
-def test_lock_holds_between_processes_and_ends_with_a_killed_one(root: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(EvictionRunning):
-            EvictionLock(root)
-        holder.kill()
-        holder.wait()
-        with EvictionLock(root):
-            pass
-
-
 def test_storage_that_is_not_there_has_no_lock(root: Path) -> None:
     with pytest.raises(FileNotFoundError):
         EvictionLock(root / "missing")
@@ -169,3 +146,12 @@ def test_everything_in_a_report_is_a_total() -> None:
 def test_scrub_does_not_keep_it_away(root: Path) -> None:
     with ScrubLock(root), EvictionLock(root):
         pass
+
+
+def test_failure_is_over_with_the_next_pass_but_has_been_counted() -> None:
+    record = EvictionRecord()
+    record.note_failure("the disk cannot be read")
+    record.note_failure("nor now")
+    assert (record.status().failure, record.status().failures) == ("nor now", 2)
+    record.note_pass(REPORT)
+    assert (record.status().failure, record.status().failures) == (None, 2)

@@ -80,6 +80,7 @@ def test_version_that_was_removed_loads_as_none(store: FileStore, path: Path) ->
     version = loaded(store, path)
     path.unlink()
     assert load(store, path, version) is None
+    assert not path.exists()
 
 
 def test_batch_is_loaded_in_order_and_failures_hurt_nobody_else(
@@ -186,16 +187,6 @@ def test_use_of_an_entry_from_memory_is_noted_once_a_minute(store: FileStore, pa
         os.utime(path, ns=(used, written))
         assert loaded(store, path, version) is version
         assert (times_of(path)[0] != used) is is_noted
-
-
-def test_version_in_memory_that_is_out_of_date_notes_no_use_of_another(
-    store: FileStore, path: Path
-) -> None:
-    replace(store, path, b"a")
-    version = loaded(store, path)
-    path.unlink()
-    assert load(store, path, version) is None
-    assert not path.exists()
 
 
 def test_entry_whose_use_cannot_be_noted_is_served_all_the_same(

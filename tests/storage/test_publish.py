@@ -27,6 +27,7 @@ from .stores import (
     number_of,
     publish,
     publish_file,
+    refuse_anonymous_files,
     replace,
 )
 
@@ -187,17 +188,6 @@ def test_uploaded_file_is_published_as_it_is_and_left_to_its_owner(
     assert leftovers(temporary) == []
 
 
-def without_anonymous_files(patch: pytest.MonkeyPatch) -> None:
-    really_open = os.open
-
-    def refusing_open(path: str | Path, flags: int, mode: int = 0o777) -> int:
-        if flags & os.O_TMPFILE == os.O_TMPFILE:
-            raise fail(errno.EOPNOTSUPP)
-        return really_open(path, flags, mode)
-
-    patch.setattr(os, "open", refusing_open)
-
-
 @pytest.mark.parametrize("anonymous", [True, False])
 def test_files_and_folders_are_for_the_group_whatever_the_umask(
     store: FileStore,
@@ -208,21 +198,11 @@ def test_files_and_folders_are_for_the_group_whatever_the_umask(
     anonymous: bool,
 ) -> None:
     if not anonymous:
-        without_anonymous_files(monkeypatch)
+        refuse_anonymous_files(monkeypatch, errno.EOPNOTSUPP)
     with umask(0o077):
         assert way.one(store, path, b"x") is way.done
     modes = [stat.S_IMODE(p.stat().st_mode) for p in (path, *path.parents) if root in p.parents]
     assert modes == [0o640, 0o2750, 0o2750, 0o2750, 0o2750]
-
-
-def test_publishing_works_without_anonymous_files(
-    store: FileStore, path: Path, temporary: TemporaryFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_anonymous_files(monkeypatch)
-    assert publish(store, path, b"first") is STORED
-    assert publish(store, path, b"second") is EXISTS
-    assert path.read_bytes() == b"first"
-    assert leftovers(temporary) == []
 
 
 @pytest.mark.parametrize("level", [1, 2, 3, 4])

@@ -22,7 +22,7 @@ from cache_actors.storage.record import Record, read_record
 from cache_actors.storage.temporary import LONGEST_LIFE, TemporaryFile, TemporaryFolder, sweep
 from tests.support.mounts import tmpfs
 
-from .stores import open_descriptors, refusing
+from .stores import open_descriptors, refuse_anonymous_files, refusing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -53,21 +53,6 @@ def content_of(file: TemporaryFile) -> bytes:
 
 def is_open(fd: int) -> bool:
     return Path(f"/proc/self/fd/{fd}").exists()
-
-
-def refuse_anonymous_files(patch: pytest.MonkeyPatch, number: int) -> list[int]:
-    """Make `os.open` raise error `number` for O_TMPFILE; return a list that grows with each try."""
-    really_open = os.open
-    tries: list[int] = []
-
-    def refusing_open(path: str | Path, flags: int, mode: int = 0o777) -> int:
-        if flags & os.O_TMPFILE == os.O_TMPFILE:
-            tries.append(flags)
-            raise OSError(number, os.strerror(number))
-        return really_open(path, flags, mode)
-
-    patch.setattr(os, "open", refusing_open)
-    return tries
 
 
 # Folders and their owners.
@@ -110,14 +95,6 @@ def test_folder_without_an_owner_is_removed_with_all_in_it(parent: Path) -> None
     before = open_descriptors()
     sweep(parent)
     assert list(parent.iterdir()) == []
-    assert open_descriptors() == before
-
-
-def test_removed_folder_leaves_no_descriptors_open(parent: Path) -> None:
-    before = open_descriptors()
-    folder = TemporaryFolder(parent)
-    folder.create().discard()
-    folder.remove()
     assert open_descriptors() == before
 
 

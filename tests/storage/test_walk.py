@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tracemalloc
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,6 +14,8 @@ from cache_actors.storage import walk
 from cache_actors.storage.layout import Project
 from cache_actors.storage.walk import FolderLost, files, projects, shards
 from tests.support.stored import APP, BLOCK_BYTES, LIB, Stored, artifact_id
+
+from .stores import fail_calls_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,22 +132,11 @@ def test_folder_that_vanishes_after_it_was_listed_is_empty(stored: Stored) -> No
     assert list(files(shard, Kind.CAS)) == []
 
 
-def failing(patch: pytest.MonkeyPatch, folder: Path, number: int) -> None:
-    really_scan = os.scandir
-
-    def scan(path: Any) -> Any:
-        if str(path) == str(folder):
-            raise OSError(number, os.strerror(number), str(path))
-        return really_scan(path)
-
-    patch.setattr(os, "scandir", scan)
-
-
 @pytest.mark.parametrize("number", [errno.EIO, errno.EUCLEAN])
 def test_broken_folder_is_told_as_lost(
     stored: Stored, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    failing(monkeypatch, stored.artifact(1).parent, number)
+    fail_calls_for(monkeypatch, os, "scandir", stored.artifact(1).parent, number)
     with pytest.raises(FolderLost, match=os.strerror(number)):
         found(stored.root, APP, Kind.CAS)
 
@@ -155,7 +146,7 @@ def test_folder_of_somebody_else_is_an_error(
     stored: Stored, monkeypatch: pytest.MonkeyPatch, level: int
 ) -> None:
     folder = stored.artifact(1).parents[level]
-    failing(monkeypatch, folder, errno.EACCES)
+    fail_calls_for(monkeypatch, os, "scandir", folder, errno.EACCES)
     with pytest.raises(PermissionError):
         [found(stored.root, project, Kind.CAS) for project in projects(stored.root)]
 
@@ -166,7 +157,7 @@ def test_folder_that_cannot_be_an_accounts_is_not_looked_into(
     """Such as ext4's own, which is root's."""
     stored.artifact(1)
     (stored.root / "lost+found").mkdir()
-    failing(monkeypatch, stored.root / "lost+found", errno.EACCES)
+    fail_calls_for(monkeypatch, os, "scandir", stored.root / "lost+found", errno.EACCES)
     assert projects(stored.root) == [APP]
 
 
