@@ -43,7 +43,7 @@ def run_process(
 ) -> int:
     """Run the service until a signal stops it, and return the process's exit status.
 
-    SIGTERM and SIGINT stop it in order; a second one cuts that short.
+    SIGTERM, SIGINT and SIGHUP stop it in order; a second one cuts that short.
 
     Args:
         settings: what it runs with.

@@ -12,12 +12,15 @@ import errno
 import os
 import socket
 import stat
+import struct
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, Self
 from uuid import uuid4
 
 import trio
+
+from cache_actors.ports import listener_at, process_named
 
 from .current import CURRENT, CurrentLink, is_listening
 
@@ -43,6 +46,9 @@ network, or of the moment (accept(2))."""
 
 _OF_ONE_CONNECTION = {errno.ECONNABORTED, errno.EHOSTUNREACH, errno.EPERM, errno.EPROTO}
 """Those after which another connection may be waiting already."""
+
+
+_CREDENTIALS = struct.Struct("3i")  # of unix(7): process, user, group
 
 
 class CannotListen(Exception):
@@ -205,6 +211,9 @@ def bind(settings: Settings) -> BoundSocket:
             return _at_path(path)
         return BoundSocket(_bind_tcp(settings.bind, settings.port))
     except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            holder = _holder(path) if path else listener_at(settings.bind, settings.port)
+            raise CannotListen(f"Cannot listen on {where}: it is taken by {holder}") from error
         raise CannotListen(f"Cannot listen on {where}: {_reason(error)}") from error
 
 
@@ -273,6 +282,16 @@ def _remove_stale(path: Path) -> bool:
         return False
     path.unlink(missing_ok=True)
     return True
+
+
+def _holder(path: Path) -> str:
+    """Who listens at the Unix socket at `path`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, suppress(OSError):
+        probe.setblocking(False)
+        probe.connect(str(path))
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        return process_named(_CREDENTIALS.unpack(credentials)[0])
+    return "somebody"
 
 
 def _reason(error: OSError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,6 @@ def test_taken_port_is_told_in_one_line(tmp_path: Path, which: str) -> None:
             nginx_before("127.0.0.1:1", tmp_path, which, listen=listen),
         ):
             pytest.fail("it started")
-    assert str(failed.value) == (
-        f"{listen} is taken: end what listens there, or set PORT to another port"
-    )
+    told = str(failed.value)
+    assert told.startswith(f"{listen} is taken by process {os.getpid()} ("), told
+    assert told.endswith("): end that, or set PORT to another port")

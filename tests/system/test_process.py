@@ -22,6 +22,7 @@ from tests.support.service import (
     constants,
     running_service,
 )
+from tests.support.strace import family
 from tests.support.waiting import eventually
 from tests.support.wire import (
     ask,
@@ -205,8 +206,21 @@ def test_taken_port_is_one_clear_line(tmp_path: Path, service: Service) -> None:
         CAS_STORAGE_DIR=str(tmp_path / "other"),
     )
     assert run.returncode == 2
-    expected = f"Cannot listen on 127.0.0.1:{service.port}: Address already in use\n"
-    assert run.stdout + run.stderr == expected
+    said = run.stdout + run.stderr
+    listening = f"Cannot listen on 127.0.0.1:{service.port}: it is taken by process {service.pid} ("
+    assert said.startswith(listening), said
+    assert said.endswith("cache_actors serve)\n")
+    assert said.count("\n") == 1
+
+
+def test_taken_socket_is_one_clear_line(tmp_path: Path, tuist: StandInTuist) -> None:
+    place = {"SOCKET_PATH": str(tmp_path / "socket")}
+    with running_service(Service(tmp_path / "cas", tuist.url, place), wait=False) as service:
+        service.wait_for_log('"started"')
+        run = refused_start(SERVER_URL=tuist.url, CAS_STORAGE_DIR=str(tmp_path / "other"), **place)
+        said = run.stdout + run.stderr
+        assert run.returncode == 2
+        assert f"socket: it is taken by process {service.pid} (" in said
 
 
 def test_storage_that_cannot_be_used_is_one_clear_line(
@@ -245,3 +259,28 @@ def test_log_has_one_line_for_each_request_and_never_a_token(service: Service) -
     assert first["project"] == "acme/app"
     assert (first["method"], first["bytes_in"], first["bytes_out"]) == ("POST", 5, 0)
     assert first["milliseconds"] > 0
+
+
+# SIGHUP, which comes when a terminal is closed.
+
+
+def test_hangup_stops_in_order(tmp_path: Path, tuist: StandInTuist, workers: str) -> None:
+    """Also if it comes to all processes of the group, as from a terminal."""
+    service = Service(tmp_path / "cas", tuist.url, {"WORKERS": workers})
+    with running_service(service):
+        for pid in reversed(family(service.pid)):
+            os.kill(pid, signal.SIGHUP)
+        assert service.wait() == 0
+        assert [line["signal"] for line in service.logged("stopping")] == ["SIGHUP"]
+        assert service.logged("child_crashed") == []
+
+
+def test_hangup_that_is_to_be_ignored_is_ignored(tmp_path: Path, tuist: StandInTuist) -> None:
+    """As `nohup` has it."""
+    ignoring = ("sh", "-c", 'trap \'\' HUP; exec "$0" "$@"', *COMMAND)
+    with running_service(Service(tmp_path / "cas", tuist.url, command=ignoring)) as service:
+        assert service.process is not None
+        service.process.send_signal(signal.SIGHUP)
+        service.let_it_arrive()
+        assert service.stop() == 0
+        assert [line["signal"] for line in service.logged("stopping")] == ["SIGTERM"]
