@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from cache_actors.settings import Settings
 
+    Say = Callable[..., object]
+
 BACKLOG = 4096
 
 START_SECONDS = 60.0
@@ -70,14 +72,24 @@ class Endpoint(Protocol):
         """Take no more connections, ever. May be called again."""
 
 
+def say_nothing(_event: str, /, **_fields: object) -> None:
+    """Log no warning."""
+
+
 class Arrivals:
     """Takes the connections that wait at a socket, one after the other, as a context manager.
 
     What happens to one connection before it is taken harms that connection only.
+
+    Args:
+        listening: the socket.
+        say: logs a warning when nothing can be accepted, and when that is over.
     """
 
-    def __init__(self, listening: socket.socket) -> None:
+    def __init__(self, listening: socket.socket, say: Say = say_nothing) -> None:
         self._listening = trio.socket.from_stdlib_socket(listening)
+        self._say = say
+        self._failures = 0
 
     async def next(self) -> trio.socket.SocketType:
         """The next connection.
@@ -92,8 +104,14 @@ class Arrivals:
                 if error.errno in _FATAL_TO_LISTENING:
                     raise
                 if error.errno not in _OF_ONE_CONNECTION:
+                    self._failures += 1
+                    if self._failures == 1:
+                        self._say("accept_failed", reason=_reason(error))
                     await trio.sleep(ACCEPT_PAUSE)
             else:
+                if self._failures:
+                    self._say("accept_recovered", failures=self._failures)
+                    self._failures = 0
                 return connection
 
     def __enter__(self) -> Self:
@@ -112,12 +130,16 @@ class BoundSocket:
         sock: the socket.
         path: its name on disk.
         current: the link that leads to it once it is announced, if it is in a folder of sockets.
+
+    Attributes:
+        say: logs warnings about what happens at the socket.
     """
 
     def __init__(
         self, sock: socket.socket, path: Path | None = None, current: CurrentLink | None = None
     ) -> None:
         self._sock = sock
+        self.say: Say = say_nothing
         self._path = path
         self._current = current
 
@@ -155,7 +177,7 @@ class BoundSocket:
     def listen(self) -> Arrivals:
         """Have connections wait here from now on, and return what takes them."""
         self._sock.listen(BACKLOG)
-        return Arrivals(self._sock.dup())
+        return Arrivals(self._sock.dup(), self.say)
 
     async def serve(
         self, handle: Callable[[trio.SocketStream], Awaitable[None]], connections: trio.Nursery

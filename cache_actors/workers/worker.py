@@ -47,7 +47,7 @@ def run_worker(terms: Terms) -> int:
 async def _run(
     terms: Terms, settings: Settings, channel: socket.socket, log: FilteringBoundLogger
 ) -> int:
-    connections = HandedConnections(channel)
+    connections = HandedConnections(channel, log.warning)
     boards = {name: Board(fd) for name, fd in terms.boards.items()}
     everybody = Everybody(boards, terms.name)
     application = Application(settings, connections, log, everybody, since=terms.since)

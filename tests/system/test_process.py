@@ -22,7 +22,7 @@ from tests.support.service import (
     constants,
     running_service,
 )
-from tests.support.strace import family
+from tests.support.strace import family, injected
 from tests.support.waiting import eventually
 from tests.support.wire import (
     ask,
@@ -284,3 +284,71 @@ def test_hangup_that_is_to_be_ignored_is_ignored(tmp_path: Path, tuist: StandInT
         service.let_it_arrive()
         assert service.stop() == 0
         assert [line["signal"] for line in service.logged("stopping")] == ["SIGTERM"]
+
+
+# What nobody used to be told of.
+
+LARGE_HEAD = b"GET /up?token=secret HTTP/1.1\r\nHost: x\r\nx: " + b"x" * 17_000 + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "method", "path"),
+    [
+        (b"nonsense\r\n\r\n", 400, None, None),
+        (b"GET /up?token=secret HTTP/9.9\r\nHost: x\r\n\r\n", None, None, None),
+        (LARGE_HEAD, 431, "GET", "/up"),
+        (b"GET secret:x HTTP/1.1\r\nHost: x\r\n\r\n", 400, "GET", "secret:x"),
+    ],
+    ids=["no HTTP", "a version", "large", "no path"],
+)
+def test_what_is_refused_as_no_request_is_logged_and_counted(
+    service: Service, sent: bytes, status: int | None, method: str | None, path: str | None
+) -> None:
+    with connect(service) as connection:
+        connection.sendall(sent)
+        response = read_to_end(connection)
+    answered = int(response.split()[1])
+    assert status in (None, answered)
+    request_id = response.lower().split(b"x-request-id: ")[1].split()[0].decode()
+    service.wait_for_log(request_id)
+    (line,) = [each for each in service.logged("request") if each["request_id"] == request_id]
+    assert line["status"] == answered
+    if status is not None:
+        assert (line["method"], line["path"]) == (method, path)
+    assert "token=secret" not in service.log.read_text()
+    counted = f'cache_actors_requests_total{{by="service",route="other",status="{answered}"}}'
+    assert counted in service.up("/metrics").text
+
+
+def test_download_that_a_stop_has_cut_is_logged(
+    tmp_path: Path, tuist: StandInTuist, workers: str
+) -> None:
+    environment = constants({"http.listener.DRAIN_SECONDS": 0.5}) | {"WORKERS": workers}
+    service = Service(tmp_path / "cas", tuist.url, environment, CHANGED_COMMAND)
+    size = 20 << 20
+    with running_service(service), client_of(service.url) as client:
+        assert client.post(f"/api/cache/cas/{ID}", content=bytes(size)).status_code == 204
+        with connect(service) as download:
+            query = "account_handle=acme&project_handle=app"
+            download.sendall(
+                f"GET /api/cache/cas/{ID}?{query} HTTP/1.1\r\nHost: x\r\n"
+                "Authorization: Bearer token\r\nX-Request-ID: cut\r\n\r\n".encode()
+            )
+            assert download.recv(12) == b"HTTP/1.1 200"
+            assert service.stop() == 0
+    (line,) = [each for each in service.logged("request") if each["request_id"] == "cut"]
+    assert line["status"] == 200
+    assert 0 <= line["bytes_out"] < size
+
+
+def test_connections_that_cannot_be_taken_are_logged_once_with_their_number(
+    tmp_path: Path, service: Service
+) -> None:
+    trace = tmp_path / "trace"
+    with injected(service, trace, ["accept4", "accept"], "EMFILE"), connect(service):
+        eventually(lambda: trace.read_text().count("(INJECTED)") >= 4)
+        (line,) = service.logged("accept_failed")
+    assert line["reason"] == "Too many open files"
+    with connect(service):
+        service.wait_for_log('"accept_recovered"')
+    assert service.logged("accept_recovered")[0]["failures"] >= 3
