@@ -103,7 +103,8 @@ def _require_usable_proxies(settings: Settings) -> None:
     try:
         TuistApi(str(settings.server_url))
     except Exception as error:
-        raise CannotStart(f"The proxies of the environment cannot be used: {error}") from error
+        text = f"The proxies, or certificates, of the environment cannot be used: {error}"
+        raise CannotStart(text) from error
 
 
 def _raise_file_limit() -> None:

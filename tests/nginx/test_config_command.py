@@ -103,3 +103,15 @@ def test_nginx_ends_idle_connections_to_the_service_before_the_service_does() ->
     config = nginx_config(NginxOptions("127.0.0.1:8080", "127.0.0.1:4000", Path("/a"), Path("/b")))
     assert "keepalive_timeout 15s;" in config
     assert min(IDLE_SECONDS, HAND_OVER_SECONDS) >= 15 + 5
+
+
+def test_several_addresses_are_listened_at() -> None:
+    """With all that uses both, since `[::]` alone is IPv6 only."""
+    listen = ["--listen", "0.0.0.0:8080", "--listen", "[::]:8080"]
+    done = CliRunner().invoke(
+        main, ["nginx-config", "--storage=/cas", "--runtime=/run/nginx", *listen]
+    )
+    assert done.exit_code == 0, done.output
+    lines = [line.strip() for line in done.output.splitlines()]
+    assert "listen 0.0.0.0:8080 backlog=4096;" in lines
+    assert "listen [::]:8080 backlog=4096;" in lines

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import signal
 import stat
 import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from tests.support.disk_processes import disk_processes
@@ -37,7 +41,6 @@ from tests.support.workers import is_alive, worker_pids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from cache_actors.dev.tuist import StandInTuist
 
@@ -352,3 +355,44 @@ def test_connections_that_cannot_be_taken_are_logged_once_with_their_number(
     with connect(service):
         service.wait_for_log('"accept_recovered"')
     assert service.logged("accept_recovered")[0]["failures"] >= 3
+
+
+# What is the operator's.
+
+
+def test_address_of_a_link_is_listened_at(tmp_path: Path, tuist: StandInTuist) -> None:
+    """It has a zone, which says of which link (RFC 4007)."""
+    lines = [line.split() for line in Path("/proc/net/if_inet6").read_text().splitlines()]
+    links = [(address, name) for address, _, _, scope, _, name in lines if scope == "20"]
+    if not links:
+        pytest.skip("there is no address of a link")
+    address, name = links[0]
+    bind = f"{ipaddress.IPv6Address(bytes.fromhex(address))}%{name}"
+    service = Service(tmp_path / "cas", tuist.url, {"BIND": bind})
+    with running_service(service, wait=False):
+        service.wait_for_log('"started"')
+        place = {"BIND": bind, "PORT": str(service.port), "PATH": os.environ["PATH"]}
+        command = (sys.executable, "-m", "cache_actors", "healthcheck")
+        assert subprocess.run(command, env=place, check=False).returncode == 0
+
+
+def test_both_versions_of_ip_are_listened_at(tmp_path: Path, tuist: StandInTuist) -> None:
+    with running_service(Service(tmp_path / "cas", tuist.url, {"BIND": "::"})) as service:
+        url = f"http://[::1]:{service.port}/up"
+        assert httpx.get(url, trust_env=False, timeout=60).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_certificates_that_are_not_there_are_one_clear_line(tmp_path: Path, name: str) -> None:
+    """OpenSSL would trust nobody, and each question to Tuist fail."""
+    missing = f"{tmp_path}/missing.pem\r"  # from a file with CRLF
+    run = refused_start(
+        SERVER_URL="https://127.0.0.1:1",
+        CAS_STORAGE_DIR=str(tmp_path / "cas"),
+        SOCKET_PATH=str(tmp_path / "socket"),
+        **{name: missing},
+    )
+    assert run.returncode == 2
+    said = run.stdout + run.stderr
+    assert f"{name} is {missing!r}, which is not there or may not be read" in said
+    assert said.count("\n") == 1
