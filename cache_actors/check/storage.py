@@ -56,6 +56,7 @@ def check_storage(settings: Settings) -> Iterator[Finding]:
         yield from features
     if os.path.isdir(storage):  # noqa: PTH112 - which is not upset by what it may not see
         yield _group(storage)
+        yield from _nginx_user(storage)
         yield from _room(storage)
     if settings.tmp_dir is not None:
         yield _temporary_device(settings.tmp_dir, storage)
@@ -135,6 +136,54 @@ def _group(storage: Path) -> Finding:
             )
             return Finding("storage group", Verdict.WARNING, text, advice)
     return Finding("storage group", Verdict.OK, f"group {status.st_gid} may read what is stored")
+
+
+def _nginx_user(storage: Path) -> Iterator[Finding]:
+    """Whether the workers of nginx may look into the storage, if any run here.
+
+    A worker has the groups of when it was started. Several nginx may run: one that may is enough.
+    """
+    found = [barrier_of(process, storage) for process in Path("/proc").glob("[0-9]*")]
+    workers = [each for each in found if each is not None]
+    for user, barrier in workers:
+        if barrier is None:
+            yield Finding("nginx's user", Verdict.OK, f"user {user} may look into {storage}")
+            return
+    for user, barrier in workers[:1]:
+        text = f"nginx's workers run as user {user}, who may not look into {barrier}"
+        advice = (
+            f"Make that user a member of group {storage.stat().st_gid}, let all through what is "
+            "above, and restart nginx: workers keep the groups that they were started with."
+        )
+        yield Finding("nginx's user", Verdict.WARNING, text, advice)
+
+
+def barrier_of(process: Path, storage: Path) -> tuple[int, Path | None] | None:
+    """The user that a worker of nginx runs as, and the folder that keeps it from the storage.
+
+    None if the process, a folder in /proc, is no worker, or one that is just ending.
+    """
+    try:
+        if (process / "cmdline").read_bytes().rstrip(b" \0") != b"nginx: worker process":
+            return None
+        lines = (process / "status").read_text().splitlines()
+    except OSError:
+        return None
+    fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    user = int(fields["Uid"].split()[1])
+    groups = {int(group) for group in fields["Groups"].split()} | {int(fields["Gid"].split()[1])}
+    for folder in (storage, *storage.parents):
+        if not _may_pass(user, groups, folder.stat()):
+            return user, folder
+    return user, None
+
+
+def _may_pass(user: int, groups: set[int], folder: os.stat_result) -> bool:
+    if user == 0:
+        return True
+    if user == folder.st_uid:
+        return bool(folder.st_mode & stat.S_IXUSR)
+    return bool(folder.st_mode & (stat.S_IXGRP if folder.st_gid in groups else stat.S_IXOTH))
 
 
 def _some_stored(storage: Path) -> Iterator[Path]:

@@ -231,7 +231,7 @@ def bind(settings: Settings) -> BoundSocket:
             return _in_folder(folder)
         if path is not None:
             return _at_path(path)
-        return BoundSocket(_bind_tcp(settings.bind, settings.port))
+        return BoundSocket(bind_tcp(settings.bind, settings.port))
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             holder = _holder(path) if path else listener_at(settings.bind, settings.port)
@@ -246,7 +246,7 @@ def _in_folder(folder: Path) -> BoundSocket:
     _remove_remains(folder)
     path = folder / f"{uuid4().hex[:12]}.sock"  # the path of a socket has 107 characters at most
     unready = path.with_suffix(".init")  # no shorter, so that one that is too long fails at once
-    return BoundSocket(_bind_unix(unready), unready, CurrentLink(link, path))
+    return BoundSocket(bind_unix(unready), unready, CurrentLink(link, path))
 
 
 def _remove_remains(folder: Path) -> None:
@@ -267,10 +267,15 @@ def _at_path(path: Path) -> BoundSocket:
             raise FileExistsError(errno.EEXIST, "there is a file that is not a socket")
         if not _remove_stale(path):
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-    return BoundSocket(_bind_unix(path), path)
+    return BoundSocket(bind_unix(path), path)
 
 
-def _bind_tcp(host: str, port: int) -> socket.socket:
+def bind_tcp(host: str, port: int) -> socket.socket:
+    """A socket at an address and a port.
+
+    Raises:
+        OSError: it is taken, not allowed, or not of this host.
+    """
     # Looked up, as that is what understands the zone of an address (fe80::1%eth0, RFC 4007).
     flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV | socket.AI_PASSIVE
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
@@ -286,8 +291,12 @@ def _bind_tcp(host: str, port: int) -> socket.socket:
     return sock
 
 
-def _bind_unix(path: Path) -> socket.socket:
-    """A Unix socket that its group may connect to, from the moment that it is there."""
+def bind_unix(path: Path) -> socket.socket:
+    """A Unix socket that its group may connect to, from the moment that it is there.
+
+    Raises:
+        OSError: it cannot be made.
+    """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     umask = os.umask(0o007)
     try:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cache_actors.check.storage import barrier_of
 from tests.support.mounts import require_root
+from tests.support.nginx import NOBODY, nginx_before, shared_storage
 from tests.support.programs import find_program
 from tests.support.service import (
     CHANGED_COMMAND,
@@ -24,7 +26,7 @@ from tests.support.service import (
     free_port,
     running_service,
 )
-from tests.support.strace import injected
+from tests.support.strace import family, injected
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -225,3 +227,25 @@ def test_uploads_that_wait_on_another_mount_of_the_same_disk_are_stored(
             assert service.stored(ID) == bytes(2 << 20)
     finally:
         subprocess.run(["umount", "--lazy", waiting], check=True)  # noqa: S607
+
+
+def test_worker_of_nginx_that_may_not_look_into_the_storage_is_found() -> None:
+    """It has the groups that it was started with."""
+    require_root()
+    with shared_storage() as storage, nginx_before("127.0.0.1:1", storage, "debian") as nginx:
+        master = int((nginx.options.runtime / "nginx.pid").read_text())
+
+        def found() -> list[tuple[int, Path | None]]:
+            looked = [barrier_of(Path(f"/proc/{pid}"), storage) for pid in family(master)]
+            return [each for each in looked if each is not None]
+
+        eventually(lambda: found() == [(NOBODY, None)])
+        os.chown(storage, 0, NGINX_GROUP)
+        assert found() == [(NOBODY, storage)]
+        storage.chmod(0o2755)
+        assert found() == [(NOBODY, None)]
+        storage.parent.chmod(0o700)
+        assert found() == [(NOBODY, storage.parent)]
+        storage.parent.chmod(0o755)
+        _, said = run((sys.executable, "-m", "cache_actors", "check"), storage)
+    assert "ok       nginx's user: user " in said
