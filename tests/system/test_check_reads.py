@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tests.support.mounts import remount, require_root, tmpfs
-from tests.support.nginx import nginx_before
+from tests.support.nginx import nginx_before, shared_storage
 from tests.support.service import Service, free_port, running_service
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cache_actors.dev.tuist import StandInTuist
 
 TOKEN = "token"
+OTHER_GROUP = 60_003
 PROJECT = "--project=acme/app"
 
 
@@ -104,3 +105,38 @@ def test_refused_token_and_silent_nginx_are_told(tmp_path: Path, tuist: StandInT
     assert refused["verdict"] == silent["verdict"] == "broken"
     assert "401" in refused["text"]
     assert "no answer" in silent["text"]
+
+
+def test_what_nginx_may_not_read_is_told_and_not_blamed_on_the_token(tuist: StandInTuist) -> None:
+    """To nginx it is a miss, without any error."""
+    require_root()
+    with shared_storage() as storage:
+        service = Service(storage, tuist.url)
+        with (
+            running_service(service),
+            nginx_before(f"127.0.0.1:{service.port}", storage, "wheel") as nginx,
+        ):
+            assert "count" in check_through(service, nginx.url)["text"]
+            os.chown(storage, 0, OTHER_GROUP)
+            storage.chmod(0o2750)
+            found = check_through(service, nginx.url)
+    assert found["verdict"] == "broken"
+    assert f"{storage / 'acme'} is not its group's to read" in found["text"]
+    assert f"Give it to group {OTHER_GROUP}" in found["advice"]
+    assert "token" not in found["advice"].lower()
+
+
+def test_nginx_whose_user_is_not_in_the_group_is_told(tuist: StandInTuist) -> None:
+    require_root()
+    with shared_storage() as storage:
+        os.chown(storage, 0, OTHER_GROUP)
+        storage.chmod(0o2750)
+        service = Service(storage, tuist.url)
+        with (
+            running_service(service),
+            nginx_before(f"127.0.0.1:{service.port}", storage, "debian") as nginx,
+        ):
+            found = check_through(service, nginx.url)
+    assert found["verdict"] == "broken"
+    assert found["text"] == f"nginx does not find what is stored in {storage}"
+    assert f"a member of group {OTHER_GROUP} and restart nginx" in found["advice"]
