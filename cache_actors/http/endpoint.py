@@ -225,7 +225,8 @@ def bind(settings: Settings) -> BoundSocket:
         CannotListen: it is taken, or not allowed.
     """
     path, folder = settings.socket_path, settings.socket_dir
-    where = str(path or folder or f"{settings.bind}:{settings.port}")
+    host = f"[{settings.bind}]" if ":" in settings.bind else settings.bind
+    where = str(path or folder or f"{host}:{settings.port}")
     try:
         if folder is not None:
             return _in_folder(folder)
