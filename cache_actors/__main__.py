@@ -72,7 +72,13 @@ def dev() -> None:
 
 
 @main.command()
-@click.option("--listen", default="127.0.0.1:8080", show_default=True, help="Address and port.")
+@click.option(
+    "--listen",
+    multiple=True,
+    default=["127.0.0.1:8080"],
+    show_default=True,
+    help="Address and port; more than once for several, as 0.0.0.0:443 and [::]:443.",
+)
 @click.option(
     "--upstream",
     default="127.0.0.1:4000",
@@ -118,7 +124,7 @@ def dev() -> None:
 @click.option(
     "--nginx", type=_FILE, help="The nginx that it is for, if not the one that would be found."
 )
-def nginx_config(nginx: Path | None, **options: Any) -> None:
+def nginx_config(nginx: Path | None, listen: tuple[str, ...], **options: Any) -> None:
     """Print a complete configuration for nginx in front of the service."""
     from .nginx.binary import NoNginx, find_nginx, nginx_version
     from .nginx.config import BadNginxOption, NginxOptions
@@ -126,7 +132,9 @@ def nginx_config(nginx: Path | None, **options: Any) -> None:
 
     def print_it() -> int:
         version = nginx_version(nginx or find_nginx())
-        click.echo(render(NginxOptions(**options, nginx_version=version)), nl=False)
+        click.echo(
+            render(NginxOptions(",".join(listen), **options, nginx_version=version)), nl=False
+        )
         return 0
 
     _exit_with(print_it, BadNginxOption, NoNginx)

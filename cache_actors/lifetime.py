@@ -73,15 +73,21 @@ async def live(
 
 
 def stop_on_signal(log: FilteringBoundLogger, before: Callable[[], None]) -> Companion:
-    """A companion that stops the tree on SIGTERM or SIGINT; a second one cuts that short.
+    """A companion that stops the tree on SIGTERM, SIGINT or SIGHUP; a second one cuts that short.
+
+    SIGHUP comes when a terminal is closed. Who started the process with `nohup` wants it ignored.
 
     Args:
         log: where signals are logged.
         before: called before it stops.
     """
 
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+
     async def wait_for_signals(stop: trio.Event, everything: trio.CancelScope) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with trio.open_signal_receiver(*numbers) as signals:
             async for number in signals:
                 again = stop.is_set()
                 before()

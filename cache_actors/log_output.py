@@ -6,11 +6,13 @@ else. Lost lines are counted.
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import select
 import socket
 import stat
+import time
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 
 LOCK_ATTEMPTS = 100
 """How often it is tried to lock a pipe; between two tries others run."""
+
+
+FINISH_SECONDS = 1.0
+"""How long the end of a process may wait for its last line to be taken."""
 
 
 class LogOutput:
@@ -56,6 +62,20 @@ class LogOutput:
             pass
         self.dropped += 1
         return False
+
+    def finish(self) -> None:
+        """Write what is left of a line, if somebody takes it soon: to be called at the end.
+
+        Else the first line of another process would stand right behind a half of this one's.
+        """
+        give_up = time.monotonic() + FINISH_SECONDS
+        while self._send is not None and self._rest and (left := give_up - time.monotonic()) > 0:
+            try:
+                self._rest = self._rest[self._send(self._rest) :]
+            except BlockingIOError:
+                select.select([], [self.fd], [], left)
+            except OSError:
+                break
 
     def close(self) -> None:
         """Close what was opened to write; the descriptor itself stays open."""
@@ -128,3 +148,5 @@ def open_standard_descriptors() -> None:
 
 STANDARD_OUTPUT = LogOutput(1)
 """This process's."""
+
+atexit.register(STANDARD_OUTPUT.finish)

@@ -16,6 +16,8 @@ from .http.endpoint import bind
 from .lifetime import live, stop_on_signal
 from .log import new_log
 from .reachability import Reachability
+from .storage.errors import Unfit
+from .storage.needs import require_storage
 from .workers.cores import usable_cores
 from .workers.parent import Workers
 from .workers.worker_process import COMMAND
@@ -41,7 +43,7 @@ def run_process(
 ) -> int:
     """Run the service until a signal stops it, and return the process's exit status.
 
-    SIGTERM and SIGINT stop it in order; a second one cuts that short.
+    SIGTERM, SIGINT and SIGHUP stop it in order; a second one cuts that short.
 
     Args:
         settings: what it runs with.
@@ -50,12 +52,13 @@ def run_process(
 
     Raises:
         CannotListen: the address to listen on is not to be had.
-        CannotStart: a folder is not to be had.
+        CannotStart: a folder is not to be had, or cannot do what is needed.
     """
     _raise_file_limit()
     _require_usable_proxies(settings)
     log = new_log(settings)
     with bind(settings) as sock:
+        sock.say = log.warning
         return trio.run(_run, settings, sock, log, announce, worker_command)
 
 
@@ -69,13 +72,17 @@ async def _run(
     count = usable_cores() if settings.workers == "auto" else settings.workers
     tree: Tree
     try:
+        require_storage(
+            settings.cas_storage_dir, settings.tmp_dir, durable=settings.durability == "fsync"
+        )
         if count == 1:
             tree = Application(settings, sock, log)
         else:
             tree = Workers(count, settings, sock, log, worker_command)
     except OSError as error:
         where = error.filename or settings.cas_storage_dir
-        raise CannotStart(f"Cannot use {where}: {error.strerror}") from error
+        advice = f". {error.advice}" if isinstance(error, Unfit) else ""
+        raise CannotStart(f"Cannot use {where}: {error.strerror}{advice}") from error
     reachability = Reachability(sock, log)
 
     def started() -> None:
@@ -96,7 +103,8 @@ def _require_usable_proxies(settings: Settings) -> None:
     try:
         TuistApi(str(settings.server_url))
     except Exception as error:
-        raise CannotStart(f"The proxies of the environment cannot be used: {error}") from error
+        text = f"The proxies, or certificates, of the environment cannot be used: {error}"
+        raise CannotStart(text) from error
 
 
 def _raise_file_limit() -> None:

@@ -32,7 +32,10 @@ def _absolute(path: Path) -> Path:
 
 
 def _address(value: str) -> str:
-    return str(ipaddress.ip_address(value))
+    address = ipaddress.ip_address(value)
+    if address.version == 6 and address.is_link_local and address.scope_id is None:
+        raise ValueError("an address of a link, but of which?")
+    return str(address)
 
 
 def _bare(url: HttpUrl) -> HttpUrl:
@@ -73,7 +76,9 @@ class Settings(BaseSettings):
         Field(description="an http or https URL without credentials, query and fragment"),
     ]
     port: int = Field(4000, ge=1, le=65_535, description="a whole number from 1 to 65535")
-    bind: Annotated[str, AfterValidator(_address)] = Field("127.0.0.1", description="an IP address")
+    bind: Annotated[str, AfterValidator(_address)] = Field(
+        "127.0.0.1", description="an IP address, that of a link with its zone (fe80::1%eth0)"
+    )
     socket_path: Folder | None = None
     socket_dir: Folder | None = None
     cas_storage_dir: Folder = Path("/cas")

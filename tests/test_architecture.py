@@ -102,8 +102,12 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "metrics": ({"metrics", "supervision", "storage", "kinds", "log_output"}, set()),
     "disk": ({"disk", "storage", "kinds"}, set()),
     "actors": ({"actors", "disk", "metrics", "supervision", "storage"}, set()),
-    "http": ({"http", "actors", "metrics", "supervision", "storage", "kinds"}, {"settings"}),
-    "nginx": ({"nginx"}, set()),
+    "http": (
+        {"http", "actors", "metrics", "supervision", "storage", "kinds", "ports"},
+        {"settings"},
+    ),
+    "nginx": ({"nginx", "ports"}, set()),
+    "ports": (set(), set()),
     "workers": (
         {
             "workers",

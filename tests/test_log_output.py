@@ -208,3 +208,36 @@ def test_lines_of_processes_that_share_a_pipe_are_whole(size: int) -> None:
     whole = {letter * size for letter in "ab"}
     assert len(lines) > 190
     assert sum(line not in whole for line in lines) <= 2
+
+
+ENDING = """
+from cache_actors.log_output import STANDARD_OUTPUT
+STANDARD_OUTPUT.write("y" * 300_000)
+assert STANDARD_OUTPUT._rest
+"""
+
+
+def test_line_of_a_process_that_ends_is_written_to_its_end() -> None:
+    """So that the next process's line is one of its own."""
+    reading, writing = os.pipe()
+    try:
+        with subprocess.Popen([sys.executable, "-c", ENDING], stdout=writing) as process:
+            read = b""
+            while process.poll() is None:
+                read += read_all(reading)
+        assert process.returncode == 0
+        os.write(writing, b"of another process\n")
+        lines = (read + read_all(reading)).decode().splitlines()
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert lines == ["y" * 300_000, "of another process"]
+
+
+def test_process_whose_output_nobody_reads_ends_all_the_same() -> None:
+    reading, writing = os.pipe()
+    try:
+        subprocess.run([sys.executable, "-c", ENDING], stdout=writing, check=True, timeout=60)
+    finally:
+        os.close(reading)
+        os.close(writing)

@@ -15,7 +15,10 @@ SERVER_URL = "http://tuist.example"
 
 GOOD: dict[str, tuple[object, list[tuple[str, object]]]] = {
     "PORT": (4000, [("1", 1), ("65535", 65535)]),
-    "BIND": ("127.0.0.1", [("::1", "::1")]),
+    "BIND": (
+        "127.0.0.1",
+        [("::1", "::1"), ("fe80::1%eth0", "fe80::1%eth0"), ("169.254.0.1", "169.254.0.1")],
+    ),
     "SOCKET_PATH": (None, [("/run/cache.sock", Path("/run/cache.sock"))]),
     "SOCKET_DIR": (None, [("/run/cache", Path("/run/cache"))]),
     "CAS_STORAGE_DIR": (Path("/cas"), [("/srv/cas", Path("/srv/cas"))]),
@@ -41,6 +44,7 @@ GOOD: dict[str, tuple[object, list[tuple[str, object]]]] = {
 }
 """Of each setting, its default, what may be given, and what comes of it."""
 
+IP = "an IP address, that of a link with its zone (fe80::1%eth0)"
 URL = "an http or https URL without credentials, query and fragment"
 PATH = "an absolute path without control characters"
 BYTES = "bytes, a whole number from 1"
@@ -54,7 +58,7 @@ BAD = {
     ),
     "CAS_STORAGE_DIR": (PATH, ["/cas\r", "cas", "./cas"]),
     "PORT": ("a whole number from 1 to 65535", ["0", "65536", "http", "80.5"]),
-    "BIND": ("an IP address", ["nonsense", "127.0.0.1:80"]),
+    "BIND": (IP, ["nonsense", "127.0.0.1:80", "fe80::1"]),
     "SOCKET_PATH": (PATH, ["cache.sock"]),
     "SOCKET_DIR": (PATH, ["cache"]),
     "TMP_DIR": (PATH, ["tmp"]),

@@ -14,6 +14,7 @@ import httpx
 
 from cache_actors.kinds import Kind
 from cache_actors.storage.layout import Entry
+from cache_actors.storage.needs import is_readable_by
 
 from .access_times import Moves, moves_of
 from .finding import Finding, Verdict
@@ -51,7 +52,7 @@ def check_reads(settings: Settings, url: str, project: Project, token: str) -> I
         trust_env=False,
     ) as client:
         try:
-            yield _look(client, f"/api/cache/cas/{entry.id}", path)
+            yield _look(client, f"/api/cache/cas/{entry.id}", path, settings.cas_storage_dir)
         except httpx.HTTPError as error:
             yield _broken(f"{url} gives no answer: {error}", "Look at the URL, and at nginx.")
         except OSError as error:
@@ -62,8 +63,10 @@ def check_reads(settings: Settings, url: str, project: Project, token: str) -> I
                 path.unlink()
 
 
-def _look(client: httpx.Client, route: str, path: Path) -> Finding:
+def _look(client: httpx.Client, route: str, path: Path, storage: Path) -> Finding:
     for answer in (client.post(route, content=b"check"), client.get(route)):
+        if answer.status_code == httpx.codes.NOT_FOUND and path.exists():
+            return _broken(*_not_found(path, storage))
         if not answer.is_success:
             text = (
                 f"{answer.request.method} there answers {answer.status_code}: {answer.text[:200]}"
@@ -82,6 +85,21 @@ def _look(client: httpx.Client, route: str, path: Path) -> Finding:
             )
             text = "they do not count (noatime, read-only)"
             return Finding(SUBJECT, Verdict.WARNING, text, advice)
+
+
+def _not_found(path: Path, storage: Path) -> tuple[str, str]:
+    """Why nginx may not find the file at `path`, and what to do about it."""
+    group = storage.stat().st_gid
+    above = [*reversed(path.relative_to(storage).parents)]
+    for each in (*(storage / folder for folder in above), path):
+        if not is_readable_by(group, each):
+            advice = f"Give it to group {group}, with modes 2750 and 640, and see `check`."
+            return f"nginx does not find what is stored: {each} is not its group's to read", advice
+    advice = (
+        f"Make nginx's user a member of group {group} and restart nginx (a reload does not do), "
+        f"and let that user through all that is above {storage}."
+    )
+    return f"nginx does not find what is stored in {storage}", advice
 
 
 def _broken(text: str, advice: str) -> Finding:

@@ -1,23 +1,32 @@
-"""The folder of the service's socket, and the link in it that nginx connects to."""
+"""Where the service listens: a port, or a folder of sockets, and the link in it for nginx."""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from cache_actors.http.current import CURRENT, is_listening
+from cache_actors.http.endpoint import bind_tcp, bind_unix
+from cache_actors.ports import listener_at
 
 from .finding import Finding, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from cache_actors.settings import Settings
 
 MOST_PATH_BYTES = 107
 """Of the path of a Unix socket: `sun_path` in unix(7) has 108, with a zero at the end."""
+
+_ADVICE = {
+    errno.EACCES: "Set PORT to one from 1024 on, or give the service CAP_NET_BIND_SERVICE.",
+    errno.EADDRNOTAVAIL: "Set BIND to an address that this host has.",
+}
 
 AN_INSTANCE = "0123456789ab.sock"
 """A name like those of the sockets in a folder."""
@@ -32,15 +41,22 @@ def check_sockets(settings: Settings) -> Iterator[Finding]:
     elif settings.socket_path is not None:
         yield _folder(settings.socket_path.parent)
         yield from _length(settings.socket_path)
+    else:
+        yield _port(settings.bind, settings.port)
 
 
 def _folder(folder: Path) -> Finding:
     if not os.path.isdir(folder):  # noqa: PTH112 - which is not upset by what it may not see
         advice = "Make it, or mount the volume."
         return Finding("socket folder", Verdict.BROKEN, f"{folder} is no folder", advice)
-    if not os.access(folder, os.W_OK | os.X_OK):
+    try:
+        group = _try_socket(folder)
+    except PermissionError:
         advice = f"Give it to user {os.geteuid()}, mode 2770, with a group that nginx is in."
         return Finding("socket folder", Verdict.BROKEN, f"{folder} cannot be written to", advice)
+    except OSError as error:
+        text = f"{folder} cannot have sockets and links: {error.strerror}"
+        return Finding("socket folder", Verdict.BROKEN, text, "Use a local disk, or tmpfs.")
     mode = folder.stat().st_mode
     advice = f"`chmod 2770 {folder}`, with a group that nginx is in."
     if not mode & stat.S_IXGRP:
@@ -48,7 +64,52 @@ def _folder(folder: Path) -> Finding:
     if not mode & stat.S_ISGID:
         text = f"{folder} does not give sockets its group: nginx may not be let in"
         return Finding("socket folder", Verdict.WARNING, text, advice)
-    return Finding("socket folder", Verdict.OK, f"{folder} can be written to")
+    if group != folder.stat().st_gid:
+        text = f"sockets in {folder} belong to group {group}: nginx may not be let in"
+        return Finding("socket folder", Verdict.WARNING, text, advice)
+    return Finding("socket folder", Verdict.OK, f"{folder} can have sockets and links")
+
+
+def _try_socket(folder: Path) -> int:
+    """Make what a service makes in `folder`, remove it, and return the group of the socket.
+
+    Should the check be killed, the next service removes what is left.
+    """
+    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # By a path that is short, however long that of the folder is.
+        unready = Path(f"/proc/self/fd/{fd}") / f"{uuid4().hex[:12]}.init"
+        link = unready.with_suffix(".link")
+        try:
+            bind_unix(unready).close()
+            link.symlink_to(unready.name)
+            link.replace(unready)
+            unready.unlink()
+            bind_unix(unready).close()
+            return unready.stat().st_gid
+        finally:
+            for path in link, unready:
+                path.unlink(missing_ok=True)
+    finally:
+        os.close(fd)
+
+
+def _port(host: str, port: int) -> Finding:
+    """Whether the service may listen there, or does already."""
+    where = f"port {port} of {host}"
+    try:
+        bind_tcp(host, port).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            holder = listener_at(host, port)
+            if "cache_actors" in holder or "cache-actors" in holder:
+                return Finding("port", Verdict.OK, f"{where} is the service's, {holder}")
+            advice = "If that is not the service, end it, or set PORT to another port."
+            return Finding("port", Verdict.WARNING, f"{where} is taken by {holder}", advice)
+        advice = _ADVICE.get(error.errno or 0, "Look at BIND and PORT.")
+        text = f"{where} cannot be listened at: {error.strerror}"
+        return Finding("port", Verdict.BROKEN, text, advice)
+    return Finding("port", Verdict.OK, f"{where} can be listened at")
 
 
 def _length(path: Path) -> Iterator[Finding]:

@@ -121,7 +121,7 @@ def run(terms: Terms) -> None:
     Raises:
         OSError: the storage folder cannot be used.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     temporary = TemporaryFolder(Path(terms.root) / TEMPORARY)
     try:

@@ -74,6 +74,10 @@ class Services:
     eviction: Callable[[], EvictionStatus]
 
 
+MOST_LOGGED = 200
+"""Characters that are logged of the path of what was no request."""
+
+
 class CacheApp(QuartTrio):
     """Quart-Trio with this project's way of handling connections, errors and logs."""
 
@@ -175,6 +179,23 @@ class CacheApp(QuartTrio):
             bytes_in=request.body.received,
             bytes_out=sent,
             milliseconds=round(seconds * 1000, 1),
+        )
+
+    def log_refusal(
+        self, request_id: str, status: int, method: str | None = None, target: str = ""
+    ) -> None:
+        """Count what was refused before it was a request, and log a line as requests have it."""
+        self.metrics.served(Served(By.SERVICE, Route.OTHER, status, 0.0, 0))
+        self.log.info(
+            "request",
+            request_id=request_id,
+            method=method,
+            path=target.partition("?")[0][:MOST_LOGGED] or None,
+            project=None,
+            status=status,
+            bytes_in=0,
+            bytes_out=0,
+            milliseconds=0.0,
         )
 
 

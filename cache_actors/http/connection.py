@@ -226,6 +226,8 @@ class _Protocol(H11Protocol):
             event = await self._next_event()
         except h11.RemoteProtocolError as error:
             if not self._connection.ended:
+                self._request_id = request_id("")
+                self._application.log_refusal(self._request_id, error.error_status_hint)
                 await self._refuse(error.error_status_hint)
             return
         if not isinstance(event, h11.Request):
@@ -308,6 +310,13 @@ class _Protocol(H11Protocol):
         self._request_id = headers.get(b"x-request-id", b"").decode("latin-1")
         refusal = _refusal(request, headers)
         if refusal is not None:
+            self._request_id = request_id(self._request_id)
+            self._application.log_refusal(
+                self._request_id,
+                refusal,
+                request.method.decode("latin-1"),
+                request.target.decode("latin-1"),
+            )
             await self._send_error_response(refusal)
             await self.send(Closed())
             return

@@ -12,12 +12,15 @@ import errno
 import os
 import socket
 import stat
+import struct
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, Self
 from uuid import uuid4
 
 import trio
+
+from cache_actors.ports import listener_at, process_named
 
 from .current import CURRENT, CurrentLink, is_listening
 
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cache_actors.settings import Settings
+
+    Say = Callable[..., object]
 
 BACKLOG = 4096
 
@@ -43,6 +48,9 @@ network, or of the moment (accept(2))."""
 
 _OF_ONE_CONNECTION = {errno.ECONNABORTED, errno.EHOSTUNREACH, errno.EPERM, errno.EPROTO}
 """Those after which another connection may be waiting already."""
+
+
+_CREDENTIALS = struct.Struct("3i")  # of unix(7): process, user, group
 
 
 class CannotListen(Exception):
@@ -64,14 +72,24 @@ class Endpoint(Protocol):
         """Take no more connections, ever. May be called again."""
 
 
+def say_nothing(_event: str, /, **_fields: object) -> None:
+    """Log no warning."""
+
+
 class Arrivals:
     """Takes the connections that wait at a socket, one after the other, as a context manager.
 
     What happens to one connection before it is taken harms that connection only.
+
+    Args:
+        listening: the socket.
+        say: logs a warning when nothing can be accepted, and when that is over.
     """
 
-    def __init__(self, listening: socket.socket) -> None:
+    def __init__(self, listening: socket.socket, say: Say = say_nothing) -> None:
         self._listening = trio.socket.from_stdlib_socket(listening)
+        self._say = say
+        self._failures = 0
 
     async def next(self) -> trio.socket.SocketType:
         """The next connection.
@@ -86,8 +104,14 @@ class Arrivals:
                 if error.errno in _FATAL_TO_LISTENING:
                     raise
                 if error.errno not in _OF_ONE_CONNECTION:
+                    self._failures += 1
+                    if self._failures == 1:
+                        self._say("accept_failed", reason=_reason(error))
                     await trio.sleep(ACCEPT_PAUSE)
             else:
+                if self._failures:
+                    self._say("accept_recovered", failures=self._failures)
+                    self._failures = 0
                 return connection
 
     def __enter__(self) -> Self:
@@ -106,12 +130,16 @@ class BoundSocket:
         sock: the socket.
         path: its name on disk.
         current: the link that leads to it once it is announced, if it is in a folder of sockets.
+
+    Attributes:
+        say: logs warnings about what happens at the socket.
     """
 
     def __init__(
         self, sock: socket.socket, path: Path | None = None, current: CurrentLink | None = None
     ) -> None:
         self._sock = sock
+        self.say: Say = say_nothing
         self._path = path
         self._current = current
 
@@ -149,7 +177,7 @@ class BoundSocket:
     def listen(self) -> Arrivals:
         """Have connections wait here from now on, and return what takes them."""
         self._sock.listen(BACKLOG)
-        return Arrivals(self._sock.dup())
+        return Arrivals(self._sock.dup(), self.say)
 
     async def serve(
         self, handle: Callable[[trio.SocketStream], Awaitable[None]], connections: trio.Nursery
@@ -197,14 +225,18 @@ def bind(settings: Settings) -> BoundSocket:
         CannotListen: it is taken, or not allowed.
     """
     path, folder = settings.socket_path, settings.socket_dir
-    where = str(path or folder or f"{settings.bind}:{settings.port}")
+    host = f"[{settings.bind}]" if ":" in settings.bind else settings.bind
+    where = str(path or folder or f"{host}:{settings.port}")
     try:
         if folder is not None:
             return _in_folder(folder)
         if path is not None:
             return _at_path(path)
-        return BoundSocket(_bind_tcp(settings.bind, settings.port))
+        return BoundSocket(bind_tcp(settings.bind, settings.port))
     except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            holder = _holder(path) if path else listener_at(settings.bind, settings.port)
+            raise CannotListen(f"Cannot listen on {where}: it is taken by {holder}") from error
         raise CannotListen(f"Cannot listen on {where}: {_reason(error)}") from error
 
 
@@ -215,7 +247,7 @@ def _in_folder(folder: Path) -> BoundSocket:
     _remove_remains(folder)
     path = folder / f"{uuid4().hex[:12]}.sock"  # the path of a socket has 107 characters at most
     unready = path.with_suffix(".init")  # no shorter, so that one that is too long fails at once
-    return BoundSocket(_bind_unix(unready), unready, CurrentLink(link, path))
+    return BoundSocket(bind_unix(unready), unready, CurrentLink(link, path))
 
 
 def _remove_remains(folder: Path) -> None:
@@ -236,24 +268,36 @@ def _at_path(path: Path) -> BoundSocket:
             raise FileExistsError(errno.EEXIST, "there is a file that is not a socket")
         if not _remove_stale(path):
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-    return BoundSocket(_bind_unix(path), path)
+    return BoundSocket(bind_unix(path), path)
 
 
-def _bind_tcp(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+def bind_tcp(host: str, port: int) -> socket.socket:
+    """A socket at an address and a port.
+
+    Raises:
+        OSError: it is taken, not allowed, or not of this host.
+    """
+    # Looked up, as that is what understands the zone of an address (fe80::1%eth0, RFC 4007).
+    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV | socket.AI_PASSIVE
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    family, _, _, _, address = found[0]
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.bind((host, port))
+        sock.bind(address)
     except OSError:
         sock.close()
         raise
     return sock
 
 
-def _bind_unix(path: Path) -> socket.socket:
-    """A Unix socket that its group may connect to, from the moment that it is there."""
+def bind_unix(path: Path) -> socket.socket:
+    """A Unix socket that its group may connect to, from the moment that it is there.
+
+    Raises:
+        OSError: it cannot be made.
+    """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     umask = os.umask(0o007)
     try:
@@ -273,6 +317,16 @@ def _remove_stale(path: Path) -> bool:
         return False
     path.unlink(missing_ok=True)
     return True
+
+
+def _holder(path: Path) -> str:
+    """Who listens at the Unix socket at `path`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, suppress(OSError):
+        probe.setblocking(False)
+        probe.connect(str(path))
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        return process_named(_CREDENTIALS.unpack(credentials)[0])
+    return "somebody"
 
 
 def _reason(error: OSError) -> str:

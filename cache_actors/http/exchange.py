@@ -14,6 +14,7 @@ is ended.
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -41,6 +42,7 @@ class Exchange(TrioASGIHTTPConnection):
     """Handles one request in one task."""
 
     app: CacheApp
+    _sent: int
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Handle the request, answer it, and log it."""
@@ -51,15 +53,20 @@ class Exchange(TrioASGIHTTPConnection):
         if _has_no_body(request):
             await request.body.pull()  # the mark of its end, which is there already
         began = trio.current_time()
-        sent = 0
-        with self.app.in_flight.one():
-            response = await self.app.handle_request(request)
-            if response.status_code != CLIENT_CLOSED_REQUEST:
-                sent = await self._respond(request, response, send)
-        self.app.log_request(request, response.status_code, sent, trio.current_time() - began)
+        # What is said of a request that the end of the service has overtaken.
+        status: int = HTTPStatus.SERVICE_UNAVAILABLE
+        self._sent = 0
+        try:
+            with self.app.in_flight.one():
+                response = await self.app.handle_request(request)
+                status = response.status_code
+                if status != CLIENT_CLOSED_REQUEST:
+                    await self._respond(request, response, send)
+        finally:
+            self.app.log_request(request, status, self._sent, trio.current_time() - began)
 
-    async def _respond(self, request: Request, response: Response, send: ASGISendCallable) -> int:
-        """Send the response, and return how many bytes of body that were."""
+    async def _respond(self, request: Request, response: Response, send: ASGISendCallable) -> None:
+        """Send the response, and count the bytes of its body."""
         response.headers["X-Request-ID"] = request.id
         if self.app.in_flight.draining:
             response.headers["Connection"] = "close"
@@ -68,13 +75,12 @@ class Exchange(TrioASGIHTTPConnection):
             "status": response.status_code,
             "headers": encode_headers(response.headers),
         }
-        sent = 0
         try:
             async with response.response as pieces:
                 await send(cast("ASGISendEvent", start))
                 async for piece in pieces:
                     await send(_body(piece, more=True))
-                    sent += len(piece)
+                    self._sent += len(piece)
             if not request.body.complete:
                 await _drop_rest(request)
             await send(_body(b"", more=False))
@@ -82,7 +88,6 @@ class Exchange(TrioASGIHTTPConnection):
             # The response has begun. Returning without its end makes Hypercorn close the
             # connection, from which the client sees that it is incomplete.
             self.app.log.exception("response_aborted", request_id=request.id, exc_info=errors)
-        return sent
 
 
 def _body(piece: bytes, *, more: bool) -> ASGISendEvent:

@@ -102,10 +102,11 @@ def _disk(status: StorageStatus) -> Iterator[Metric]:
     for each in StorageState:
         state.add_metric([each.value], status.state is each)
     yield state
-    if status.free_bytes is not None and status.free_inodes is not None:
+    if status.free_bytes is not None:
         yield GaugeMetricFamily(
             "cache_actors_storage_free_bytes", "Room in the storage.", status.free_bytes
         )
+    if status.free_inodes is not None:
         yield GaugeMetricFamily(
             "cache_actors_storage_free_inodes", "Files for which there is room.", status.free_inodes
         )

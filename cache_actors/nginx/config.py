@@ -30,7 +30,7 @@ class NginxOptions:
     """What an nginx configuration depends on.
 
     Attributes:
-        listen: `address:port` to listen on.
+        listen: `address:port` to listen on, or several with commas between them.
         upstream: the service: `unix:/path` or `address:port`.
         storage: the storage folder.
         runtime: for the pid, logs, temporary files and decisions; decisions hold tokens in their
@@ -148,14 +148,15 @@ def _user(options: NginxOptions) -> str:
 
 
 def _listen(options: NginxOptions) -> str:
-    address = _plain("--listen", options.listen)
+    addresses = [_plain("--listen", each) for each in options.listen.split(",")]
     if options.tls_cert is None or options.tls_key is None:
-        lines = [f"listen {address} backlog=4096;"]
+        lines = [f"listen {address} backlog=4096;" for address in addresses]
     else:
         if options.nginx_version < HTTP2_DIRECTIVE_SINCE:
-            lines = [f"listen {address} ssl http2 backlog=4096;"]
+            lines = [f"listen {address} ssl http2 backlog=4096;" for address in addresses]
         else:
-            lines = [f"listen {address} ssl backlog=4096;", "http2 on;"]
+            lines = [f"listen {address} ssl backlog=4096;" for address in addresses]
+            lines.append("http2 on;")
         lines += [
             f"ssl_certificate {_plain('--tls-cert', options.tls_cert)};",
             f"ssl_certificate_key {_plain('--tls-key', options.tls_key)};",

@@ -8,6 +8,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from cache_actors.ports import listener_at
+
 from .config import NginxOptions, nginx_config
 
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ class NginxFailed(Exception):
 def running_nginx(nginx: Path, options: NginxOptions) -> Iterator[None]:
     """Run the binary `nginx` with `options` for as long as the context lasts.
 
-    Its runtime folder has to exist.
+    Its runtime folder has to exist. Should this process die, nginx ends too, and the folder is
+    removed: it holds tokens, in memory mostly.
 
     Raises:
         BadNginxOption: the options make no configuration.
@@ -41,12 +44,39 @@ def running_nginx(nginx: Path, options: NginxOptions) -> Iterator[None]:
             stdout=output,
             stderr=output,
         ) as process,
+        _guarded(process.pid, options.runtime),
     ):
         try:
             _wait_until_started(process, options, errors)
             yield
         finally:
             process.terminate()
+
+
+_GUARD = """
+trap '' HUP INT TERM
+read -r _
+kill -TERM "$1"
+for _ in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$1" && sleep 0.1; done
+rm -rf "$2"
+"""
+"""Of a shell whose standard input ends when this process does, however that ends."""
+
+
+@contextmanager
+def _guarded(nginx: int, runtime: Path) -> Iterator[None]:
+    """See to it that nginx does not outlive this process."""
+    with subprocess.Popen(  # noqa: S603
+        ["/bin/sh", "-c", _GUARD, "sh", str(nginx), str(runtime)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # what ends the terminal's processes must not end this one
+    ) as guard:
+        try:
+            yield
+        finally:
+            guard.kill()
 
 
 def _wait_until_started(
@@ -58,7 +88,9 @@ def _wait_until_started(
         if process.poll() is not None or time.monotonic() > deadline:
             said = errors.read_text().strip().splitlines() or ["it says nothing"]
             if any(f"({errno.EADDRINUSE}: " in line for line in said):
-                advice = "end what listens there, or set PORT to another port"
-                raise NginxFailed(f"{options.listen} is taken: {advice}")
+                host, _, port = options.listen.rpartition(":")
+                holder = listener_at(host.strip("[]"), int(port))
+                advice = "end that, or set PORT to another port"
+                raise NginxFailed(f"{options.listen} is taken by {holder}: {advice}")
             raise NginxFailed(f"nginx did not start: {said[-1]}")
         time.sleep(0.01)

@@ -10,6 +10,18 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 _BUSY = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBUSY}
 
 
+OF_THE_MOMENT = FULL | _BUSY | {errno.EIO, errno.EROFS}
+"""Errors that say nothing of what a file system can do: it is full, busy, or the disk fails."""
+
+
+class Unfit(OSError):
+    """The storage cannot do what is needed: `strerror` says what, `advice` what to do about it."""
+
+    def __init__(self, number: int | None, text: str, advice: str) -> None:
+        super().__init__(number, text)
+        self.advice = advice
+
+
 class StorageError(Exception):
     """The storage could not do what it was asked; nothing partial is left behind."""
 

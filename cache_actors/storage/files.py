@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import time
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -27,9 +28,10 @@ from .folders import Folders, sync_folder
 from .group_sync import GroupSync
 from .health import StorageHealth
 from .last_use import last_use, touch, touch_path
+from .needs import try_storing
 from .open_file import OpenFile
 from .quarantine import DAMAGE, Quarantine
-from .temporary import TemporaryFile, TemporaryFolder
+from .temporary import TemporaryFile, TemporaryFolder, device_of
 from .whole import WholeFiles
 
 if TYPE_CHECKING:
@@ -150,7 +152,13 @@ class FileStore:
         self.durable = durable
         self._group_sync = GroupSync(synced)
         self._folders = Folders(root, self._sync_folder)
-        self._device = root.stat().st_dev
+        folder = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._device = device_of(folder)
+            status = os.fstat(folder)
+        finally:
+            os.close(folder)
+        self._group = status.st_gid if status.st_mode & stat.S_ISGID else None
         self._unsettled: set[Path] = set()  # being published at the moment
         self.health = StorageHealth()
         self.quarantine = Quarantine(root)
@@ -257,26 +265,23 @@ class FileStore:
         self._folders.call_in(folder, action, folder)
 
     def holds(self, file: TemporaryFile) -> bool:
-        """Whether `file` lies on the same file system as what is stored."""
-        return file.device() == self._device
+        """Whether `file` can be linked among what is stored, and is nginx's to read there.
+
+        It lies on the same file system, and belongs to the group that the storage hands down.
+        """
+        return file.device() == self._device and self._group in (None, file.group())
 
     def probe(self) -> None:
-        """Find out whether a file can be written now, and note it in `health`, with the room."""
+        """Find out whether files can be stored now, and note it in `health`, with the room."""
         self.health.note([attempt(self._probe, PROBE_BYTES)])
         with suppress(OSError):
             room = os.statvfs(self.root)
-            self.health.note_room(room.f_bavail * room.f_frsize, room.f_favail)
+            inodes = room.f_favail if room.f_files else None  # some file systems count none
+            self.health.note_room(room.f_bavail * room.f_frsize, inodes)
 
     def _probe(self, size: int) -> None:
         self.capacity.require_room(size)
-        file = self._temporary.create()
-        try:
-            file.reserve(size)
-            file.write([b"probe"])
-            file.seal()
-            self._sync_file(file)
-        finally:
-            file.discard()
+        try_storing(self._temporary.path, self._temporary, durable=self.durable, reserve=size)
 
     def _is_published(self, path: Path) -> bool:
         """Whether there is an artifact at `path`, and a whole one; it is in use from then on."""

@@ -106,7 +106,7 @@ class Folders:
         failures: dict[Path, OSError] = {}
         for folder in folders:
             try:
-                _make_one(folder)
+                make_folder(folder)
             except OSError as error:
                 failures[folder] = error
         found = folders - failures.keys()
@@ -122,9 +122,17 @@ class Folders:
         return failures
 
 
-def _make_one(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make `folder`, if it is not there, with the mode of all folders.
+
+    It has the set-group-id bit from the folder above. Setting that anew would clear it, if the
+    process is not a member of the group (chmod(2)): so the mode is set only where it is another.
+
+    Raises:
+        OSError: it cannot be made.
+    """
     with suppress(FileExistsError):
-        folder.mkdir()
+        folder.mkdir(stat.S_IRWXU | stat.S_IRGRP | stat.S_IXGRP)
     if not _is_complete(folder.stat()):  # new, or its maker died too soon
         with suppress(PermissionError):
             folder.chmod(FOLDER_MODE)

@@ -25,7 +25,8 @@ class StorageState(Enum):
 class StorageStatus:
     """A state, why, and since when (`time.monotonic()`); and the room there was at the last look.
 
-    `free_bytes` and `free_inodes` are None before the first look.
+    `free_bytes` and `free_inodes` are None before the first look, and the latter also where the
+    file system counts no inodes.
     """
 
     state: StorageState
@@ -62,8 +63,8 @@ class StorageHealth:
         elif succeeded:
             self._enter(StorageState.OK, None)
 
-    def note_room(self, free_bytes: int, free_inodes: int) -> None:
-        """Take in how much room there is."""
+    def note_room(self, free_bytes: int, free_inodes: int | None) -> None:
+        """Take in how much room there is; inodes only where they are counted."""
         self._room = (free_bytes, free_inodes)
 
     def _enter(self, state: StorageState, reason: str | None) -> None:

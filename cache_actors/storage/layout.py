@@ -158,7 +158,8 @@ def shard_at(folder: str) -> str:
 def _parse_handle(name: str, value: str) -> str:
     if _HANDLE.fullmatch(value) is None:
         raise InvalidIdentifier(
-            f"{name} {_quote(value)} is invalid: it must be 1 to 100 characters of A-Z a-z 0-9 _ -"
+            f"{name} {_quote(value)} is invalid: it must be 1 to 100 characters of "
+            "A-Z a-z 0-9 _ -; what has others has to be renamed in Tuist"
         )
     return value.lower()
 

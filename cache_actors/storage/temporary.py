@@ -18,20 +18,25 @@ import shutil
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from .errors import OF_THE_MOMENT, Unfit
 from .record import Record, write_record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 FILE_MODE = 0o640
 FOLDER_MODE = 0o2750
 """nginx reads as another user of the same group; the set-group-id bit hands the group down."""
 
 _NO_ANONYMOUS_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}
+
+CANNOT_LOCK = "its folders cannot be locked (flock)"
+LOCK_ADVICE = "Use a local disk, or NFS version 3 mounted with local_lock=flock, on one host."
+
 PREFIX = "cache-actors-"
 """How the folders' names begin. Whatever else lies beside them, as in /tmp, is not touched."""
 
@@ -127,9 +132,13 @@ class TemporaryFile:
         """
         os.fdatasync(self._fd)
 
-    def device(self) -> int:
-        """The file system that the file lies on."""
-        return os.fstat(self._fd).st_dev
+    def device(self) -> tuple[int, str]:
+        """The file system that the file lies on, and where that is mounted."""
+        return device_of(self._fd)
+
+    def group(self) -> int:
+        """The group that may read the file."""
+        return os.fstat(self._fd).st_gid
 
     def link(self, target: Path) -> None:
         """Give the file the name `target` too.
@@ -189,7 +198,13 @@ class TemporaryFolder:
         while True:
             path = self._parent / (PREFIX + uuid4().hex)
             path.mkdir(mode=0o750)
-            lock = _lock(path)
+            try:
+                lock = _lock(path)
+            except OSError as error:
+                path.rmdir()
+                if error.errno in OF_THE_MOMENT:
+                    raise
+                raise Unfit(error.errno, f"{CANNOT_LOCK}: {error.strerror}", LOCK_ADVICE) from error
             if lock is not None:
                 break
         self.path, self._lock = path, lock
@@ -237,6 +252,16 @@ class TemporaryFolder:
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._descriptors)
         os.close(self._lock)
+
+
+def device_of(fd: int) -> tuple[int, str]:
+    """The file system of an open file, and its mount: no file can be linked from one to another.
+
+    Two mounts of one file system, such as two volumes of a container, have the same device.
+    """
+    info = Path(f"/proc/self/fdinfo/{fd}").read_text()
+    mount = next((line for line in info.splitlines() if line.startswith("mnt_id:")), "")
+    return os.fstat(fd).st_dev, mount
 
 
 def sweep(parent: Path) -> None:

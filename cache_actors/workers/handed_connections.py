@@ -27,9 +27,13 @@ class HandedConnections:
 
     Args:
         sock: the socket whose other end is the parent's `Link`.
+        say: logs a warning about a connection that is lost.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(
+        self, sock: socket.socket, say: Callable[..., object] = lambda _event: None
+    ) -> None:
+        self._say = say
         self._sock = trio.socket.from_stdlib_socket(sock)
         # As many as the parent allows to wait.
         self._arrivals, self._waiting = trio.open_memory_channel[socket.socket](math.inf)
@@ -47,6 +51,7 @@ class HandedConnections:
             if connection is not None:
                 self._keep(connection)
             elif message == CONNECTION:  # there was no descriptor free for it: it is lost
+                self._say("connection_lost")
                 self._taken += 1
                 self._ended += 1
                 self._news.set()

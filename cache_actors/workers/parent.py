@@ -6,8 +6,6 @@ import time
 from typing import TYPE_CHECKING
 
 from cache_actors.lifetime import LONGEST_STOP
-from cache_actors.storage.layout import TEMPORARY
-from cache_actors.storage.temporary import TemporaryFolder
 from cache_actors.supervision import ChildSpec, Supervisor
 
 from .acceptor import Acceptor
@@ -42,9 +40,6 @@ class Workers:
         sock: where it listens.
         log: where it logs.
         command: what runs a worker.
-
-    Raises:
-        OSError: the storage folder or the temporary one cannot be used.
     """
 
     def __init__(
@@ -55,7 +50,6 @@ class Workers:
         log: FilteringBoundLogger,
         command: tuple[str, ...] = COMMAND,
     ) -> None:
-        _try_folders(settings)
         names = [f"worker_{number}" for number in range(1, count + 1)]
         self._boards = {name: Board() for name in (PARENT, *names)}
         self._reporter = Reporter(
@@ -100,11 +94,3 @@ class Workers:
         finally:
             for board in self._boards.values():
                 board.close()
-
-
-def _try_folders(settings: Settings) -> None:
-    """Make and try what each worker will use: it is better said once than by all of them."""
-    storage = settings.cas_storage_dir
-    storage.mkdir(parents=True, exist_ok=True)
-    for folder in (storage / TEMPORARY, settings.tmp_dir or storage / TEMPORARY):
-        TemporaryFolder(folder).remove()

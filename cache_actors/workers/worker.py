@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 def run_worker(terms: Terms) -> int:
     """Run until the parent says stop, and return the process's exit status.
 
-    The settings are those of the environment, which is the parent's. SIGTERM and SIGINT are for the
-    parent to deal with: terminals and systemd send them to all processes of a group.
+    The settings are those of the environment, which is the parent's. SIGTERM, SIGINT and
+    SIGHUP are for the parent to deal with: terminals and systemd send them to all processes of a
+    group.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     settings = load_settings()
     log = new_log(settings).bind(worker=terms.name)
@@ -46,7 +47,7 @@ def run_worker(terms: Terms) -> int:
 async def _run(
     terms: Terms, settings: Settings, channel: socket.socket, log: FilteringBoundLogger
 ) -> int:
-    connections = HandedConnections(channel)
+    connections = HandedConnections(channel, log.warning)
     boards = {name: Board(fd) for name, fd in terms.boards.items()}
     everybody = Everybody(boards, terms.name)
     application = Application(settings, connections, log, everybody, since=terms.since)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cache_actors.check import sockets as sockets_module
 from cache_actors.check.finding import Finding, Verdict
 from cache_actors.check.sockets import check_sockets
 from cache_actors.http.endpoint import CannotListen, bind
@@ -83,3 +86,38 @@ def test_link_is_followed(sockets: Path) -> None:
 def test_what_is_in_the_way_of_the_link_is_broken(sockets: Path) -> None:
     (sockets / "current.sock").mkdir()
     assert findings(socket_dir=sockets)["current.sock"].verdict is Verdict.BROKEN
+
+
+def test_folder_is_tried_by_making_what_a_service_makes_and_nothing_is_left(
+    sockets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not every file system has sockets, and not every one has links."""
+    assert findings(socket_dir=sockets)["socket folder"].verdict is Verdict.OK
+    assert list(sockets.iterdir()) == []
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    for thing in "symlink", "replace":
+        with monkeypatch.context() as patch:
+            patch.setattr(os, thing, refuse)
+            found = findings(socket_dir=sockets)["socket folder"]
+        assert found.verdict is Verdict.BROKEN
+        assert "cannot have sockets and links: Operation not supported" in found.text
+        assert list(sockets.iterdir()) == []
+
+
+def test_port_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        found = findings(port=port)["port"]
+        assert found.verdict is Verdict.WARNING
+        assert f"port {port} of 127.0.0.1 is taken by process {os.getpid()} (" in found.text
+        monkeypatch.setattr(sockets_module, "listener_at", lambda *_: "process 7 (cache-actors)")
+        assert findings(port=port)["port"].verdict is Verdict.OK
+    free = findings(port=port)["port"]
+    assert (free.verdict, free.advice) == (Verdict.OK, None)
+    elsewhere = findings(port=port, bind="192.0.2.1")["port"]
+    assert elsewhere.verdict is Verdict.BROKEN
+    assert elsewhere.advice is not None
+    assert "BIND" in elsewhere.advice

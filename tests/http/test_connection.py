@@ -57,6 +57,10 @@ class App:
 
         return structlog.wrap_logger(None, processors=[remember])
 
+    def log_refusal(self, _request_id: str, status: int, *_: str) -> None:
+        """A log of what was no request."""
+        self.events.append(f"refused {status}")
+
     async def __call__(
         self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:

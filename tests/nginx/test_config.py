@@ -191,6 +191,18 @@ def test_taken_port_is_told_in_one_line(tmp_path: Path, which: str) -> None:
             nginx_before("127.0.0.1:1", tmp_path, which, listen=listen),
         ):
             pytest.fail("it started")
-    assert str(failed.value) == (
-        f"{listen} is taken: end what listens there, or set PORT to another port"
+    told = str(failed.value)
+    assert told.startswith(f"{listen} is taken by process {os.getpid()} ("), told
+    assert told.endswith("): end that, or set PORT to another port")
+
+
+def test_several_addresses_are_listened_at() -> None:
+    """With all that uses both, since `[::]` alone is IPv6 only."""
+    listen = ["--listen", "0.0.0.0:8080", "--listen", "[::]:8080"]
+    done = CliRunner().invoke(
+        main, ["nginx-config", "--storage=/cas", "--runtime=/run/nginx", *listen]
     )
+    assert done.exit_code == 0, done.output
+    lines = [line.strip() for line in done.output.splitlines()]
+    assert "listen 0.0.0.0:8080 backlog=4096;" in lines
+    assert "listen [::]:8080 backlog=4096;" in lines

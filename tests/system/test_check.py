@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from cache_actors.__main__ import main
 from tests.support.mounts import other_device, remount, require_root, tmpfs
-from tests.support.nginx import nginx_before
+from tests.support.nginx import nginx_before, shared_storage
 from tests.support.service import Service, free_port, running_service
 
 if TYPE_CHECKING:
@@ -152,6 +152,7 @@ def test_every_bad_setting_is_named_and_nginx_is_looked_at_even_so() -> None:
 
 
 TOKEN = "token"
+OTHER_GROUP = 60_003
 PROJECT = "--project=acme/app"
 
 
@@ -230,3 +231,38 @@ def test_read_only_view_of_nginx_is_noticed(tmp_path: Path, tuist: StandInTuist)
             subprocess.run(["umount", "--lazy", str(view)], check=True)  # noqa: S607
     assert found["verdict"] == "warning"
     assert "ReadWritePaths" in found["advice"]
+
+
+def test_what_nginx_may_not_read_is_told_and_not_blamed_on_the_token(tuist: StandInTuist) -> None:
+    """To nginx it is a miss, without any error."""
+    require_root()
+    with shared_storage() as storage:
+        service = Service(storage, tuist.url)
+        with (
+            running_service(service),
+            nginx_before(f"127.0.0.1:{service.port}", storage, "wheel") as nginx,
+        ):
+            assert "count" in reads_found_by(service, nginx.url)["text"]
+            os.chown(storage, 0, OTHER_GROUP)
+            storage.chmod(0o2750)
+            found = reads_found_by(service, nginx.url)
+    assert found["verdict"] == "broken"
+    assert f"{storage / 'acme'} is not its group's to read" in found["text"]
+    assert f"Give it to group {OTHER_GROUP}" in found["advice"]
+    assert "token" not in found["advice"].lower()
+
+
+def test_nginx_whose_user_is_not_in_the_group_is_told(tuist: StandInTuist) -> None:
+    require_root()
+    with shared_storage() as storage:
+        os.chown(storage, 0, OTHER_GROUP)
+        storage.chmod(0o2750)
+        service = Service(storage, tuist.url)
+        with (
+            running_service(service),
+            nginx_before(f"127.0.0.1:{service.port}", storage, "debian") as nginx,
+        ):
+            found = reads_found_by(service, nginx.url)
+    assert found["verdict"] == "broken"
+    assert found["text"] == f"nginx does not find what is stored in {storage}"
+    assert f"a member of group {OTHER_GROUP} and restart nginx" in found["advice"]

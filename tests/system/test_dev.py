@@ -5,22 +5,26 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
+import pytest
 from click.testing import CliRunner
 
 from cache_actors.__main__ import main
 from tests.support.programs import find_program
 from tests.support.service import free_port
+from tests.support.strace import family
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-    import pytest
 
 DEV = (sys.executable, "-m", "cache_actors", "dev")
 
@@ -83,3 +87,53 @@ def running_dev(folder: Path, **environment: str) -> Iterator[list[str]]:
             process.send_signal(signal.SIGINT)
             process.stdout.read()
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGHUP])
+def test_nginx_ends_with_what_has_started_it(tmp_path: Path, how: signal.Signals) -> None:
+    """And nothing of it stays in memory: a decision has a token in its key."""
+    port = free_port()
+    with subprocess.Popen(
+        DEV,
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PORT": str(port)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            eventually(lambda: is_up(port))
+            nginx = [pid for pid in family(process.pid) if "nginx" in command_of(pid)]
+            assert nginx
+            runtimes = [
+                Path(word).parent
+                for pid in nginx
+                for word in command_of(pid).split()
+                if word.endswith("/nginx.conf")
+            ]
+            assert runtimes
+        finally:
+            process.send_signal(how)
+    assert process.returncode == (0 if how is signal.SIGHUP else -signal.SIGKILL)
+    eventually(lambda: not any(map(is_running, nginx)))
+    eventually(lambda: not any(path.exists() for path in runtimes))
+    with socket.socket() as again:
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        again.bind(("127.0.0.1", port))
+
+
+def is_up(port: int) -> bool:
+    with suppress(httpx.TransportError):
+        return httpx.get(f"http://127.0.0.1:{port}/up", trust_env=False).is_success
+    return False
+
+
+def command_of(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    return ""
+
+
+def is_running(pid: int) -> bool:
+    with suppress(OSError):
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    return False

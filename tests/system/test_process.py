@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import signal
 import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from tests.support.disk_processes import disk_processes
@@ -19,6 +24,7 @@ from tests.support.service import (
     constants,
     running_service,
 )
+from tests.support.strace import family, injected
 from tests.support.waiting import eventually
 from tests.support.wire import (
     ask,
@@ -33,7 +39,6 @@ from tests.support.workers import is_alive, worker_pids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from cache_actors.dev.tuist import StandInTuist
 
@@ -177,8 +182,20 @@ def test_taken_port_is_one_clear_line(tmp_path: Path, tuist: StandInTuist) -> No
         SERVER_URL=tuist.url, PORT=str(port), CAS_STORAGE_DIR=str(tmp_path / "other")
     )
     assert run.returncode == 2
-    expected = f"Cannot listen on 127.0.0.1:{port}: Address already in use\n"
-    assert run.stdout + run.stderr == expected
+    said = run.stdout + run.stderr
+    listening = f"Cannot listen on 127.0.0.1:{port}: it is taken by process {os.getpid()} ("
+    assert said.startswith(listening), said
+    assert said.count("\n") == 1
+
+
+def test_taken_socket_is_one_clear_line(tmp_path: Path, tuist: StandInTuist) -> None:
+    place = {"SOCKET_PATH": str(tmp_path / "socket")}
+    with running_service(Service(tmp_path / "cas", tuist.url, place), wait=False) as service:
+        service.wait_for_log('"started"')
+        run = refused_start(SERVER_URL=tuist.url, CAS_STORAGE_DIR=str(tmp_path / "other"), **place)
+        said = run.stdout + run.stderr
+        assert run.returncode == 2
+        assert f"socket: it is taken by process {os.getpid()} (" in said
 
 
 def test_storage_that_cannot_be_used_is_one_clear_line(
@@ -214,3 +231,137 @@ def test_log_has_the_figures_of_each_request_and_never_a_body(
     assert (stored["project"], stored["status"], refused["status"]) == ("acme/app", 204, 400)
     assert (stored["bytes_in"], stored["bytes_out"]) == (5, 0)
     assert stored["milliseconds"] > 0
+
+
+# SIGHUP, which comes when a terminal is closed.
+
+
+def test_hangup_stops_in_order(tmp_path: Path, tuist: StandInTuist, workers: str) -> None:
+    """Also if it comes to all processes of the group, as from a terminal."""
+    service = Service(tmp_path / "cas", tuist.url, {"WORKERS": workers})
+    with running_service(service):
+        for pid in reversed(family(service.pid)):
+            os.kill(pid, signal.SIGHUP)
+        assert service.wait() == 0
+        assert [line["signal"] for line in service.logged("stopping")] == ["SIGHUP"]
+        assert service.logged("child_crashed") == []
+
+
+def test_hangup_that_is_to_be_ignored_is_ignored(tmp_path: Path, tuist: StandInTuist) -> None:
+    """As `nohup` has it."""
+    ignoring = ("sh", "-c", 'trap \'\' HUP; exec "$0" "$@"', *COMMAND)
+    with running_service(Service(tmp_path / "cas", tuist.url, command=ignoring)) as service:
+        assert service.process is not None
+        service.process.send_signal(signal.SIGHUP)
+        service.let_it_arrive()
+        assert service.stop() == 0
+        assert [line["signal"] for line in service.logged("stopping")] == ["SIGTERM"]
+
+
+# What nobody used to be told of.
+
+LARGE_HEAD = b"GET /up?token=secret HTTP/1.1\r\nHost: x\r\nx: " + b"x" * 17_000 + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "method", "path"),
+    [
+        (b"nonsense\r\n\r\n", 400, None, None),
+        (b"GET /up?token=secret HTTP/9.9\r\nHost: x\r\n\r\n", None, None, None),
+        (LARGE_HEAD, 431, "GET", "/up"),
+        (b"GET secret:x HTTP/1.1\r\nHost: x\r\n\r\n", 400, "GET", "secret:x"),
+    ],
+    ids=["no HTTP", "a version", "large", "no path"],
+)
+def test_what_is_refused_as_no_request_is_logged_and_counted(
+    service: Service, sent: bytes, status: int | None, method: str | None, path: str | None
+) -> None:
+    with connect(service) as connection:
+        connection.sendall(sent)
+        response = read_to_end(connection)
+    answered = int(response.split()[1])
+    assert status in (None, answered)
+    request_id = response.lower().split(b"x-request-id: ")[1].split()[0].decode()
+    service.wait_for_log(request_id)
+    (line,) = [each for each in service.logged("request") if each["request_id"] == request_id]
+    assert line["status"] == answered
+    if status is not None:
+        assert (line["method"], line["path"]) == (method, path)
+    assert "token=secret" not in service.log.read_text()
+    counted = f'cache_actors_requests_total{{by="service",route="other",status="{answered}"}}'
+    assert counted in service.up("/metrics").text
+
+
+def test_download_that_a_stop_has_cut_is_logged(
+    tmp_path: Path, tuist: StandInTuist, workers: str
+) -> None:
+    environment = constants({"http.listener.DRAIN_SECONDS": 0.5}) | {"WORKERS": workers}
+    service = Service(tmp_path / "cas", tuist.url, environment, CHANGED_COMMAND)
+    size = 20 << 20
+    with running_service(service), client_of(service.url) as client:
+        assert client.post(f"/api/cache/cas/{ID}", content=bytes(size)).status_code == 204
+        with connect(service) as download:
+            query = "account_handle=acme&project_handle=app"
+            download.sendall(
+                f"GET /api/cache/cas/{ID}?{query} HTTP/1.1\r\nHost: x\r\n"
+                "Authorization: Bearer token\r\nX-Request-ID: cut\r\n\r\n".encode()
+            )
+            assert download.recv(12) == b"HTTP/1.1 200"
+            assert service.stop() == 0
+    (line,) = [each for each in service.logged("request") if each["request_id"] == "cut"]
+    assert line["status"] == 200
+    assert 0 <= line["bytes_out"] < size
+
+
+def test_connections_that_cannot_be_taken_are_logged_once_with_their_number(
+    tmp_path: Path, service: Service
+) -> None:
+    trace = tmp_path / "trace"
+    with injected(service, trace, ["accept4", "accept"], "EMFILE"), connect(service):
+        eventually(lambda: trace.read_text().count("(INJECTED)") >= 4)
+        (line,) = service.logged("accept_failed")
+    assert line["reason"] == "Too many open files"
+    with connect(service):
+        service.wait_for_log('"accept_recovered"')
+    assert service.logged("accept_recovered")[0]["failures"] >= 3
+
+
+# What is the operator's.
+
+
+def test_address_of_a_link_is_listened_at(tmp_path: Path, tuist: StandInTuist) -> None:
+    """It has a zone, which says of which link (RFC 4007)."""
+    lines = [line.split() for line in Path("/proc/net/if_inet6").read_text().splitlines()]
+    links = [(address, name) for address, _, _, scope, _, name in lines if scope == "20"]
+    if not links:
+        pytest.skip("there is no address of a link")
+    address, name = links[0]
+    bind = f"{ipaddress.IPv6Address(bytes.fromhex(address))}%{name}"
+    service = Service(tmp_path / "cas", tuist.url, {"BIND": bind})
+    with running_service(service, wait=False):
+        service.wait_for_log('"started"')
+        place = {"BIND": bind, "PORT": str(service.port), "PATH": os.environ["PATH"]}
+        command = (sys.executable, "-m", "cache_actors", "healthcheck")
+        assert subprocess.run(command, env=place, check=False).returncode == 0
+
+
+def test_both_versions_of_ip_are_listened_at(tmp_path: Path, tuist: StandInTuist) -> None:
+    with running_service(Service(tmp_path / "cas", tuist.url, {"BIND": "::"})) as service:
+        url = f"http://[::1]:{service.port}/up"
+        assert httpx.get(url, trust_env=False, timeout=60).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_certificates_that_are_not_there_are_one_clear_line(tmp_path: Path, name: str) -> None:
+    """OpenSSL would trust nobody, and each question to Tuist fail."""
+    missing = f"{tmp_path}/missing.pem\r"  # from a file with CRLF
+    run = refused_start(
+        SERVER_URL="https://127.0.0.1:1",
+        CAS_STORAGE_DIR=str(tmp_path / "cas"),
+        SOCKET_PATH=str(tmp_path / "socket"),
+        **{name: missing},
+    )
+    assert run.returncode == 2
+    said = run.stdout + run.stderr
+    assert f"{name} is {missing!r}, which is not there or may not be read" in said
+    assert said.count("\n") == 1

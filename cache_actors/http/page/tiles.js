@@ -35,7 +35,7 @@ function roomTiles(storage) {
   return [
     tile("Writing", storage.state, storage.reason ?? since, good ? "good" : "bad"),
     tile("Free room", inBytes(storage.free_bytes)),
-    tile("Free inodes", inFigures(storage.free_inodes ?? NaN)),
+    ...(storage.free_inodes == null ? [] : [tile("Free inodes", inFigures(storage.free_inodes))]),
   ];
 }
 
