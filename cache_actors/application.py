@@ -149,10 +149,10 @@ class Application:
         self._disk_threads = trio.CapacityLimiter(2)  # one for each actor that commits
         self._background_threads = trio.CapacityLimiter(4)  # of those that look after the disk
         self._stream_threads = trio.CapacityLimiter(STREAM_THREADS)
-        self._artifacts = Mailbox("disk_writer", capacity=256, max_weight=4 * MEBIBYTE)
-        self._entries = Mailbox("kv_store", capacity=4096, max_weight=ENTRIES_BYTES)
+        self._artifacts = Mailbox("disk_writer", capacity=256, max_weight=4 * MEBIBYTE, prompt=True)
+        self._entries = Mailbox("kv_store", capacity=4096, max_weight=ENTRIES_BYTES, prompt=True)
         self._decisions = Mailbox("auth_cache", capacity=4096)
-        self._stored = Mailbox("evictor", capacity=1024)
+        self._stored = Mailbox("evictor", capacity=1024, prompt=True)
         self._evictor_client = EvictorClient(self._stored.address)
         self._app = CacheApp(self._services(endpoint), settings, self.metrics, log)
         self._listener = Listener(self._app, endpoint)

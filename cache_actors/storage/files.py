@@ -262,10 +262,11 @@ class FileStore:
 
     def probe(self) -> None:
         """Find out whether a file can be written now, and note it in `health`, with the room."""
-        self.health.note([attempt(self._probe, PROBE_BYTES)])
-        with suppress(OSError):
-            room = os.statvfs(self.root)
-            self.health.note_room(room.f_bavail * room.f_frsize, room.f_favail)
+        with self.health.probed():
+            self.health.note([attempt(self._probe, PROBE_BYTES)])
+            with suppress(OSError):
+                room = os.statvfs(self.root)
+                self.health.note_room(room.f_bavail * room.f_frsize, room.f_favail)
 
     def _probe(self, size: int) -> None:
         self.capacity.require_room(size)

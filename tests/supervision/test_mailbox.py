@@ -255,3 +255,16 @@ async def test_counts_what_was_taken_and_how_long_that_had_waited(ask: Ask) -> N
     await mailbox.take(10)
     assert mailbox.taken == 2
     assert mailbox.waited == pytest.approx(4)
+
+
+@pytest.mark.parametrize("prompt", [True, False])
+async def test_batch_in_hand_is_what_a_prompt_actor_is_stuck_with(ask: Ask, prompt: bool) -> None:
+    mailbox = Mailbox("box", capacity=10, prompt=prompt)
+    await ask(mailbox.address, Say("a"))
+    (in_hand,) = await mailbox.take(1)
+    await trio.sleep(10)
+    assert not mailbox.is_stuck(trio.current_time(), after=10)
+    await trio.sleep(0.001)
+    assert mailbox.is_stuck(trio.current_time(), after=10) is prompt
+    in_hand.reply()
+    assert not mailbox.is_stuck(trio.current_time(), after=10)

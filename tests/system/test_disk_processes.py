@@ -29,7 +29,7 @@ from tests.support.writers import Writers
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from cache_actors.dev.tuist import StandInTuist
@@ -230,3 +230,26 @@ def test_processes_end_with_their_worker_and_those_of_the_others_go_on(
         assert disk_processes(other) == staying
         eventually(lambda: service.up().is_success and len(children(service)) == 4)
         assert upload(service, "AAAA") == 204
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("send", [upload, put], ids=["disk_writer", "kv_store"])
+def test_process_that_is_stopped_with_one_batch_in_its_hands_is_seen_in_up(
+    tmp_path: Path, tuist: StandInTuist, send: Callable[[Service, str], int], workers: str
+) -> None:
+    """Nothing waits behind that batch: it is all that there is to go by."""
+    environment = constants({"supervision.supervisor.STUCK_AFTER": 0.5}) | {"WORKERS": workers}
+    service = Service(tmp_path / "cas", tuist.url, environment, CHANGED_COMMAND)
+    with running_service(service):
+        pids = children(service)
+        signal_all(pids, signal.SIGSTOP)
+        statuses: list[int] = []
+        thread = threading.Thread(target=lambda: statuses.append(send(service, "0~AA")))
+        thread.start()
+        eventually(lambda: service.up().status_code == 503)
+        stuck = {node["name"] for node in service.nodes() if node.get("stuck")}
+        assert stuck == {"disk_writer" if send is upload else "kv_store"}
+        signal_all(pids, signal.SIGCONT)
+        thread.join()
+        assert statuses == [204]
+        eventually(lambda: service.up().status_code == 200)
