@@ -185,7 +185,7 @@ def test_handlers_import_neither_actors_nor_their_mailboxes() -> None:
 
 
 def test_services_are_clients() -> None:
-    bounds_and_readers = {"ArtifactReader", "Budget"}
+    bounds_and_readers = {"ArtifactReader", "Shares"}
     imported = {i.name: i for i in imports_of("cache_actors.http.app")}
     for field in dataclasses.fields(Services):
         annotation = str(field.type)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cache_actors.metrics.registry import Metrics
     from cache_actors.storage.layout import Entry
     from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
-    from cache_actors.supervision import Budget, Mailbox, Started
+    from cache_actors.supervision import Mailbox, Owner, Shares, Started
 
     from .evictor import EvictorClient
     from .hands import Hands
@@ -39,7 +39,7 @@ class DiskWriterClient:
         writer: the disk writer's address.
         store: where the artifacts go.
         temporary: where large uploads wait for their end; may be on another device.
-        memory: what all small uploads together may hold in memory, in bytes.
+        memory: what all small uploads together may hold in memory, in bytes, by their owners.
         threads: how many threads may write uploads to temporary files at once.
         metrics: where temporary files are counted.
     """
@@ -49,7 +49,7 @@ class DiskWriterClient:
         writer: Address,
         store: FileStore,
         temporary: TemporaryFolder,
-        memory: Budget,
+        memory: Shares,
         threads: trio.CapacityLimiter,
         metrics: Metrics,
     ) -> None:
@@ -66,6 +66,7 @@ class DiskWriterClient:
         chunks: AsyncIterable[bytes],
         expected_size: int | None = None,
         expected_digest: bytes | None = None,
+        owner: Owner = (),
     ) -> Published:
         """Store what `chunks` yields as `entry`, unless it exists; then they may be left unread.
 
@@ -76,6 +77,7 @@ class DiskWriterClient:
             chunks: its bytes, as they arrive.
             expected_size: how many bytes will come, if known.
             expected_digest: their SHA-256, if known. It is not checked if they are left unread.
+            owner: whose share of the memory they take; the project's, unless it is said.
 
         Raises:
             EmptyUpload: there was not one byte.
@@ -85,7 +87,12 @@ class DiskWriterClient:
         """
         path = entry.path(self._store.root)
         async with Upload(
-            self._store, self._temporary, self._memory, self._threads, self._metrics
+            self._store,
+            self._temporary,
+            self._memory,
+            owner or (entry.project,),
+            self._threads,
+            self._metrics,
         ) as upload:
             if not await upload.receive(path, chunks, expected_size, expected_digest):
                 return Published.EXISTS

@@ -1,10 +1,11 @@
 """An upload on its way in: small ones in memory, large ones in a temporary file.
 
 However many clients send at once, and however slowly, the bytes held in memory stay within one
-budget. A small upload waits for its share before it is read at all, since those before it are soon
-stored. If it has waited in vain for a while, because they come from slow clients, it goes to a
-temporary file, as large ones do. Those use what memory is free to write in larger pieces, and are
-read only as fast as they are written.
+bound, of which each project and each of its senders has a share. A small upload waits for memory of
+its sender's share before it is read at all, since those before it are soon stored. What it has been
+given for bytes that do not come it loses when others need it. If it has waited in vain for a while,
+because those before it come from slow clients, it goes to a temporary file, as large ones do. Those
+use what memory is free to write in larger pieces, and are read only as fast as they are written.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Self
 
 import trio
 
+from cache_actors.supervision import Holding
+
 from .threads import in_thread
 
 if TYPE_CHECKING:
@@ -24,12 +27,12 @@ if TYPE_CHECKING:
     from cache_actors.metrics.registry import Metrics
     from cache_actors.storage.files import FileStore
     from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
-    from cache_actors.supervision import Budget
+    from cache_actors.supervision import Owner, Shares
 
 SMALL_BYTES = 256 * 1024
 """Up to this size an artifact stays in memory; larger ones are written in pieces of this size."""
 
-PATIENCE = 5.0
+PATIENCE = 1.0
 """Seconds that a small upload waits for memory before it goes to a temporary file."""
 
 
@@ -41,6 +44,16 @@ class WrongDigest(ValueError):
     """The body of an upload is not what its sender has declared."""
 
 
+class _Memory(Holding):
+    """Memory for an upload, of which `needed` bytes hold what has come."""
+
+    needed = 0
+
+    def let_go(self) -> None:
+        """Give back what was taken for bytes that do not come."""
+        self.give_back(max(0, self.amount - self.needed))
+
+
 class Upload:
     """Receives one upload. As a context manager it releases in the end whatever it holds."""
 
@@ -48,18 +61,17 @@ class Upload:
         self,
         store: FileStore,
         temporary: TemporaryFolder,
-        memory: Budget,
+        memory: Shares,
+        owner: Owner,
         threads: trio.CapacityLimiter,
         metrics: Metrics,
     ) -> None:
         self._store = store
         self._temporary = temporary
-        self._memory = memory
+        self._memory = _Memory(memory, owner)
         self._threads = threads
         self._metrics = metrics
         self._pieces: list[bytes] = []
-        self._buffered = 0  # bytes in pieces
-        self._reserved = 0  # bytes taken from the budget
         self._file: TemporaryFile | None = None
         self._expected_size: int | None = None
 
@@ -103,7 +115,7 @@ class Upload:
             await self._write()
         if self._file is not None:
             await self._write()
-        elif not self._buffered:
+        elif not self._memory.needed:
             raise EmptyUpload("The body is empty")
         if expected_digest is not None and expected_digest != self._digest():
             raise WrongDigest("The body does not match the digest that was declared")
@@ -124,23 +136,21 @@ class Upload:
         except trio.WouldBlock:
             with trio.move_on_after(PATIENCE) as patience:
                 await self._memory.take(size)
-            if patience.cancelled_caught:
-                return False
-        self._reserved = size
+            return not patience.cancelled_caught
         return True
 
     def _keep(self, chunk: bytes) -> bool:
         """Keep `chunk` in memory, and say whether it may stay there and be joined by more."""
         self._pieces.append(chunk)
-        self._buffered += len(chunk)
-        missing = self._buffered - self._reserved
+        self._memory.needed += len(chunk)
+        self._memory.move()
+        missing = self._memory.needed - self._memory.amount
         if missing > 0:
             try:
                 self._memory.take_nowait(missing)
             except trio.WouldBlock:
                 return False
-            self._reserved += missing
-        return self._buffered <= SMALL_BYTES
+        return self._memory.needed <= SMALL_BYTES
 
     def _digest(self) -> bytes:
         if self._file is not None:
@@ -181,9 +191,9 @@ class Upload:
         """Write what has been received; of an upload of unknown size nobody has seen the room."""
         has_room = self._expected_size is not None
         capacity = self._store.capacity
-        with nullcontext() if has_room else capacity.room_for(self._buffered):
+        with nullcontext() if has_room else capacity.room_for(self._memory.needed):
             file.write(self._pieces)
 
     def _drop_pieces(self) -> None:
-        self._memory.give_back(self._reserved)
-        self._pieces, self._buffered, self._reserved = [], 0, 0
+        self._pieces, self._memory.needed = [], 0
+        self._memory.give_back()

@@ -53,7 +53,7 @@ async def store_values() -> Response:
     project = await authorized_project()
     services = app().services
     body = request().body.limit(app().settings.max_keyvalue_bytes)
-    async with body.collected(services.memory) as text:
+    async with body.collected(services.memory, request().owner) as text:
         try:
             wanted = _decode(text)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -15,6 +15,7 @@ from .errors import (
     RestartIntensityError,
 )
 from .mailbox import Address, Call, Cast, Envelope, Mailbox, Message
+from .shares import Holding, Owner, Shares
 from .supervisor import STUCK_AFTER, ChildSpec, Started, State, Status, Supervisor, supervisor_child
 
 __all__ = [
@@ -30,10 +31,13 @@ __all__ = [
     "Cast",
     "ChildSpec",
     "Envelope",
+    "Holding",
     "Mailbox",
     "MailboxFull",
     "Message",
+    "Owner",
     "RestartIntensityError",
+    "Shares",
     "Started",
     "State",
     "Status",

@@ -30,7 +30,7 @@ from tests.support.waiting import eventually_async
 from .helpers import (
     CountingThreads,
     Tasks,
-    WatchedBudget,
+    WatchedShares,
     artifact,
     fail_writes,
     in_chunks,
@@ -61,7 +61,7 @@ class Writer(Tasks):
         super().__init__(nursery)
         self.store = store
         self.uploads = uploads
-        self.memory = WatchedBudget(4 * SMALL_BYTES)
+        self.memory = WatchedShares(4 * SMALL_BYTES)
         self.disk_threads, self.stream_threads = CountingThreads(2), CountingThreads()
         self.mailbox = Mailbox("disk_writer", capacity=300, max_weight=MAX_WEIGHT)
         self.evictor = Mailbox("evictor", capacity=100)

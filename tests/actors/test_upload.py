@@ -22,7 +22,7 @@ from .helpers import (
     Body,
     CountingThreads,
     Tasks,
-    WatchedBudget,
+    WatchedShares,
     artifact,
     fail_writes,
     in_chunks,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 CHUNK = 64 * 1024
 LARGE = random.randbytes(SMALL_BYTES + 1)
+OWNER = ("project", "sender")
 
 
 class ClientGone(Exception):
@@ -59,7 +60,7 @@ class Uploads(Tasks):
         self, store: FileStore, temporary: TemporaryFolder, limit: int, nursery: trio.Nursery
     ) -> None:
         super().__init__(nursery)
-        self.memory = WatchedBudget(limit)
+        self.memory = WatchedShares(4 * limit)  # of which one sender has a quarter
         self.threads = CountingThreads()
         self.metrics = new_metrics()
         self.temporary = temporary
@@ -76,7 +77,7 @@ class Uploads(Tasks):
         """Receive an upload, and return the type of what has come of it; None if it exists."""
         threads = self.threads.as_limiter()
         async with Upload(
-            self._store, self.temporary, self.memory, threads, self.metrics
+            self._store, self.temporary, self.memory, OWNER, threads, self.metrics
         ) as upload:
             if not await upload.receive(self.path, chunks, size, digest):
                 return None
@@ -85,8 +86,8 @@ class Uploads(Tasks):
             return type(source)
 
     async def take_all_memory(self) -> list[Body]:
-        """Begin two uploads that take it all; each gives its half back when its rest comes."""
-        bodies = [Body(b"1", rest=b"2") for _ in range(2)]
+        """Begin two uploads that take it all; each gives its half back when its end comes."""
+        bodies = [Body(bytes(SMALL_BYTES)) for _ in range(2)]
         for body in bodies:
             await self.begin(self.receive(body, SMALL_BYTES))
         return bodies
@@ -277,7 +278,7 @@ async def test_slow_client_holds_up_no_other(jumping: Uploads) -> None:
 @pytest.mark.parametrize("seed", range(3))
 async def test_many_at_once_stay_within_the_budget(uploads: Uploads, seed: int) -> None:
     chances = random.Random(seed)
-    uploads.memory.limit = SMALL_BYTES
+    uploads.memory.limit = 4 * SMALL_BYTES
     wanted: list[bytes] = []
     tasks = []
     for _ in range(60):
@@ -452,3 +453,17 @@ async def test_upload_that_needs_no_room_is_not_refused_for_it(
     leave_no_room(monkeypatch)
     assert await uploads.receive(Body(LARGE), len(LARGE)) is None
     assert await uploads.receive(in_chunks(b"small"), 5) is tuple  # its writer will see
+
+
+async def test_memory_for_what_was_only_announced_goes_to_those_who_need_it(
+    jumping: Uploads,
+) -> None:
+    """Who announces and does not send keeps nobody waiting, and loses nothing that he has sent."""
+    idle = [Body(b"1", rest=b"2") for _ in range(2)]
+    tasks = [await jumping.begin(jumping.receive(body, SMALL_BYTES)) for body in idle]
+    assert await jumping.receive(in_chunks(bytes(SMALL_BYTES)), SMALL_BYTES) is tuple
+    for body, task in zip(idle, tasks, strict=True):
+        body.come.set()
+        assert await task.result() is tuple
+    assert jumping.received[1:] == [b"12", b"12"]
+    jumping.assert_nothing_is_held()
