@@ -152,9 +152,8 @@ class Shares:
         if now < self._reclaimed + STALLED / 5:  # it looks at all of them
             return
         self._reclaimed = now
-        mine = self.held(owner)
         for holding in list(self._holdings):
-            if holding.moved <= now - STALLED and self.held(holding.owner) >= mine:
+            if holding.moved <= now - STALLED and self.held(holding.owner) >= self.held(owner):
                 holding.let_go()
 
 
