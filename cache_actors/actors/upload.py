@@ -11,7 +11,6 @@ use what memory is free to write in larger pieces, and are read only as fast as 
 from __future__ import annotations
 
 import hashlib
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Self
 
 import trio
@@ -73,7 +72,6 @@ class Upload:
         self._metrics = metrics
         self._pieces: list[bytes] = []
         self._file: TemporaryFile | None = None
-        self._expected_size: int | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -102,7 +100,6 @@ class Upload:
             StorageError: the temporary file could not be written; if `expected_size` is known and
                 there is no room for it, before any chunk is asked for.
         """
-        self._expected_size = expected_size
         if expected_size is not None and not (
             await self._reserve(expected_size) or await self._spill(path, expected_size)
         ):
@@ -171,14 +168,15 @@ class Upload:
     def _open(self, path: Path, size: int) -> TemporaryFile | None:
         if self._store.exists(path):
             return None
-        with self._store.capacity.room_for(size):
-            file = self._temporary.create()
-            try:
-                if size > 0:
-                    file.reserve(size)
-            except OSError:
-                file.discard()
-                raise
+        self._store.capacity.require_room(size)
+        file = self._temporary.create()
+        try:
+            if size > 0:  # a quota is only seen by trying; what may never come holds no room
+                file.reserve(min(size, SMALL_BYTES))
+                file.release()
+        except OSError:
+            file.discard()
+            raise
         return file
 
     async def _write(self) -> None:
@@ -188,10 +186,8 @@ class Upload:
             self._drop_pieces()
 
     def _append(self, file: TemporaryFile) -> None:
-        """Write what has been received; of an upload of unknown size nobody has seen the room."""
-        has_room = self._expected_size is not None
-        capacity = self._store.capacity
-        with nullcontext() if has_room else capacity.room_for(self._memory.needed):
+        """Write what has been received, if there is room for it beside the reserve."""
+        with self._store.capacity.room_for(self._memory.needed):
             file.write(self._pieces)
 
     def _drop_pieces(self) -> None:

@@ -6,6 +6,8 @@ import errno
 import hashlib
 import os
 import random
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,7 +35,6 @@ from .stores import Gate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Sequence
-    from pathlib import Path
 
     from trio.testing import MockClock
 
@@ -115,6 +116,16 @@ def content_of(source: Sequence[bytes] | TemporaryFile) -> bytes:
     content = os.pread(source._fd, 1 << 30, 0)
     assert not any(content[source.size :])  # room that was reserved
     return content[: source.size]
+
+
+def sizes_in(temporary: TemporaryFolder) -> list[int]:
+    """The sizes of the files there that are open, with a name or without one."""
+    sizes = []
+    for fd in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # that of the listing itself
+            if str(fd.readlink()).startswith(f"{temporary.path}/"):
+                sizes.append(os.stat(int(fd.name)).st_size)  # noqa: PTH116
+    return sizes
 
 
 def publish(path: Path) -> None:
@@ -370,7 +381,7 @@ async def test_failing_disk_is_a_storage_error(
 # Room on the disk.
 
 
-async def test_room_is_set_aside_before_the_body_is_asked_for(
+async def test_room_is_tried_before_the_body_is_asked_for_and_not_kept(
     uploads: Uploads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     really_reserve, reserved = os.posix_fallocate, list[tuple[int, bool]]()
@@ -381,9 +392,12 @@ async def test_room_is_set_aside_before_the_body_is_asked_for(
         really_reserve(fd, offset, size)
 
     monkeypatch.setattr(os, "posix_fallocate", reserve)
+    task = await uploads.begin(uploads.receive(body, len(LARGE) + 4))
+    await eventually_async(lambda: uploads.threads.trips >= 2 and not uploads.memory.taken)
+    assert reserved == [(SMALL_BYTES, False)]
+    assert sizes_in(uploads.temporary) == [len(LARGE)]
     body.come.set()
-    assert await uploads.receive(body, len(LARGE) + 4) is TemporaryFile
-    assert reserved == [(len(LARGE) + 4, False)]
+    assert await task.result() is TemporaryFile
     assert uploads.received == [LARGE + b"rest"]
     uploads.assert_nothing_is_held()
 
@@ -411,7 +425,7 @@ async def test_room_is_looked_for_where_an_upload_will_go(
 ) -> None:
     asked: list[int] = []
 
-    def require_room(size: int, _files: int) -> None:
+    def require_room(size: int, _files: int = 1) -> None:
         asked.append(size)
         if is_full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -424,7 +438,7 @@ async def test_room_is_looked_for_where_an_upload_will_go(
     else:
         assert await uploads.receive(body, len(LARGE)) is TemporaryFile
     assert body.is_read is not is_full
-    assert asked == [len(LARGE)]
+    assert asked == [len(LARGE)] * (1 if is_full else 2)  # and again when it is written
     uploads.assert_nothing_is_held()
 
 
@@ -433,7 +447,7 @@ async def test_room_for_one_of_unknown_size_is_looked_for_as_it_comes(
 ) -> None:
     asked: list[int] = []
 
-    def require_room(size: int, _files: int) -> None:
+    def require_room(size: int, _files: int = 1) -> None:
         asked.append(size)
         if sum(asked) > 2 * SMALL_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

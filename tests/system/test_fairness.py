@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from uuid import uuid4
 import pytest
 
 from tests.support.metrics import Scrape
+from tests.support.mounts import tmpfs
 from tests.support.nginx import nginx_before
 from tests.support.service import (
     CHANGED_COMMAND,
@@ -179,6 +181,26 @@ def drip(connection: socket.socket) -> int:
             return status_of(read_response(connection))
         with suppress(OSError):
             connection.sendall(b"x")
+
+
+# Room.
+
+
+def test_uploads_that_are_announced_and_stall_take_no_room(tmp_path: Path, team: HeldTuist) -> None:
+    """Eight of 25 MiB on a disk of 256: their room used to be set aside, and so things evicted."""
+    size = 25 * MEBIBYTE
+    with tmpfs(tmp_path / "disk", "size=256m") as disk:
+        service = Service(disk, team.url, {"BODY_TIMEOUT": "600"})
+        with running_service(service), connected(service, 8) as slow:
+            for connection in slow:
+                connection.sendall(upload_head(size) + bytes(300_000))
+            eventually(lambda: temporary_files(service) == len(slow))
+            room = os.statvfs(disk)
+            assert (room.f_blocks - room.f_bfree) * room.f_frsize < size
+            with sender(service.url, COLLEAGUE) as client:
+                assert [upload(client, size) for _ in range(3)] == [204] * 3
+            slow[0].sendall(bytes(size - 300_000))  # room is found for it as it comes
+            assert status_of(read_response(slow[0])) == 204
 
 
 # Questions to Tuist.
