@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from .capacity import Capacity
 from .commit import Written, attempt, commit
-from .folders import Folders, sync_folder
+from .folders import Folders, is_complete, sync_folder
 from .group_sync import GroupSync
 from .health import StorageHealth
 from .last_use import last_use, touch, touch_path
@@ -149,7 +149,7 @@ class FileStore:
         self._temporary = temporary
         self.durable = durable
         self._group_sync = GroupSync(synced)
-        self._folders = Folders(root, self._sync_folder)
+        self._folders = Folders(root, self._sync_parent)
         self._device = root.stat().st_dev
         self._unsettled: set[Path] = set()  # being published at the moment
         self.health = StorageHealth()
@@ -419,10 +419,27 @@ class FileStore:
 
     def _sync_folders(self, folders: set[Path]) -> dict[Path, OSError | None]:
         """Sync folders, and return what went wrong with each."""
+        made_again: set[Path] = set()
+
+        def sync(folder: Path) -> None:
+            if not (sync_folder(folder) if self.durable else is_complete(folder.stat())):
+                made_again.add(folder)
+
         if not self.durable:
-            return dict.fromkeys(folders)
-        syncs = [partial(sync_folder, folder) for folder in folders]
-        return dict(zip(folders, self._group_sync.run(syncs), strict=True))
+            looks = {folder: attempt(sync, folder) for folder in folders}
+            return looks | self._folders.settle(made_again)
+
+        failures = self._group_sync.run([partial(sync, folder) for folder in folders])
+        return dict(zip(folders, failures, strict=True)) | self._folders.settle(made_again)
+
+    def _sync_parent(self, folder: Path) -> None:
+        """Sync a folder in which others have been made."""
+        if self.durable:
+
+            def sync() -> None:
+                sync_folder(folder)
+
+            _raise_first(self._group_sync.run([sync]))
 
     def _sync_file(self, file: TemporaryFile) -> None:
         _raise_first(self._sync_files([file]))
