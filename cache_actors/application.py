@@ -31,6 +31,7 @@ from .supervision import (
     Mailbox,
     Shares,
     Supervisor,
+    Turns,
     actor_child,
     supervisor_child,
 )
@@ -258,7 +259,7 @@ class Application:
         secret = self._settings.secret_key_base.get_secret_value().encode(errors="surrogateescape")
         return Services(
             auth=AuthCacheClient(self._decisions.address, secret),
-            keyvalue=KeyValueStoreClient(self._entries.address, self._store.root),
+            keyvalue=KeyValueStoreClient(self._entries.address, self._store.root, Turns()),
             writer=DiskWriterClient(
                 self._artifacts.address,
                 self._store,
@@ -266,6 +267,7 @@ class Application:
                 Shares(UPLOADS_BYTES),
                 self._stream_threads,
                 self.metrics,
+                Turns(),
             ),
             reader=ArtifactReader(self._store, self._stream_threads),
             memory=Shares(max(ENTRIES_BYTES, 8 * self._settings.max_keyvalue_bytes)),

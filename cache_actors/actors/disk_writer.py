@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cache_actors.metrics.registry import Metrics
     from cache_actors.storage.layout import Entry
     from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
-    from cache_actors.supervision import Mailbox, Owner, Shares, Started
+    from cache_actors.supervision import Mailbox, Owner, Shares, Started, Turns
 
     from .evictor import EvictorClient
     from .hands import Hands
@@ -42,6 +42,7 @@ class DiskWriterClient:
         memory: what all small uploads together may hold in memory, in bytes, by their owners.
         threads: how many threads may write uploads to temporary files at once.
         metrics: where temporary files are counted.
+        turns: of what is published.
     """
 
     def __init__(
@@ -52,7 +53,9 @@ class DiskWriterClient:
         memory: Shares,
         threads: trio.CapacityLimiter,
         metrics: Metrics,
+        turns: Turns,
     ) -> None:
+        self._turns = turns
         self._writer = writer
         self._store = store
         self._temporary = temporary
@@ -86,24 +89,27 @@ class DiskWriterClient:
             ActorError: the writer did not answer.
         """
         path = entry.path(self._store.root)
+        owner = owner or (entry.project,)
         async with Upload(
             self._store,
             self._temporary,
             self._memory,
-            owner or (entry.project,),
+            owner,
             self._threads,
             self._metrics,
         ) as upload:
             if not await upload.receive(path, chunks, expected_size, expected_digest):
                 return Published.EXISTS
-            source = upload.source()
-            message = Publish(path, source)
-            if isinstance(source, tuple):
-                return await self._writer.call(message, wait_for_room=True)
-            # The writer reads from the temporary file: it must not be discarded under its hands.
-            with trio.CancelScope(shield=True):
-                return await self._writer.call(message, wait_for_room=True)
-            raise AssertionError("a scope that nobody cancels has swallowed something")
+            await self._turns.enter(owner)
+            try:
+                source = upload.source()
+                message = Publish(path, source)
+                # The writer reads from a temporary file: it must not be discarded under its hands.
+                with trio.CancelScope(shield=not isinstance(source, tuple)):
+                    return await self._writer.call(message, wait_for_room=True)
+                raise AssertionError("a scope that nobody cancels has swallowed something")
+            finally:
+                self._turns.leave(owner)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from .errors import (
 from .mailbox import Address, Call, Cast, Envelope, Mailbox, Message
 from .shares import Holding, Owner, Shares
 from .supervisor import STUCK_AFTER, ChildSpec, Started, State, Status, Supervisor, supervisor_child
+from .turns import Turns
 
 __all__ = [
     "STUCK_AFTER",
@@ -42,6 +43,7 @@ __all__ = [
     "State",
     "Status",
     "Supervisor",
+    "Turns",
     "actor_child",
     "supervisor_child",
 ]

@@ -23,7 +23,7 @@ from cache_actors.storage.capacity import on_disk
 from cache_actors.storage.errors import StorageError, StorageFull
 from cache_actors.storage.files import Publication, Published
 from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
-from cache_actors.supervision import ActorCrashed, ActorStopped, Mailbox, actor_child
+from cache_actors.supervision import ActorCrashed, ActorStopped, Mailbox, Turns, actor_child
 from tests.support.metrics import Scrape, new_metrics
 from tests.support.waiting import eventually_async
 
@@ -68,7 +68,7 @@ class Writer(Tasks):
         threads = self.stream_threads.as_limiter()
         self.metrics = new_metrics()
         self.client = DiskWriterClient(
-            self.mailbox.address, store, uploads, self.memory, threads, self.metrics
+            self.mailbox.address, store, uploads, self.memory, threads, self.metrics, Turns()
         )
         self.child = actor_child(self.mailbox, self._new, shutdown=1)
         self.root: Root

@@ -30,7 +30,7 @@ from cache_actors.storage.errors import StorageError, StorageFull
 from cache_actors.storage.files import FileStore, Publication, Replacement
 from cache_actors.storage.layout import Entry, Project
 from cache_actors.storage.record import ATTRIBUTE
-from cache_actors.supervision import ActorCrashed, Mailbox, MailboxFull, actor_child
+from cache_actors.supervision import ActorCrashed, Mailbox, MailboxFull, Turns, actor_child
 from tests.support.metrics import Scrape, new_metrics
 
 from .helpers import (
@@ -81,7 +81,7 @@ class KeyValue(Tasks):
         self.threads = CountingThreads()
         self.metrics = new_metrics()
         self.mailbox = Mailbox("kv_store", capacity=100, max_weight=100_000)
-        self.client = KeyValueStoreClient(self.mailbox.address, store.root)
+        self.client = KeyValueStoreClient(self.mailbox.address, store.root, Turns())
         self.incarnations: list[KeyValueStore] = []
         self.evictor = Mailbox("evictor", capacity=100)
         self.child = actor_child(self.mailbox, self._new, shutdown=1)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
 
+from tests.support.disk_processes import disk_processes
 from tests.support.metrics import Scrape
 from tests.support.mounts import tmpfs
 from tests.support.nginx import nginx_before
@@ -246,3 +248,55 @@ def asked(service: Service) -> int:
     assert node["mailbox_depth"] is not None
     taken = scrape.value("cache_actors_mailbox_wait_seconds_count", child="auth_cache")
     return int(taken - scrape.value("cache_actors_decisions_total"))
+
+
+# The processes that write.
+
+
+@pytest.mark.parametrize("what", ["artifact", "entry"])
+def test_one_that_is_sent_beside_two_hundred_of_another_project_is_stored_among_the_first(
+    tmp_path: Path, team: HeldTuist, what: str
+) -> None:
+    """All that has come waits for the process that writes; what is stored first is in the log."""
+    service = Service(tmp_path / "cas", team.url, {"LOG_LEVEL": "info"})
+    with (
+        running_service(service),
+        connected(service, 200) as connections,
+        sender(service.url, STRANGER) as client,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        send = upload if what == "artifact" else put
+        assert send(client) == 204  # so that it is known that there are two
+        before = len(service.logged("request"))
+        processes = disk_processes(service.pid)
+        for pid in processes:
+            os.kill(pid, signal.SIGSTOP)
+        for connection in connections:
+            head = upload_head(5) if what == "artifact" else entry_head(39)
+            entry = b'{"cas_id":"%s","entries":[]}' % uuid4().hex[:12].encode()
+            connection.sendall(head + (b"bytes" if what == "artifact" else entry.ljust(39)))
+        service.let_it_arrive()
+        other = thread.submit(send, client)
+        eventually(lambda: waiting(service) > 0)
+        service.let_it_arrive()
+        for pid in processes:
+            os.kill(pid, signal.SIGCONT)
+        assert other.result() == 204
+        assert {status_of(read_response(each)) for each in connections} == {204}
+        eventually(lambda: len(stores(service, before)) == 201)
+        order = [line["project"] for line in stores(service, before)]
+    assert order.index("other/app") < 100
+
+
+def stores(service: Service, before: int) -> list[dict[str, Any]]:
+    """What it has logged of stores since then, in order."""
+    return [line for line in service.logged("request")[before:] if line["method"] != "GET"]
+
+
+def waiting(service: Service) -> int:
+    """Messages that wait for those who write."""
+    return sum(
+        node["mailbox_depth"]
+        for node in service.nodes()
+        if node["name"] in ("disk_writer", "kv_store")
+    )
