@@ -810,3 +810,16 @@ async def test_overload_is_counted_as_such(impatient: Auth) -> None:
     found = Scrape.of(impatient.metrics)
     name = "cache_actors_decisions_total"
     assert found.value(name, outcome="overloaded", source="memory") == 1
+
+
+async def test_token_with_very_many_projects_pushes_out_no_others(
+    auth: Auth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known_tokens, "MOST_NAMES", 100)
+    others = [f"Bearer {number}" for number in range(5)]
+    auth.tuist.answers |= dict.fromkeys(others, granting(str(PROJECT)))
+    large = granting(str(PROJECT), *(f"acme/{n}" for n in range(97)))
+    auth.tuist.answers[OTHER_TOKEN] = large
+    for token in [*others, OTHER_TOKEN, *others]:
+        assert await auth.access(token) is Access.GRANTED
+    assert [auth.tuist.asked(token) for token in others] == [1] * 5
