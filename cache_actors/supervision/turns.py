@@ -34,11 +34,11 @@ LATELY = 10.0
 class _Line:
     """The line of a project: how many have been let through, and who waits, by sender."""
 
-    __slots__ = ("inside", "left_at", "waiting")
+    __slots__ = ("inside", "seen_at", "waiting")
 
     def __init__(self) -> None:
         self.inside = 0
-        self.left_at = trio.current_time()
+        self.seen_at = trio.current_time()
         self.waiting: dict[Hashable, deque[trio.Event]] = {}
 
 
@@ -54,6 +54,7 @@ class Turns:
         line = self._lines.get(owner[0])
         if line is None:
             line = self._lines[owner[0]] = _Line()
+        line.seen_at = trio.current_time()  # or it would be forgotten with nobody in it
         if not line.waiting and line.inside < self._most():
             line.inside += 1
             return
@@ -75,7 +76,7 @@ class Turns:
         """End a turn, and let the next ones of the line through."""
         line = self._lines[owner[0]]
         line.inside -= 1
-        line.left_at = trio.current_time()
+        line.seen_at = trio.current_time()
         most = self._most()
         while line.waiting and line.inside < most:
             sender = next(iter(line.waiting))
@@ -93,6 +94,6 @@ class Turns:
         if now - self._counted_at > LATELY / 10:
             self._counted_at = now
             for owner, line in list(self._lines.items()):
-                if not (line.inside or line.waiting) and now - line.left_at > LATELY:
+                if not (line.inside or line.waiting) and now - line.seen_at > LATELY:
                     del self._lines[owner]
         return max(LEAST, TOGETHER // len(self._lines)) if len(self._lines) > 1 else inf

@@ -117,3 +117,18 @@ async def test_one_that_was_alone_lately_is_alone_again(
     await asked[0].finish()
     assert inside(asked) == 99
     nursery.cancel_scope.cancel()
+
+
+async def test_one_that_comes_back_after_a_while_has_its_turn_and_ends_it(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Those who were not there lately are forgotten, but not while they are let in."""
+    turns = Turns()
+    for _ in range(3):
+        for owner in GREEDY, MODEST:
+            await turns.enter(owner)
+            turns.leave(owner)
+        await trio.sleep(2 * LATELY)
+    await turns.enter(GREEDY)
+    turns.leave(GREEDY)
+    assert turns._lines.keys() == {"greedy"}
