@@ -238,7 +238,7 @@ def test_process_that_is_stopped_with_one_batch_in_its_hands_is_seen_in_up(
     tmp_path: Path, tuist: StandInTuist, send: Callable[[Service, str], int], workers: str
 ) -> None:
     """Nothing waits behind that batch: it is all that there is to go by."""
-    environment = constants({"supervision.supervisor.STUCK_AFTER": 0.5}) | {"WORKERS": workers}
+    environment = constants({"supervision.supervisor.STUCK_AFTER": 2}) | {"WORKERS": workers}
     service = Service(tmp_path / "cas", tuist.url, environment, CHANGED_COMMAND)
     with running_service(service):
         pids = children(service)
@@ -246,10 +246,15 @@ def test_process_that_is_stopped_with_one_batch_in_its_hands_is_seen_in_up(
         statuses: list[int] = []
         thread = threading.Thread(target=lambda: statuses.append(send(service, "0~AA")))
         thread.start()
-        eventually(lambda: service.up().status_code == 503)
-        stuck = {node["name"] for node in service.nodes() if node.get("stuck")}
-        assert stuck == {"disk_writer" if send is upload else "kv_store"}
+        name = "disk_writer" if send is upload else "kv_store"
+        eventually(lambda: is_stuck(service, name))
+        assert service.up().status_code == 503
         signal_all(pids, signal.SIGCONT)
         thread.join()
         assert statuses == [204]
         eventually(lambda: service.up().status_code == 200)
+
+
+def is_stuck(service: Service, name: str) -> bool:
+    """Whether an actor of that name is."""
+    return any(node["name"] == name and node.get("stuck") for node in service.nodes())
