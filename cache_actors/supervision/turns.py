@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .shares import Owner
 
-TOGETHER = 32
+TOGETHER = 16
 """How many are let through at once, of all projects that have been there lately."""
 
 LEAST = 2
