@@ -27,10 +27,11 @@ from .storage.files import FileStore
 from .storage.layout import TEMPORARY
 from .storage.temporary import TemporaryFolder
 from .supervision import (
-    Budget,
     ChildSpec,
     Mailbox,
+    Shares,
     Supervisor,
+    Turns,
     actor_child,
     supervisor_child,
 )
@@ -46,11 +47,15 @@ if TYPE_CHECKING:
 STREAM_THREADS = 16
 MEBIBYTE = 1024 * 1024
 
-UPLOADS_BYTES = 16 * MEBIBYTE
-"""What all small uploads together may take in memory."""
+UPLOADS_BYTES = 32 * MEBIBYTE
+"""What all small uploads together may take in memory; one sender, a quarter of it."""
 
-ENTRIES_BYTES = 8 * MEBIBYTE
-"""What all key-value entries on their way in may take, apart so that slow uploads don't hurt."""
+ENTRIES_BYTES = 16 * MEBIBYTE
+"""What all key-value entries on their way in may take, apart so that slow uploads don't hurt; or
+eight of the largest, if those are more."""
+
+COMMITTED_BYTES = 8 * MEBIBYTE
+"""What those that have come, and wait for the key-value store, may take."""
 
 RECENT_ENTRIES_BYTES = 64 * MEBIBYTE
 """What the key-value entries used last may take in memory."""
@@ -149,10 +154,10 @@ class Application:
         self._disk_threads = trio.CapacityLimiter(2)  # one for each actor that commits
         self._background_threads = trio.CapacityLimiter(4)  # of those that look after the disk
         self._stream_threads = trio.CapacityLimiter(STREAM_THREADS)
-        self._artifacts = Mailbox("disk_writer", capacity=256, max_weight=4 * MEBIBYTE)
-        self._entries = Mailbox("kv_store", capacity=4096, max_weight=ENTRIES_BYTES)
+        self._artifacts = Mailbox("disk_writer", capacity=256, max_weight=4 * MEBIBYTE, prompt=True)
+        self._entries = Mailbox("kv_store", capacity=4096, max_weight=COMMITTED_BYTES, prompt=True)
         self._decisions = Mailbox("auth_cache", capacity=4096)
-        self._stored = Mailbox("evictor", capacity=1024)
+        self._stored = Mailbox("evictor", capacity=1024, prompt=True)
         self._evictor_client = EvictorClient(self._stored.address)
         self._app = CacheApp(self._services(endpoint), settings, self.metrics, log)
         self._listener = Listener(self._app, endpoint)
@@ -240,12 +245,13 @@ class Application:
 
     def _auth_cache(self) -> AuthCache:
         return AuthCache(
-            lambda: TuistApi(str(self._settings.server_url)),
+            lambda: TuistApi(str(self._settings.server_url), self._settings.tuist_connections),
             self.metrics,
             self._log.warning,
             success_ttl=self._settings.auth_success_ttl,
             failure_ttl=self._settings.auth_failure_ttl,
             stale_ttl=self._settings.auth_stale_ttl,
+            connections=self._settings.tuist_connections,
         )
 
     def _services(self, endpoint: Endpoint) -> Services:
@@ -253,17 +259,18 @@ class Application:
         secret = self._settings.secret_key_base.get_secret_value().encode(errors="surrogateescape")
         return Services(
             auth=AuthCacheClient(self._decisions.address, secret),
-            keyvalue=KeyValueStoreClient(self._entries.address, self._store.root),
+            keyvalue=KeyValueStoreClient(self._entries.address, self._store.root, Turns()),
             writer=DiskWriterClient(
                 self._artifacts.address,
                 self._store,
                 self._uploads,
-                Budget(UPLOADS_BYTES),
+                Shares(UPLOADS_BYTES),
                 self._stream_threads,
                 self.metrics,
+                Turns(),
             ),
             reader=ArtifactReader(self._store, self._stream_threads),
-            memory=Budget(ENTRIES_BYTES),
+            memory=Shares(max(ENTRIES_BYTES, 8 * self._settings.max_keyvalue_bytes)),
             since=self._since,
             status=lambda: self._others.tree(self.supervisor.status()),
             metrics=lambda: self._others.metrics(self.metrics.render()),

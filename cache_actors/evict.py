@@ -129,6 +129,8 @@ def _print(eviction: EvictionPass, report: PassReport, *, as_json: bool, dry_run
             in_time(row["oldest_kept_seconds"]),
         )
     print_table(table)
+    if report.folders:
+        click.echo(f"Empty folders that have gone: {report.folders}")
     what = "Would go, at most" if dry_run else "Gone"
     click.echo(
         f"{what}: {report.artifacts} artifacts and {report.entries} entries, "

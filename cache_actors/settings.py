@@ -95,9 +95,13 @@ class Settings(BaseSettings):
     body_timeout: float = Field(
         30.0, gt=0, le=3600, description="seconds, more than 0 and up to an hour"
     )
+    body_least_rate: int = Field(
+        256, ge=0, le=2**30, description="bytes a second, a whole number from 0"
+    )
     auth_success_ttl: Seconds = 600.0
     auth_failure_ttl: Seconds = 3.0
     auth_stale_ttl: Seconds = 1500.0
+    tuist_connections: int = Field(16, ge=2, le=1024, description="a whole number from 2 to 1024")
     durability: Literal["fsync", "relaxed"] = Field("fsync", description="fsync or relaxed")
     disk_high_watermark_percent: Percent = 85.0
     disk_target_percent: Percent = 70.0

@@ -190,7 +190,7 @@ def test_handlers_import_neither_actors_nor_their_mailboxes() -> None:
 
 def test_services_are_clients_and_cannot_be_changed() -> None:
     assert is_frozen(Services)
-    bounds_and_readers = {"ArtifactReader", "Budget"}
+    bounds_and_readers = {"ArtifactReader", "Shares"}
     imported = {i.name: i for i in imports_of("cache_actors.http.app")}
     for field in dataclasses.fields(Services):
         annotation = str(field.type)

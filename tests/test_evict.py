@@ -81,6 +81,7 @@ def test_least_recently_used_go_and_json_says_so(stored: Stored) -> None:
     assert left == pytest.approx(0.6 * FILES, abs=3)
     assert stored.names() == {artifact_id(number) for number in range(left)}
     assert report.pop("ended") == pytest.approx(time.time(), abs=30)
+    assert report.pop("folders") == 0
     assert report.pop("entries_checked") == pytest.approx(time.time(), abs=30)
     assert report.pop("seconds") >= 0
     [project] = report.pop("projects")

@@ -12,13 +12,17 @@ The life of an answer, per token (the times are settings; the contract's are giv
 
 Tokens are kept as keyed hashes. What Tuist says of those with access is kept apart from what it
 says of others, and they are asked about in a queue of their own, so that a flood of bad tokens
-neither pushes out the good ones nor keeps them waiting.
+neither pushes out the good ones nor keeps them waiting. In both queues projects have their turns
+one after the other, so that one with many new tokens keeps those of others from nothing. Whoever
+would wait for too long is told so at once: by a `TooManyQuestions`, or why Tuist cannot answer, if
+that is why the queue does not move.
 """
 
 from __future__ import annotations
 
 import hmac
-from contextlib import suppress
+from collections import Counter
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import ceil
 from typing import TYPE_CHECKING, ClassVar
@@ -32,13 +36,15 @@ from cache_actors.supervision import (
     Call,
     Cast,
     Envelope,
+    Holding,
+    Shares,
 )
 
 from .known_tokens import Token, Tokens
 from .tuist_api import CONNECTIONS, Access, Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from cache_actors.metrics.registry import Metrics
     from cache_actors.storage.layout import Project
@@ -52,8 +58,23 @@ ATTEMPT_INTERVAL = 3.0
 STALE_LIFETIME = 3.0
 """Seconds that a stale yes may be remembered: it is the time to the next attempt."""
 
-MOST_QUESTIONS = 1_000
-"""Tokens that Tuist is being asked about at once, or about to be; of known ones, and of others."""
+MOST_QUESTIONS = 2_000
+"""Tokens that Tuist is being asked about at once, or about to be; of known ones, and of others. A
+project has half of what others leave."""
+
+LONGEST_WAIT = 5.0
+"""Seconds that a question may wait for its turn. It may then take 10 s (`tuist_api.TIMEOUT`), and
+nginx waits for 20."""
+
+FIRST_PACE = 0.5
+"""Seconds that an answer is expected to take before there was any."""
+
+
+class TooManyQuestions(Exception):
+    """Too many other tokens are being asked about for one more."""
+
+    def __init__(self) -> None:
+        super().__init__("Too many tokens are being asked about")
 
 
 class AccessUnknown(Exception):
@@ -84,6 +105,7 @@ class AuthCacheClient:
 
         Raises:
             AccessUnknown: nobody knows at the moment.
+            TooManyQuestions: Tuist cannot be asked in time.
             ActorError: the cache is overloaded, or did not answer.
         """
         token = hmac.digest(self._secret, authorization.encode("latin-1"), "sha256")
@@ -103,21 +125,84 @@ class Decide(Call[Decision]):
 @dataclass(frozen=True, slots=True)
 class Answered(Cast):
     """Tuist has answered about `token`, or has failed to: then `answer` says how. None: nobody
-    waited for the answer any more, so it was not asked.
+    waited for the answer any more, so it was not asked. An exception: there was no time for it.
 
     The cache sends this to itself.
     """
 
     token: bytes
-    answer: Answer | str | None
+    answer: Answer | str | Exception | None
 
 
 @dataclass(slots=True)
-class _Queue:
-    """Questions that are being asked, a few at once, or wait for their turn."""
+class _Place:
+    """A question's place in the queue, and its turn when that has come."""
 
-    at_once: trio.CapacityLimiter
-    length: int = 0
+    place: Holding
+    turn: Holding
+
+    def leave(self) -> None:
+        """Leave them to others."""
+        self.turn.give_back()
+        self.place.give_back()
+
+
+class _Queue:
+    """Questions that are being asked, `connections` at once, or wait for their turn."""
+
+    def __init__(self, connections: int) -> None:
+        self._places = Shares(MOST_QUESTIONS)
+        self._turns = Shares(connections, leave_room=False)
+        self.failure = ""  # of the last question, if it had no answer
+        self._waiting: Counter[str] = Counter()  # by project
+        self._asked: dict[object, float] = {}  # since when
+        self._pace = FIRST_PACE
+
+    def enter(self, project: str) -> _Place | None:
+        """A place in the queue, to be left in the end; None if its turn would come too late."""
+        place = _Place(Holding(self._places, (project,)), Holding(self._turns, (project,)))
+        if self._expected_wait(project) >= LONGEST_WAIT:
+            return None
+        try:
+            place.place.take_nowait(1)
+        except trio.WouldBlock:
+            return None
+        try:
+            place.turn.take_nowait(1)
+        except trio.WouldBlock:
+            self._waiting[project] += 1
+        return place
+
+    async def wait_for_turn(self, project: str, place: _Place) -> bool:
+        """Wait for the turn of a question, and return whether it has come in time."""
+        if not place.turn.amount:
+            with trio.move_on_after(LONGEST_WAIT):
+                await place.turn.take(1)
+            self._waiting -= Counter([project])
+        return place.turn.amount > 0
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Take in how long a question takes."""
+        key, began = object(), trio.current_time()
+        self._asked[key] = began
+        try:
+            yield
+        finally:
+            del self._asked[key]
+        self._pace += (trio.current_time() - began - self._pace) / 4
+
+    def _expected_wait(self, project: str) -> float:
+        """Seconds that one more question from `project` would wait for its turn."""
+        if self._turns.taken < self._turns.limit:
+            return 0.0
+        mine = self._waiting[project] + 1
+        ahead = mine + sum(
+            min(mine, number) for other, number in self._waiting.items() if other != project
+        )
+        oldest = next(iter(self._asked.values()), trio.current_time())
+        pace = max(self._pace, trio.current_time() - oldest)
+        return pace * ceil(ahead / self._turns.limit)
 
 
 class AuthCache(Actor):
@@ -127,6 +212,7 @@ class AuthCache(Actor):
         new_api: opens the connection to Tuist, once per incarnation.
         metrics: where decisions and questions are counted.
         log: told when Tuist cannot answer, with the event's name and fields.
+        connections: how many questions may be under way at once.
         success_ttl, failure_ttl, stale_ttl: life of a yes, of a no, and of a yes when Tuist cannot
             answer, in seconds from when it was given.
     """
@@ -142,6 +228,7 @@ class AuthCache(Actor):
         success_ttl: float,
         failure_ttl: float,
         stale_ttl: float,
+        connections: int = CONNECTIONS,
     ) -> None:
         self._new_api = new_api
         self._metrics = metrics
@@ -153,9 +240,7 @@ class AuthCache(Actor):
         self._oddity = ""  # of Tuist's answers that was logged last
         self._waiting: dict[bytes, list[Envelope]] = {}
         # Those who had access before do not queue behind those who may never have any.
-        self._queues = {
-            known: _Queue(trio.CapacityLimiter(CONNECTIONS // 2)) for known in (True, False)
-        }
+        self._queues = {known: _Queue(connections // 2) for known in (True, False)}
 
     async def run(self, mailbox: Mailbox, started: Started) -> None:
         """Live one life, with a nursery for the questions that are under way."""
@@ -213,26 +298,43 @@ class AuthCache(Actor):
         waiting = self._waiting.get(question.token)
         if waiting is None:
             queue = self._queues[bool(token.answer.projects)]
-            if queue.length >= MOST_QUESTIONS:
-                if (stale := self._stale(token, question.project, now)) is not None:
-                    self._reply(envelope, stale, "stale")
-                else:
-                    self._fail(envelope, "Too many tokens are being asked about", 1, "memory")
+            place = queue.enter(question.project)
+            if place is None:
+                self._refuse(envelope, token, queue.failure)
                 return
             waiting = self._waiting[question.token] = []
-            queue.length += 1
-            self._questions.start_soon(self._question, question, waiting, queue)
+            self._questions.start_soon(self._question, question, waiting, queue, place)
         waiting.append(envelope)
 
-    async def _question(self, question: Decide, waiting: list[Envelope], queue: _Queue) -> None:
+    async def _question(
+        self, question: Decide, waiting: list[Envelope], queue: _Queue, place: _Place
+    ) -> None:
         """One question to Tuist; the answer comes back as a message."""
-        async with queue.at_once:
-            answer: Answer | str | None = None
-            if not all(envelope.abandoned for envelope in waiting):
-                answer = await self._ask_tuist(question)
-        queue.length -= 1
+        answer: Answer | str | Exception | None = None
+        in_time = await queue.wait_for_turn(question.project, place)
+        if not all(envelope.abandoned for envelope in waiting):
+            if in_time:
+                with queue.timed():
+                    answer = await self._ask_tuist(question)
+                queue.failure = answer if isinstance(answer, str) else ""
+            else:
+                answer = _refusal(queue.failure)
+        place.leave()
         with suppress(ActorStopped):
             await self._self.cast(Answered(question.token, answer))
+
+    def _refuse(self, envelope: Envelope, token: Token, failure: str) -> None:
+        """Answer a question for which Tuist cannot be asked in time."""
+        question = envelope.message
+        assert isinstance(question, Decide)  # noqa: S101
+        stale = self._stale(token, question.project, trio.current_time())
+        if stale is not None:
+            self._reply(envelope, stale, "stale")
+            return
+        refusal = _refusal(failure)
+        is_overload = isinstance(refusal, TooManyQuestions)
+        self._metrics.decided("overloaded" if is_overload else "unknown", "memory")
+        envelope.fail(refusal)
 
     async def _ask_tuist(self, question: Decide) -> Answer | str:
         began = trio.current_time()
@@ -254,7 +356,7 @@ class AuthCache(Actor):
         self._metrics.decided("unknown", source)
         envelope.fail(AccessUnknown(reason, retry_after))
 
-    def _learn(self, key: bytes, answer: Answer | str | None) -> None:
+    def _learn(self, key: bytes, answer: Answer | str | Exception | None) -> None:
         """Take in Tuist's answer about a token, or its failure, and tell those who wait for it."""
         if answer is None:  # somebody may have come after all
             for envelope in self._waiting.pop(key, ()):
@@ -265,6 +367,11 @@ class AuthCache(Actor):
             return
         now = trio.current_time()
         token = self._tokens.get(key)
+        if isinstance(answer, Exception):  # nothing is known of the token that was not before
+            failure = "" if isinstance(answer, TooManyQuestions) else str(answer)
+            for envelope in self._waiting.pop(key, ()):
+                self._refuse(envelope, token, failure)
+            return
         if isinstance(answer, Answer):
             token.answer, token.answered_at = answer, now
         else:
@@ -282,3 +389,8 @@ class AuthCache(Actor):
                 self._reply(envelope, decision, "stale" if token.is_in_outage() else "tuist")
             else:
                 self._fail(envelope, token.failure, ceil(ATTEMPT_INTERVAL), "tuist")
+
+
+def _refusal(failure: str) -> AccessUnknown | TooManyQuestions:
+    """Why Tuist is not asked: it fails, which holds up the queue, or too many want to be."""
+    return AccessUnknown(failure, ceil(ATTEMPT_INTERVAL)) if failure else TooManyQuestions()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cache_actors.metrics.registry import Metrics
     from cache_actors.storage.layout import Entry
     from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
-    from cache_actors.supervision import Budget, Mailbox, Started
+    from cache_actors.supervision import Mailbox, Owner, Shares, Started, Turns
 
     from .evictor import EvictorClient
     from .hands import Hands
@@ -39,9 +39,10 @@ class DiskWriterClient:
         writer: the disk writer's address.
         store: where the artifacts go.
         temporary: where large uploads wait for their end; may be on another device.
-        memory: what all small uploads together may hold in memory, in bytes.
+        memory: what all small uploads together may hold in memory, in bytes, by their owners.
         threads: how many threads may write uploads to temporary files at once.
         metrics: where temporary files are counted.
+        turns: of what is published.
     """
 
     def __init__(
@@ -49,10 +50,12 @@ class DiskWriterClient:
         writer: Address,
         store: FileStore,
         temporary: TemporaryFolder,
-        memory: Budget,
+        memory: Shares,
         threads: trio.CapacityLimiter,
         metrics: Metrics,
+        turns: Turns,
     ) -> None:
+        self._turns = turns
         self._writer = writer
         self._store = store
         self._temporary = temporary
@@ -66,6 +69,7 @@ class DiskWriterClient:
         chunks: AsyncIterable[bytes],
         expected_size: int | None = None,
         expected_digest: bytes | None = None,
+        owner: Owner = (),
     ) -> Published:
         """Store what `chunks` yields as `entry`, unless it exists; then they may be left unread.
 
@@ -76,6 +80,7 @@ class DiskWriterClient:
             chunks: its bytes, as they arrive.
             expected_size: how many bytes will come, if known.
             expected_digest: their SHA-256, if known. It is not checked if they are left unread.
+            owner: whose share of the memory they take; the project's, unless it is said.
 
         Raises:
             EmptyUpload: there was not one byte.
@@ -84,19 +89,27 @@ class DiskWriterClient:
             ActorError: the writer did not answer.
         """
         path = entry.path(self._store.root)
+        owner = owner or (entry.project,)
         async with Upload(
-            self._store, self._temporary, self._memory, self._threads, self._metrics
+            self._store,
+            self._temporary,
+            self._memory,
+            owner,
+            self._threads,
+            self._metrics,
         ) as upload:
             if not await upload.receive(path, chunks, expected_size, expected_digest):
                 return Published.EXISTS
-            source = upload.source()
-            message = Publish(path, source)
-            if isinstance(source, tuple):
-                return await self._writer.call(message, wait_for_room=True)
-            # The writer reads from the temporary file: it must not be discarded under its hands.
-            with trio.CancelScope(shield=True):
-                return await self._writer.call(message, wait_for_room=True)
-            raise AssertionError("a scope that nobody cancels has swallowed something")
+            await self._turns.enter(owner)
+            try:
+                source = upload.source()
+                message = Publish(path, source)
+                # The writer reads from a temporary file: it must not be discarded under its hands.
+                with trio.CancelScope(shield=not isinstance(source, tuple)):
+                    return await self._writer.call(message, wait_for_room=True)
+                raise AssertionError("a scope that nobody cancels has swallowed something")
+            finally:
+                self._turns.leave(owner)
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,10 +176,10 @@ class Evictor(Actor):
             return False
         self._record.note_pass(report)
         self._capacity.note_scan(report.stored_bytes, begun)
-        if report.artifacts or report.entries:
+        if report.artifacts or report.entries or report.folders:
             self._log("evicted", **asdict(report))
         after, _ = await in_thread(self._inspect, threads=self._threads)
-        gone = Amount(report.bytes, report.artifacts + report.entries)
+        gone = Amount(report.bytes, report.artifacts + report.entries + report.folders)
         if self._limits.max_bytes is None:  # such a limit is for what has a name
             self._held.note(before.used, gone, self._stored, after.used)
         if gone:

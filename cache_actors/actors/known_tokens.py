@@ -32,7 +32,8 @@ class Token:
 
 
 class Tokens:
-    """The tokens used last: as many as fit, of those with access and of those without."""
+    """The tokens used last: as many as fit, of those with access and of those without. Where names
+    are too many, the token with most of them is not remembered."""
 
     def __init__(self) -> None:
         self._with_access: OrderedDict[bytes, Token] = OrderedDict()
@@ -58,8 +59,13 @@ class Tokens:
         self._with_access[key] = token
         token.names = len(token.answer.projects)
         self._names += token.names
-        while len(self._with_access) > MOST_TOKENS or self._names > MOST_NAMES:
+        while len(self._with_access) > MOST_TOKENS:
             self._forget_with_access(next(iter(self._with_access)))
+        while (
+            self._names > MOST_NAMES
+        ):  # the one that takes most of them, or it would push out others
+            largest = max(self._with_access, key=lambda each: self._with_access[each].names)
+            self._forget_with_access(largest)
 
     def _forget_with_access(self, key: bytes) -> None:
         if token := self._with_access.pop(key, None):

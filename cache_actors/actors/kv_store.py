@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from cache_actors.metrics.registry import Metrics
     from cache_actors.storage.layout import Entry
-    from cache_actors.supervision import Mailbox, Started
+    from cache_actors.supervision import Mailbox, Owner, Started, Turns
 
     from .evictor import EvictorClient
     from .hands import Hands
@@ -42,11 +42,12 @@ clocks for files tick every 10 ms at the slowest."""
 
 
 class KeyValueStoreClient:
-    """Retrieves and stores key-value entries below the folder `root`."""
+    """Retrieves and stores key-value entries below the folder `root`, the latter in `turns`."""
 
-    def __init__(self, store: Address, root: Path) -> None:
+    def __init__(self, store: Address, root: Path, turns: Turns) -> None:
         self._store = store
         self._root = root
+        self._turns = turns
 
     async def get(self, entry: Entry) -> bytes | None:
         """The body stored for `entry`, or None.
@@ -57,13 +58,16 @@ class KeyValueStoreClient:
         """
         return await self._store.call(Get(entry.path(self._root)))
 
-    async def put(self, entry: Entry, body: bytes, artifacts: frozenset[str]) -> str | None:
+    async def put(
+        self, entry: Entry, body: bytes, artifacts: frozenset[str], owner: Owner = ()
+    ) -> str | None:
         """Store `body` for `entry`, in place of what there was; it is there to stay on return.
 
         Args:
             entry: which entry.
             body: what retrieves it answers.
             artifacts: the ids of those that it refers to. They are in use from now on.
+            owner: whose turn it takes; the project's, unless it is said.
 
         Returns the id of one of them that does not exist, where that is allowed.
 
@@ -72,7 +76,12 @@ class KeyValueStoreClient:
             StorageError: the storage is full, or failed.
             ActorError: the store is overloaded, or did not answer.
         """
-        return await self._store.call(Put(entry, body, artifacts))
+        owner = owner or (entry.project,)
+        await self._turns.enter(owner)
+        try:
+            return await self._store.call(Put(entry, body, artifacts))
+        finally:
+            self._turns.leave(owner)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ TIMEOUT = 10.0
 """Seconds that a question may take from start to end."""
 
 CONNECTIONS = 16
-"""How many questions may be under way at once."""
+"""How many questions may be under way at once, unless a setting says otherwise."""
 
 
 MOST_BYTES = 8 * 1024 * 1024
@@ -122,13 +122,13 @@ def read_projects(body: bytes | bytearray) -> Answer | None:
 class TuistApi:
     """Asks `GET {server_url}/api/projects`, over one pool of connections."""
 
-    def __init__(self, server_url: str) -> None:
+    def __init__(self, server_url: str, connections: int = CONNECTIONS) -> None:
         self._url = projects_url(server_url)
         options = client_options()
-        limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         self._client = httpx.AsyncClient(limits=limits, **options)
         # For a question whose kept connection was closed just as it was sent.
-        once = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=0)
+        once = httpx.Limits(max_connections=connections, max_keepalive_connections=0)
         self._fresh = httpx.AsyncClient(limits=once, **options)
 
     async def __aenter__(self) -> Self:

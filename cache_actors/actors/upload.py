@@ -1,19 +1,21 @@
 """An upload on its way in: small ones in memory, large ones in a temporary file.
 
 However many clients send at once, and however slowly, the bytes held in memory stay within one
-budget. A small upload waits for its share before it is read at all, since those before it are soon
-stored. If it has waited in vain for a while, because they come from slow clients, it goes to a
-temporary file, as large ones do. Those use what memory is free to write in larger pieces, and are
-read only as fast as they are written.
+bound, of which each project and each of its senders has a share. A small upload waits for memory of
+its sender's share before it is read at all, since those before it are soon stored. What it has been
+given for bytes that do not come it loses when others need it. If it has waited in vain for a while,
+because those before it come from slow clients, it goes to a temporary file, as large ones do. Those
+use what memory is free to write in larger pieces, and are read only as fast as they are written.
 """
 
 from __future__ import annotations
 
 import hashlib
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Self
 
 import trio
+
+from cache_actors.supervision import Holding
 
 from .threads import in_thread
 
@@ -24,12 +26,12 @@ if TYPE_CHECKING:
     from cache_actors.metrics.registry import Metrics
     from cache_actors.storage.files import FileStore
     from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
-    from cache_actors.supervision import Budget
+    from cache_actors.supervision import Owner, Shares
 
 SMALL_BYTES = 256 * 1024
 """Up to this size an artifact stays in memory; larger ones are written in pieces of this size."""
 
-PATIENCE = 5.0
+PATIENCE = 1.0
 """Seconds that a small upload waits for memory before it goes to a temporary file."""
 
 
@@ -41,6 +43,16 @@ class WrongDigest(ValueError):
     """The body of an upload is not what its sender has declared."""
 
 
+class _Memory(Holding):
+    """Memory for an upload, of which `needed` bytes hold what has come."""
+
+    needed = 0
+
+    def let_go(self) -> None:
+        """Give back what was taken for bytes that do not come."""
+        self.give_back(max(0, self.amount - self.needed))
+
+
 class Upload:
     """Receives one upload. As a context manager it releases in the end whatever it holds."""
 
@@ -48,20 +60,18 @@ class Upload:
         self,
         store: FileStore,
         temporary: TemporaryFolder,
-        memory: Budget,
+        memory: Shares,
+        owner: Owner,
         threads: trio.CapacityLimiter,
         metrics: Metrics,
     ) -> None:
         self._store = store
         self._temporary = temporary
-        self._memory = memory
+        self._memory = _Memory(memory, owner)
         self._threads = threads
         self._metrics = metrics
         self._pieces: list[bytes] = []
-        self._buffered = 0  # bytes in pieces
-        self._reserved = 0  # bytes taken from the budget
         self._file: TemporaryFile | None = None
-        self._expected_size: int | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -90,7 +100,6 @@ class Upload:
             StorageError: the temporary file could not be written; if `expected_size` is known and
                 there is no room for it, before any chunk is asked for.
         """
-        self._expected_size = expected_size
         if expected_size is not None and not (
             await self._reserve(expected_size) or await self._spill(path, expected_size)
         ):
@@ -103,7 +112,7 @@ class Upload:
             await self._write()
         if self._file is not None:
             await self._write()
-        elif not self._buffered:
+        elif not self._memory.needed:
             raise EmptyUpload("The body is empty")
         if expected_digest is not None and expected_digest != self._digest():
             raise WrongDigest("The body does not match the digest that was declared")
@@ -124,23 +133,21 @@ class Upload:
         except trio.WouldBlock:
             with trio.move_on_after(PATIENCE) as patience:
                 await self._memory.take(size)
-            if patience.cancelled_caught:
-                return False
-        self._reserved = size
+            return not patience.cancelled_caught
         return True
 
     def _keep(self, chunk: bytes) -> bool:
         """Keep `chunk` in memory, and say whether it may stay there and be joined by more."""
         self._pieces.append(chunk)
-        self._buffered += len(chunk)
-        missing = self._buffered - self._reserved
+        self._memory.needed += len(chunk)
+        self._memory.move()
+        missing = self._memory.needed - self._memory.amount
         if missing > 0:
             try:
                 self._memory.take_nowait(missing)
             except trio.WouldBlock:
                 return False
-            self._reserved += missing
-        return self._buffered <= SMALL_BYTES
+        return self._memory.needed <= SMALL_BYTES
 
     def _digest(self) -> bytes:
         if self._file is not None:
@@ -161,14 +168,15 @@ class Upload:
     def _open(self, path: Path, size: int) -> TemporaryFile | None:
         if self._store.exists(path):
             return None
-        with self._store.capacity.room_for(size):
-            file = self._temporary.create()
-            try:
-                if size > 0:
-                    file.reserve(size)
-            except OSError:
-                file.discard()
-                raise
+        self._store.capacity.require_room(size)
+        file = self._temporary.create()
+        try:
+            if size > 0:  # a quota is only seen by trying; what may never come holds no room
+                file.reserve(min(size, SMALL_BYTES))
+                file.release()
+        except OSError:
+            file.discard()
+            raise
         return file
 
     async def _write(self) -> None:
@@ -178,12 +186,10 @@ class Upload:
             self._drop_pieces()
 
     def _append(self, file: TemporaryFile) -> None:
-        """Write what has been received; of an upload of unknown size nobody has seen the room."""
-        has_room = self._expected_size is not None
-        capacity = self._store.capacity
-        with nullcontext() if has_room else capacity.room_for(self._buffered):
+        """Write what has been received, if there is room for it beside the reserve."""
+        with self._store.capacity.room_for(self._memory.needed):
             file.write(self._pieces)
 
     def _drop_pieces(self) -> None:
-        self._memory.give_back(self._reserved)
-        self._pieces, self._buffered, self._reserved = [], 0, 0
+        self._pieces, self._memory.needed = [], 0
+        self._memory.give_back()

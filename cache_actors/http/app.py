@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from cache_actors.settings import Settings
     from cache_actors.storage.eviction_record import EvictionStatus
     from cache_actors.storage.health import StorageStatus
-    from cache_actors.supervision import Budget, Status
+    from cache_actors.supervision import Shares, Status
 
     from .responses import Response
 
@@ -64,7 +64,7 @@ class Services:
     keyvalue: KeyValueStoreClient
     writer: DiskWriterClient
     reader: ArtifactReader
-    memory: Budget
+    memory: Shares
     since: float
     status: Callable[[], Status]
     metrics: Callable[[], bytes]
@@ -94,6 +94,7 @@ class CacheApp(QuartTrio):
         self.log = log
         self.in_flight = InFlight()
         self.body_timeout = settings.body_timeout
+        self.body_least_rate = settings.body_least_rate
         self.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
         self.url_map.merge_slashes = False
         self.url_map.converters["anything"] = _Anything

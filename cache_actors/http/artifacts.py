@@ -50,7 +50,9 @@ async def store_artifact(artifact_id: str) -> Response:
     entry = await _entry(artifact_id)
     digest = _declared_digest()
     body = request().body.limit(app().settings.max_upload_bytes)
-    published = await app().services.writer.store(entry, body, request().content_length, digest)
+    published = await app().services.writer.store(
+        entry, body, request().content_length, digest, request().owner
+    )
     request().duplicate = published is Published.EXISTS
     return empty_response()
 

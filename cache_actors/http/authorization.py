@@ -40,6 +40,7 @@ async def authorized_project() -> Project:
     project = project_in(request().query_string)
     request().project = project
     _allow(await _decide(project))
+    request().owner = (project, hash(request().headers["Authorization"]))
     return project
 
 

@@ -16,8 +16,9 @@ from quart_trio.wrappers import TrioRequest
 from quart_trio.wrappers.request import TrioBody
 
 from cache_actors.metrics.served import Route
+from cache_actors.supervision import Holding
 
-from .errors import RETRY_AFTER, ClientDisconnected, HttpError, unavailable
+from .errors import ClientDisconnected, HttpError, overloaded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from hypercorn.typing import ASGIReceiveEvent
 
     from cache_actors.storage.layout import Project
-    from cache_actors.supervision import Budget
+    from cache_actors.supervision import Owner, Shares
 
     from .app import CacheApp
 
@@ -96,30 +97,67 @@ class RequestBody(TrioBody):
         return piece
 
     @asynccontextmanager
-    async def collected(self, memory: Budget) -> AsyncIterator[bytes]:
-        """All of it, held in `memory` for as long as the context lasts.
+    async def collected(self, memory: Shares, owner: Owner) -> AsyncIterator[bytes]:
+        """All of it, held in the share of `memory` that is the `owner`'s while the context lasts.
 
         Raises:
-            HttpError: what iterating raises, or 503 if there is no memory left.
+            HttpError: what iterating raises, or 429 if there is no memory left.
         """
-        pieces: list[bytes] = []
-        taken = 0
+        collection = _Collection(memory, owner)
         try:
             async for piece in self:
-                try:
-                    memory.take_nowait(len(piece))
-                except trio.WouldBlock:
-                    raise unavailable("Too many requests at once", RETRY_AFTER) from None
-                taken += len(piece)
-                pieces.append(piece)
-            yield b"".join(pieces)
+                collection.add(piece)
+            yield collection.complete()
         finally:
-            memory.give_back(taken)
+            collection.give_back()
 
     def _too_large(self) -> HttpError:
         return HttpError(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {self._limit} bytes"
         )
+
+
+class _Collection(Holding):
+    """The pieces of a body that has not come to its end. If its client pauses, and others need the
+    memory, it is given up."""
+
+    def __init__(self, memory: Shares, owner: Owner) -> None:
+        super().__init__(memory, owner)
+        self._pieces: list[bytes] = []
+        self._is_complete = self._is_lost = False
+
+    def add(self, piece: bytes) -> None:
+        """Keep another piece.
+
+        Raises:
+            HttpError: 429, there is no memory for it.
+        """
+        try:
+            if not self._is_lost:
+                self.take_nowait(len(piece))
+        except trio.WouldBlock:
+            self._is_lost = True
+        if self._is_lost:
+            raise overloaded("Too many requests at once")
+        self._pieces.append(piece)
+
+    def complete(self) -> bytes:
+        """All pieces.
+
+        Raises:
+            HttpError: 429, they have been given up.
+        """
+        if self._is_lost:
+            raise overloaded("Too many requests at once")
+        self._is_complete = True
+        return b"".join(self._pieces)
+
+    def let_go(self) -> None:
+        """Forget what has come of a body whose rest does not come."""
+        if not self._is_complete:
+            self._is_lost = True
+            self._pieces.clear()
+            self.give_back()
 
 
 class Request(TrioRequest):
@@ -130,6 +168,7 @@ class Request(TrioRequest):
         route: what it asks for, once that is known.
         id: what ties together its lines in the logs.
         project: the project it names, once that is known, for the logs.
+        owner: for whom what it takes is held, once that is known: the project, and who has sent it.
         duplicate: whether it has brought an artifact that existed, for the metrics.
     """
 
@@ -139,4 +178,5 @@ class Request(TrioRequest):
     route: Route = Route.OTHER
     id: str = ""
     project: Project | None = None
+    owner: Owner = ()
     duplicate: bool = False

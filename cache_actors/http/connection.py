@@ -9,6 +9,7 @@ task, no channel and no timer. With that come these differences:
 * It speaks HTTP/1.1 and 1.0 only. An upgrade, to WebSocket or HTTP/2, is ignored, as RFC 9110
   (section 7.8) allows: the request is answered as if it had not been asked for.
 * What a connection raises ends that connection only.
+* A client that sends a body too slowly is given up; see `Connection.read`.
 * A client that does not read its response for `SEND_SECONDS` is given up.
 * Errors in the protocol are answered with JSON, as all others are.
 * The head of a response goes out with what follows it.
@@ -84,6 +85,7 @@ class Connection:
         self._context = context
         self.idle_since: float | None = trio.current_time()
         self.ended = False
+        self._patience = 0.0  # seconds that the client may still have others wait for a body
 
     async def run(self) -> None:
         """Answer request after request, until one side closes the connection."""
@@ -99,6 +101,11 @@ class Connection:
         finally:
             self._socket.close()
 
+    def begin_request(self) -> None:
+        """A request has come, whose body may be on its way."""
+        self.idle_since = None
+        self._patience = self._app.body_timeout
+
     def end_if_idle(self, since: float) -> None:
         """Close the connection if it has been idle since `since`, in `trio.current_time()`.
 
@@ -112,8 +119,13 @@ class Connection:
     async def read(self) -> bytes:
         """What the client has sent; nothing if it will send no more.
 
+        While a request is under way, patience with its client is limited: it has `body_timeout`
+        seconds in all, and wins them back with what it sends, one for each `body_least_rate`
+        bytes. So neither a pause nor bytes that come one by one hold anything for long, however
+        much has come before.
+
         Raises:
-            BodyStalled: a request is under way, and nothing has come of its body for too long.
+            BodyStalled: it has none left.
         """
         size = self._share() if self.idle_since is None else min(FIRST_READ, self._share())
         waited = False
@@ -127,6 +139,11 @@ class Connection:
                 return b""
             else:
                 break
+        if self._app.body_least_rate:
+            won = len(data) / self._app.body_least_rate
+            self._patience = min(self._app.body_timeout, self._patience + won)
+        else:
+            self._patience = self._app.body_timeout
         if not waited:  # a client that is fast lets others have their turn
             await trio.lowlevel.checkpoint()
         return data
@@ -135,11 +152,13 @@ class Connection:
         if self.idle_since is not None:
             await trio.lowlevel.wait_readable(self._socket)
             return
+        began = trio.current_time()
         try:
-            with trio.fail_after(self._app.body_timeout):
+            with trio.fail_after(max(0.0, self._patience)):
                 await trio.lowlevel.wait_readable(self._socket)
         except trio.TooSlowError:
             raise BodyStalled(self._app.body_timeout) from None
+        self._patience -= trio.current_time() - began
 
     async def send(self, pieces: list[bytes]) -> None:
         """Send `pieces`, to a client that reads them.
@@ -233,7 +252,7 @@ class _Protocol(H11Protocol):
         if not isinstance(event, h11.Request):
             self._connection.ended = True
             return
-        self._connection.idle_since = None
+        self._connection.begin_request()
         if self.connection.they_are_waiting_for_100_continue:
             await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=[]))
         await self._create_stream(event)

@@ -1,27 +1,32 @@
 """Errors on their way to a client: every exception is translated here, once.
 
-They sort into the caller's fault (4xx), the service being unable at the moment (503, 507), and a
-failing disk or a bug (500), which are logged.
+They sort into the caller's fault (4xx), too much that is asked for at once (429), the service being
+unable at the moment (503, 507), and a failing disk or a bug (500), which are logged.
 """
 
 from __future__ import annotations
 
+import random
 from http import HTTPStatus
 
 import msgspec
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from cache_actors.actors.auth_cache import AccessUnknown
+from cache_actors.actors.auth_cache import AccessUnknown, TooManyQuestions
 from cache_actors.actors.upload import EmptyUpload, WrongDigest
 from cache_actors.storage.entries import MissingArtifact
-from cache_actors.storage.errors import StorageBusy, StorageError, StorageFull
+from cache_actors.storage.errors import StorageBusy, StorageError, StorageFull, StorageLocked
 from cache_actors.storage.layout import InvalidIdentifier
-from cache_actors.supervision import ActorError
+from cache_actors.supervision import ActorError, MailboxFull
 
 from .responses import Response, json_response
 
 RETRY_AFTER = 1
-"""Seconds after which a client may ask again when an actor was overloaded or crashed."""
+"""Seconds after which a client may ask again when an actor has crashed."""
+
+LATEST_RETRY = 5
+"""Seconds after which the last of those who were refused for load may ask again, the first after 1:
+each is told a time of its own, so that they do not all come back at once."""
 
 
 class HttpError(Exception):
@@ -39,10 +44,10 @@ class ClientDisconnected(Exception):
 
 
 class BodyStalled(Exception):
-    """No more of a request's body has come for so many seconds."""
+    """For so many seconds nothing of a request's body has come, or less than has to come."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"No more of the body has come for {seconds:g} seconds")
+        super().__init__(f"Too little of the body has come for {seconds:g} seconds")
 
 
 def error_body(message: str) -> bytes:
@@ -70,10 +75,16 @@ def translate(error: Exception) -> HttpError | None:
             return HttpError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
         case AccessUnknown():
             return unavailable(str(error), error.retry_after)
+        case MailboxFull():
+            return overloaded("The service has too much to do at the moment")
+        case TooManyQuestions():
+            return overloaded(str(error))
         case ActorError():
             return unavailable("The service cannot answer at the moment", RETRY_AFTER)
-        case StorageBusy():
+        case StorageLocked():
             return unavailable(str(error), RETRY_AFTER)
+        case StorageBusy():
+            return overloaded(str(error))
         case StorageFull():
             return HttpError(HTTPStatus.INSUFFICIENT_STORAGE, str(error))
         case StorageError():
@@ -96,6 +107,12 @@ def unavailable(message: str, retry_after: int) -> HttpError:
     return HttpError(
         HTTPStatus.SERVICE_UNAVAILABLE, message, {"Retry-After": str(max(1, retry_after))}
     )
+
+
+def overloaded(message: str) -> HttpError:
+    """429: what is asked for would be possible if others did not ask for so much."""
+    seconds = random.randint(1, LATEST_RETRY)  # noqa: S311 - nobody has to be unable to guess it
+    return HttpError(HTTPStatus.TOO_MANY_REQUESTS, message, {"Retry-After": str(seconds)})
 
 
 CLIENT_CLOSED_REQUEST = 499

@@ -53,14 +53,15 @@ async def store_values() -> Response:
     project = await authorized_project()
     services = app().services
     body = request().body.limit(app().settings.max_keyvalue_bytes)
-    async with body.collected(services.memory) as text:
+    async with body.collected(services.memory, request().owner) as text:
         try:
             wanted = _decode(text)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise HttpError(HTTPStatus.BAD_REQUEST, f"The body is invalid: {error}") from error
         entry = Entry(project, Kind.KEYVALUE, parse_id("cas_id", wanted.cas_id))
         artifacts = references(value.value for value in wanted.entries)
-        missing = await services.keyvalue.put(entry, _encode(Values(wanted.entries)), artifacts)
+        encoded = _encode(Values(wanted.entries))
+        missing = await services.keyvalue.put(entry, encoded, artifacts, request().owner)
         if missing is not None:
             app().log_missing_artifact(request(), missing, stored=True)
     return empty_response()

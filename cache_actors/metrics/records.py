@@ -69,6 +69,9 @@ def tree(status: Status) -> Iterable[Metric]:
     running = GaugeMetricFamily(
         "cache_actors_child_running", "Whether a child of the tree runs.", labels=["child"]
     )
+    stuck = GaugeMetricFamily(
+        "cache_actors_child_stuck", "Whether a child of the tree is stuck.", labels=["child"]
+    )
     restarts = CounterMetricFamily(
         "cache_actors_restarts", "Restarts of a child of the tree.", labels=["child"]
     )
@@ -87,12 +90,13 @@ def tree(status: Status) -> Iterable[Metric]:
     )
     for child in _children(status):
         running.add_metric([child.name], child.state is State.RUNNING)
+        stuck.add_metric([child.name], child.stuck)
         restarts.add_metric([child.name], child.restarts)
         if child.depth is not None:
             depth.add_metric([child.name], child.depth)
             oldest.add_metric([child.name], child.oldest or 0.0)
             waited.add_metric([child.name], count_value=child.taken, sum_value=child.waited)
-    return running, restarts, depth, oldest, waited
+    return running, stuck, restarts, depth, oldest, waited
 
 
 def _disk(status: StorageStatus) -> Iterator[Metric]:

@@ -54,6 +54,7 @@ _REASONS: dict[int, str] = {
     HTTPStatus.CONFLICT: "artifact_missing",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too_large",
     HTTPStatus.UNPROCESSABLE_ENTITY: "wrong_digest",
+    HTTPStatus.TOO_MANY_REQUESTS: "overloaded",
     CLIENT_LEFT: "client_left",
     HTTPStatus.SERVICE_UNAVAILABLE: "unavailable",
     HTTPStatus.INSUFFICIENT_STORAGE: "storage_full",

@@ -7,7 +7,7 @@ import errno
 FULL = {errno.ENOSPC, errno.EDQUOT}
 """Errors that say that there is no room."""
 
-_BUSY = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBUSY}
+_BUSY = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 OF_THE_MOMENT = FULL | _BUSY | {errno.EIO, errno.EROFS}
@@ -31,7 +31,11 @@ class StorageFull(StorageError):
 
 
 class StorageBusy(StorageError):
-    """Not at the moment: too many files are open, there is no memory, or another has the lock."""
+    """Not at the moment: too many files are open, or there is no memory."""
+
+
+class StorageLocked(StorageBusy):
+    """Not at the moment: another has the lock, and has not given it up for long."""
 
 
 def storage_error(error: OSError) -> StorageError:
@@ -42,6 +46,8 @@ def storage_error(error: OSError) -> StorageError:
         kind, what = StorageFull, "is full"
     elif error.errno in _BUSY:
         kind, what = StorageBusy, "is busy"
+    elif error.errno == errno.EBUSY:
+        kind, what = StorageLocked, "is busy"
     meaning = kind(f"The storage {what}: {reason}")
     meaning.__cause__ = error
     return meaning

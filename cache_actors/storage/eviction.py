@@ -22,6 +22,10 @@ the project's exclusive lock, a few files at a time. All folders of entries are 
 2, so that no power cut brings an entry back whose artifact is gone. A pass that dies at any point
 has removed some entries that were too old, and artifacts that nothing referred to.
 
+A folder that is empty goes too: it takes an inode, as a file does. Whoever was just about to put
+something into it makes it again (`folders.py`). Those of entries are synced before, so that no
+power cut brings one back with an entry in it.
+
 A client that was given an entry just before it went has the length of the pause, the *grace*, to
 fetch its artifacts.
 """
@@ -93,12 +97,14 @@ class Removed:
 
     Attributes:
         bytes: on disk, of artifacts and entries.
+        folders: how many were empty, and have gone.
         youngest_use: when the artifact used last of them was used, in nanoseconds since the epoch.
     """
 
     artifacts: int = 0
     entries: int = 0
     bytes: int = 0
+    folders: int = 0
     youngest_use: int | None = None
 
     def add_entry(self, entry: StoredFile) -> None:
@@ -197,6 +203,7 @@ class Eviction:
         for _, shard in folders:  # only now: the first sync does most of the work for the others
             with suppress(FileNotFoundError):
                 sync_folder(shard)
+                self._remove_if_empty(shard)
             yield Step()
 
     def _artifacts(self, project: Project) -> Iterator[Step]:
@@ -205,6 +212,7 @@ class Eviction:
         for kind, shard in self._shards(project, referring=False):
             doomed = (each for each in files(shard, kind) if not self._is_kept(each, kept))
             yield from self._in_batches(project, doomed, self._remove_artifact)
+            self._remove_if_empty(shard)
             yield Step()
 
     def _shards(self, project: Project, *, referring: bool) -> list[tuple[Kind, str]]:
@@ -272,6 +280,11 @@ class Eviction:
         kept.bytes += artifact.size
         kept.oldest_use = used if kept.oldest_use is None else min(used, kept.oldest_use)
         return True
+
+    def _remove_if_empty(self, shard: str) -> None:
+        with suppress(OSError):  # mostly, as there is something in it
+            os.rmdir(shard)  # noqa: PTH106 - a Path keeps its names
+            self.removed.folders += 1
 
     def _remove_entry(self, project: Project, entry: StoredFile) -> bool:
         now = _again(entry)

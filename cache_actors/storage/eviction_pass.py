@@ -71,7 +71,7 @@ class EvictionPass:
 
     Attributes:
         survey: what there was.
-        excess: what had to go, once the survey is complete.
+        excess: what had to go beside empty folders, once the survey is complete.
         removed: what has gone, or would go at most.
     """
 
@@ -121,7 +121,8 @@ class EvictionPass:
         self._capacity.note_scan(self.survey.bytes)
         self._disk_bytes = self._disk.usage().used.bytes
         usage = self._capacity.usage()
-        self.excess = usage.excess(self._limits.target)
+        too_much = usage.excess(self._limits.target)
+        self.excess = Amount(too_much.bytes, max(0, too_much.files - self.survey.empty_folders))
         rule = cutoff(self.survey.histogram, self.excess, self._grace())
         self._eviction = eviction = Eviction(
             self._root, rule, self._grace(), self._require_artifacts
@@ -130,10 +131,10 @@ class EvictionPass:
         if self._dry_run:
             yield from eviction.look(projects)
             return
-        if not self.excess and not self._must_mend():
+        if not too_much and not self._must_mend():
             return
         began = time.time()
-        for step in eviction.run(projects) if self.excess else eviction.mend(projects):
+        for step in eviction.run(projects) if too_much else eviction.mend(projects):
             yield
             self._require_parent()
             time.sleep(max(step.pause, step.removed / self._rate()))
@@ -198,4 +199,5 @@ class EvictionPass:
             stored_entries=sum(each.entries for each in held) - gone.entries,
             stored_bytes=self.survey.bytes - gone.bytes,
             entries_checked=self._entries_checked,
+            folders=gone.folders,
         )

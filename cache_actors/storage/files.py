@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from .capacity import Capacity
 from .commit import Written, attempt, commit
-from .folders import Folders, sync_folder
+from .folders import Folders, is_complete, sync_folder
 from .group_sync import GroupSync
 from .health import StorageHealth
 from .last_use import last_use, touch, touch_path
@@ -151,7 +151,7 @@ class FileStore:
         self._temporary = temporary
         self.durable = durable
         self._group_sync = GroupSync(synced)
-        self._folders = Folders(root, self._sync_folder)
+        self._folders = Folders(root, self._sync_parent)
         folder = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self._device = device_of(folder)
@@ -273,11 +273,12 @@ class FileStore:
 
     def probe(self) -> None:
         """Find out whether files can be stored now, and note it in `health`, with the room."""
-        self.health.note([attempt(self._probe, PROBE_BYTES)])
-        with suppress(OSError):
-            room = os.statvfs(self.root)
-            inodes = room.f_favail if room.f_files else None  # some file systems count none
-            self.health.note_room(room.f_bavail * room.f_frsize, inodes)
+        with self.health.probed():
+            self.health.note([attempt(self._probe, PROBE_BYTES)])
+            with suppress(OSError):
+                room = os.statvfs(self.root)
+                inodes = room.f_favail if room.f_files else None  # some file systems count none
+                self.health.note_room(room.f_bavail * room.f_frsize, inodes)
 
     def _probe(self, size: int) -> None:
         self.capacity.require_room(size)
@@ -423,10 +424,27 @@ class FileStore:
 
     def _sync_folders(self, folders: set[Path]) -> dict[Path, OSError | None]:
         """Sync folders, and return what went wrong with each."""
+        made_again: set[Path] = set()
+
+        def sync(folder: Path) -> None:
+            if not (sync_folder(folder) if self.durable else is_complete(folder.stat())):
+                made_again.add(folder)
+
         if not self.durable:
-            return dict.fromkeys(folders)
-        syncs = [partial(sync_folder, folder) for folder in folders]
-        return dict(zip(folders, self._group_sync.run(syncs), strict=True))
+            looks = {folder: attempt(sync, folder) for folder in folders}
+            return looks | self._folders.settle(made_again)
+
+        failures = self._group_sync.run([partial(sync, folder) for folder in folders])
+        return dict(zip(folders, failures, strict=True)) | self._folders.settle(made_again)
+
+    def _sync_parent(self, folder: Path) -> None:
+        """Sync a folder in which others have been made."""
+        if self.durable:
+
+            def sync() -> None:
+                sync_folder(folder)
+
+            _raise_first(self._group_sync.run([sync]))
 
     def _sync_file(self, file: TemporaryFile) -> None:
         _raise_first(self._sync_files([file]))

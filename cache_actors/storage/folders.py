@@ -18,8 +18,10 @@ _MOST_KNOWN_FOLDERS = 100_000
 _MOST_LISTED = 4_096
 
 
-def sync_folder(folder: str | Path) -> None:
+def sync_folder(folder: str | Path) -> bool:
     """See to it that what has been put into `folder`, or removed from it, survives a power cut.
+
+    Returns whether the folder itself will: its maker has said so, with its mode.
 
     Raises:
         OSError: the folder is gone, or the disk failed.
@@ -27,6 +29,7 @@ def sync_folder(folder: str | Path) -> None:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
+        return is_complete(os.fstat(fd))
     finally:
         os.close(fd)
 
@@ -37,6 +40,10 @@ class Folders:
     A folder that is there may have been made a moment ago by someone who has not synced its parent
     yet. So the first time that this process puts something into a folder, it syncs all the folders
     above; after that it remembers. With that it comes to know all that lie beside the folder.
+
+    Eviction removes folders that are empty. One that is known may thus have been made again by
+    another process. Whoever makes a folder gives it its final mode when it will survive, and not
+    before.
     """
 
     def __init__(self, root: Path, sync: Callable[[Path], None]) -> None:
@@ -69,9 +76,14 @@ class Folders:
         try:
             action(target)
         except FileNotFoundError:
-            self._forget()
+            self._known.discard(folder)
             self.ensure(folder)
             action(target)
+
+    def settle(self, folders: set[Path]) -> dict[Path, OSError]:
+        """See to it that `folders` survive, which somebody else has made again, as `prepare`."""
+        self._known -= folders
+        return self.prepare(folders)
 
     def ensure(self, folder: Path) -> None:
         """Make `folder` if need be, and see to it that it will survive."""
@@ -106,15 +118,22 @@ class Folders:
         failures: dict[Path, OSError] = {}
         for folder in folders:
             try:
-                make_folder(folder)
+                with suppress(FileExistsError):
+                    folder.mkdir(mode=0o700)
             except OSError as error:
                 failures[folder] = error
-        found = folders - failures.keys()
-        if not found:
+        if not folders - failures.keys():
             return failures
+        found: set[Path] = set()
         if parent not in self._listed:
             found |= _folders_in(parent)
         self._sync(parent)
+        for folder in folders - failures.keys():
+            try:
+                _complete(folder)
+            except OSError as error:
+                failures[folder] = error
+        found |= folders - failures.keys()
         if len(self._known) + len(found) > _MOST_KNOWN_FOLDERS:
             self._forget()
         self._listed.add(parent)
@@ -125,15 +144,17 @@ class Folders:
 def make_folder(folder: Path) -> None:
     """Make `folder`, if it is not there, with the mode of all folders.
 
-    It has the set-group-id bit from the folder above. Setting that anew would clear it, if the
-    process is not a member of the group (chmod(2)): so the mode is set only where it is another.
-
     Raises:
         OSError: it cannot be made.
     """
     with suppress(FileExistsError):
-        folder.mkdir(stat.S_IRWXU | stat.S_IRGRP | stat.S_IXGRP)
-    if not _is_complete(folder.stat()):  # new, or its maker died too soon
+        folder.mkdir(mode=0o700)
+    _complete(folder)
+
+
+def _complete(folder: Path) -> None:
+    """Give a folder that will survive its final mode."""
+    if not is_complete(folder.stat()):  # new, or its maker died too soon
         with suppress(PermissionError):
             folder.chmod(FOLDER_MODE)
 
@@ -144,11 +165,11 @@ def _folders_in(parent: Path) -> set[Path]:
     with os.scandir(parent) as entries:
         for entry in islice(entries, _MOST_LISTED):
             with suppress(FileNotFoundError):  # it is gone already
-                if _is_complete(entry.stat(follow_symlinks=False)):
+                if is_complete(entry.stat(follow_symlinks=False)):
                     found.add(parent / entry.name)
     return found
 
 
-def _is_complete(status: os.stat_result) -> bool:
+def is_complete(status: os.stat_result) -> bool:
     """Whether it is a folder that has the mode of all folders."""
     return stat.S_ISDIR(status.st_mode) and stat.S_IMODE(status.st_mode) == FOLDER_MODE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -10,7 +11,10 @@ from typing import TYPE_CHECKING
 from .errors import StorageBusy, StorageFull, storage_error
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+LONGEST_PROBE = 10.0
+"""Seconds that a probe may take; after that the disk counts as one that hangs."""
 
 
 class StorageState(Enum):
@@ -46,6 +50,7 @@ class StorageHealth:
             time.monotonic(),
         )
         self._room: tuple[int | None, int | None] = (None, None)
+        self._probed_since: float | None = None
 
     def note(self, outcomes: Sequence[object]) -> None:
         """Take in how writes went: those that failed are `OSError`s.
@@ -67,10 +72,23 @@ class StorageHealth:
         """Take in how much room there is; inodes only where they are counted."""
         self._room = (free_bytes, free_inodes)
 
+    @contextmanager
+    def probed(self) -> Iterator[None]:
+        """Somebody tries to write, for as long as the context lasts; he may not come back."""
+        self._probed_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._probed_since = None
+
     def _enter(self, state: StorageState, reason: str | None) -> None:
         now, _, since = self._state
         self._state = (state, reason, since if state is now else time.monotonic())
 
     def status(self) -> StorageStatus:
         """What is known."""
+        since = self._probed_since
+        if since is not None and time.monotonic() - since > LONGEST_PROBE:
+            reason = f"The storage has not answered for {LONGEST_PROBE:g} seconds"
+            return StorageStatus(StorageState.FAILING, reason, since, *self._room)
         return StorageStatus(*self._state, *self._room)

@@ -40,6 +40,7 @@ class PassReport:
         stored_artifacts, stored_entries, stored_bytes: what is left.
         entries_checked: of what is older, no entry refers to an artifact that is missing; in
             seconds since the epoch; 0 for never looked.
+        folders: empty ones that were removed.
     """
 
     ended: float
@@ -52,6 +53,7 @@ class PassReport:
     stored_entries: int
     stored_bytes: int
     entries_checked: float = 0.0
+    folders: int = 0
 
 
 class EvictionRunning(Exception):

@@ -61,6 +61,7 @@ class Survey:
         holdings: by project.
         histogram: of what may be evicted, by last use.
         folders: how many there are to look at, and `folders_done` of them have been.
+        empty_folders: how many of those, of what may be evicted, hold no file.
         complete: whether it has come to its end.
     """
 
@@ -69,6 +70,7 @@ class Survey:
     histogram: Histogram = field(init=False)
     folders: int = 0
     folders_done: int = 0
+    empty_folders: int = 0
     complete: bool = False
 
     def __post_init__(self) -> None:
@@ -95,12 +97,19 @@ class Survey:
         self.folders = len(todo)
         for project, kind, shard in todo:
             holdings = self.holdings.setdefault(project, Holdings())
+            may_go = wanted in (None, project)
+            latest: int | None = None
             with suppress(FolderLost):
                 for file in files(shard, kind):
                     used = last_use(file.status)
                     holdings.add(kind, file.size, used)
-                    if wanted in (None, project):
+                    latest = used if latest is None else max(used, latest)
+                    if may_go:
                         self.histogram.add(used, file.size)
+                if may_go and latest is not None:  # the folder goes with the last file in it
+                    self.histogram.add(latest, 0)
+                elif may_go:
+                    self.empty_folders += 1
             self.folders_done += 1
             yield
         self.complete = True

@@ -79,6 +79,12 @@ class TemporaryFile:
         else:
             self._reserved = size
 
+    def release(self) -> None:
+        """Give back the room that has been set aside and is not written to."""
+        if self._reserved > self.size:
+            os.ftruncate(self._fd, self.size)
+        self._reserved = 0
+
     def write(self, chunks: Sequence[bytes]) -> None:
         """Append `chunks`."""
         for chunk in chunks:
@@ -110,8 +116,7 @@ class TemporaryFile:
 
     def seal(self) -> None:
         """End the file where its bytes end, and record what they are."""
-        if self._reserved > self.size:
-            os.ftruncate(self._fd, self.size)
+        self.release()
         write_record(self._fd, Record(self.digest(), self.size))
         self.is_sealed = True
 

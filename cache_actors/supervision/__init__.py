@@ -15,7 +15,9 @@ from .errors import (
     RestartIntensityError,
 )
 from .mailbox import Address, Call, Cast, Envelope, Mailbox, Message
+from .shares import Holding, Owner, Shares
 from .supervisor import STUCK_AFTER, ChildSpec, Started, State, Status, Supervisor, supervisor_child
+from .turns import Turns
 
 __all__ = [
     "STUCK_AFTER",
@@ -30,14 +32,18 @@ __all__ = [
     "Cast",
     "ChildSpec",
     "Envelope",
+    "Holding",
     "Mailbox",
     "MailboxFull",
     "Message",
+    "Owner",
     "RestartIntensityError",
+    "Shares",
     "Started",
     "State",
     "Status",
     "Supervisor",
+    "Turns",
     "actor_child",
     "supervisor_child",
 ]

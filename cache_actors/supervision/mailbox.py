@@ -160,14 +160,20 @@ class Mailbox:
         name: the actor's name, for errors and status.
         capacity: how many messages may wait.
         max_weight: how much all messages, waiting and in hand, may weigh together (bytes).
+        prompt: whether messages are answered as soon as they can be. Then those in hand count too
+            when it is asked whether the actor is stuck; others may keep messages until something
+            happens elsewhere.
 
     Attributes:
         taken: how many messages incarnations have been given.
         waited: how long those waited together, in seconds.
     """
 
-    def __init__(self, name: str, *, capacity: int, max_weight: int = 2**63) -> None:
+    def __init__(
+        self, name: str, *, capacity: int, max_weight: int = 2**63, prompt: bool = False
+    ) -> None:
         self.name = name
+        self._prompt = prompt
         self.address = Address(self)
         self._send, self._receive = trio.open_memory_channel[Envelope](capacity)
         self._weight = Budget(max_weight)
@@ -273,9 +279,11 @@ class Mailbox:
         return None
 
     def is_stuck(self, now: float, after: float) -> bool:
-        """Whether a message has waited, with none finished, for `after` seconds."""
-        age = self.oldest_age(now)
-        return age is not None and min(age, now - self._last_finished) > after
+        """Whether a message has waited, with none finished, for `after` seconds; of an actor that
+        answers promptly, whether it has waited or been in hand."""
+        waiting = self._in_hand | self._waiting if self._prompt else self._waiting
+        oldest = min((envelope.sent_at for envelope in waiting), default=now)
+        return now - max(oldest, self._last_finished) > after
 
 
 _running_actor: ContextVar[Mailbox | None] = ContextVar("running_actor", default=None)

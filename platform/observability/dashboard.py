@@ -181,7 +181,7 @@ ROWS = {
         Panel(
             "Decisions",
             "By outcome, and by what they rest on. Stale: a yes that goes on while the Tuist server"
-            " does not answer. Unknown is a 503.",
+            " does not answer. Unknown is a 503, overloaded a 429.",
             "reqps",
             {
                 "{{outcome}}, {{source}}": total(
@@ -227,7 +227,7 @@ ROWS = {
         ),
         Panel(
             "Messages that wait",
-            "The length of each mailbox. A full one is backpressure: 503, or uploads that wait.",
+            "The length of each mailbox. A full one is backpressure: 429, or uploads that wait.",
             "short",
             {"{{child}}": total("child", now("cache_actors_mailbox_messages"))},
         ),

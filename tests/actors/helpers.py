@@ -14,7 +14,7 @@ from cache_actors.actors.evictor import Stored
 from cache_actors.kinds import Kind
 from cache_actors.storage.layout import Entry, Project
 from cache_actors.storage.temporary import TemporaryFolder
-from cache_actors.supervision import Budget, Mailbox
+from cache_actors.supervision import Mailbox, Shares
 from tests.supervision.small_actors import Result, Root, Task
 
 PROJECT = Project("acme", "app")
@@ -106,8 +106,8 @@ def leftovers(temporary: TemporaryFolder) -> list[str]:
     return named + [name for name in descriptors if name.startswith(f"{temporary.path}/")]
 
 
-class WatchedBudget(Budget):
-    """A budget that remembers the most that was taken at one time."""
+class WatchedShares(Shares):
+    """Shares that remember the most that was taken at one time."""
 
     most = 0
 

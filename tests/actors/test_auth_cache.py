@@ -2,6 +2,7 @@
 
 import gc
 import hmac
+import math
 import types
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ from cache_actors.actors.auth_cache import (
     AuthCacheClient,
     Decide,
     Decision,
+    TooManyQuestions,
 )
 from cache_actors.actors.known_tokens import Token, Tokens
 from cache_actors.actors.tuist_api import CONNECTIONS, TIMEOUT, Access, Answer, TuistApi
@@ -39,8 +41,17 @@ OTHER_TOKEN = "Bearer token-of-another-developer"
 
 
 @pytest.fixture
-async def auth(run_tree: Run, nursery: trio.Nursery, autojump_clock: MockClock) -> Auth:
-    """A running auth cache; at the Tuist server `TOKEN` sees `PROJECT` and nothing else."""
+async def auth(
+    run_tree: Run,
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Auth:
+    """A running auth cache; at the Tuist server `TOKEN` sees `PROJECT` and nothing else.
+
+    A question waits for its turn as long as it takes, unless a test says otherwise.
+    """
+    monkeypatch.setattr(auth_cache, "LONGEST_WAIT", math.inf)
     auth = Auth(nursery, FakeTuist())
     auth.tuist.answers[TOKEN] = granting(str(PROJECT))
     auth.root = await run_tree(auth.child)
@@ -297,12 +308,14 @@ async def test_no_more_questions_at_once_than_there_are_connections(auth: Auth) 
 
 
 async def test_new_tokens_that_wait_for_tuist_are_bounded(auth: Auth) -> None:
+    """A project may have half of all places, whatever is asked about it."""
     [known] = await expired(auth, 1)
     await auth.decide(TOKEN)
     auth.tuist.gate = trio.Event()
-    tasks = [auth.start(auth.decide(f"Bearer {number}")) for number in range(MOST_QUESTIONS)]
+    tasks = [auth.start(auth.decide(f"Bearer {number}")) for number in range(MOST_QUESTIONS // 2)]
     await trio.testing.wait_all_tasks_blocked()
-    assert (await unknown(auth, "Bearer one too many")).retry_after == 1
+    with pytest.raises(TooManyQuestions):
+        await auth.decide("Bearer one too many")
     joins = await auth.ask("Bearer 1")  # a token that is being asked about already
     goes_on = await auth.ask(known)
     assert await auth.access(TOKEN) is Access.GRANTED
@@ -314,15 +327,14 @@ async def test_new_tokens_that_wait_for_tuist_are_bounded(auth: Auth) -> None:
 
 
 async def test_a_yes_goes_on_if_too_many_known_tokens_have_to_be_asked_about(
-    auth: Auth, monkeypatch: pytest.MonkeyPatch
+    auth: Auth,
 ) -> None:
-    monkeypatch.setattr(auth_cache, "MOST_QUESTIONS", CONNECTIONS)
+    auth.cache._queues[True]._places.limit = 2 * CONNECTIONS
     known = await expired(auth, CONNECTIONS + 1)
     last = known.pop()
     auth.tuist.gate = trio.Event()
     tasks = [await auth.ask(token) for token in known]
     assert await auth.decide(last) == Decision(Access.GRANTED, 3)
-    await unknown(auth, last, OTHER_PROJECT)
     auth.tuist.gate.set()
     for task in tasks:
         await task.result()
@@ -579,3 +591,125 @@ async def test_oddity_of_tuists_answers_is_logged_once_until_it_changes(auth: Au
         auth.tuist.answers[f"token {number}"] = replace(granting(str(PROJECT)), oddity=oddity)
         assert await auth.access(f"token {number}") is Access.GRANTED
     assert [line["reason"] for line in auth.log.of("tuist_answer_odd")] == ["one", "two"]
+
+
+# Shares: a project with many new tokens keeps those of others from nothing.
+
+
+@pytest.fixture
+def impatient(auth: Auth, monkeypatch: pytest.MonkeyPatch) -> Auth:
+    """The same; a question waits for its turn for 5 s at most, as in service."""
+    monkeypatch.setattr(auth_cache, "LONGEST_WAIT", 5.0)
+    return auth
+
+
+async def refused_among(tasks: list[Task[Decision]]) -> list[Exception]:
+    """The errors that those of `tasks` which are done have met."""
+    outcomes = [await task.outcome() for task in tasks if task.is_done()]
+    return [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+
+
+async def test_new_token_of_another_project_is_asked_about_in_turn(auth: Auth) -> None:
+    first = await take_all_connections(auth)
+    flood = [await auth.ask(f"Bearer more {number}") for number in range(200)]
+    other = await auth.ask(OTHER_TOKEN, OTHER_PROJECT)
+    auth.tuist.gate.set()
+    for task in [*first, *flood, other]:
+        await task.result()
+    asked = [authorization for authorization, _ in auth.tuist.questions]
+    assert asked.index(OTHER_TOKEN) < 2 * len(first)
+
+
+async def test_flood_of_new_tokens_of_one_project_leaves_places_to_others(auth: Auth) -> None:
+    auth.tuist.gate = trio.Event()
+    flood = [auth.start(auth.decide(f"Bearer {number}")) for number in range(MOST_QUESTIONS)]
+    await trio.testing.wait_all_tasks_blocked()
+    refused = await refused_among(flood)
+    assert {type(error) for error in refused} == {TooManyQuestions}
+    assert len(refused) == MOST_QUESTIONS // 2
+    other = await auth.ask(OTHER_TOKEN, OTHER_PROJECT)
+    assert not other.is_done()
+    auth.tuist.gate.set()
+    await other.result()
+
+
+async def test_who_cannot_be_asked_about_in_time_hears_that_at_once(impatient: Auth) -> None:
+    """1,000 new tokens, and a Tuist that takes half a second for each."""
+    auth = impatient
+    auth.tuist.delay = 0.5
+    began = trio.current_time()
+    tasks = [auth.start(auth.decide(f"Bearer {number}")) for number in range(1000)]
+    await trio.testing.wait_all_tasks_blocked()
+    assert trio.current_time() == began
+    refused = await refused_among(tasks)
+    assert {str(error) for error in refused} == {"Too many tokens are being asked about"}
+    assert len(refused) == 1000 - 10 * (CONNECTIONS // 2)
+    for task in tasks:
+        await task.outcome()
+    assert trio.current_time() - began <= 5.5
+    assert len(await refused_among(tasks)) == len(refused)  # all others were answered
+
+
+async def test_pace_is_that_of_tuist(impatient: Auth) -> None:
+    """Of a quick one more may wait, of a slow one fewer."""
+    auth = impatient
+    admitted = []
+    for delay in (0.05, 5.0):
+        auth.tuist.delay = delay
+        for number in range(20):
+            await auth.decide(f"Bearer {delay} {number}")
+        tasks = [auth.start(auth.decide(f"Bearer {delay} at once {n}")) for n in range(400)]
+        await trio.testing.wait_all_tasks_blocked()
+        admitted.append(len(tasks) - len(await refused_among(tasks)))
+        for task in tasks:
+            await task.outcome()
+    assert admitted == [400, CONNECTIONS]
+
+
+async def test_reason_is_tuists_when_it_is_what_holds_up_the_queue(impatient: Auth) -> None:
+    auth = impatient
+    auth.tuist.trouble, auth.tuist.delay = DOWN, 10.0
+    await unknown(auth, OTHER_TOKEN)
+    tasks = [auth.start(auth.decide(f"Bearer {number}")) for number in range(100)]
+    await trio.testing.wait_all_tasks_blocked()
+    refused = await refused_among(tasks)
+    assert len(refused) >= 100 - CONNECTIONS // 2 - 10
+    assert {(type(error), str(error)) for error in refused} == {(AccessUnknown, DOWN)}
+    for task in tasks:
+        await task.outcome()
+
+
+async def test_turn_that_does_not_come_in_time_is_not_waited_for(impatient: Auth) -> None:
+    auth = impatient
+    first = await take_all_connections(auth)  # of a Tuist that hangs, and was quick before
+    late = await auth.ask(TOKEN)
+    assert not late.is_done()
+    assert isinstance(await late.outcome(), TooManyQuestions)
+    assert trio.current_time() == 5.0
+    auth.tuist.gate.set()
+    for task in first:
+        await task.result()
+    assert await auth.access(TOKEN) is Access.GRANTED  # nothing is held against the token
+
+
+async def test_overload_is_counted_as_such(impatient: Auth) -> None:
+    await take_all_connections(impatient)
+    impatient.tuist.gate = trio.Event()
+    asked = await impatient.ask(TOKEN)
+    await asked.outcome()
+    found = Scrape.of(impatient.metrics)
+    name = "cache_actors_decisions_total"
+    assert found.value(name, outcome="overloaded", source="memory") == 1
+
+
+async def test_token_with_very_many_projects_pushes_out_no_others(
+    auth: Auth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known_tokens, "MOST_NAMES", 100)
+    others = [f"Bearer {number}" for number in range(5)]
+    auth.tuist.answers |= dict.fromkeys(others, granting(str(PROJECT)))
+    large = granting(str(PROJECT), *(f"acme/{n}" for n in range(97)))
+    auth.tuist.answers[OTHER_TOKEN] = large
+    for token in [*others, OTHER_TOKEN, *others]:
+        assert await auth.access(token) is Access.GRANTED
+    assert [auth.tuist.asked(token) for token in others] == [1] * 5

@@ -20,13 +20,13 @@ from cache_actors.storage.errors import StorageError, StorageFull
 from cache_actors.storage.files import Published
 from cache_actors.storage.layout import Entry
 from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
-from cache_actors.supervision import Mailbox
+from cache_actors.supervision import Mailbox, Turns
 from tests.support.metrics import Scrape
 
 from .helpers import (
     CountingThreads,
     Run,
-    WatchedBudget,
+    WatchedShares,
     artifact,
     fail_at,
     in_chunks,
@@ -48,11 +48,11 @@ class Writer(Storing):
         mailbox = Mailbox("disk_writer", capacity=300, max_weight=MAX_WEIGHT)
         super().__init__(nursery, store, mailbox)
         self.uploads = uploads
-        self.memory = WatchedBudget(4 * SMALL_BYTES)
+        self.memory = WatchedShares(4 * SMALL_BYTES)
         self.stream_threads = CountingThreads()
         threads = self.stream_threads.as_limiter()
         self.client = DiskWriterClient(
-            mailbox.address, store, uploads, self.memory, threads, self.metrics
+            mailbox.address, store, uploads, self.memory, threads, self.metrics, Turns()
         )
 
     def new_actor(self) -> DiskWriter:

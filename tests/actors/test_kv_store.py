@@ -28,7 +28,7 @@ from cache_actors.storage.errors import StorageError, StorageFull
 from cache_actors.storage.layout import Entry, Project
 from cache_actors.storage.record import ATTRIBUTE
 from cache_actors.storage.temporary import TemporaryFolder
-from cache_actors.supervision import Mailbox, MailboxFull
+from cache_actors.supervision import Mailbox, MailboxFull, Turns
 from tests.support.metrics import Scrape
 
 from .helpers import OTHER_PROJECT, PROJECT, Run, fail_at, leftovers, told
@@ -59,7 +59,7 @@ class KeyValue(Storing):
 
     def __init__(self, nursery: trio.Nursery, store: GatedStore) -> None:
         super().__init__(nursery, store, Mailbox("kv_store", capacity=100, max_weight=100_000))
-        self.client = KeyValueStoreClient(self.mailbox.address, store.root)
+        self.client = KeyValueStoreClient(self.mailbox.address, store.root, Turns())
 
     def new_actor(self) -> KeyValueStore:
         writer = EntryWriter(self.store, require_artifacts=self.require_artifacts)

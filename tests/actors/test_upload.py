@@ -5,6 +5,7 @@ import hashlib
 import os
 import random
 from collections.abc import AsyncIterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,7 +25,7 @@ from .helpers import (
     Body,
     CountingThreads,
     Tasks,
-    WatchedBudget,
+    WatchedShares,
     artifact,
     fail_at,
     in_chunks,
@@ -34,6 +35,7 @@ from .stores import Gate
 
 CHUNK = 64 * 1024
 LARGE = random.randbytes(SMALL_BYTES + 1)
+OWNER = ("project", "sender")
 
 
 class Uploads(Tasks):
@@ -47,7 +49,7 @@ class Uploads(Tasks):
         self, store: FileStore, temporary: TemporaryFolder, limit: int, nursery: trio.Nursery
     ) -> None:
         super().__init__(nursery)
-        self.memory = WatchedBudget(limit)
+        self.memory = WatchedShares(4 * limit)  # of which one sender has a quarter
         self.threads = CountingThreads()
         self.metrics = new_metrics()
         self.temporary = temporary
@@ -61,7 +63,7 @@ class Uploads(Tasks):
         """Receive an upload, and return the type of what has come of it; None if it exists."""
         threads = self.threads.as_limiter()
         async with Upload(
-            self._store, self.temporary, self.memory, threads, self.metrics
+            self._store, self.temporary, self.memory, OWNER, threads, self.metrics
         ) as upload:
             if not await upload.receive(self.path, chunks, size, digest):
                 return None
@@ -70,8 +72,8 @@ class Uploads(Tasks):
             return type(source)
 
     async def take_all_memory(self) -> list[Body]:
-        """Begin two uploads that take it all; each gives its half back when its rest comes."""
-        bodies = [Body(b"1", rest=b"2") for _ in range(2)]
+        """Begin two uploads that take it all; each gives its half back when its end comes."""
+        bodies = [Body(bytes(SMALL_BYTES)) for _ in range(2)]
         for body in bodies:
             await self.begin(self.receive(body, SMALL_BYTES))
         return bodies
@@ -99,6 +101,16 @@ def content_of(source: Sequence[bytes] | TemporaryFile) -> bytes:
     content = os.pread(source._fd, 1 << 30, 0)
     assert not any(content[source.size :])  # room that was reserved
     return content[: source.size]
+
+
+def sizes_in(temporary: TemporaryFolder) -> list[int]:
+    """The sizes of the files there that are open, with a name or without one."""
+    sizes = []
+    for fd in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # that of the listing itself
+            if str(fd.readlink()).startswith(f"{temporary.path}/"):
+                sizes.append(os.stat(int(fd.name)).st_size)  # noqa: PTH116
+    return sizes
 
 
 def publish(path: Path) -> None:
@@ -231,7 +243,7 @@ async def test_one_of_unknown_size_waits_for_no_memory(jumping: Uploads) -> None
 @pytest.mark.parametrize("seed", range(3))
 async def test_many_at_once_stay_within_the_budget(uploads: Uploads, seed: int) -> None:
     chances = random.Random(seed)
-    uploads.memory.limit = SMALL_BYTES
+    uploads.memory.limit = 4 * SMALL_BYTES
     wanted: list[bytes] = []
     tasks = []
     for _ in range(60):
@@ -309,24 +321,23 @@ def full(*_: object) -> NoReturn:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-async def test_room_is_looked_for_and_set_aside_before_the_body_is_asked_for(
-    uploads: Uploads, store: FileStore, monkeypatch: pytest.MonkeyPatch
+async def test_room_is_tried_before_the_body_is_asked_for_and_not_kept(
+    uploads: Uploads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really_reserve, asked = os.posix_fallocate, list[tuple[int, bool]]()
+    really_reserve, reserved = os.posix_fallocate, list[tuple[int, bool]]()
     body = Body(LARGE, rest=b"rest")
 
     def reserve(fd: int, offset: int, size: int) -> None:
-        asked.append((size, body.is_read))
+        reserved.append((size, body.is_read))
         really_reserve(fd, offset, size)
 
-    def require_room(size: int, _files: int) -> None:
-        asked.append((size, body.is_read))
-
     monkeypatch.setattr(os, "posix_fallocate", reserve)
-    monkeypatch.setattr(store.capacity, "require_room", require_room)
+    task = await uploads.begin(uploads.receive(body, len(LARGE) + 4))
+    await eventually_async(lambda: uploads.threads.trips >= 2 and not uploads.memory.taken)
+    assert reserved == [(SMALL_BYTES, False)]
+    assert sizes_in(uploads.temporary) == [len(LARGE)]
     body.come.set()
-    assert await uploads.receive(body, len(LARGE) + 4) is TemporaryFile
-    assert asked == [(len(LARGE) + 4, False)] * 2
+    assert await task.result() is TemporaryFile
     assert uploads.received == [LARGE + b"rest"]
     uploads.assert_nothing_is_held()
 
@@ -340,8 +351,31 @@ async def test_full_disk_is_told_before_the_body_is_asked_for(
     with pytest.raises(StorageFull):
         await uploads.receive(body, len(LARGE))
     assert not body.is_read
-    if call == "posix_fallocate":  # which is for those of known size
-        assert await uploads.receive(in_chunks(LARGE)) is TemporaryFile
+    uploads.assert_nothing_is_held()
+    assert await uploads.receive(in_chunks(LARGE), None) is TemporaryFile
+    uploads.assert_nothing_is_held()
+
+
+@pytest.mark.parametrize("is_full", [True, False], ids=["full", "not full"])
+async def test_room_is_looked_for_where_an_upload_will_go(
+    uploads: Uploads, store: FileStore, monkeypatch: pytest.MonkeyPatch, is_full: bool
+) -> None:
+    asked: list[int] = []
+
+    def require_room(size: int, _files: int = 1) -> None:
+        asked.append(size)
+        if is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    body = in_chunks(LARGE)
+    monkeypatch.setattr(store.capacity, "require_room", require_room)
+    if is_full:
+        with pytest.raises(StorageFull):
+            await uploads.receive(body, len(LARGE))
+    else:
+        assert await uploads.receive(body, len(LARGE)) is TemporaryFile
+    assert body.is_read is not is_full
+    assert asked == [len(LARGE)] * (1 if is_full else 2)  # and again when it is written
     uploads.assert_nothing_is_held()
 
 
@@ -350,7 +384,7 @@ async def test_room_for_one_of_unknown_size_is_looked_for_as_it_comes(
 ) -> None:
     asked: list[int] = []
 
-    def require_room(size: int, _files: int) -> None:
+    def require_room(size: int, _files: int = 1) -> None:
         asked.append(size)
         if sum(asked) > 2 * SMALL_BYTES:
             full()
@@ -373,3 +407,17 @@ async def test_one_that_exists_is_not_read_and_needs_no_room(
     assert not body.is_read
     uploads.assert_nothing_is_held()
     assert await uploads.receive(in_chunks(b"small"), 5) is tuple  # its writer will see
+
+
+async def test_memory_for_what_was_only_announced_goes_to_those_who_need_it(
+    jumping: Uploads,
+) -> None:
+    """Who announces and does not send keeps nobody waiting, and loses nothing that he has sent."""
+    idle = [Body(b"1", rest=b"2") for _ in range(2)]
+    tasks = [await jumping.begin(jumping.receive(body, SMALL_BYTES)) for body in idle]
+    assert await jumping.receive(in_chunks(bytes(SMALL_BYTES)), SMALL_BYTES) is tuple
+    for body, task in zip(idle, tasks, strict=True):
+        body.come.set()
+        assert await task.result() is tuple
+    assert jumping.received[1:] == [b"12", b"12"]
+    jumping.assert_nothing_is_held()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -40,6 +40,7 @@ class App:
     """
 
     body_timeout = 30.0
+    body_least_rate = 256
 
     def __init__(self) -> None:
         self.in_flight = InFlight()
@@ -195,7 +196,7 @@ async def test_body_that_stops_is_given_up(
     async with connected(app) as client:
         await client.send(POST % 10 + b"half")
         await client.read_until(b"too late")
-    assert stalled == ["No more of the body has come for 30 seconds"]
+    assert stalled == ["Too little of the body has come for 30 seconds"]
     assert trio.current_time() - began >= app.body_timeout
 
 
@@ -203,14 +204,22 @@ async def test_slow_but_steady_body_is_not_given_up(
     app: App, autojump_clock: trio.testing.MockClock
 ) -> None:
     """What counts is progress, so a whole upload may take longer."""
-    app.handler = say_body
+    pieces = [bytes([number]) * 27 * app.body_least_rate for number in range(1, 6)]
+    body: list[bytes] = []
+
+    async def keep(scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        body.append(await body_of(receive))
+        await answer(send, b"done")
+
+    app.handler = keep
     began = trio.current_time()
     async with connected(app) as client:
-        await client.send(POST % 5)
-        for piece in (b"s", b"t", b"e", b"a", b"d"):
-            await trio.sleep(app.body_timeout * 0.9)
+        await client.send(POST % sum(map(len, pieces)))
+        for piece in pieces:
+            await trio.sleep(27)
             await client.send(piece)
-        await client.read_until(b"\r\n\r\nstead")
+        await client.read_until(b"\r\n\r\ndone")
+    assert body == [b"".join(pieces)]
     assert trio.current_time() - began > app.body_timeout
 
 
@@ -312,3 +321,45 @@ async def test_client_that_leaves_in_the_middle_ends_its_connection(app: App) ->
         await client.stream.aclose()
         await eventually_async(lambda: client.connection.ended)
     assert app.events == []
+
+
+@pytest.mark.parametrize("first", [1, 100_000], ids=["from the start", "after a burst"])
+async def test_body_that_comes_byte_by_byte_is_given_up(
+    app: App, autojump_clock: trio.testing.MockClock, first: int
+) -> None:
+    """Each byte comes in time; but patience is won back by the byte, and never saved up."""
+    stalled: list[str] = []
+
+    async def wait(scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        try:
+            await body_of(receive)
+        except BodyStalled as error:
+            stalled.append(str(error))
+        await answer(send, b"too slow")
+
+    app.handler = wait
+    async with connected(app) as client:
+        await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n")
+        await client.send(b"x" * first)
+        began = trio.current_time()
+        with suppress(trio.BrokenResourceError):  # the connection is closed
+            while True:
+                await trio.sleep(app.body_timeout / 10)
+                await client.send(b"x")
+        assert stalled == ["Too little of the body has come for 30 seconds"]
+        assert trio.current_time() - began <= 2 * app.body_timeout
+
+
+async def test_without_a_least_rate_only_a_pause_is_too_long(
+    app: App, autojump_clock: trio.testing.MockClock
+) -> None:
+    app.handler = say_body
+    app.body_least_rate = 0
+    began = trio.current_time()
+    async with connected(app) as client:
+        await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+        for piece in (b"s", b"t", b"e", b"a", b"d"):
+            await trio.sleep(app.body_timeout * 0.9)
+            await client.send(piece)
+        await client.read_until(b"\r\n\r\nstead")
+    assert trio.current_time() - began > 4 * app.body_timeout

@@ -74,7 +74,7 @@ class Round:
     def may_refuse(self, status: int, asked: float) -> bool:
         """Whether `status` is a refusal that faults explain."""
         match status:
-            case 503:
+            case 429 | 503:
                 return self.has_faults or asked < self.grace_until
             case 507:
                 return self.is_full

@@ -241,7 +241,7 @@ class Load:
             lasts = now - self._accepted_at
             self.report.longest_refusal = max(lasts, self.report.longest_refusal)
             self._built.wait(0.05)
-        elif status == HTTPStatus.SERVICE_UNAVAILABLE:  # it has been killed
+        elif status in (429, HTTPStatus.SERVICE_UNAVAILABLE):  # too much at once, or it was killed
             self._built.wait(0.05)
         elif status != HTTPStatus.CONFLICT:  # an artifact of another build has been evicted
             self.report.problems.append(f"{what}: {status}")

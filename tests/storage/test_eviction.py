@@ -322,6 +322,18 @@ def test_what_is_none_of_the_services_stays(stored: Stored) -> None:
     assert stored.names() == {stranger.name for stranger in strangers}
 
 
+def test_folders_go_when_they_are_empty_and_those_of_a_project_stay(stored: Stored) -> None:
+    gone = stored.artifact("AA11", OLD), stored.entry("11a", "AA11", age=OLD)
+    kept = stored.artifact("AA22"), stored.entry("22a", "AA22")
+    empty = gone[0].parent.with_name("33")
+    empty.mkdir()
+    removed = evict(stored).removed
+    assert removed.folders == 3
+    assert not any(folder.exists() for folder in (gone[0].parent, gone[1].parent, empty))
+    assert all(path.exists() for path in kept)
+    assert all(folder.is_dir() for folder in gone[0].parents[1:4])
+
+
 # Between a look and the lock.
 
 

@@ -432,3 +432,38 @@ def test_pass_knows_nothing_before_it_has_looked(stored: Stored) -> None:
     assert evicting.kept() == {}
     assert evicting.removed.artifacts == 0
     assert not evicting.survey.complete
+
+
+# Inodes of folders.
+
+
+@pytest.fixture
+def spread(root: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> Stored:
+    """A hundred more artifacts, which lie in a folder of their own each; folders count as well."""
+    monkeypatch.setattr(
+        disk,
+        "_stored",
+        lambda: sum(1 for depth in (4, 5) for _ in root.glob("/".join("*" * depth))),
+    )
+    stored = Stored(root)
+    for number in range(FILES):
+        stored.artifact(f"FF{number:02x}", number * HOUR + HOUR, LIB)
+    return stored
+
+
+def test_folders_that_become_empty_are_what_frees_inodes_too(spread: Stored, disk: Disk) -> None:
+    """Each file frees two inodes, so no more of them go than have to."""
+    disk.other_files = 800 - disk._stored()
+    run(spread.root, 0.7, 0.7, of=None)
+    assert disk._stored() + disk.other_files == pytest.approx(700, abs=10)
+
+
+def test_no_file_goes_where_empty_folders_are_enough(spread: Stored, disk: Disk) -> None:
+    names = spread.names()
+    for number in range(100):
+        (LIB.path(spread.root) / "cas" / f"e{number}").mkdir()
+    disk.other_files = 750 - disk._stored()
+    evicted = run(spread.root, 0.7, 0.7, of=None)
+    assert spread.names() == names
+    assert evicted.report().folders == 100
+    assert disk._stored() + disk.other_files == 650

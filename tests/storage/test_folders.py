@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import stat
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from cache_actors.storage.folders import Folders
+from cache_actors.storage.temporary import FOLDER_MODE
+
+from .stores import STORED, publish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from cache_actors.storage.files import FileStore
 
 
 class Syncs:
@@ -105,3 +112,55 @@ def test_what_goes_while_a_folder_is_listed_hurts_nobody(
     monkeypatch.setattr(os, "scandir", list_and_remove)
     assert folders.prepare({root / "x"}) == {}
     assert syncs.made == [root]
+
+
+def test_folder_is_complete_only_when_it_will_survive(folders: Folders, root: Path) -> None:
+    """Others go by its mode."""
+    seen: list[int] = []
+    folders._sync = lambda parent: seen.extend(
+        stat.S_IMODE(each.stat().st_mode) for each in parent.iterdir()
+    )
+    folders.ensure(root / "x")
+    assert seen == [0o700]
+    assert stat.S_IMODE((root / "x").stat().st_mode) == FOLDER_MODE
+
+
+def test_known_folder_that_is_gone_is_made_again_and_no_other_is_looked_at(
+    folders: Folders, syncs: Syncs, root: Path
+) -> None:
+    folders.prepare({root / "a" / "1", root / "b" / "1"})
+    (root / "a" / "1").rmdir()
+    syncs.made.clear()
+    folders.call_in(root / "a" / "1", Path.touch, root / "a" / "1" / "f")
+    assert (root / "a" / "1" / "f").exists()
+    assert syncs.made == [root / "a"]
+
+
+def test_whole_tree_that_is_gone_is_made_again(folders: Folders, root: Path) -> None:
+    folders.prepare({root / "a" / "1"})
+    shutil.rmtree(root / "a")
+    folders.call_in(root / "a" / "1", Path.touch, root / "a" / "1" / "f")
+    assert (root / "a" / "1" / "f").exists()
+
+
+def test_file_in_a_folder_that_another_has_just_made_again_survives(
+    store: FileStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its maker may not have synced the folder above yet, so whoever puts a file into it does."""
+    path = root / "acme" / "app" / "cas" / "11" / "AA11"
+    publish(store, path, b"old")
+    path.unlink()
+    path.parent.rmdir()
+    path.parent.mkdir(mode=0o700)
+    synced: list[str] = []
+    real = os.open
+
+    def note(name: Any, flags: int, *mode: Any, **how: Any) -> int:
+        if flags & os.O_DIRECTORY:
+            synced.append(str(name))
+        return real(name, flags, *mode, **how)
+
+    monkeypatch.setattr(os, "open", note)
+    assert publish(store, path, b"new") is STORED
+    assert (str(path.parent.parent) in synced) is store.durable
+    assert stat.S_IMODE(path.parent.stat().st_mode) == FOLDER_MODE

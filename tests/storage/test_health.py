@@ -118,6 +118,19 @@ def test_room_is_kept_beside_the_state(health: StorageHealth) -> None:
     assert (status.free_bytes, status.free_inodes, status.state) == (0, 0, FULL)
 
 
+def test_probe_that_does_not_come_back_is_a_storage_that_hangs(
+    health: StorageHealth, clock: list[float]
+) -> None:
+    with health.probed():
+        clock[0] += 10.0
+        assert health.status().state is OK
+        clock[0] += 0.1
+        assert health.status().state is FAILING
+        assert health.status().reason == "The storage has not answered for 10 seconds"
+        assert health.status().since == 100.0
+    assert health.status().state is OK
+
+
 # What errors mean to callers.
 
 

@@ -46,7 +46,9 @@ def test_everything_is_counted_by_project(stored: Stored) -> None:
     }
     assert survey.holdings[APP].bytes == 4 * BLOCK_BYTES
     assert survey.bytes == 5 * BLOCK_BYTES
-    assert counted(survey.histogram) == [5 * BLOCK_BYTES, 5]
+    folders = len({path.parent for path in stored.root.glob("*/*/*/*/*")})
+    assert counted(survey.histogram) == [5 * BLOCK_BYTES, 5 + folders]
+    assert survey.empty_folders == 0
 
 
 def test_use_is_the_later_of_reading_and_writing(stored: Stored) -> None:
@@ -62,7 +64,7 @@ def test_only_what_is_wanted_may_be_evicted_and_all_is_counted(stored: Stored) -
     stored.entry("a", 2, age=HOUR, project=LIB)
     survey = surveyed(stored, LIB)
     assert survey.bytes == 3 * BLOCK_BYTES
-    assert counted(survey.histogram) == [2 * BLOCK_BYTES, 2]
+    assert counted(survey.histogram) == [2 * BLOCK_BYTES, 2 + 2]  # and their folders
     assert not surveyed(stored, Project("no", "body")).histogram.buckets
 
 
@@ -109,3 +111,18 @@ def test_use_at_the_beginning_of_time_is_a_use() -> None:
     holdings.add(Kind.CAS, 1, 0)
     holdings.add(Kind.CAS, 1, 5)
     assert (holdings.oldest_use, holdings.latest_use) == (0, 5)
+
+
+def test_folder_goes_with_the_file_in_it_that_was_used_last(stored: Stored) -> None:
+    """It takes an inode for as long as there is one file in it."""
+    for number, age in enumerate((HOUR, DAY, 3 * DAY)):
+        stored.artifact(f"AA11{number}", age)
+    buckets = surveyed(stored).histogram.buckets
+    assert [files for _, (_, files) in sorted(buckets.items())] == [2, 1, 1]
+
+
+def test_empty_folders_are_counted_where_something_may_go(stored: Stored) -> None:
+    for project in APP, LIB:
+        stored.artifact("AA11", HOUR, project).parent.with_name("22").mkdir()
+    assert surveyed(stored).empty_folders == 2
+    assert surveyed(stored, LIB).empty_folders == 1

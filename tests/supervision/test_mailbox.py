@@ -268,3 +268,16 @@ async def test_caller_cancelled_in_the_instant_its_message_is_taken_has_begun(as
     await ask(mailbox.address, Say("c", size=10))
     with trio.fail_after(1):
         assert len(await mailbox.take(1)) == 1
+
+
+@pytest.mark.parametrize("prompt", [True, False])
+async def test_batch_in_hand_is_what_a_prompt_actor_is_stuck_with(ask: Ask, prompt: bool) -> None:
+    mailbox = Mailbox("box", capacity=10, prompt=prompt)
+    await ask(mailbox.address, Say("a"))
+    (in_hand,) = await mailbox.take(1)
+    await trio.sleep(10)
+    assert not mailbox.is_stuck(trio.current_time(), after=10)
+    await trio.sleep(0.001)
+    assert mailbox.is_stuck(trio.current_time(), after=10) is prompt
+    in_hand.reply()
+    assert not mailbox.is_stuck(trio.current_time(), after=10)

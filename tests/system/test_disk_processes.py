@@ -28,7 +28,7 @@ from tests.support.writers import Writers
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from cache_actors.dev.tuist import StandInTuist
@@ -198,3 +198,31 @@ def test_interrupt_of_the_whole_group_ends_in_order(tmp_path: Path, tuist: Stand
         assert service.log.read_text().count('"child_crashed"') == 1
         service.start()
         assert writers.lost() == []
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("send", [upload, put], ids=["disk_writer", "kv_store"])
+def test_process_that_is_stopped_with_one_batch_in_its_hands_is_seen_in_up(
+    tmp_path: Path, tuist: StandInTuist, send: Callable[[Service, str], int], workers: str
+) -> None:
+    """Nothing waits behind that batch: it is all that there is to go by."""
+    environment = constants({"supervision.supervisor.STUCK_AFTER": 2}) | {"WORKERS": workers}
+    service = Service(tmp_path / "cas", tuist.url, environment, CHANGED_COMMAND)
+    with running_service(service):
+        pids = children(service)
+        signal_all(pids, signal.SIGSTOP)
+        statuses: list[int] = []
+        thread = threading.Thread(target=lambda: statuses.append(send(service, "0~AA")))
+        thread.start()
+        name = "disk_writer" if send is upload else "kv_store"
+        eventually(lambda: is_stuck(service, name))
+        assert service.up().status_code == 503
+        signal_all(pids, signal.SIGCONT)
+        thread.join()
+        assert statuses == [204]
+        eventually(lambda: service.up().status_code == 200)
+
+
+def is_stuck(service: Service, name: str) -> bool:
+    """Whether an actor of that name is."""
+    return any(node["name"] == name and node.get("stuck") for node in service.nodes())

@@ -1,0 +1,99 @@
+"""Turns: who may have something done, when several want to have much done.
+
+A queue that is first come, first served is as long for everybody as the one who asks for most makes
+it. Here each project has a line of its own, and only so many of a line are let through at once, if
+others have been there lately: the next ones when those have been done. So what is being done stays
+short, and whoever asks for little is soon served. In a line the senders take turns.
+
+A project that is alone is let through as it comes: together things are done faster.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from math import inf
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from .shares import Owner
+
+TOGETHER = 16
+"""How many are let through at once, of all projects that have been there lately."""
+
+LEAST = 2
+"""How many of one project are let through at once in any case."""
+
+LATELY = 10.0
+"""Seconds for which a project counts as one that comes and goes."""
+
+
+class _Line:
+    """The line of a project: how many have been let through, and who waits, by sender."""
+
+    __slots__ = ("inside", "seen_at", "waiting")
+
+    def __init__(self) -> None:
+        self.inside = 0
+        self.seen_at = trio.current_time()
+        self.waiting: dict[Hashable, deque[trio.Event]] = {}
+
+
+class Turns:
+    """The lines of all projects."""
+
+    def __init__(self) -> None:
+        self._lines: dict[Hashable, _Line] = {}
+        self._counted_at = float("-inf")
+
+    async def enter(self, owner: Owner) -> None:
+        """Wait for a turn; it has to be ended with `leave`, unless this is cancelled."""
+        line = self._lines.get(owner[0])
+        if line is None:
+            line = self._lines[owner[0]] = _Line()
+        line.seen_at = trio.current_time()  # or it would be forgotten with nobody in it
+        if not line.waiting and line.inside < self._most():
+            line.inside += 1
+            return
+        turn = trio.Event()
+        queue = line.waiting.setdefault(owner[1:], deque())
+        queue.append(turn)
+        try:
+            await turn.wait()
+        except trio.Cancelled:
+            if turn.is_set():
+                self.leave(owner)
+            else:
+                queue.remove(turn)
+                if not queue:
+                    del line.waiting[owner[1:]]
+            raise
+
+    def leave(self, owner: Owner) -> None:
+        """End a turn, and let the next ones of the line through."""
+        line = self._lines[owner[0]]
+        line.inside -= 1
+        line.seen_at = trio.current_time()
+        most = self._most()
+        while line.waiting and line.inside < most:
+            sender = next(iter(line.waiting))
+            queue = line.waiting.pop(sender)
+            line.inside += 1
+            queue.popleft().set()
+            if queue:
+                line.waiting[sender] = queue  # behind the others
+
+    def _most(self) -> float:
+        """How many of a project may be inside."""
+        if len(self._lines) == 1:
+            return inf
+        now = trio.current_time()
+        if now - self._counted_at > LATELY / 10:
+            self._counted_at = now
+            for owner, line in list(self._lines.items()):
+                if not (line.inside or line.waiting) and now - line.seen_at > LATELY:
+                    del self._lines[owner]
+        return max(LEAST, TOGETHER // len(self._lines)) if len(self._lines) > 1 else inf
