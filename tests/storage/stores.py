@@ -157,6 +157,20 @@ def shorten(path: Path) -> None:
 # A disk that fails.
 
 
+@dataclass
+class Disk:
+    """A disk of blocks of 4 KiB, as `statvfs` describes it: so many, free, and free for users."""
+
+    f_blocks: int = 1_000_000
+    f_bfree: int = 500_000
+    f_bavail: int = 500_000
+    f_files: int = 1000
+    f_ffree: int = 900
+    f_favail: int = 900
+    f_frsize: int = 4096
+    f_bsize: int = 1 << 20  # not what anything is counted in
+
+
 def fail(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 

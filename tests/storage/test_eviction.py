@@ -251,6 +251,7 @@ def test_artifacts_stay_where_a_folder_of_entries_is_lost(
     stored.artifact(2, OLD, LIB)
     fail_calls_for(monkeypatch, os, "scandir", lost, errno.EIO)
     evict(stored, APP, LIB)
+    assert list(new_eviction(stored).mend([APP])) == []
     monkeypatch.undo()
     assert stored.names() == {kept.name, "0~a.json"}
 

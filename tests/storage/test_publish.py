@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import shutil
 import stat
@@ -12,7 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cache_actors.storage.files import FileStore
+from cache_actors.storage.layout import TEMPORARY
 from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
+from tests.support.waiting import LIMIT
 
 from .stores import (
     EXISTS,
@@ -33,9 +37,15 @@ from .stores import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from multiprocessing.queues import Queue
+    from multiprocessing.synchronize import Barrier
     from pathlib import Path
 
-    from cache_actors.storage.files import FileStore, Version
+    from cache_actors.storage.files import Published, Version
+
+    Outcomes = tuple[bytes, list[Published | OSError]]
+
+SPAWN = multiprocessing.get_context("spawn")
 
 
 @contextmanager
@@ -236,3 +246,35 @@ def test_readers_see_whole_versions_only(relaxed: FileStore, path: Path) -> None
     reader.join()
     assert seen <= set(versions)
     assert len(seen) > 1
+
+
+def shared_path(root: Path, number: int) -> Path:
+    return root / "acme" / str(number // 5) / str(number)
+
+
+def publish_everything(
+    root: Path, data: bytes, together: Barrier, outcomes: Queue[Outcomes]
+) -> None:
+    """What each of two processes does at once: publish its own `data` at the same paths."""
+    temporary = TemporaryFolder(root / TEMPORARY)
+    store = FileStore(root, temporary, durable=True)
+    together.wait(LIMIT)
+    outcomes.put((data, [publish(store, shared_path(root, each), data) for each in range(60)]))
+    temporary.remove()
+
+
+def test_of_two_processes_that_publish_at_once_one_stores_a_whole_file(root: Path) -> None:
+    together, outcomes = SPAWN.Barrier(2), SPAWN.Queue()
+    processes = [
+        SPAWN.Process(target=publish_everything, args=(root, data, together, outcomes), daemon=True)
+        for data in (b"a" * 50_000, b"b" * 60_000)
+    ]
+    for process in processes:
+        process.start()
+    sources, published = zip(*(outcomes.get(timeout=LIMIT) for _ in processes), strict=True)
+    for process in processes:
+        process.join()
+    for number, outcome in enumerate(zip(*published, strict=True)):
+        assert set(outcome) == {STORED, EXISTS}
+        assert shared_path(root, number).read_bytes() == sources[outcome.index(STORED)]
+    assert list((root / TEMPORARY).iterdir()) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -141,29 +141,6 @@ def test_uploaded_file_has_its_record_wherever_it_lay(
         monkeypatch.setattr(durable, "holds", lambda _: False)
 
 
-@pytest.mark.parametrize("how", ["link", "replace"])
-def test_record_is_written_before_the_file_gets_its_name(
-    durable: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    really_record, really_name = os.setxattr, getattr(os, how)
-    events: list[str] = []
-
-    def record(fd: int, *how: Any) -> None:
-        really_record(fd, *how)
-        events.append("recorded")
-
-    def name(source: Path | str, target: Path, **how: Any) -> None:
-        events.append("named")
-        really_name(source, target, **how)
-        assert read_record(target) == RECORD
-
-    monkeypatch.setattr(os, "setxattr", record)
-    monkeypatch.setattr(os, how, name)
-    outcome = publish(durable, path, CONTENT) if how == "link" else replace(durable, path, CONTENT)
-    assert not isinstance(outcome, OSError)
-    assert events == ["recorded", "named"]
-
-
 def test_record_is_written_before_the_file_is_synced(
     durable: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,13 +187,3 @@ def test_record_without_room_is_a_full_disk_and_nothing_stays(
     assert files_below(root) == []
     assert open_descriptors() == before
     assert publish(durable, path, CONTENT) is Published.STORED
-
-
-def test_replacement_whose_record_has_no_room_leaves_the_file_before_it(
-    durable: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    replace(durable, path, CONTENT)
-    monkeypatch.setattr(os, "setxattr", refusing(errno.ENOSPC))
-    assert isinstance(replace(durable, path, b"after"), OSError)
-    assert path.read_bytes() == CONTENT
-    assert read_record(path) == RECORD

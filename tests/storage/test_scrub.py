@@ -123,7 +123,7 @@ def fail_reads_of(patch: pytest.MonkeyPatch, path: Path, number: int = errno.EIO
     patch.setattr(os, "preadv", preadv)
 
 
-# What is well.# What is well.
+# What is well.
 
 SIZES = [1, 511, 512, 4096, 4097, READ_BYTES - 1, READ_BYTES, READ_BYTES + 1, 3 * READ_BYTES + 7]
 
@@ -572,6 +572,15 @@ def test_files_that_are_removed_meanwhile_are_no_trouble(storage: Storage) -> No
     assert scrub.report.findings == []
     assert scrub.report.complete
     assert storage.held() == {}
+
+
+def test_file_that_vanishes_after_it_was_listed_is_no_trouble(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_calls_for(monkeypatch, os, "open", storage.artifact(b"bytes"), errno.ENOENT)
+    report = storage.scrub()
+    assert (report.files, report.skipped, report.findings) == (0, 0, [])
+    assert report.complete
 
 
 def test_file_that_is_replaced_while_it_is_read_is_never_moved(storage: Storage) -> None:
