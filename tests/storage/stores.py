@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import time
@@ -47,6 +48,13 @@ def publish_file(store: FileStore, path: Path, source: TemporaryFile) -> Publish
     if ready is not source:
         ready.discard()
     return outcome
+
+
+def uploaded(temporary: TemporaryFolder, data: bytes = b"abc") -> TemporaryFile:
+    """An upload that has been received, and is its owner's to discard."""
+    upload = temporary.create()
+    upload.write([data])
+    return upload
 
 
 def replace(store: FileStore, path: Path, data: bytes) -> OSError | None:
@@ -132,6 +140,18 @@ def files_below(root: Path) -> list[Path]:
 def held(root: Path) -> list[bytes]:
     """What the files in quarantine hold."""
     return [p.read_bytes() for p in (root / QUARANTINE).rglob("*") if p.is_file()]
+
+
+def can_lock(folder: Path, how: int) -> bool:
+    """Whether nobody holds a lock (`flock`) on a folder that is in the way of one of that sort."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
 
 
 # Damage.

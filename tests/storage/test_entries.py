@@ -22,7 +22,7 @@ from cache_actors.storage.layout import QUARANTINE, Entry, Project
 from cache_actors.storage.project_lock import exclusive
 from tests.support.stored import APP, DAY, LIB, SECOND, Stored, artifact_id
 
-from .stores import empty, fail_calls_for, open_descriptors, refusing
+from .stores import can_lock, empty, fail_calls_for, open_descriptors, refusing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -218,17 +218,6 @@ def test_disk_that_fails_at_an_artifact_fails_its_entry_alone(
 # Locks.
 
 
-def can_be_evicted_from(project: Path) -> bool:
-    fd = os.open(project, os.O_RDONLY)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(fd)
-    return True
-
-
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch, root: Path) -> list[str]:
     """What is done while the project cannot be evicted from."""
@@ -238,7 +227,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, root: Path) -> list[str]:
         really = getattr(FileStore, name)
 
         def watched(store: FileStore, *arguments: object) -> object:
-            assert not can_be_evicted_from(APP.path(root))
+            assert not can_lock(APP.path(root), fcntl.LOCK_EX)
             done.append(name)
             return really(store, *arguments)
 
@@ -255,7 +244,7 @@ def test_eviction_is_kept_out_from_the_first_look_until_the_entry_is_there(
     stored.artifact(A)
     put(writer, write("a", A))
     assert watched == ["touch", "touch", "replace"]
-    assert can_be_evicted_from(APP.path(stored.root))
+    assert can_lock(APP.path(stored.root), fcntl.LOCK_EX)
 
 
 def test_project_that_is_being_evicted_fails_its_entries_alone(

@@ -46,7 +46,7 @@ from tests.support.stored import (
     value_of,
 )
 
-from .stores import fail_calls_for, refusing
+from .stores import can_lock, fail_calls_for, refusing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -417,19 +417,7 @@ class Call:
 
     what: str
     path: str
-    is_locked: bool
-
-
-def is_locked(project: Path) -> bool:
-    """Whether eviction keeps entries out of a project."""
-    fd = os.open(project, os.O_RDONLY)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+    is_locked: bool  # whether entries are kept out of the project
 
 
 @pytest.fixture
@@ -439,12 +427,12 @@ def calls(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     really_unlink, really_sync = os.unlink, os.fsync
 
     def unlink(path: Any, *arguments: Any, **how: Any) -> None:
-        calls.append(Call("unlink", str(path), is_locked(APP.path(root))))
+        calls.append(Call("unlink", str(path), not can_lock(APP.path(root), fcntl.LOCK_SH)))
         really_unlink(path, *arguments, **how)
 
     def sync(fd: int) -> None:
         path = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115
-        calls.append(Call("sync", path, is_locked(APP.path(root))))
+        calls.append(Call("sync", path, not can_lock(APP.path(root), fcntl.LOCK_SH)))
         really_sync(fd)
 
     monkeypatch.setattr(os, "unlink", unlink)
@@ -493,7 +481,7 @@ def test_files_are_removed_under_the_lock_a_few_at_a_time(
         stored.raw_entry(f"aa{number:04}", b"x", OLD)
     gone = 0
     for step in new_eviction(stored).run([APP]):
-        assert not is_locked(APP.path(stored.root))
+        assert can_lock(APP.path(stored.root), fcntl.LOCK_SH)
         removed = sum(call.what == "unlink" for call in calls) - gone
         assert removed == step.removed <= BATCH
         gone += removed
@@ -579,7 +567,7 @@ def test_clock_that_is_set_ends_the_pass_before_anything_goes(
     with pytest.raises(ClockStepped, match="The clock was set during the pass"):
         list(steps)
     assert stored.names() == before
-    assert not is_locked(APP.path(stored.root))
+    assert can_lock(APP.path(stored.root), fcntl.LOCK_SH)
 
 
 # Half of it, or only a look.

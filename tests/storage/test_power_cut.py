@@ -29,6 +29,7 @@ from .stores import (
     publish_file,
     refusing,
     replace,
+    uploaded,
 )
 
 if TYPE_CHECKING:
@@ -183,8 +184,7 @@ def test_files_survive_when_more_folders_are_used_than_remembered(
 def test_relaxed_store_never_syncs(
     relaxed: FileStore, path: Path, temporary: TemporaryFolder, journal: Journal
 ) -> None:
-    upload = temporary.create()
-    upload.write([b"x"])
+    upload = uploaded(temporary, b"x")
     publish_file(relaxed, path, upload)
     publish(relaxed, path.with_name("b"), b"x")
     publish(relaxed, path.with_name("b"), b"x")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import signal
 import subprocess
 import sys
 import threading
@@ -137,22 +136,15 @@ def test_exclusive_keeps_out_the_others_of_all_processes(project: Path, how: Loc
 
 
 @pytest.mark.parametrize("how", ["shared", "exclusive", "brief"])
-def test_exclusive_waits_for_the_holders_of_all_processes(
+def test_exclusive_waits_until_the_holders_of_all_processes_are_gone(
     project: Path, work: Callable[..., Worker], how: str
 ) -> None:
-    with another_process(how, project):
+    with another_process(how, project) as holder:
         worker = work(exclusive)
         eventually(lambda: waiting_for(project) > 0)
         assert not worker.has_it.is_set()
-    assert worker.got_it()
-
-
-@pytest.mark.parametrize("how", ["shared", "exclusive", "brief"])
-def test_lock_ends_with_a_killed_holder(project: Path, how: str) -> None:
-    with another_process(how, project) as holder:
-        holder.send_signal(signal.SIGKILL)
-        with exclusive(project):
-            pass
+        holder.kill()
+        assert worker.got_it()
 
 
 @pytest.mark.usefixtures("no_patience")

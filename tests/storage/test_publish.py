@@ -33,6 +33,7 @@ from .stores import (
     publish_file,
     refuse_anonymous_files,
     replace,
+    uploaded,
 )
 
 if TYPE_CHECKING:
@@ -189,8 +190,7 @@ def test_replacement_that_finds_no_room_leaves_the_file_before_it(
 def test_uploaded_file_is_published_as_it_is_and_left_to_its_owner(
     store: FileStore, path: Path, temporary: TemporaryFolder
 ) -> None:
-    upload = temporary.create()
-    upload.write([b"abc"])
+    upload = uploaded(temporary)
     assert publish_file(store, path, upload) is STORED
     assert path.stat().st_ino == os.fstat(upload._fd).st_ino
     upload.discard()

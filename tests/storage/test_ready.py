@@ -13,7 +13,16 @@ from cache_actors.storage.health import StorageState
 from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
 from tests.support.mounts import other_device
 
-from .stores import STORED, Journal, files_below, leftovers, number_of, publish_file, refusing
+from .stores import (
+    STORED,
+    Journal,
+    files_below,
+    leftovers,
+    number_of,
+    publish_file,
+    refusing,
+    uploaded,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,24 +38,10 @@ def elsewhere(root: Path) -> Iterator[TemporaryFolder]:
         folder.remove()
 
 
-def test_file_on_another_device_is_brought_over(
-    store: FileStore, temporary: TemporaryFolder, elsewhere: TemporaryFolder
-) -> None:
-    upload = elsewhere.create()
-    upload.write([b"abc"])
-    ready = store.ready(upload)
-    assert store.holds(ready)
-    assert (ready.size, ready.digest()) == (3, upload.digest())
-    assert leftovers(elsewhere) == []
-    assert len(leftovers(temporary)) == 1
-    ready.discard()
-
-
 def test_publishing_a_file_that_is_ready_syncs_folders_only(
     durable: FileStore, path: Path, temporary: TemporaryFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    upload = temporary.create()
-    upload.write([b"abc"])
+    upload = uploaded(temporary)
     ready = durable.ready(upload)
     monkeypatch.delattr(os, "fdatasync")
     monkeypatch.delattr(os, "setxattr")
@@ -64,8 +59,7 @@ def test_file_that_cannot_be_made_ready_is_its_owners_to_discard(
     if device == "other device":
         monkeypatch.setattr(TemporaryFile, "device", lambda _: -1)
     monkeypatch.setattr(os, "fdatasync", refusing(errno.EIO))
-    upload = temporary.create()
-    upload.write([b"abc"])
+    upload = uploaded(temporary)
     with pytest.raises(OSError, match="Input/output error"):
         durable.ready(upload)
     assert len(leftovers(temporary)) == 1
@@ -87,7 +81,7 @@ def test_file_on_another_device_is_copied(
     upload.write([data])
     assert publish_file(store, path, upload) is STORED
     assert path.read_bytes() == data
-    assert leftovers(temporary) == []
+    assert leftovers(temporary) == leftovers(elsewhere) == []
     upload.discard()
 
 
@@ -100,8 +94,7 @@ def test_copied_file_survives_a_power_cut(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(TemporaryFile, "device", lambda _: -1)
-    upload = temporary.create()
-    upload.write([b"abc"])
+    upload = uploaded(temporary)
     inode = os.fstat(upload._fd).st_ino
     assert publish_file(durable, path, upload) is STORED
     assert path.stat().st_ino != inode
@@ -128,31 +121,13 @@ def test_copy_that_finds_no_room_leaves_nothing_but_its_source(
     assert leftovers(temporary) == []
 
 
-def test_copy_that_differs_is_not_stored(
-    store: FileStore,
-    root: Path,
-    path: Path,
-    temporary: TemporaryFolder,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(store, "holds", lambda _: False)
-    upload = temporary.create()
-    upload.write([b"0123456789"])
-    os.pwrite(upload._fd, b"?", 5)
-    assert number_of(publish_file(store, path, upload)) == errno.EIO
-    upload.discard()
-    assert files_below(root) == []
-    assert leftovers(temporary) == []
-
-
 def test_uploads_that_have_been_synced_already_stay_in_memory(
     durable: FileStore, path: Path, temporary: TemporaryFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel drops what is written when it is told to begin writing."""
     hinted: list[TemporaryFile] = []
     monkeypatch.setattr(TemporaryFile, "start_sync", lambda file: hinted.append(file))
-    upload = temporary.create()
-    upload.write([b"x"])
+    upload = uploaded(temporary, b"x")
     durable.ready(upload)
     both = [Publication(path.with_name(name), [b"x"]) for name in "ab"]
     durable.publish([Publication(path, upload), *both])

@@ -26,6 +26,7 @@ from .stores import (
     publish_file,
     refusing,
     replace,
+    uploaded,
 )
 
 if TYPE_CHECKING:
@@ -167,8 +168,7 @@ def replace_path(item: Publication, ending: str) -> Publication:
 def test_upload_that_has_its_room_already_is_published_without_more(
     store: FileStore, path: Path, temporary: TemporaryFolder, request: pytest.FixtureRequest
 ) -> None:
-    upload = temporary.create()
-    upload.write([b"abc"])
+    upload = uploaded(temporary)
     request.getfixturevalue("no_room")
     assert publish_file(store, path, upload) is STORED
     upload.discard()

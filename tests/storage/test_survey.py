@@ -32,13 +32,6 @@ def found(root: Path, project: Project, kind: Kind) -> set[str]:
     return {file.id for shard in shards(root, project, kind) for file in files(shard, kind)}
 
 
-def test_projects_are_the_folders_two_levels_below_the_root(stored: Stored) -> None:
-    stored.artifact(1)
-    stored.entry("a", project=LIB)
-    stored.artifact(1, project=Project("other", "app"))
-    assert set(projects(stored.root)) == {APP, LIB, Project("other", "app")}
-
-
 def test_empty_storage_has_no_projects(root: Path) -> None:
     assert projects(root) == []
     (root / "acme").mkdir()
@@ -82,17 +75,6 @@ def test_size_is_what_a_file_takes_on_the_disk(stored: Stored) -> None:
     [file] = files(str(path.parent), Kind.CAS)
     assert file.size == BLOCK_BYTES
     assert file.status.st_size == 100 * BLOCK_BYTES
-
-
-def test_kinds_and_projects_are_apart(stored: Stored) -> None:
-    stored.artifact(1)
-    stored.entry("a")
-    stored.artifact(2, project=LIB)
-    assert found(stored.root, APP, Kind.CAS) == {A}
-    assert found(stored.root, APP, Kind.KEYVALUE) == {"0~a"}
-    assert found(stored.root, LIB, Kind.CAS) == {artifact_id(2)}
-    assert found(stored.root, LIB, Kind.KEYVALUE) == set()
-    assert found(stored.root, Project("no", "body"), Kind.CAS) == set()
 
 
 def test_what_is_no_file_of_the_services_is_left_out(stored: Stored) -> None:

@@ -30,6 +30,7 @@ from .stores import (
     replace,
     shorten,
     times_of,
+    uploaded,
 )
 
 if TYPE_CHECKING:
@@ -183,8 +184,7 @@ def test_artifact_that_is_said_to_exist_is_in_use_from_then_on(
     elif ask == "publish":
         assert publish(store, path, b"y") is EXISTS
     else:
-        upload = temporary.create()
-        upload.write([b"y"])
+        upload = uploaded(temporary, b"y")
         assert publish_file(store, path, upload) is EXISTS
         upload.discard()
     assert times_of(path)[0] >= began
