@@ -115,6 +115,13 @@ def test_files_of_one_age_share_by_name() -> None:
     assert len(before) == 20_000
 
 
+def test_inodes_count_as_much_as_bytes() -> None:
+    stored = [File(number * HOUR, 4096, name(number)) for number in range(1, 101)]
+    many = taken(rule_for(stored, Amount(4096, 50)), stored)
+    assert len(many) == pytest.approx(50, abs=4)
+    assert taken(rule_for(stored, Amount(50 * 4096, 1)), stored) == many
+
+
 @pytest.mark.parametrize("protected", [0.0, PROTECTED])
 def test_no_excess_takes_nothing(protected: float) -> None:
     rule = rule_for([File(YEAR)], Amount(), protected)

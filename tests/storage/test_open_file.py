@@ -11,7 +11,7 @@ import pytest
 
 from cache_actors.storage.record import ATTRIBUTE
 
-from .stores import held, opened, publish, refusing
+from .stores import held, open_descriptors, opened, publish, refusing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,8 +54,10 @@ def test_open_file_reads_any_part(relaxed: FileStore, artifact: Path) -> None:
 
 
 def test_closing_again_closes_nobody_elses_file(relaxed: FileStore, artifact: Path) -> None:
+    before = open_descriptors()
     file = opened(relaxed, artifact)
     file.close()
+    assert open_descriptors() == before
     another = os.open(artifact, os.O_RDONLY)  # gets the number that was just freed
     file.close()
     assert os.read(another, 1) == b"0"
