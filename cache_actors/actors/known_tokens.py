@@ -61,9 +61,7 @@ class Tokens:
         self._names += token.names
         while len(self._with_access) > MOST_TOKENS:
             self._forget_with_access(next(iter(self._with_access)))
-        while (
-            self._names > MOST_NAMES
-        ):  # the one that takes most of them, or it would push out others
+        while self._names > MOST_NAMES:  # the largest goes, or it would push out all others
             largest = max(self._with_access, key=lambda each: self._with_access[each].names)
             self._forget_with_access(largest)
 
