@@ -20,12 +20,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 def pytest_configure() -> None:
-    """Let tests of Ctrl-C work where a shell has started pytest in the background.
+    """Let tests of signals work where a shell has started pytest in the background, or `nohup`.
 
-    It has SIGINT ignored there, which all that pytest starts would inherit.
+    They have SIGINT or SIGHUP ignored, which all that pytest starts would inherit.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
