@@ -36,7 +36,7 @@ def findings(**where: Any) -> dict[str, Finding]:
 
 
 def test_folder_is_looked_at_if_there_are_to_be_sockets(sockets: Path) -> None:
-    assert findings() == {}  # with a port
+    assert "socket folder" not in findings()  # with a port
     assert {found.verdict for found in findings(socket_dir=sockets).values()} == {Verdict.OK}
     missing = findings(socket_dir=sockets / "missing")
     assert missing["socket folder"].verdict is Verdict.BROKEN
