@@ -184,6 +184,17 @@ def test_handlers_import_neither_actors_nor_their_mailboxes() -> None:
     assert [str(imported) for imported in ours if is_behind_a_client(class_named(imported))] == []
 
 
+RECORDS = {
+    "status",
+    "metrics",
+    "recent",
+    "storage",
+    "is_replaced",
+    "eviction",
+    "nginx_troubles",
+}
+
+
 def test_services_are_clients() -> None:
     bounds_and_readers = {"ArtifactReader", "Budget"}
     imported = {i.name: i for i in imports_of("cache_actors.http.app")}
@@ -192,7 +203,7 @@ def test_services_are_clients() -> None:
         if field.name == "since":
             assert annotation == "float"
             continue
-        if field.name in {"status", "metrics", "recent", "storage", "is_replaced", "eviction"}:
+        if field.name in RECORDS:
             assert annotation.startswith("Callable[")
             continue
         assert annotation.endswith("Client") or annotation in bounds_and_readers

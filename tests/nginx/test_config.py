@@ -26,7 +26,8 @@ SERVER_CONF = (SNIPPETS / "server.conf").read_text()
 
 EXPLAINED = {
     "add_header_redefinition": "each location names all its headers; what is proxied brings some",
-    "worker_rlimit_nofile_vs_connections": "the limit is the host's to set, as we need not be root",
+    "try_files_is_evil_too": "a short upload over HTTP/2 looks at its file once",
+    "proxy_pass_normalized": "the path is ours, and the handles in it have been matched whole",
     "if_is_evil": "it holds nothing but what is safe there: a return, and its headers",
 }
 """What gixy finds, and why it stays."""
@@ -54,8 +55,21 @@ def test_what_nginx_answers_is_logged_for_the_service_if_it_wants_that() -> None
     assert "cache_answers buffer" not in nginx_config(OPTIONS)
     config = nginx_config(replace(OPTIONS, answers_log=Path("/run/answers.log")))
     lines = [line.strip() for line in config.splitlines()]
-    log = lines.index("access_log /run/answers.log cache_answers buffer=64k flush=1s;")
-    assert lines[log - 1].startswith("access_log /run/cache-nginx/access.log cache_actors ")
+    assert "access_log /run/answers.log cache_answers buffer=64k flush=1s;" in lines
+    assert "access_log off;" not in lines
+
+
+def test_all_requests_are_logged_only_where_somebody_asks_for_it() -> None:
+    assert "    access_log off;\n" in nginx_config(OPTIONS)
+    config = nginx_config(replace(OPTIONS, access_log=Path("/var/log/cache.log")))
+    logs = re.findall("access_log (/.*);", config)
+    assert logs == ["/var/log/cache.log cache_actors buffer=64k flush=1s"]
+
+
+@pytest.mark.parametrize("ktls", [True, False])
+def test_tls_in_the_kernel_is_asked_of_those_who_know_it(ktls: bool) -> None:
+    config = nginx_config(replace(OPTIONS, **TLS, ktls=ktls))
+    assert ("ssl_conf_command Options KTLS;" in config) is ktls
 
 
 def test_metrics_are_for_loopback_and_only_if_asked_for() -> None:
@@ -74,6 +88,7 @@ def test_metrics_are_for_loopback_and_only_if_asked_for() -> None:
         {"storage": Path("/cas\n")},
         {"runtime": Path("/run/$uid")},
         {"runtime": Path("/run/{}")},
+        {"access_log": Path("/run/a log")},
         {"answers_log": Path("/run/a log")},
         {"server_name": "a;b"},
         {"server_name": ""},

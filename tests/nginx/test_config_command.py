@@ -103,3 +103,28 @@ def test_nginx_ends_idle_connections_to_the_service_before_the_service_does() ->
     config = nginx_config(NginxOptions("127.0.0.1:8080", "127.0.0.1:4000", Path("/a"), Path("/b")))
     assert "keepalive_timeout 15s;" in config
     assert min(IDLE_SECONDS, HAND_OVER_SECONDS) >= 15 + 5
+
+
+@pytest.mark.parametrize(
+    ("said", "known"),
+    [
+        ("built with OpenSSL 1.1.1w  11 Sep 2023", False),
+        ("built with OpenSSL 3.0.22 25 Aug 2026", True),
+        ("built with OpenSSL 3.0.22 25 Aug 2026 (running with OpenSSL 1.1.1w  11 Sep 2023)", False),
+        ("built with OpenSSL 1.1.1w  11 Sep 2023 (running with OpenSSL 3.5.1 1 Jul 2025)", True),
+        ("built with LibreSSL 3.9.2", False),
+        ("built with BoringSSL (running with BoringSSL)", False),
+        ("", False),
+    ],
+)
+def test_tls_in_the_kernel_is_left_to_openssl_since_3(
+    tmp_path: Path, said: str, known: bool
+) -> None:
+    nginx = tmp_path / "nginx"
+    nginx.write_text(f"#!/bin/sh\necho 'nginx version: nginx/1.22.1\n{said}' >&2\n")
+    nginx.chmod(0o755)
+    certificate, key = new_certificate(tmp_path)
+    options = ["--nginx", str(nginx), "--runtime", str(tmp_path), "--storage", "/cas"]
+    options += ["--tls-cert", str(certificate), "--tls-key", str(key)]
+    printed = CliRunner().invoke(main, ["nginx-config", *options])
+    assert ("Options KTLS" in printed.stdout) is known, printed.output

@@ -84,3 +84,10 @@ def test_nothing_in_an_answer_is_taken_for_markup_or_control_codes() -> None:
 def test_other_things_are_not_answers(body: bytes) -> None:
     with pytest.raises(NotAnAnswer):
         read_answer(body)
+
+
+def test_what_nginx_could_not_do_is_told_if_there_is_any() -> None:
+    assert "nginx" not in drawn(up_answers.PLAIN | {"nginx": {"troubles": []}})
+    troubles = ["decisions_not_remembered", "log_not_emptied"]
+    picture = drawn(up_answers.PLAIN | {"nginx": {"troubles": troubles}})
+    assert "nginx: decisions not remembered, log not emptied\n" in picture
