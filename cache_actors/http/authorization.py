@@ -22,7 +22,7 @@ PROJECT_HEADER = "X-Cache-Project"
 """Tells nginx the canonical name of the project, from which it builds paths."""
 
 LONGEST_TOKEN = 16 * 1024
-"""In bytes. nginx compares with the same: `$cache_token_is_short` in platform/nginx/http.conf."""
+"""In bytes. nginx compares with the same: `$cache_token_is_long` in platform/nginx/http.conf."""
 
 ERROR_HEADER = "X-Cache-Error"
 """Tells nginx the JSON to answer its client with."""
