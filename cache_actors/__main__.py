@@ -110,6 +110,11 @@ def dev() -> None:
 @click.option("--tls-cert", type=_FILE, help="Certificate chain (PEM), for TLS and HTTP/2.")
 @click.option("--tls-key", type=_FILE, help="Its key (PEM).")
 @click.option(
+    "--access-log",
+    type=click.Path(dir_okay=False, resolve_path=True, path_type=Path),
+    help="Log of all requests, some 330 bytes each, which somebody has to rotate; none by default.",
+)
+@click.option(
     "--answers-log",
     type=click.Path(dir_okay=False, resolve_path=True, path_type=Path),
     envvar="NGINX_LOG",
@@ -126,15 +131,14 @@ def dev() -> None:
 )
 def nginx_config(nginx: Path | None, listen: tuple[str, ...], **options: Any) -> None:
     """Print a complete configuration for nginx in front of the service."""
-    from .nginx.binary import NoNginx, find_nginx, nginx_version
+    from .nginx.binary import NoNginx, find_nginx, knows_ktls, nginx_version
     from .nginx.config import BadNginxOption, NginxOptions
     from .nginx.config import nginx_config as render
 
     def print_it() -> int:
-        version = nginx_version(nginx or find_nginx())
-        click.echo(
-            render(NginxOptions(",".join(listen), **options, nginx_version=version)), nl=False
-        )
+        binary = nginx or find_nginx()
+        options.update(nginx_version=nginx_version(binary), ktls=knows_ktls(binary))
+        click.echo(render(NginxOptions(",".join(listen), **options)), nl=False)
         return 0
 
     _exit_with(print_it, BadNginxOption, NoNginx)

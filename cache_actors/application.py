@@ -81,6 +81,9 @@ class Others(Protocol):
     def histories(self) -> list[History]:
         """What others have answered lately."""
 
+    def nginx_troubles(self, own: tuple[str, ...]) -> tuple[str, ...]:
+        """What nginx could not do by itself lately."""
+
 
 class Nobody:
     """No others: this process is the service."""
@@ -100,6 +103,10 @@ class Nobody:
     def histories(self) -> list[History]:
         """None."""
         return []
+
+    def nginx_troubles(self, own: tuple[str, ...]) -> tuple[str, ...]:
+        """This process's own."""
+        return own
 
 
 class Application:
@@ -278,6 +285,7 @@ class Application:
             storage=self._store.health.status,
             is_replaced=lambda: self._others.is_replaced(endpoint.is_replaced()),
             eviction=self._evictions.status,
+            nginx_troubles=lambda: self._others.nginx_troubles(self.metrics.nginx_troubles()),
         )
 
     async def run(self, stop: trio.Event, started: Started) -> None:

@@ -17,6 +17,10 @@ let
   decisions = "/run/nginx-decisions";
   shared = "/run/cache-actors";
 
+  # Each worker keeps up to 13,000 files open (open_file_cache in server.conf), and has two sockets for
+  # each of its 8,192 connections.
+  openFiles = 131072;
+
   # NixOS's usual addresses, with a queue for the burst at the start of a build: nginx's own is 511.
   listenOn = port: ssl: addr: {
     inherit addr port ssl;
@@ -95,9 +99,7 @@ in
     ];
 
     systemd.services.nginx = {
-      # Each worker keeps up to 62,000 files open (open_file_cache in server.conf), and has up to 8,192
-      # connections.
-      serviceConfig.LimitNOFILE = 131072;
+      serviceConfig.LimitNOFILE = openFiles;
       # NixOS makes everything else read-only for nginx. It only reads what is stored, but through a
       # read-only mount access times would not move.
       serviceConfig.ReadWritePaths = [
@@ -137,11 +139,14 @@ in
       eventsConfig = "worker_connections 8192;";
       # No pcre_jit: NixOS allows nginx no memory that is writable and executable, and what PCRE2 has for
       # that case is not made for a process that forks (nixpkgs, pull request 384302).
-      appendConfig = "worker_processes auto;";
+      appendConfig = ''
+        worker_processes auto;
+        worker_rlimit_nofile ${toString openFiles};
+      '';
 
       commonHttpConfig = ''
-        proxy_cache_path ${decisions} levels=1:2 keys_zone=cache_decisions:16m
-                         max_size=128m inactive=30m use_temp_path=off;
+        proxy_cache_path ${decisions} levels=1:2 keys_zone=cache_decisions:4m
+                         max_size=128m min_free=1m inactive=10m use_temp_path=off;
 
         upstream cache_actors {
             server ${cfg.upstream} max_fails=0;

@@ -188,6 +188,17 @@ def test_handlers_import_neither_actors_nor_their_mailboxes() -> None:
     assert [str(imported) for imported in ours if is_behind_a_client(class_named(imported))] == []
 
 
+RECORDS = {
+    "status",
+    "metrics",
+    "recent",
+    "storage",
+    "is_replaced",
+    "eviction",
+    "nginx_troubles",
+}
+
+
 def test_services_are_clients_and_cannot_be_changed() -> None:
     assert is_frozen(Services)
     bounds_and_readers = {"ArtifactReader", "Shares"}
@@ -197,7 +208,7 @@ def test_services_are_clients_and_cannot_be_changed() -> None:
         if field.name == "since":
             assert annotation == "float"
             continue
-        if field.name in {"status", "metrics", "recent", "storage", "is_replaced", "eviction"}:
+        if field.name in RECORDS:
             assert annotation.startswith("Callable[")
             continue
         assert annotation.endswith("Client") or annotation in bounds_and_readers

@@ -32,7 +32,7 @@ class NginxCounter:
         metrics: where it is counted.
         is_current: whether this is the instance that new connections come to.
         threads: for its trips to the disk.
-        log: told when the log cannot be read, with the event's name and fields.
+        log: told when the log cannot be read, or not be emptied, with the event's name and fields.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class NginxCounter:
         self._is_current = is_current
         self._threads = threads
         self._log = log
+        self._told: str | None = None  # why it is not counted or not emptied, as was logged last
 
     async def run(self, stop: trio.Event, started: Started) -> None:
         """Keep counting until `stop` is set."""
@@ -70,8 +71,19 @@ class NginxCounter:
         try:
             taken: Taken = await trio.to_thread.run_sync(nginx_log.take, limiter=self._threads)
         except OSError as error:
-            self._log("nginx_log_failed", reason=str(error))
+            self._trouble("log_not_counted", str(error))
             return
+        if nginx_log.is_emptied:
+            self._told = None
+        else:
+            self._trouble("log_not_emptied", "It is not ours to write to, so it grows")
         for served in taken.served:
             self._metrics.served(served)
         self._metrics.nginx_lines_ignored.inc(taken.ignored)
+
+    def _trouble(self, trouble: str, reason: str) -> None:
+        """Count a trouble each time, and log it when it is another one than last time."""
+        self._metrics.nginx_trouble(trouble)
+        if self._told != reason:
+            self._told = reason
+            self._log("nginx_log_failed", trouble=trouble, reason=reason)

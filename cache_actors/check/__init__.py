@@ -17,7 +17,7 @@ import msgspec
 from cache_actors.settings import BadSettings, load_settings
 
 from .finding import Finding, Verdict
-from .nginx import check_nginx
+from .nginx import check_nginx_and_host, check_nginx_log
 from .reads import check_reads
 from .sockets import check_sockets
 from .storage import check_storage
@@ -74,12 +74,13 @@ def check(nginx_config: Path | None, through: Through | None) -> Iterator[Findin
         yield Finding("settings", Verdict.OK, "all values are allowed")
         yield from check_storage(settings)
         yield from check_sockets(settings)
+        yield from check_nginx_log(settings)
         yield from check_tuist(settings)
         if through is not None:
             yield from check_reads(settings, through.url, through.project, through.token)
     yield _file_limit()
     if nginx_config is not None:
-        yield check_nginx(nginx_config)
+        yield from check_nginx_and_host(nginx_config)
 
 
 def _file_limit() -> Finding:

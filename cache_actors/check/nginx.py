@@ -1,4 +1,4 @@
-"""nginx's configuration: are the snippets of this version in it, whole and unchanged.
+"""nginx's configuration: are the snippets of this version in it, whole and unchanged; and its log.
 
 Each snippet has to stand in it as one run of lines; how they are indented, comments and empty lines
 do not count. What the configuration includes is read in its place.
@@ -6,35 +6,49 @@ do not count. What the configuration includes is read in its place.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+from contextlib import suppress
 from importlib.resources import files
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cache_actors.nginx.config import OPEN_FILES
+
 from .finding import Finding, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from cache_actors.settings import Settings
 
 SNIPPETS = ("http.conf", "server.conf")
 STANDARD_INPUT = Path("-")
 DEEPEST = 10
 """Includes in includes, which might go round in circles."""
 
+_LIMIT = re.compile(r"Max open files +([0-9]+)")
+
 _INCLUDE = re.compile(r"""include\s+["']?([^"';]+?)["']?\s*;""")
 
 
 def check_nginx(config: Path) -> Finding:
     """Compare the configuration at `config`, or on standard input if that is `-`."""
+    return next(check_nginx_and_host(config))
+
+
+def check_nginx_and_host(config: Path) -> Iterator[Finding]:
+    """The same first, and then what there is to say of what it names on this host."""
     name = "standard input" if config == STANDARD_INPUT else str(config)
     try:
         reader = _Reader(config)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         advice = "Give the path of nginx's configuration, or - and it on standard input."
-        return Finding("nginx", Verdict.BROKEN, f"{name} cannot be read: {reason}", advice)
+        yield Finding("nginx", Verdict.BROKEN, f"{name} cannot be read: {reason}", advice)
+        return
     snippets = files("cache_actors.nginx") / "snippets"
     for snippet in SNIPPETS:
         wanted = _significant((snippets / snippet).read_text())
@@ -42,8 +56,65 @@ def check_nginx(config: Path) -> Finding:
         if number < len(wanted):
             text = f"{name} is not that of this version: `{wanted[number]}` of {snippet} is missing"
             advice = _advice(reader.missing if number == 0 else [])
-            return Finding("nginx", Verdict.BROKEN, f"{text}, or not in its place", advice)
-    return Finding("nginx", Verdict.OK, f"{name} is that of this version")
+            yield Finding("nginx", Verdict.BROKEN, f"{text}, or not in its place", advice)
+            return
+    yield Finding("nginx", Verdict.OK, f"{name} is that of this version")
+    yield from _host(name, reader.lines)
+
+
+def check_nginx_log(settings: Settings) -> Iterator[Finding]:
+    """What there is to say of the log of nginx's answers, if they are to be counted."""
+    path = settings.nginx_log
+    if path is None:
+        return
+    trouble = None
+    if not os.path.lexists(path):
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            trouble = "cannot be made"
+    elif path.is_symlink() or not path.is_file():
+        trouble = "is no file"
+    elif not os.access(path, os.R_OK):
+        trouble = "cannot be read: what nginx answers alone is not counted"
+    elif not os.access(path, os.W_OK):
+        trouble = "cannot be emptied: it grows until its file system is full"
+    if trouble is None:
+        yield Finding("nginx's log", Verdict.OK, f"{path} can be counted")
+        return
+    advice = f"As root: `chown {os.geteuid()} {path}; chmod 660 {path}`, with a group nginx is in."
+    yield Finding("nginx's log", Verdict.WARNING, f"{path} {trouble}", advice)
+
+
+def _host(name: str, lines: Sequence[str]) -> Iterator[Finding]:
+    """What there is to say of nginx's limit of open files, and of the folder of its decisions."""
+    given = _value("worker_rlimit_nofile", lines)
+    limits = [int(given)] if given and given.isdecimal() else []
+    is_running = False
+    with suppress(OSError, ValueError):  # it does not run here, or is not ours to look at
+        pid = int(Path(_value("pid", lines) or "").read_text())
+        for worker in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            is_running = True
+            found = _LIMIT.search(Path(f"/proc/{worker}/limits").read_text())
+            limits += [int(found[1])] if found else []
+    if not limits or min(limits) < OPEN_FILES:
+        has = f"{min(limits):,} open files" if limits else "as many open files as its starter"
+        text = f"{name} gives each worker {has}, and {OPEN_FILES:,} may be needed"
+        advice = (
+            f"`worker_rlimit_nofile {OPEN_FILES};`, and LimitNOFILE= or --ulimit nofile= for it."
+        )
+        yield Finding("nginx's open files", Verdict.WARNING, text, advice)
+    else:
+        yield Finding("nginx's open files", Verdict.OK, "enough of them are allowed")
+    decisions = Path(_value("proxy_cache_path", lines) or "/")
+    if is_running and not os.path.isdir(decisions):  # noqa: PTH112 - as above
+        text = f"{decisions} is gone: the service is asked for each request"
+        advice = "Reload nginx, which makes it again."
+        yield Finding("nginx's decisions", Verdict.WARNING, text, advice)
+
+
+def _value(directive: str, lines: Sequence[str]) -> str | None:
+    """The first value of a directive."""
+    words = (line.rstrip(";").split() for line in lines)
+    return next((each[1] for each in words if each[0] == directive and len(each) > 1), None)
 
 
 def _advice(missing: Sequence[str]) -> str:

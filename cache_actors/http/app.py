@@ -11,9 +11,10 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from quart_trio import QuartTrio
-from werkzeug.exceptions import NotFound
+from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 from werkzeug.routing import BaseConverter
 
+from cache_actors.metrics.registry import NGINX_TROUBLES
 from cache_actors.metrics.served import By, Route, Served
 from cache_actors.storage.entries import MissingArtifact
 from cache_actors.storage.errors import StorageError
@@ -22,11 +23,11 @@ from . import artifacts, authorization, health, keyvalue, metrics
 from .body import Request
 from .context import enter_request
 from .errors import HttpError, error_response, translate
-from .exchange import Exchange
+from .exchange import BODY_HEADER, Exchange
 from .in_flight import InFlight
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
     from structlog.typing import FilteringBoundLogger
@@ -58,6 +59,7 @@ class Services:
         storage: how writing to the disk has gone lately.
         is_replaced: whether another instance gets the new connections by now.
         eviction: what has been evicted.
+        nginx_troubles: what nginx could not do by itself lately.
     """
 
     auth: AuthCacheClient
@@ -72,6 +74,7 @@ class Services:
     storage: Callable[[], StorageStatus]
     is_replaced: Callable[[], bool]
     eviction: Callable[[], EvictionStatus]
+    nginx_troubles: Callable[[], Sequence[str]]
 
 
 MOST_LOGGED = 200
@@ -119,14 +122,30 @@ class CacheApp(QuartTrio):
     def _route(self, request: Request) -> tuple[Callable[..., Any], Mapping[str, Any]]:
         """The handler of a request, and its arguments.
 
+        A path may begin with several slashes, as a client's base URL may end with one: werkzeug has
+        made them one.
+
         Raises:
-            HTTPException: there is none.
+            HTTPException: there is none, or nginx has refused the request.
+            HttpError: the token is too long.
         """
-        if request.path.startswith("//"):  # nginx, which goes by the path, does not take it for /up
-            raise NotFound
+        authorization.refuse_long_token(request)
+        if BODY_HEADER in request.headers:
+            self._refuse_as_nginx(request)
         route, arguments = self._routes.match(request.path, request.method)
         request.route = Route(route)
         return self.view_functions[route], arguments
+
+    def _refuse_as_nginx(self, request: Request) -> None:
+        """Refuse what nginx leaves to us only because there is a body to be read first.
+
+        Raises:
+            HTTPException: nginx would have answered that.
+        """
+        if (request.content_length or 0) > self.settings.max_upload_bytes:
+            raise RequestEntityTooLarge
+        if ANSWER_HEADER in request.headers:
+            raise NotFound
 
     def _answer_error(self, request: Request, error: Exception) -> Response:
         answer = translate(error)
@@ -170,6 +189,9 @@ class CacheApp(QuartTrio):
                 duplicate=request.duplicate,
             )
         )
+        trouble = request.headers.get(TROUBLE_HEADER)
+        if trouble in NGINX_TROUBLES and status < HTTPStatus.BAD_REQUEST:
+            self.metrics.nginx_trouble(trouble)
         self.log.info(
             "request",
             request_id=request.id,
@@ -198,6 +220,13 @@ class CacheApp(QuartTrio):
             bytes_out=0,
             milliseconds=0.0,
         )
+
+
+TROUBLE_HEADER = "X-Cache-Trouble"
+"""In which nginx says what it could not do by itself."""
+
+ANSWER_HEADER = "X-Cache-Answer"
+"""In which nginx says that it would answer 404, if that could be done before a body is read."""
 
 
 class _Anything(BaseConverter):

@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     from cache_actors.actors.auth_cache import Decision
     from cache_actors.storage.layout import Project
 
+    from .body import Request
+
 PROJECT_HEADER = "X-Cache-Project"
 """Tells nginx the canonical name of the project, from which it builds paths."""
+
+LONGEST_TOKEN = 16 * 1024
+"""In bytes. nginx compares with the same: `$cache_token_is_long` in platform/nginx/http.conf."""
 
 ERROR_HEADER = "X-Cache-Error"
 """Tells nginx the JSON to answer its client with."""
@@ -26,6 +31,18 @@ _REFUSALS = {
     Access.UNAUTHORIZED: (HTTPStatus.UNAUTHORIZED, "Unauthorized"),
     Access.FORBIDDEN: (HTTPStatus.FORBIDDEN, "You don't have access to this project"),
 }
+
+
+def refuse_long_token(request: Request) -> None:
+    """Refuse a token that is longer than any that is remembered.
+
+    Raises:
+        HttpError: 431.
+    """
+    if len(request.headers.get("Authorization", "")) > len("Bearer ") + LONGEST_TOKEN:
+        message = f"The token is longer than {LONGEST_TOKEN} bytes"
+        status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        raise HttpError(status, message, {"Connection": "close"})
 
 
 async def authorized_project() -> Project:

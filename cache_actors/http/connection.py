@@ -56,6 +56,7 @@ SEND_SECONDS = 60.0
 """How long a client may take to make room for one piece of a response (1 MiB at most)."""
 
 MOST_HEADER_BYTES = 16 * 1024
+"""Of all headers without the token, which has a limit of its own; of the target too."""
 
 FIRST_READ = 16 * 1024
 LEAST_READ, MOST_READ = 2 * 1024, 64 * 1024
@@ -227,6 +228,7 @@ class _Protocol(H11Protocol):
         self._inline = _Inline()
         self._output: list[bytes] = []
         self._request_id = ""
+        self._wants_no_body = False
         super().__init__(
             app,  # type: ignore[arg-type]
             config,
@@ -241,6 +243,7 @@ class _Protocol(H11Protocol):
 
     async def answer_next(self) -> None:
         """Wait for a request and answer it, or end the connection if there is none."""
+        self._wants_no_body = False
         try:
             event = await self._next_event()
         except h11.RemoteProtocolError as error:
@@ -326,6 +329,7 @@ class _Protocol(H11Protocol):
 
     async def _create_stream(self, request: h11.Request) -> None:
         headers = dict(request.headers)
+        self._wants_no_body = request.method == b"HEAD"
         self._request_id = headers.get(b"x-request-id", b"").decode("latin-1")
         refusal = _refusal(request, headers)
         if refusal is not None:
@@ -364,7 +368,8 @@ class _Protocol(H11Protocol):
                 headers=list(chain(headers, self.config.response_headers("h11"))),
             )
         )
-        await self._send_h11_event(h11.Data(data=body))
+        if not self._wants_no_body:
+            await self._send_h11_event(h11.Data(data=body))
         await self._send_h11_event(h11.EndOfMessage())
 
 
@@ -372,7 +377,8 @@ def _refusal(request: h11.Request, headers: dict[bytes, bytes]) -> HTTPStatus | 
     """The status to refuse a request with that h11 has let through, if it has to be refused."""
     if request.http_version not in (b"1.0", b"1.1"):
         return HTTPStatus.HTTP_VERSION_NOT_SUPPORTED
-    if sum(len(name) + len(value) for name, value in request.headers) > MOST_HEADER_BYTES:
+    size = sum(len(name) + len(value) for name, value in request.headers)
+    if size - len(headers.get(b"authorization", b"")) > MOST_HEADER_BYTES:
         return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
     if len(request.target) > MOST_HEADER_BYTES:
         return HTTPStatus.REQUEST_URI_TOO_LONG

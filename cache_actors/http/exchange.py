@@ -9,7 +9,8 @@ What remains to be done by hand is the rest of a body that the handler did not w
 mark of its end. Hypercorn cannot finish a response while that lies unread in its queue, and closing
 a socket with unread bytes resets it, which can cost the client the response that it is about to
 read. So the response is sent, then the rest is read and dropped for a while, and then the response
-is ended.
+is ended. Behind nginx a client that speaks HTTP/2 would have its stream reset by an early response,
+and some take that for a failure: nginx says so, and then the rest is dropped before the response.
 """
 
 from __future__ import annotations
@@ -35,7 +36,11 @@ LINGER_SECONDS = 5.0
 """How long the rest of an unwanted body may pause while it is being dropped."""
 
 LINGER_BYTES = 32 * 1024 * 1024
-"""How much of an unwanted body is dropped before the connection is closed instead."""
+"""How much of an unwanted body is dropped before the connection is closed instead; if the largest
+upload is larger, it is as much as that."""
+
+BODY_HEADER = "X-Cache-Body"
+"""nginx sends it if the body has to be read before the response."""
 
 
 class Exchange(TrioASGIHTTPConnection):
@@ -60,6 +65,8 @@ class Exchange(TrioASGIHTTPConnection):
             with self.app.in_flight.one():
                 response = await self.app.handle_request(request)
                 status = response.status_code
+                if not request.body.complete and BODY_HEADER in request.headers:
+                    await _drop_rest(request)
                 if status != CLIENT_CLOSED_REQUEST:
                     await self._respond(request, response, send)
         finally:
@@ -101,8 +108,9 @@ def _has_no_body(request: Request) -> bool:
 
 async def _drop_rest(request: Request) -> None:
     """Read what is left of the request's body and forget it, if it is not too much."""
+    most = max(LINGER_BYTES, request.app.settings.max_upload_bytes)
     with trio.move_on_after(LINGER_SECONDS) as patience:
-        while not request.body.complete and request.body.received < LINGER_BYTES:
+        while not request.body.complete and request.body.received < most:
             try:
                 await request.body.pull()
             except (ClientDisconnected, BodyStalled):

@@ -50,6 +50,7 @@ async def up() -> Response:
         "uptime_seconds": round(time.monotonic() - app().services.since, 1),
         "storage": _storage(app().services.storage()),
         "eviction": _eviction(app().services.eviction()),
+        "nginx": {"troubles": app().services.nginx_troubles()},
         "recent": app().services.recent(),
         "tree": _node(tree),
     }

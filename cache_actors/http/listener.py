@@ -15,7 +15,7 @@ import trio
 from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 
-from .connection import Connection
+from .connection import MOST_HEADER_BYTES, Connection
 
 if TYPE_CHECKING:
     from cache_actors.supervision import Started
@@ -47,6 +47,7 @@ class _Config(Config):
     accesslog = errorlog = None
     include_server_header = False
     keep_alive_max_requests = 1_000_000
+    h11_max_incomplete_size = 3 * MOST_HEADER_BYTES  # the target, the token, and all else
     _second = 0
     _headers: list[tuple[bytes, bytes]]
 

@@ -9,14 +9,17 @@ says 502 or 504: those are nginx's own, for when it cannot be reached.
 
 Whoever reads the lines empties the file, so that it stays small, and what is in it has not been
 counted yet, whoever was to count it. Only one process may read it at a time: the one that holds the
-lock on it.
+lock on it. A file that nginx has made, as it was there first, can often be read only: then what
+comes from now on is counted, and the file grows until somebody changes its mode.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
+import stat
 from collections import Counter, defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,6 +42,8 @@ FILE_MODE = 0o660
 _LINE = re.compile(
     rb"([a-z]{0,16}) ([A-Z_-]{1,32}) (\d{3}) (\d{1,15}) (\d{1,6}\.\d{3}) ([0-9 ,:-]{1,64})"
 )
+
+_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 _ALONE = {b"-", b"502", b"504"}
 
@@ -86,6 +91,9 @@ def read_lines(text: bytes) -> Taken:
 class NginxLog:
     """The log at `path`. All methods block, and belong into a thread.
 
+    Attributes:
+        is_emptied: whether it may be; if not, what it has had before is not counted.
+
     Reading and emptying are two steps. What nginx writes in between, in a few microseconds of every
     second, is lost.
     """
@@ -93,6 +101,7 @@ class NginxLog:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._fd = -1
+        self.is_emptied = True
         self._position = 0  # up to which it has been read
         self._size = 0  # which it had at the last look
 
@@ -116,7 +125,7 @@ class NginxLog:
             read = len(text)
         self._position += read
         self._size = os.fstat(self._fd).st_size
-        if self._size == self._position > 0:
+        if self._size == self._position > 0 and self.is_emptied:
             os.ftruncate(self._fd, 0)
             self._position = self._size = 0
         return read_lines(text[:read])
@@ -133,13 +142,34 @@ class NginxLog:
             return False
         with suppress(OSError):
             if os.fstat(self._fd).st_ino == self._path.stat().st_ino:
-                return True
+                return self.is_emptied or not self._may_be_emptied_now()
         self.close()
         return False
 
+    def _may_be_emptied_now(self) -> bool:
+        """Whether somebody has given us the right to write; what has been counted goes then."""
+        try:
+            fd = os.open(self._path, os.O_WRONLY | _FLAGS)
+        except OSError:
+            return False
+        os.ftruncate(fd, 0)
+        os.close(fd)
+        self.close()
+        return True
+
     def _open(self) -> bool:
         """Open the log, and make it if need be, unless another process has it."""
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+        is_emptied = True
+        try:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | _FLAGS, FILE_MODE)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            fd = os.open(self._path, os.O_RDONLY | _FLAGS)
+            is_emptied = False
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "It is no file", str(self._path))
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(fd).st_uid == os.geteuid():
@@ -149,5 +179,6 @@ class NginxLog:
             if isinstance(error, BlockingIOError):
                 return False
             raise
-        self._fd, self._position, self._size = fd, 0, -1
+        self._fd, self._size, self.is_emptied = fd, -1, is_emptied
+        self._position = 0 if is_emptied else os.fstat(fd).st_size
         return True

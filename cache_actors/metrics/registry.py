@@ -49,6 +49,18 @@ _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
+NGINX_TROUBLES = (
+    "decisions_not_remembered",
+    "files_not_opened",
+    "log_not_counted",
+    "log_not_emptied",
+)
+"""What may go wrong beside the service, and is done without."""
+
+TROUBLE_SECONDS = 60.0
+"""How long after its last sign a trouble is told."""
+
+
 class _Durations(Histogram):
     """A histogram that can take in many equal observations at once."""
 
@@ -191,6 +203,26 @@ class Metrics:
             "Lines in nginx's log of its own answers that cannot be read.",
             registry=registry,
         )
+
+        self._nginx_troubles = Counter(
+            "cache_actors_nginx_troubles_total",
+            "What nginx could not do by itself, or what it left that could not be counted.",
+            ("trouble",),
+            registry=registry,
+        )
+        for trouble in NGINX_TROUBLES:
+            self._nginx_troubles.labels(trouble)
+        self._troubled: dict[str, float] = {}
+
+    def nginx_trouble(self, trouble: str) -> None:
+        """Count one of `NGINX_TROUBLES`."""
+        self._nginx_troubles.labels(trouble).inc()
+        self._troubled[trouble] = monotonic()
+
+    def nginx_troubles(self) -> tuple[str, ...]:
+        """Those that there have been lately."""
+        since = monotonic() - TROUBLE_SECONDS
+        return tuple(name for name in NGINX_TROUBLES if self._troubled.get(name, since) > since)
 
     def served(self, served: Served) -> None:
         """Count requests that have been answered."""

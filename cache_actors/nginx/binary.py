@@ -48,11 +48,27 @@ def nginx_version(nginx: Path) -> tuple[int, ...]:
     Raises:
         NoNginx: it does not say, so it is none.
     """
+    said = _says(nginx, "-v")
+    found = re.search(r"nginx/([0-9.]+)", said)
+    if found is None:
+        raise NoNginx(f"{nginx} is not nginx: it says {said!r}")
+    return tuple(int(number) for number in found[1].split("."))
+
+
+def knows_ktls(nginx: Path) -> bool:
+    """Whether `Options KTLS` is known to the TLS library of `nginx`: OpenSSL has it since 3.0.
+
+    Raises:
+        NoNginx: it cannot be run.
+    """
+    # It may run with another one than it was built with, and then names both.
+    found = re.findall(r"(?:built|running) with (\w+) ([0-9]+)\.", _says(nginx, "-V"))
+    return bool(found) and found[-1][0] == "OpenSSL" and int(found[-1][1]) >= 3
+
+
+def _says(nginx: Path, option: str) -> str:
     try:
-        run = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=True)  # noqa: S603
+        run = subprocess.run([nginx, option], capture_output=True, text=True, check=True)  # noqa: S603
     except (OSError, subprocess.CalledProcessError) as error:
         raise NoNginx(f"{nginx} cannot be run: {error}") from error
-    found = re.search(r"nginx/([0-9.]+)", run.stderr)
-    if found is None:
-        raise NoNginx(f"{nginx} is not nginx: it says {run.stderr!r}")
-    return tuple(int(number) for number in found[1].split("."))
+    return run.stderr

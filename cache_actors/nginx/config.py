@@ -7,6 +7,7 @@ what differs from place to place: addresses, folders, limits.
 from __future__ import annotations
 
 import re
+import resource
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 HTTP2_DIRECTIVE_SINCE = (1, 25, 1)
 """nginx before this takes `http2` as a parameter of `listen`, and warns of it from then on."""
+
+OPEN_FILES = 32_768
+"""What a worker may have open: 13,000 files (open_file_cache in server.conf), and two sockets for
+each of its connections. Without that many, files that cannot be opened are read by the service."""
 
 # What may stand between quotes in a configuration; anything else could end the value.
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+~,=*\[\]-]+")
@@ -39,10 +44,13 @@ class NginxOptions:
         max_upload_bytes: the largest upload; the service has to have the same limit.
         worker_processes: number of them.
         tls_cert, tls_key: PEM files; with them it speaks TLS and HTTP/2.
+        access_log: where nginx writes a line for each request, if anywhere, for others to rotate.
         answers_log: where nginx writes what it answers alone, if anywhere: the service's NGINX_LOG.
         metrics_port: the port on 127.0.0.1 at which Prometheus gets the service's metrics, if any.
         user: what workers run as, `user` or `user group`, when nginx is started by root.
+        open_files: how many a worker may have open; by default `OPEN_FILES`, if it may have them.
         nginx_version: for which nginx it is.
+        ktls: whether its OpenSSL knows TLS in the kernel; to an older one the option is an error.
     """
 
     listen: str
@@ -54,10 +62,13 @@ class NginxOptions:
     worker_processes: int = 1
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    access_log: Path | None = None
     answers_log: Path | None = None
     metrics_port: int | None = None
     user: str | None = None
+    open_files: int | None = None
     nginx_version: tuple[int, ...] = (1, 30, 0)
+    ktls: bool = True
 
 
 def nginx_config(options: NginxOptions) -> str:
@@ -72,6 +83,7 @@ def nginx_config(options: NginxOptions) -> str:
     return f"""\
 # Made by `cache-actors nginx-config`: what differs from place to place, around the snippets.
 {_user(options)}worker_processes {options.worker_processes};
+worker_rlimit_nofile {options.open_files or _open_files()};
 pcre_jit on;
 pid {runtime}/nginx.pid;
 error_log {runtime}/error.log warn;
@@ -87,8 +99,8 @@ http {{
     uwsgi_temp_path       {runtime}/uwsgi;
     scgi_temp_path        {runtime}/scgi;
 
-    proxy_cache_path {runtime}/decisions levels=1:2 keys_zone=cache_decisions:16m
-                     max_size=128m inactive=30m use_temp_path=off;
+    proxy_cache_path {runtime}/decisions levels=1:2 keys_zone=cache_decisions:4m
+                     max_size=128m min_free=1m inactive=10m use_temp_path=off;
 
     upstream cache_actors {{
         server {_plain("--upstream", options.upstream)} max_fails=0;
@@ -102,7 +114,7 @@ http {{
 
 {_indented("http.conf", 4)}
 
-    access_log {runtime}/access.log cache_actors buffer=64k flush=1s;{_answers_log(options)}
+{_logs(options)}
 
     server {{
 {_listen(options)}
@@ -115,11 +127,22 @@ http {{
 """
 
 
-def _answers_log(options: NginxOptions) -> str:
-    if options.answers_log is None:
-        return ""
-    path = _plain("--answers-log", options.answers_log)
-    return f"\n    access_log {path} cache_answers buffer=64k flush=1s;"
+def _open_files() -> int:
+    """`OPEN_FILES`, or what the host lets us have: to ask for more is an alert in nginx's log."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+
+
+def _logs(options: NginxOptions) -> str:
+    logs = [
+        f"    access_log {_plain(option, path)} {form} buffer=64k flush=1s;"
+        for option, path, form in (
+            ("--access-log", options.access_log, "cache_actors"),
+            ("--answers-log", options.answers_log, "cache_answers"),
+        )
+        if path is not None
+    ]
+    return "\n".join(logs) or "    access_log off;"
 
 
 def _metrics_server(options: NginxOptions) -> str:
@@ -162,9 +185,9 @@ def _listen(options: NginxOptions) -> str:
             f"ssl_certificate_key {_plain('--tls-key', options.tls_key)};",
             "ssl_protocols TLSv1.2 TLSv1.3;",
             "ssl_session_cache shared:cache_tls:10m;",
-            "ssl_conf_command Options KTLS;",
             "http2_max_concurrent_streams 512;",
         ]
+        lines += ["ssl_conf_command Options KTLS;"] if options.ktls else []
     return "\n".join(" " * 8 + line for line in lines)
 
 

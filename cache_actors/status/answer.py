@@ -67,6 +67,12 @@ class Recent(msgspec.Struct, frozen=True):
     errors_per_second: tuple[float | None, ...] = ()
 
 
+class Nginx(msgspec.Struct, frozen=True):
+    """What nginx could not do by itself lately."""
+
+    troubles: tuple[str, ...] = ()
+
+
 class Health(msgspec.Struct, frozen=True):
     """The whole answer."""
 
@@ -77,6 +83,7 @@ class Health(msgspec.Struct, frozen=True):
     tree: Part | None = None
     workers: tuple[Worker, ...] = ()
     recent: Recent | None = None
+    nginx: Nginx | None = None
     eviction: Eviction | None = None
 
 

@@ -55,6 +55,9 @@ def _summary(health: Health) -> Iterator[Text]:
         yield _line(_traffic(health.recent))
     if health.storage:
         yield _line("Storage", _styled(health.storage.state), _room(health.storage))
+    if health.nginx and health.nginx.troubles:
+        troubles = ", ".join(printable(each.replace("_", " ")) for each in health.nginx.troubles)
+        yield _line("nginx:", Text(troubles, style=_TROUBLE))
     if health.eviction:
         yield _line(_evicted(health.eviction))
 

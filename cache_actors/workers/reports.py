@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -35,6 +36,7 @@ class Report:
         tree: its supervision tree.
         metrics: what `/metrics` tells of it; nothing of a process that counts nothing.
         recent: what it has answered lately.
+        nginx_troubles: what it knows that nginx could not do by itself lately.
         replaced: whether it knows that another instance has taken over.
         at: when that was so, in `time.monotonic()`, a clock that all processes share.
     """
@@ -42,6 +44,7 @@ class Report:
     tree: Status
     metrics: bytes = b""
     recent: History | None = None
+    nginx_troubles: tuple[str, ...] = ()
     replaced: bool = False
     at: float = field(default_factory=time.monotonic)
 
@@ -131,6 +134,11 @@ class Everybody:
             for name, report in self._reports()
             if report.recent is not None and name != self._own
         ]
+
+    def nginx_troubles(self, own: tuple[str, ...]) -> tuple[str, ...]:
+        """What any process knows that nginx could not do by itself lately."""
+        others = (report.nginx_troubles for _, report in self._reports())
+        return tuple(sorted({*own, *chain.from_iterable(others)}))
 
     def _reports(self) -> Iterator[tuple[str, Report]]:
         for name, board in self._boards.items():

@@ -58,6 +58,7 @@ async def _run(
             application.supervisor.status(),
             metrics.render(),
             metrics.recent.history(),
+            metrics.nginx_troubles(),
             connections.is_replaced(),
         )
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from cache_actors.check.finding import Finding, Verdict
-from cache_actors.check.nginx import check_nginx
+from cache_actors.check.nginx import check_nginx, check_nginx_and_host, check_nginx_log
 from cache_actors.nginx.config import NginxOptions, nginx_config
+
+if TYPE_CHECKING:
+    from cache_actors.settings import Settings
 
 SNIPPETS = Path(__file__).parents[2] / "platform/nginx"
 SERVER = (SNIPPETS / "server.conf").read_text()
@@ -18,6 +24,7 @@ MADE = nginx_config(
         upstream="127.0.0.1:4000",
         storage=Path("/cas"),
         runtime=Path("/run/nginx"),
+        open_files=32_768,
     )
 )
 AUTH = "    auth_request /_cache_decision;\n"
@@ -54,7 +61,7 @@ def test_line_that_stands_elsewhere_too_is_missed(config: Path) -> None:
     [
         ("etag                       on;", "etag                       off;"),
         (AUTH, AUTH + "    satisfy any;\n"),
-        ("merge_slashes              off;\n", ""),
+        ("server_tokens              off;\n", ""),
         ("location / {", "location /other {"),
         ("map $request_uri $cache_logged_path {", "map $uri $cache_logged_path {"),
     ],
@@ -127,3 +134,39 @@ def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
         found = check_nginx(path)
         assert found.verdict is Verdict.BROKEN
         assert f"{path} cannot be read" in found.text
+
+
+@pytest.mark.parametrize(
+    ("directive", "verdict"),
+    [
+        ("worker_rlimit_nofile 32768;", Verdict.OK),
+        ("worker_rlimit_nofile 131072;", Verdict.OK),
+        ("worker_rlimit_nofile 1024;", Verdict.WARNING),
+        ("", Verdict.WARNING),
+    ],
+)
+def test_limit_of_open_files_is_looked_at(config: Path, directive: str, verdict: Verdict) -> None:
+    config.write_text(MADE.replace("worker_rlimit_nofile 32768;", directive))
+    first, limit = check_nginx_and_host(config)
+    assert (first.verdict, limit.verdict) == (Verdict.OK, verdict)
+
+
+def log_findings(log: Path | None) -> list[Finding]:
+    return list(check_nginx_log(cast("Settings", SimpleNamespace(nginx_log=log))))
+
+
+def test_log_of_answers_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert log_findings(None) == []
+    log = tmp_path / "answers.log"
+    assert [finding.verdict for finding in log_findings(log)] == [Verdict.OK]
+    log.touch()
+    assert [finding.verdict for finding in log_findings(log)] == [Verdict.OK]
+    for right, told in (os.W_OK, "cannot be emptied"), (os.R_OK, "cannot be read"):
+        monkeypatch.setattr(os, "access", lambda _, asked, right=right: not asked & right)
+        [finding] = log_findings(log)
+        assert finding.verdict is Verdict.WARNING
+        assert told in finding.text
+    log.unlink()
+    log.symlink_to(tmp_path)
+    [finding] = log_findings(log)
+    assert "is no file" in finding.text

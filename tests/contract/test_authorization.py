@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -315,3 +315,55 @@ def test_a_yes_goes_on_through_an_outage_for_a_while(
     assert max(map(max_age, [*stale, end])) <= 2
     assert len(questions_about(changeable_tuist, token)) >= 2
     assert decide(hasty, token, OTHER_PROJECT).status_code == 503  # that was a no
+
+
+def long_token(length: int) -> str:
+    """A token of that many bytes."""
+    return f"{new_cas_id()}.".ljust(length, "a")
+
+
+@every_front
+@pytest.mark.parametrize("length", [3_482, 8_192, 16_384])
+def test_token_of_up_to_16_kib_is_let_in(
+    client: httpx.Client, changeable_tuist: HeldTuist, length: int
+) -> None:
+    token, cas_id = long_token(length), new_cas_id()
+    changeable_tuist.tokens[token] = [PROJECT]
+    upload(client, cas_id, b"bytes", headers=bearer(token))
+    response = client.get(cas_path(cas_id), headers=bearer(token))
+    assert (response.status_code, response.content) == (200, b"bytes")
+
+
+@every_front
+@pytest.mark.parametrize("length", [16_385, 17_000, 20_000, 60_000])
+def test_longer_token_is_431_for_every_call(client: httpx.Client, length: int) -> None:
+    token = long_token(length)
+    for call in cache_calls():
+        response = call.make(client, headers=bearer(token))
+        if call.method == "HEAD":
+            assert response.status_code == 431
+        else:
+            expect_error(response, 431)
+
+
+@every_front
+@pytest.mark.parametrize("slashes", ["//", "///", "////////"])
+def test_path_may_begin_with_several_slashes(client: httpx.Client, slashes: str) -> None:
+    cas_id, kv_id = new_cas_id(), new_kv_id()
+
+    def ask(method: str, path: str, **how: Any) -> httpx.Response:
+        # As an absolute URL, since httpx would take what follows two slashes for a host.
+        url = f"{str(client.base_url).rstrip('/')}{slashes}{path.removeprefix('/')}"
+        return client.request(method, url, **how)
+
+    assert ask("POST", cas_path(cas_id), content=b"bytes").status_code == 204
+    assert ask("POST", cas_path(cas_id), content=b"bytes").status_code == 204
+    assert ask("GET", cas_path(cas_id)).content == b"bytes"
+    entry = {"cas_id": kv_id, "entries": [{"value": "v"}]}
+    assert ask("PUT", "/api/cache/keyvalue", json=entry).status_code == 204
+    assert ask("PUT", kv_path(kv_id)).json() == {"entries": [{"value": "v"}]}
+    assert ask("GET", kv_path(kv_id)).json() == {"entries": [{"value": "v"}]}
+    assert ask("GET", "/up").status_code == 200
+    expect_error(ask("GET", cas_path(new_cas_id())), 404)
+    expect_error(ask("GET", cas_path(cas_id), headers={"Authorization": ""}), 401)
+    expect_error(ask("GET", f"/api/{slashes}cache/cas/{cas_id}"), 404)

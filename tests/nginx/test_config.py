@@ -33,7 +33,8 @@ SERVER_CONF = (SNIPPETS / "server.conf").read_text()
 
 EXPLAINED = {
     "add_header_redefinition": "each location names all its headers; what is proxied brings some",
-    "worker_rlimit_nofile_vs_connections": "the limit is the host's to set, as we need not be root",
+    "try_files_is_evil_too": "a short upload over HTTP/2 looks at its file once",
+    "proxy_pass_normalized": "the path is ours, and the handles in it have been matched whole",
     "if_is_evil": "it holds nothing but what is safe there: a return, and its headers",
 }
 """What gixy finds, and why it stays."""
@@ -61,8 +62,21 @@ def test_what_nginx_answers_is_logged_for_the_service_if_it_wants_that() -> None
     assert "cache_answers buffer" not in nginx_config(OPTIONS)
     config = nginx_config(replace(OPTIONS, answers_log=Path("/run/answers.log")))
     lines = [line.strip() for line in config.splitlines()]
-    log = lines.index("access_log /run/answers.log cache_answers buffer=64k flush=1s;")
-    assert lines[log - 1].startswith("access_log /run/cache-nginx/access.log cache_actors ")
+    assert "access_log /run/answers.log cache_answers buffer=64k flush=1s;" in lines
+    assert "access_log off;" not in lines
+
+
+def test_all_requests_are_logged_only_where_somebody_asks_for_it() -> None:
+    assert "    access_log off;\n" in nginx_config(OPTIONS)
+    config = nginx_config(replace(OPTIONS, access_log=Path("/var/log/cache.log")))
+    logs = re.findall("access_log (/.*);", config)
+    assert logs == ["/var/log/cache.log cache_actors buffer=64k flush=1s"]
+
+
+@pytest.mark.parametrize("ktls", [True, False])
+def test_tls_in_the_kernel_is_asked_of_those_who_know_it(ktls: bool) -> None:
+    config = nginx_config(replace(OPTIONS, **TLS, ktls=ktls))
+    assert ("ssl_conf_command Options KTLS;" in config) is ktls
 
 
 def test_metrics_are_for_loopback_and_only_if_asked_for() -> None:
@@ -74,7 +88,17 @@ def test_metrics_are_for_loopback_and_only_if_asked_for() -> None:
 
 @pytest.mark.parametrize(
     "option",
-    ["listen", "upstream", "storage", "runtime", "answers_log", "server_name", "user", "tls_cert"],
+    [
+        "listen",
+        "upstream",
+        "storage",
+        "runtime",
+        "access_log",
+        "answers_log",
+        "server_name",
+        "user",
+        "tls_cert",
+    ],
 )
 def test_value_that_could_end_its_directive_is_refused(option: str) -> None:
     for bad in ('a"b', "a'b", "a;b", "a{b", "a}b", "a\nb", "a\n", "a b;", "a\\b", "$a", ""):
@@ -206,3 +230,28 @@ def test_several_addresses_are_listened_at() -> None:
     lines = [line.strip() for line in done.output.splitlines()]
     assert "listen 0.0.0.0:8080 backlog=4096;" in lines
     assert "listen [::]:8080 backlog=4096;" in lines
+
+
+@pytest.mark.parametrize(
+    ("said", "known"),
+    [
+        ("built with OpenSSL 1.1.1w  11 Sep 2023", False),
+        ("built with OpenSSL 3.0.22 25 Aug 2026", True),
+        ("built with OpenSSL 3.0.22 25 Aug 2026 (running with OpenSSL 1.1.1w  11 Sep 2023)", False),
+        ("built with OpenSSL 1.1.1w  11 Sep 2023 (running with OpenSSL 3.5.1 1 Jul 2025)", True),
+        ("built with LibreSSL 3.9.2", False),
+        ("built with BoringSSL (running with BoringSSL)", False),
+        ("", False),
+    ],
+)
+def test_tls_in_the_kernel_is_left_to_openssl_since_3(
+    tmp_path: Path, said: str, known: bool
+) -> None:
+    nginx = tmp_path / "nginx"
+    nginx.write_text(f"#!/bin/sh\necho 'nginx version: nginx/1.22.1\n{said}' >&2\n")
+    nginx.chmod(0o755)
+    certificate, key = new_certificate(tmp_path)
+    options = ["--nginx", str(nginx), "--runtime", str(tmp_path), "--storage", "/cas"]
+    options += ["--tls-cert", str(certificate), "--tls-key", str(key)]
+    printed = CliRunner().invoke(main, ["nginx-config", *options])
+    assert ("Options KTLS" in printed.stdout) is known, printed.output

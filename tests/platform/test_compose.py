@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from cache_actors.lifetime import LONGEST_STOP
-from cache_actors.nginx.config import NginxOptions, nginx_config
+from cache_actors.nginx.config import OPEN_FILES, NginxOptions, nginx_config
 from cache_actors.settings import Settings
 from tests.support.nginx import find_binary, new_certificate
 from tests.support.programs import find_script
@@ -125,6 +125,7 @@ def test_nginx_has_the_limits_that_it_has_elsewhere() -> None:
             max_upload_bytes=Settings.model_fields["max_upload_bytes"].default,
             answers_log=Path("/run/cache-actors/answers.log"),
             metrics_port=9464,
+            open_files=OPEN_FILES,
         )
     )
     ours = directives(NGINX_CONF.read_text()) - directives(elsewhere)
@@ -148,7 +149,6 @@ def test_nginx_has_the_limits_that_it_has_elsewhere() -> None:
         "listen",
         "worker_processes",
         "error_log",
-        "access_log",
     }
 
 

@@ -94,3 +94,10 @@ def test_figures_in_words(kind: str, figure: float | None, told: str) -> None:
 
 def test_text_cannot_tell_the_terminal_anything() -> None:
     assert words.printable("a\x1b[31m\r\nb") == "a[31mb"
+
+
+def test_what_nginx_could_not_do_is_told_if_there_is_any() -> None:
+    assert "nginx" not in drawn(up_answers.PLAIN | {"nginx": {"troubles": []}})
+    troubles = ["decisions_not_remembered", "log_not_emptied"]
+    picture = drawn(up_answers.PLAIN | {"nginx": {"troubles": troubles}})
+    assert "nginx: decisions not remembered, log not emptied\n" in picture

@@ -86,6 +86,7 @@ def nginx_before(
             storage=storage,
             runtime=Path(folder),
             user="nobody nogroup" if as_root else None,
+            access_log=Path(folder) / "access.log",
             nginx_version=nginx_version(binary),
         )
         nginx = Nginx(replace(base, **options))

@@ -72,6 +72,12 @@ def one_or_several(tmp_path: Path, tuist: StandInTuist, workers: str) -> Iterato
         yield service
 
 
+@pytest.fixture
+def service(tmp_path: Path, tuist: StandInTuist) -> Iterator[Service]:
+    with running_service(Service(tmp_path / "cas", tuist.url)) as service:
+        yield service
+
+
 def refused_start(**environment: str) -> subprocess.CompletedProcess[str]:
     """What comes of a start with that environment."""
     return subprocess.run(
@@ -195,7 +201,7 @@ def test_taken_socket_is_one_clear_line(tmp_path: Path, tuist: StandInTuist) -> 
         run = refused_start(SERVER_URL=tuist.url, CAS_STORAGE_DIR=str(tmp_path / "other"), **place)
         said = run.stdout + run.stderr
         assert run.returncode == 2
-        assert f"socket: it is taken by process {os.getpid()} (" in said
+        assert f"socket: it is taken by process {service.pid} (" in said
 
 
 def test_storage_that_cannot_be_used_is_one_clear_line(

@@ -159,3 +159,13 @@ def test_what_one_process_knows_of_a_successor_all_know(
     assert everybody.is_replaced(own=True)
     boards[name].write(msgspec.msgpack.encode(Report(TREE, replaced=True)))
     assert everybody.is_replaced(own=False)
+
+
+def test_what_one_process_knows_of_nginx_all_tell(
+    everybody: Everybody, boards: dict[str, Board]
+) -> None:
+    assert everybody.nginx_troubles(()) == ()
+    own = ("log_not_counted",)
+    other = Report(Status("cache_actors", State.RUNNING), nginx_troubles=("files_not_opened",))
+    boards["worker_2"].write(msgspec.msgpack.encode(other))
+    assert everybody.nginx_troubles(own) == ("files_not_opened", "log_not_counted")
