@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from cache_actors.http.artifacts import DIGEST_HEADER
 from cache_actors.kinds import Kind
 from cache_actors.storage.layout import Entry
 from cache_actors.storage.needs import is_readable_by
@@ -65,7 +66,8 @@ def check_reads(settings: Settings, url: str, project: Project, token: str) -> I
 
 def _look(client: httpx.Client, route: str, path: Path, storage: Path) -> Finding:
     for answer in (client.post(route, content=b"check"), client.get(route)):
-        if answer.status_code == httpx.codes.NOT_FOUND and path.exists():
+        is_missed = answer.status_code == httpx.codes.NOT_FOUND and path.exists()
+        if is_missed or DIGEST_HEADER in answer.headers:  # which the service sends, and not nginx
             return _broken(*_not_found(path, storage))
         if not answer.is_success:
             text = (

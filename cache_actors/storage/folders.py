@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+UNSETTLED_MODE = 0o1750
+"""Mode of a folder that may not survive a power cut yet. It differs from that of all others by the
+sticky bit, which takes nothing from whoever reads."""
+
 _MOST_KNOWN_FOLDERS = 100_000
 _MOST_LISTED = 4_096
 
@@ -119,7 +123,7 @@ class Folders:
         for folder in folders:
             try:
                 with suppress(FileExistsError):
-                    folder.mkdir(mode=0o700)
+                    folder.mkdir(mode=UNSETTLED_MODE)
             except OSError as error:
                 failures[folder] = error
         if not folders - failures.keys():
@@ -148,7 +152,7 @@ def make_folder(folder: Path) -> None:
         OSError: it cannot be made.
     """
     with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
+        folder.mkdir(mode=UNSETTLED_MODE)
     _complete(folder)
 
 

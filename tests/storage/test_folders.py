@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cache_actors.storage.folders import Folders
+from cache_actors.storage.folders import UNSETTLED_MODE, Folders
 from cache_actors.storage.temporary import FOLDER_MODE
 
 from .stores import STORED, publish
@@ -121,7 +121,7 @@ def test_folder_is_complete_only_when_it_will_survive(folders: Folders, root: Pa
         stat.S_IMODE(each.stat().st_mode) for each in parent.iterdir()
     )
     folders.ensure(root / "x")
-    assert seen == [0o700]
+    assert seen == [UNSETTLED_MODE]
     assert stat.S_IMODE((root / "x").stat().st_mode) == FOLDER_MODE
 
 
@@ -151,7 +151,7 @@ def test_file_in_a_folder_that_another_has_just_made_again_survives(
     publish(store, path, b"old")
     path.unlink()
     path.parent.rmdir()
-    path.parent.mkdir(mode=0o700)
+    path.parent.mkdir(mode=UNSETTLED_MODE)
     synced: list[str] = []
     real = os.open
 
