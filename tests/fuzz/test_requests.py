@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cache_actors.dev.tuist import StandInTuist
 from tests.support.nginx import nginx_before, shared_storage
 from tests.support.service import Service, nodes_of, running_service
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,3 +113,4 @@ def test_service_is_unharmed_by_what_came_before(service: Service, front: int) -
     assert [node for node in nodes_of(answer.json()["tree"]) if node["restarts"]] == []
     assert "Traceback" not in service.log.read_text()
     assert service.is_running()
+    eventually(lambda: not [path for path in service.storage.rglob(".tmp/**/*") if path.is_file()])
