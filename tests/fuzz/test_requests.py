@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cache_actors.dev.tuist import StandInTuist
@@ -100,7 +100,6 @@ def expect_contract(received: bytes) -> None:
 
 
 @given(sent=REQUESTS)
-@settings(max_examples=max(25, settings().max_examples))
 def test_any_bytes_are_answered_as_the_contract_says(
     service: Service, front: int, sent: bytes
 ) -> None:
