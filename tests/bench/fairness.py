@@ -7,8 +7,6 @@ one run on one machine, and what counts is the ratio: beside the other it is to 
 front.
 """
 
-from __future__ import annotations
-
 import http.client
 import itertools
 import multiprocessing
@@ -17,7 +15,7 @@ import socket
 import sys
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from multiprocessing.synchronize import Event
 from uuid import uuid4
 
 import click
@@ -29,9 +27,6 @@ from tests.support.service import Service, running_service
 from .contestants import scratch_folder, storage_in
 from .figures import percentile
 from .names import SMALL, payload
-
-if TYPE_CHECKING:
-    from multiprocessing.synchronize import Event
 
 CONNECTIONS = 200
 MOST_TIMES = 3.0

@@ -1,20 +1,16 @@
 """nginx's configuration: whatever differs from the snippets is found, and nothing else."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import pytest
 
 from cache_actors.check.finding import Finding, Verdict
 from cache_actors.check.nginx import check_nginx, check_nginx_and_host, check_nginx_log
 from cache_actors.nginx.config import NginxOptions, nginx_config
-
-if TYPE_CHECKING:
-    from cache_actors.settings import Settings
+from cache_actors.settings import Settings
 
 SNIPPETS = Path(__file__).parents[2] / "platform/nginx"
 SERVER = (SNIPPETS / "server.conf").read_text()

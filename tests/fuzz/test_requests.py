@@ -1,11 +1,9 @@
 """Requests made at random: each answer is one of the contract's, and the service lives on."""
 
-from __future__ import annotations
-
 import json
 import socket
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -15,9 +13,6 @@ from cache_actors.dev.tuist import StandInTuist
 from tests.support.nginx import nginx_before, shared_storage
 from tests.support.service import Service, nodes_of, running_service
 from tests.support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 STATUSES = {200, 204, 206, 304, 400, 401, 402, 403, 404, 405, 408, 409, 412, 413, 414, 416, 422}
 STATUSES |= {429, 431, 501, 503, 505, 507}

@@ -1,7 +1,5 @@
 """Settings made at random: they are taken, or each bad one is named in a line of its own."""
 
-from __future__ import annotations
-
 from unittest.mock import patch
 
 from hypothesis import given

@@ -1,26 +1,21 @@
 """Folders are made together, and each is told that will not survive."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil
 import stat
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from cache_actors.storage.files import FileStore
 from cache_actors.storage.folders import UNSETTLED_MODE, Folders
 from cache_actors.storage.temporary import FOLDER_MODE
 
 from .stores import STORED, publish
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from cache_actors.storage.files import FileStore
 
 
 class Syncs:

@@ -1,12 +1,10 @@
 """What a file system has to be able to do is tried by doing it, and nothing is left of that."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -18,9 +16,6 @@ from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
 from tests.support.mounts import require_root
 
 from .stores import refusing
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 OTHER_GROUP = 60_002
 

@@ -1,23 +1,16 @@
 """Nobody keeps others from what is shared out, however much he wants and however slow he is."""
 
-from __future__ import annotations
-
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import MockClock
 
-from cache_actors.supervision import Holding, Shares
+from cache_actors.supervision import Holding, Owner, Shares
 from cache_actors.supervision.shares import STALLED
-
-if TYPE_CHECKING:
-    from trio.testing import MockClock
-
-    from cache_actors.supervision import Owner
 
 
 def take_all(shares: Shares, owner: Owner, piece: int = 1) -> Holding:

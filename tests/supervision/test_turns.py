@@ -1,17 +1,11 @@
 """Whoever asks for little does not wait behind all that somebody else asks for."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import trio
 import trio.testing
+from trio.testing import MockClock
 
 from cache_actors.supervision import Turns
 from cache_actors.supervision.turns import LATELY, TOGETHER
-
-if TYPE_CHECKING:
-    from trio.testing import MockClock
 
 GREEDY, MODEST = ("greedy", "sender"), ("modest", "sender")
 

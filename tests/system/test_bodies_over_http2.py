@@ -3,12 +3,11 @@
 nginx would reset the stream, which curl 7.88 and others take for a failure, whatever it answered.
 """
 
-from __future__ import annotations
-
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -22,14 +21,9 @@ from tests.contract.examples import (
 from tests.support.nginx import new_certificate
 from tests.support.programs import find_program
 from tests.support.service import client_of
+from tests.support.tuist import HeldTuist
 
 from .site import OTHER_PROJECT, PROJECT, Site, running_site
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from tests.support.tuist import HeldTuist
 
 LIMIT = 1_000_000
 """Of an upload, in bytes; short of what is dropped at most."""

@@ -3,15 +3,16 @@
 Nobody but the operator, that is: see `test_operator_is_told_...`.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from tests.contract.examples import cas_path, kv_path, new_cas_id, new_kv_id
@@ -19,20 +20,12 @@ from tests.support.metrics import Scrape
 from tests.support.mounts import remount, require_root, tmpfs
 from tests.support.nginx import NOBODY, new_certificate, shared_storage
 from tests.support.service import COMMAND, Service, client_of, running_service
+from tests.support.tuist import HeldTuist
 from tests.support.waiting import eventually
 
 from .site import OTHER_PROJECT, PROJECT, Site, running_site
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
-    from pathlib import Path
-
-    import httpx
-
-    from tests.support.tuist import HeldTuist
-
-    Trouble = Callable[[Path], AbstractContextManager[None]]
+Trouble = Callable[[Path], AbstractContextManager[None]]
 
 
 @contextmanager

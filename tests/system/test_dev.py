@@ -1,16 +1,14 @@
 """`cache-actors dev`, as someone meets it who has just cloned the project."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import httpx
 import pytest
@@ -21,10 +19,6 @@ from tests.support.programs import find_program
 from tests.support.service import free_port
 from tests.support.strace import family
 from tests.support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 
 DEV = (sys.executable, "-m", "cache_actors", "dev")
 

@@ -1,16 +1,17 @@
 """Shared things are shared out: no one client, token or project keeps others from them."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import httpx
 import pytest
 
 from tests.support.disk_processes import disk_processes
@@ -24,16 +25,9 @@ from tests.support.service import (
     constants,
     running_service,
 )
+from tests.support.tuist import HeldTuist
 from tests.support.waiting import eventually
 from tests.support.wire import QUERY, connected, read_response, status_of, upload_head
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    import httpx
-
-    from tests.support.tuist import HeldTuist
 
 COLLEAGUE, STRANGER = "token of a colleague", "token of another team"
 MEBIBYTE = 1 << 20

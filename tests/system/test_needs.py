@@ -1,18 +1,17 @@
 """What the storage lacks is told by the start and by `check`, and nobody is ready without it."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from cache_actors.check.storage import barrier_of
+from cache_actors.dev.tuist import StandInTuist
 from tests.support.mounts import require_root
 from tests.support.nginx import NOBODY, nginx_before, shared_storage
 from tests.support.programs import find_program
@@ -28,11 +27,6 @@ from tests.support.service import (
 )
 from tests.support.strace import family, injected
 from tests.support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from cache_actors.dev.tuist import StandInTuist
 
 USER, OWN_GROUP, NGINX_GROUP = 60_001, 60_002, 60_003
 

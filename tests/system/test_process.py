@@ -1,19 +1,18 @@
 """The process: how it starts, refuses to start, stops, and what it says meanwhile."""
 
-from __future__ import annotations
-
 import ipaddress
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
+from cache_actors.dev.tuist import StandInTuist
 from tests.support.disk_processes import disk_processes
 from tests.support.service import (
     CHANGED_COMMAND,
@@ -36,12 +35,6 @@ from tests.support.wire import (
     upload_head,
 )
 from tests.support.workers import is_alive, worker_pids
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from cache_actors.dev.tuist import StandInTuist
-
 
 PATIENT = constants(
     dict.fromkeys(
