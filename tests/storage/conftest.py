@@ -13,7 +13,7 @@ from cache_actors.storage.layout import TEMPORARY
 from cache_actors.storage.temporary import TemporaryFolder
 from tests.support.stored import Stored
 
-from .stores import PUBLISH, REPLACE, Journal, Way, fail
+from .stores import PUBLISH, REPLACE, Disk, Journal, Way, fail
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -73,6 +73,14 @@ def stored(root: Path) -> Stored:
 @pytest.fixture
 def journal(monkeypatch: pytest.MonkeyPatch) -> Journal:
     return Journal(monkeypatch)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    """What the disk says of itself, for tests that change that."""
+    disk = Disk()
+    monkeypatch.setattr(os, "statvfs", lambda _: disk)
+    return disk
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import time
@@ -47,6 +48,13 @@ def publish_file(store: FileStore, path: Path, source: TemporaryFile) -> Publish
     if ready is not source:
         ready.discard()
     return outcome
+
+
+def uploaded(temporary: TemporaryFolder, data: bytes = b"abc") -> TemporaryFile:
+    """An upload that has been received, and is its owner's to discard."""
+    upload = temporary.create()
+    upload.write([data])
+    return upload
 
 
 def replace(store: FileStore, path: Path, data: bytes) -> OSError | None:
@@ -134,6 +142,18 @@ def held(root: Path) -> list[bytes]:
     return [p.read_bytes() for p in (root / QUARANTINE).rglob("*") if p.is_file()]
 
 
+def can_lock(folder: Path, how: int) -> bool:
+    """Whether nobody holds a lock (`flock`) on a folder that is in the way of one of that sort."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
 # Damage.
 
 
@@ -155,6 +175,20 @@ def shorten(path: Path) -> None:
 
 
 # A disk that fails.
+
+
+@dataclass
+class Disk:
+    """A disk of blocks of 4 KiB, as `statvfs` describes it: so many, free, and free for users."""
+
+    f_blocks: int = 1_000_000
+    f_bfree: int = 500_000
+    f_bavail: int = 500_000
+    f_files: int = 1000
+    f_ffree: int = 900
+    f_favail: int = 900
+    f_frsize: int = 4096
+    f_bsize: int = 1 << 20  # not what anything is counted in
 
 
 def fail(number: int) -> OSError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,41 +19,12 @@ from cache_actors.storage.capacity import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
+    from .stores import Disk
+
 MEBIBYTE = 1 << 20
-GIBIBYTE = 1 << 30
-
-
-@dataclass
-class Disk:
-    """A disk of blocks of 4 KiB, as `statvfs` describes it: so many, free, and free for users."""
-
-    f_blocks: int = 1_000_000
-    f_bfree: int = 500_000
-    f_bavail: int = 500_000
-    f_files: int = 1000
-    f_ffree: int = 900
-    f_favail: int = 900
-    f_frsize: int = 4096
-    f_bsize: int = 1 << 20  # not what anything is counted in
-
-
-@pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
-    disk = Disk()
-    monkeypatch.setattr(os, "statvfs", lambda _: disk)
-    return disk
-
-
-def number_of(action: Callable[[], None]) -> int | None:
-    """The number of the error that it raises; None for none."""
-    try:
-        action()
-    except OSError as error:
-        return error.errno
-    return None
+NO_ROOM = os.strerror(errno.ENOSPC)
 
 
 # How full.
@@ -83,12 +53,6 @@ def test_excess_is_what_is_used_beyond_the_share() -> None:
     assert usage.excess(1.0) == Amount(0, 0)
     assert usage.excess(0.0) == Amount(900, 50)
     assert Usage(Amount(900, 50), Amount(1000)).excess(0.0) == Amount(900, 0)
-
-
-def test_amount_is_true_if_there_is_any() -> None:
-    assert not Amount()
-    assert Amount(1, 0)
-    assert Amount(0, 1)
 
 
 def test_disk_is_as_full_as_df_says(root: Path) -> None:
@@ -198,7 +162,7 @@ def test_uploads_leave_the_reserve_alone(root: Path, disk: Disk, blocks: int, re
     capacity.require_room(0)
     disk.f_bavail -= 1
     disk.f_bfree = blocks  # what is root's alone does not help
-    with pytest.raises(OSError, match="No space left") as caught:
+    with pytest.raises(OSError, match=NO_ROOM) as caught:
         capacity.require_room(size)
     assert caught.value.errno == errno.ENOSPC
 
@@ -208,7 +172,8 @@ def test_uploads_leave_some_inodes_alone(root: Path, disk: Disk) -> None:
     disk.f_favail = 11
     capacity.require_room(1)
     disk.f_favail = 10
-    assert number_of(lambda: capacity.require_room(1)) == errno.ENOSPC
+    with pytest.raises(OSError, match=NO_ROOM):
+        capacity.require_room(1)
 
 
 def test_room_for_several_uploads_has_an_inode_for_each(root: Path, disk: Disk) -> None:
@@ -216,7 +181,7 @@ def test_room_for_several_uploads_has_an_inode_for_each(root: Path, disk: Disk) 
     disk.f_favail = 13
     with capacity.room_for(1, 3):
         pass
-    with pytest.raises(OSError, match="No space"), capacity.room_for(1, 4):
+    with pytest.raises(OSError, match=NO_ROOM), capacity.room_for(1, 4):
         pytest.fail("there is no room")
 
 
@@ -224,10 +189,8 @@ def test_uploads_stay_within_a_limit_of_its_own(root: Path, disk: Disk) -> None:
     capacity = Capacity(root, max_bytes=1000)
     capacity.note_scan(900)
     capacity.require_room(100)
-    assert number_of(lambda: capacity.require_room(101)) == errno.ENOSPC
+    with pytest.raises(OSError, match=NO_ROOM):
+        capacity.require_room(101)
     disk.f_bavail = 0  # and within the disk in any case
-    assert number_of(lambda: capacity.require_room(1)) == errno.ENOSPC
-
-
-def test_largest_reserve_is_larger_than_the_smallest() -> None:
-    assert SMALLEST_RESERVE < LARGEST_RESERVE == GIBIBYTE
+    with pytest.raises(OSError, match=NO_ROOM):
+        capacity.require_room(1)

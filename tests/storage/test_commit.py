@@ -178,7 +178,3 @@ def test_next_one_that_shares_a_path_gets_its_turn_if_the_first_fails(
     assert isinstance(first, OSError)
     assert others == ["named b", "named a2", "superfluous"]
     assert disk.events.count("write b") == 1
-
-
-def test_nothing_is_nothing(disk: Disk) -> None:
-    assert disk.commit() == []

@@ -10,6 +10,7 @@ import fcntl
 import os
 import tracemalloc
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -46,7 +47,7 @@ from tests.support.stored import (
     value_of,
 )
 
-from .stores import fail_calls_for, refusing
+from .stores import can_lock, fail_calls_for, refusing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -251,6 +252,7 @@ def test_artifacts_stay_where_a_folder_of_entries_is_lost(
     stored.artifact(2, OLD, LIB)
     fail_calls_for(monkeypatch, os, "scandir", lost, errno.EIO)
     evict(stored, APP, LIB)
+    assert list(new_eviction(stored).mend([APP])) == []
     monkeypatch.undo()
     assert stored.names() == {kept.name, "0~a.json"}
 
@@ -356,35 +358,27 @@ def test_artifact_that_is_used_in_between_is_spared(stored: Stored, writer: Entr
     assert (evicting.removed.artifacts, evicting.kept[APP].artifacts) == (1, 2)
 
 
-@dataclass
-class World:
-    """A project with old and recent entries, which share artifacts."""
-
-    stored: Stored
-
-    def __post_init__(self) -> None:
+def each_point(folder: Path) -> Iterator[tuple[Stored, Iterator[Step]]]:
+    """A project with old and recent entries that share artifacts, and a pass that has taken no
+    step, one, and so on, up to its last."""
+    for point in count():
+        stored = Stored(folder / str(point))
         for number in range(6):
-            self.stored.artifact(number, OLD)
+            stored.artifact(number, OLD)
         for number, age in enumerate((OLD, RECENT, OLD, RECENT)):
-            self.stored.entry(f"entry{number}", number, number + 1, age=age)
-
-    def steps(self) -> int:
-        """Of a pass."""
-        return len(list(new_eviction(self.stored).run([APP])))
+            stored.entry(f"entry{number}", number, number + 1, age=age)
+        steps = new_eviction(stored).run([APP])
+        if len(list(islice(steps, point))) < point:
+            return
+        yield stored, steps
 
 
 def test_entry_put_at_any_point_has_its_artifacts_in_the_end(
     tmp_path: Path, temporary: TemporaryFolder
 ) -> None:
     outcomes: list[bool] = []
-    for point in range(World(Stored(tmp_path / "first")).steps() + 1):
-        stored = Stored(tmp_path / str(point))
-        stored.root.mkdir()
-        World(stored)
+    for stored, steps in each_point(tmp_path):
         store = FileStore(stored.root, temporary, durable=False)
-        steps = new_eviction(stored).run([APP])
-        for _ in range(point):
-            next(steps)
         outcomes.append(put(EntryWriter(store, require_artifacts=True), "new", 0, 5))
         list(steps)
         expect_no_entry_without_its_artifacts(stored)
@@ -395,13 +389,7 @@ def test_entry_put_at_any_point_has_its_artifacts_in_the_end(
 
 
 def test_pass_that_dies_at_any_point_leaves_no_entry_without_its_artifacts(tmp_path: Path) -> None:
-    for point in range(World(Stored(tmp_path / "first")).steps() + 1):
-        stored = Stored(tmp_path / str(point))
-        World(stored)
-        steps = new_eviction(stored).run([APP])
-        for _ in range(point):
-            next(steps)
-        del steps
+    for stored, _ in each_point(tmp_path):
         expect_no_entry_without_its_artifacts(stored)
         evict(stored)
         assert len(stored.names()) == 2 + 4
@@ -416,19 +404,7 @@ class Call:
 
     what: str
     path: str
-    is_locked: bool
-
-
-def is_locked(project: Path) -> bool:
-    """Whether eviction keeps entries out of a project."""
-    fd = os.open(project, os.O_RDONLY)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+    is_locked: bool  # whether entries are kept out of the project
 
 
 @pytest.fixture
@@ -438,12 +414,12 @@ def calls(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     really_unlink, really_sync = os.unlink, os.fsync
 
     def unlink(path: Any, *arguments: Any, **how: Any) -> None:
-        calls.append(Call("unlink", str(path), is_locked(APP.path(root))))
+        calls.append(Call("unlink", str(path), not can_lock(APP.path(root), fcntl.LOCK_SH)))
         really_unlink(path, *arguments, **how)
 
     def sync(fd: int) -> None:
         path = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115
-        calls.append(Call("sync", path, is_locked(APP.path(root))))
+        calls.append(Call("sync", path, not can_lock(APP.path(root), fcntl.LOCK_SH)))
         really_sync(fd)
 
     monkeypatch.setattr(os, "unlink", unlink)
@@ -492,7 +468,7 @@ def test_files_are_removed_under_the_lock_a_few_at_a_time(
         stored.raw_entry(f"aa{number:04}", b"x", OLD)
     gone = 0
     for step in new_eviction(stored).run([APP]):
-        assert not is_locked(APP.path(stored.root))
+        assert can_lock(APP.path(stored.root), fcntl.LOCK_SH)
         removed = sum(call.what == "unlink" for call in calls) - gone
         assert removed == step.removed <= BATCH
         gone += removed
@@ -578,7 +554,7 @@ def test_clock_that_is_set_ends_the_pass_before_anything_goes(
     with pytest.raises(ClockStepped, match="The clock was set during the pass"):
         list(steps)
     assert stored.names() == before
-    assert not is_locked(APP.path(stored.root))
+    assert can_lock(APP.path(stored.root), fcntl.LOCK_SH)
 
 
 # Half of it, or only a look.
@@ -634,10 +610,10 @@ def test_first_files_go_before_the_last_ones_are_looked_at(
     assert stored.names() == set()
 
 
-@pytest.mark.parametrize(("count", "age"), [(3_000, OLD), (3_000, RECENT)], ids=["go", "stay"])
-def test_folder_of_many_files_is_not_held_in_memory(stored: Stored, count: int, age: float) -> None:
+@pytest.mark.parametrize("age", [OLD, RECENT], ids=["go", "stay"])
+def test_folder_of_many_files_is_not_held_in_memory(stored: Stored, age: float) -> None:
     path = stored.artifact(1)
-    for number in range(1, count):
+    for number in range(1, 3_000):
         os.link(path, path.with_name(A[:4] + str(number)))
     set_age(path, stored.at(age))
     evicting = new_eviction(stored)
@@ -646,7 +622,7 @@ def test_folder_of_many_files_is_not_held_in_memory(stored: Stored, count: int, 
         pass
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    removed = count if age == OLD else 0
+    removed = 3_000 if age == OLD else 0
     assert evicting.removed.artifacts == removed
-    assert evicting.kept[APP].artifacts == count - removed
+    assert evicting.kept[APP].artifacts == 3_000 - removed
     assert peak < 300_000

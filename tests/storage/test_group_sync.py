@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import errno
-import os
 import threading
-from typing import TYPE_CHECKING
 
 import pytest
 
 from cache_actors.storage.group_sync import MOST_THREADS, SLOW_SECONDS, GroupSync
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from .stores import refusing
 
 FAST, SLOW = SLOW_SECONDS / 4, SLOW_SECONDS * 4
 PATIENCE = 10.0
@@ -50,15 +47,6 @@ class Disk:
 @pytest.fixture
 def disk() -> Disk:
     return Disk()
-
-
-def failing(number: int) -> Callable[[], None]:
-    """A sync that fails."""
-
-    def sync() -> None:
-        raise OSError(number, os.strerror(number))
-
-    return sync
 
 
 def test_fast_disk_needs_no_threads(disk: Disk) -> None:
@@ -107,14 +95,10 @@ def test_one_sync_alone_is_made_where_it_is_asked_for(disk: Disk) -> None:
 def test_each_failure_is_told_in_its_place(disk: Disk, seconds: float) -> None:
     disk.seconds = seconds
     disk.group.run([disk.sync])
-    syncs = [disk.sync, failing(errno.EIO), disk.sync, failing(errno.ENOSPC)]
+    syncs = [disk.sync, refusing(errno.EIO), disk.sync, refusing(errno.ENOSPC)]
     failures = disk.group.run(syncs)
-    assert [failure and failure.errno for failure in failures] == [
-        None,
-        errno.EIO,
-        None,
-        errno.ENOSPC,
-    ]
+    numbers = [failure and failure.errno for failure in failures]
+    assert numbers == [None, errno.EIO, None, errno.ENOSPC]
 
 
 @pytest.mark.parametrize("seconds", [FAST, SLOW])
@@ -122,7 +106,3 @@ def test_duration_of_every_sync_is_told(disk: Disk, seconds: float) -> None:
     disk.seconds = seconds
     disk.group.run([disk.sync] * 4)
     assert disk.told == pytest.approx([seconds] * 4)
-
-
-def test_nothing_to_sync_is_nothing_to_do(disk: Disk) -> None:
-    assert disk.group.run([]) == []

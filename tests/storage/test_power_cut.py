@@ -29,6 +29,7 @@ from .stores import (
     publish_file,
     refusing,
     replace,
+    uploaded,
 )
 
 if TYPE_CHECKING:
@@ -81,19 +82,11 @@ def test_files_of_a_batch_share_the_sync_of_their_folder(
     assert all(journal.survives(item.path, path.parent) for item in batch)
 
 
-def test_every_folder_of_a_batch_is_synced(
+def test_new_folders_of_a_batch_share_the_sync_of_the_folder_above(
     durable: FileStore, root: Path, journal: Journal, way: Way
 ) -> None:
     paths = [root / "acme" / folder / name for folder in "abc" for name in "xy"]
     assert way.same(durable, paths) == [way.done] * 6
-    assert all(journal.survives(p, root) for p in paths)
-
-
-def test_new_folders_of_a_batch_share_the_sync_of_the_folder_above(
-    durable: FileStore, root: Path, journal: Journal
-) -> None:
-    paths = [root / "acme" / folder / "x" for folder in "abcdef"]
-    assert durable.publish([Publication(p, [b"x"]) for p in paths]) == [STORED] * 6
     assert journal.synced_folders().count(root / "acme") == 1
     assert all(journal.survives(p, root) for p in paths)
 
@@ -146,40 +139,6 @@ def test_one_of_a_batch_that_fails_does_not_hurt_the_others(
     assert leftovers(temporary) == []
 
 
-class Crash(BaseException):
-    """The end of everything, in the middle of a batch."""
-
-
-@pytest.mark.parametrize(
-    ("call", "names"), [("writev", 0), ("fdatasync", 0), ("naming", 1), ("fsync", 3)]
-)
-def test_crash_in_any_stage_leaves_nothing_in_sight_that_is_not_synced(
-    durable: FileStore,
-    root: Path,
-    temporary: TemporaryFolder,
-    journal: Journal,
-    monkeypatch: pytest.MonkeyPatch,
-    way: Way,
-    call: str,
-    names: int,
-) -> None:
-    paths = [root / "acme" / name / name for name in "abc"]
-    PUBLISH.same(durable, [each.with_name("other") for each in paths])
-    with monkeypatch.context() as patch:
-        fail_second(patch, way.naming if call == "naming" else call, Crash())
-        with pytest.raises(Crash):
-            way.same(durable, paths)
-    in_sight = [each for each in paths if each.exists()]
-    assert len(in_sight) == names
-    for each in in_sight:
-        data = ("data", each.stat().st_ino)
-        assert journal.events.index(data) < journal.events.index(("name", each))
-    assert leftovers(temporary) == []
-    assert PUBLISH.same(durable, paths) == [
-        EXISTS if each in in_sight else STORED for each in paths
-    ]
-
-
 def test_upload_whose_new_folder_was_not_synced_has_failed(
     durable: FileStore,
     root: Path,
@@ -212,15 +171,6 @@ def test_disk_that_takes_no_hints_is_used_without(
     assert PUBLISH.same(durable, [path.with_name(name) for name in "ab"]) == [STORED, STORED]
 
 
-def test_nothing_of_a_batch_has_its_name_before_all_of_it_is_synced(
-    durable: FileStore, path: Path, journal: Journal, way: Way
-) -> None:
-    paths = [path.with_name(name) for name in "abc"]
-    way.same(durable, paths)
-    kinds = [kind for kind, what in journal.events if kind == "data" or what in paths]
-    assert kinds == ["data"] * 3 + ["name"] * 3
-
-
 def test_files_survive_when_more_folders_are_used_than_remembered(
     durable: FileStore, root: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,8 +184,7 @@ def test_files_survive_when_more_folders_are_used_than_remembered(
 def test_relaxed_store_never_syncs(
     relaxed: FileStore, path: Path, temporary: TemporaryFolder, journal: Journal
 ) -> None:
-    upload = temporary.create()
-    upload.write([b"x"])
+    upload = uploaded(temporary, b"x")
     publish_file(relaxed, path, upload)
     publish(relaxed, path.with_name("b"), b"x")
     publish(relaxed, path.with_name("b"), b"x")
@@ -243,21 +192,6 @@ def test_relaxed_store_never_syncs(
     assert relaxed.exists(path)
     upload.discard()
     assert journal.syncs() == []
-
-
-def test_file_that_cannot_be_synced_is_never_seen(
-    durable: FileStore,
-    root: Path,
-    path: Path,
-    temporary: TemporaryFolder,
-    journal: Journal,
-    way: Way,
-) -> None:
-    journal.data_fails = True
-    assert number_of(way.one(durable, path, b"x")) == errno.EIO
-    assert ("name", path) not in journal.events
-    assert files_below(root) == []
-    assert leftovers(temporary) == []
 
 
 def test_publications_in_a_folder_that_cannot_be_synced_are_taken_back(
@@ -281,17 +215,6 @@ def test_what_was_there_before_stays_in_a_folder_that_cannot_be_synced(
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         durable.exists(path)
     assert path.read_bytes() == b"before"
-
-
-def test_folder_above_that_could_not_be_synced_is_synced_at_the_next_attempt(
-    durable: FileStore, root: Path, path: Path, journal: Journal
-) -> None:
-    journal.folders_that_fail = {root / "acme"}
-    assert number_of(publish(durable, path, b"x")) == errno.EIO
-    assert files_below(root) == []
-    journal.folders_that_fail = set()
-    assert publish(durable, path, b"x") is STORED
-    assert journal.survives(path, root)
 
 
 def test_file_that_is_just_being_published_does_not_exist_yet(

@@ -157,38 +157,6 @@ def test_good_file_is_not_put_back_over_a_later_one(
     assert held(root) == []
 
 
-def test_link_is_moved_and_not_what_it_leads_to(
-    quarantine: Quarantine, path: Path, tmp_path: Path
-) -> None:
-    path.rename(tmp_path / "elsewhere")
-    path.symlink_to(tmp_path / "elsewhere")
-    target = quarantine.take(path, inode_of(path))
-    assert target is not None
-    assert target.is_symlink()
-    assert not path.is_symlink()
-    assert (tmp_path / "elsewhere").read_bytes() == b"broken"
-
-
-def test_folder_is_moved_with_what_is_in_it(quarantine: Quarantine, path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-    (path / "file").write_bytes(b"inside")
-    target = quarantine.take(path, inode_of(path))
-    assert target is not None
-    assert (target / "file").read_bytes() == b"inside"
-    assert not path.exists()
-
-
-def test_file_that_cannot_be_moved_is_where_it_was(
-    quarantine: Quarantine, root: Path, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "rename", refusing(errno.ENOSPC))
-    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
-        quarantine.take(path, inode_of(path))
-    assert path.read_bytes() == b"broken"
-    assert held(root) == []
-
-
 def test_broken_file_on_a_full_disk_is_moved_if_the_folder_is_there(tmp_path: Path) -> None:
     with tmpfs(tmp_path / "small", "size=64k") as root:
         path = root / "acme" / "app" / "cas" / "AB" / "01AB"

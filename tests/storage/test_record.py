@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -114,14 +114,9 @@ def test_failing_disk_is_not_taken_for_one_without_attributes(
 def test_stored_file_has_the_record_of_its_bytes(durable: FileStore, path: Path) -> None:
     publish(durable, path, CONTENT[:5], b"", CONTENT[5:])
     assert read_record(path) == RECORD
-    replace(durable, path.with_name("entry"), CONTENT)
+    for content in (b"before, and longer than what comes after", CONTENT):
+        replace(durable, path.with_name("entry"), content)
     assert read_record(path.with_name("entry")) == RECORD
-
-
-def test_replaced_file_has_the_record_of_its_latest_bytes(durable: FileStore, path: Path) -> None:
-    replace(durable, path, b"before, and longer than what comes after")
-    replace(durable, path, CONTENT)
-    assert read_record(path) == RECORD
 
 
 def test_uploaded_file_has_its_record_wherever_it_lay(
@@ -139,29 +134,6 @@ def test_uploaded_file_has_its_record_wherever_it_lay(
         assert read_record(path.with_name(name)) == RECORD
         assert path.with_name(name).read_bytes() == CONTENT
         monkeypatch.setattr(durable, "holds", lambda _: False)
-
-
-@pytest.mark.parametrize("how", ["link", "replace"])
-def test_record_is_written_before_the_file_gets_its_name(
-    durable: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    really_record, really_name = os.setxattr, getattr(os, how)
-    events: list[str] = []
-
-    def record(fd: int, *how: Any) -> None:
-        really_record(fd, *how)
-        events.append("recorded")
-
-    def name(source: Path | str, target: Path, **how: Any) -> None:
-        events.append("named")
-        really_name(source, target, **how)
-        assert read_record(target) == RECORD
-
-    monkeypatch.setattr(os, "setxattr", record)
-    monkeypatch.setattr(os, how, name)
-    outcome = publish(durable, path, CONTENT) if how == "link" else replace(durable, path, CONTENT)
-    assert not isinstance(outcome, OSError)
-    assert events == ["recorded", "named"]
 
 
 def test_record_is_written_before_the_file_is_synced(
@@ -210,13 +182,3 @@ def test_record_without_room_is_a_full_disk_and_nothing_stays(
     assert files_below(root) == []
     assert open_descriptors() == before
     assert publish(durable, path, CONTENT) is Published.STORED
-
-
-def test_replacement_whose_record_has_no_room_leaves_the_file_before_it(
-    durable: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    replace(durable, path, CONTENT)
-    monkeypatch.setattr(os, "setxattr", refusing(errno.ENOSPC))
-    assert isinstance(replace(durable, path, b"after"), OSError)
-    assert path.read_bytes() == CONTENT
-    assert read_record(path) == RECORD

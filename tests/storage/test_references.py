@@ -30,14 +30,6 @@ def field(artifact: str) -> bytes:
 # The two forms.
 
 
-def test_field_of_a_protobuf_is_a_reference() -> None:
-    assert references([encoded(b"\x08\x01\x0a\x42" + field(A) + b"\x18\x07")]) == {A}
-
-
-def test_id_itself_is_a_reference() -> None:
-    assert references([A]) == {A}
-
-
 def test_all_ids_of_all_values_are_found() -> None:
     assert references([value_of(A, B), "something else", C]) == {A, B, C}
     assert references([value_of(A, A), value_of(A)]) == {A}

@@ -16,6 +16,7 @@ from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
 from .stores import (
     EXISTS,
     STORED,
+    Disk,
     Way,
     fail,
     files_below,
@@ -25,6 +26,7 @@ from .stores import (
     publish_file,
     refusing,
     replace,
+    uploaded,
 )
 
 if TYPE_CHECKING:
@@ -78,14 +80,8 @@ def test_entry_that_was_written_says_nothing_of_artifacts(store: FileStore, path
 @pytest.fixture
 def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk of which nothing but the reserve is left."""
-
-    class Room:
-        f_frsize = 4096
-        f_blocks = f_files = 1_000_000
-        f_bfree = f_bavail = 100
-        f_ffree = f_favail = 500_000
-
-    monkeypatch.setattr(os, "statvfs", lambda _: Room)
+    disk = Disk(f_bfree=100, f_bavail=100)
+    monkeypatch.setattr(os, "statvfs", lambda _: disk)
 
 
 def test_publications_leave_the_reserve_alone_and_replacements_use_it(
@@ -172,8 +168,7 @@ def replace_path(item: Publication, ending: str) -> Publication:
 def test_upload_that_has_its_room_already_is_published_without_more(
     store: FileStore, path: Path, temporary: TemporaryFolder, request: pytest.FixtureRequest
 ) -> None:
-    upload = temporary.create()
-    upload.write([b"abc"])
+    upload = uploaded(temporary)
     request.getfixturevalue("no_room")
     assert publish_file(store, path, upload) is STORED
     upload.discard()

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import random
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -123,7 +120,7 @@ def fail_reads_of(patch: pytest.MonkeyPatch, path: Path, number: int = errno.EIO
     patch.setattr(os, "preadv", preadv)
 
 
-# What is well.# What is well.
+# What is well.
 
 SIZES = [1, 511, 512, 4096, 4097, READ_BYTES - 1, READ_BYTES, READ_BYTES + 1, 3 * READ_BYTES + 7]
 
@@ -422,58 +419,30 @@ def test_file_that_is_not_the_services_is_left_alone(
 
 # Whose files.
 
-AS_NOBODY = """
-import dataclasses, json, os, sys
-from pathlib import Path
-from cache_actors.storage.scrub import Scrub
-from cache_actors.storage.files import FileStore, Publication
-from cache_actors.storage.temporary import TemporaryFolder
-import encodings.idna
-
-root = Path(sys.argv[1])
-os.chown(root, 65534, 65534)
-exec(sys.argv[2])
-os.setgroups([])
-os.setgid(65534)
-os.setuid(65534)
-temporary = TemporaryFolder(root / ".tmp")
-store = FileStore(root, temporary, durable=False)
-print(store.publish([Publication(root / "acme/app/cas/AB/01AB", [b"ours"])]), file=sys.stderr)
-scrub = Scrub(root)
-list(scrub.run())
-temporary.remove()
-print(json.dumps(dataclasses.asdict(scrub.report), default=str))
-"""
-
-
-def scrub_as_nobody(preparation: str) -> dict[str, Any]:
-    """The report of a scrub by nobody, who has stored one file in a folder as root has left it."""
-    with tempfile.TemporaryDirectory(prefix="cache-actors-scrub-") as name:
-        Path(name).chmod(0o755)
-        root = Path(name) / "cas"
-        root.mkdir()
-        run = subprocess.run(
-            [sys.executable, "-c", AS_NOBODY, str(root), preparation],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert run.returncode == 0, run.stderr
-        report: dict[str, Any] = json.loads(run.stdout)
-        return report
-
 
 def test_what_is_somebody_elses_is_skipped() -> None:
     """Every ext4 has a `lost+found` at its top, which only root may look into."""
     require_root()
-    outcome = scrub_as_nobody(
-        "(root / 'lost+found').mkdir(mode=0o700);"
-        "theirs = root / 'beta/app/cas/AB/01AB'; theirs.parent.mkdir(parents=True);"
-        "theirs.write_bytes(b''); theirs.chmod(0o644);"
-        "closed = theirs.with_name('02AB'); closed.write_bytes(b''); closed.chmod(0)",
-    )
-    assert (outcome["files"], outcome["skipped"], outcome["findings"]) == (1, 3, [])
-    assert outcome["complete"]
+    with tempfile.TemporaryDirectory(prefix="cache-actors-scrub-") as name:
+        root = Path(name) / "cas"
+        root.parent.chmod(0o755)
+        (root / "lost+found").mkdir(mode=0o700, parents=True)
+        shard = root / "acme" / "app" / "cas" / "AB"
+        shard.mkdir(parents=True)
+        for number, mode in enumerate((0o640, 0o644, 0o000)):
+            (shard / f"0{number}AB").write_bytes(b"")
+            (shard / f"0{number}AB").chmod(mode)
+        (shard / "00AB").write_bytes(b"ours")
+        os.chown(shard / "00AB", NOBODY, NOBODY)
+        scrub = Scrub(root)
+        os.seteuid(NOBODY)
+        try:
+            list(scrub.run())
+        finally:
+            os.seteuid(0)
+    report = scrub.report
+    assert (report.files, report.skipped, report.findings) == (1, 3, [])
+    assert report.complete
 
 
 def test_root_scrubs_files_of_everyone_and_gives_what_it_makes_to_the_owner(
@@ -572,6 +541,15 @@ def test_files_that_are_removed_meanwhile_are_no_trouble(storage: Storage) -> No
     assert scrub.report.findings == []
     assert scrub.report.complete
     assert storage.held() == {}
+
+
+def test_file_that_vanishes_after_it_was_listed_is_no_trouble(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_calls_for(monkeypatch, os, "open", storage.artifact(b"bytes"), errno.ENOENT)
+    report = storage.scrub()
+    assert (report.files, report.skipped, report.findings) == (0, 0, [])
+    assert report.complete
 
 
 def test_file_that_is_replaced_while_it_is_read_is_never_moved(storage: Storage) -> None:
