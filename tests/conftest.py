@@ -1,7 +1,5 @@
 """For all tests: which process of pytest-xdist runs which, and how far properties are tried."""
 
-from __future__ import annotations
-
 import os
 import signal
 

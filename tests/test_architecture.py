@@ -1,25 +1,20 @@
 """The rules of docs and design that code can break without any other test failing."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import importlib
 import inspect
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
 
 import pytest
 
 import cache_actors
 from cache_actors.http.app import Services
 from cache_actors.supervision import Actor, Address, Mailbox, Message, Supervisor
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import ModuleType
 
 PACKAGE = Path(cache_actors.__file__).parent
 PROJECT = Path(__file__).parent.parent

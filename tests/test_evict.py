@@ -1,15 +1,15 @@
 """The command `evict`: what it prints, its exit status, and what it leaves for the service."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from cache_actors import evict as command
 from cache_actors.__main__ import main
@@ -28,12 +28,6 @@ from tests.support.stored import (
     artifact_id,
     times_below,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from click.testing import Result
 
 FILES = 50
 LIMIT = f"--max-bytes={FILES * BLOCK_BYTES}"

@@ -1,21 +1,16 @@
 """Where the instance of an environment listens."""
 
-from __future__ import annotations
-
 import os
 import socket
 import tempfile
 import threading
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from cache_actors.instance import BadAddress, NoAnswer, instance_at, own_instance
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 NOBODY = 65534
 

@@ -1,12 +1,10 @@
 """What holds for every kind of file, one that does not exist yet included, and for nginx."""
 
-from __future__ import annotations
-
 import itertools
 import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,9 +18,6 @@ from cache_actors.storage.quarantine import Quarantine
 from cache_actors.storage.scrub import Scrub
 from cache_actors.storage.survey import Holdings, Survey
 from tests.support.stored import APP, BLOCK_BYTES, DAY, HOUR, Stored, artifact_id, set_age
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SNIPPETS = Path(__file__).parents[1] / "platform" / "nginx"
 HTTP_CONF = (SNIPPETS / "http.conf").read_text()

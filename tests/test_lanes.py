@@ -1,7 +1,5 @@
 """Tests that share something run in one process, so that it is started once; others run in any."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,21 +1,17 @@
 """Logs: one line per event, whatever is in it."""
 
-from __future__ import annotations
-
 import json
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import pytest
 import structlog
 from pydantic import HttpUrl
+from structlog.typing import FilteringBoundLogger
 
 from cache_actors.log import MOST_REPEATED, REPEAT_SECONDS, Repetitions, new_log
 from cache_actors.settings import Settings
-
-if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
 
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")

@@ -1,15 +1,13 @@
 """Log lines are written without waiting and without errors, whatever standard output is."""
 
-from __future__ import annotations
-
 import os
 import pty
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from pydantic import HttpUrl
@@ -17,10 +15,6 @@ from pydantic import HttpUrl
 from cache_actors.log import new_log
 from cache_actors.log_output import LogOutput
 from cache_actors.settings import Settings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 LINE = "x" * 999
 OutputTo = Callable[[int], LogOutput]

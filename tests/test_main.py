@@ -1,7 +1,5 @@
 """The command line: what each command costs to start."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """What `make` says where it cannot do what it should, and that nothing half set up is trusted."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,15 +1,15 @@
 """The command `scrub`: what it prints, its exit status, and the rate that it keeps to."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from cache_actors import scrub as command
 from cache_actors.__main__ import main
@@ -19,12 +19,6 @@ from cache_actors.storage.record import ATTRIBUTE
 from cache_actors.storage.scrub import LEAST_COST, READ_BYTES, ScrubLock, last_scrub
 from cache_actors.storage.temporary import TemporaryFolder
 from tests.storage.stores import refusing
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from click.testing import Result
 
 MEBIBYTE = 1 << 20
 

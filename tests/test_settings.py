@@ -1,7 +1,5 @@
 """Settings: what the environment may say, and what is said when it says something else."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Protocol

@@ -1,23 +1,17 @@
 """The command `usage`: who has stored how much, and when that was used."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from cache_actors.__main__ import main
 from tests.storage.stores import fail_calls_for
 from tests.support.stored import BLOCK_BYTES, DAY, HOUR, LIB, Stored, times_below
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from click.testing import Result
 
 
 @pytest.fixture

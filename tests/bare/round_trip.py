@@ -3,8 +3,6 @@
 Only Python itself is needed: what `make run` installs is not this program's to use.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import signal
@@ -14,12 +12,9 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from http.client import HTTPResponse
 from urllib.error import URLError
 from urllib.request import Request, urlopen
-
-if TYPE_CHECKING:
-    from http.client import HTTPResponse
 
 START_SECONDS = 900
 """To install what is pinned, on a slow network too."""

@@ -1,12 +1,10 @@
 """The command line of the benchmarks."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -15,17 +13,12 @@ from .comparison import compare
 from .document import rewrite
 from .failure import BenchmarkFailed, NotHere
 from .mixed import measure_mixed
-from .plan import LONGEST, QUICK, SHORTEST, plan_for
+from .plan import LONGEST, QUICK, SHORTEST, Plan, plan_for
 from .plots import write_plots
 from .results import Results, load, save
 from .scale import measure_scale
 from .tables import tables_of
 from .versions import BEFORE, compare_versions
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from .plan import Plan
 
 PROJECT = Path(__file__).parents[2]
 DOCUMENT = PROJECT / "docs/performance.md"

@@ -1,13 +1,8 @@
 """Axes: where a value lies between two ends, and which values are written there. Pure functions."""
 
-from __future__ import annotations
-
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 MOST_TICKS = 5
 

@@ -1,19 +1,14 @@
 """The generator itself: what it can do, and what it sees when there is nothing but a bare nginx."""
 
-from __future__ import annotations
-
 import time
-from typing import TYPE_CHECKING
 
 from .contestants import PLAIN_FILES, Contestant
 from .failure import BenchmarkFailed
 from .farm import RATES, Operation, get
 from .generator import Generator
 from .names import STORED, artifact_id
+from .results import Latency
 from .summary import latency_of
-
-if TYPE_CHECKING:
-    from .results import Latency
 
 CONNECTIONS = 32
 HEAD_START = 0.1

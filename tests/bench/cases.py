@@ -1,7 +1,5 @@
 """What is asked for, and who is asked, as it is called in results."""
 
-from __future__ import annotations
-
 READ, DUPLICATE, NEW = "artifact read", "upload that exists", "new upload"
 HIT, MISS, PUT = "entry read", "entry that is not there", "entry stored"
 DECISION = "decision for nginx"

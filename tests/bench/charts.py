@@ -1,17 +1,11 @@
 """Charts of two kinds: bars that are compared, and lines over a growing load or size."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from .axis import Axis, decades, factors, linear_axis, short
+from .figures import Spread
 from .svg import Drawing
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from .figures import Spread
 
 WIDTH = 900.0
 MARGIN = 28.0

@@ -9,8 +9,6 @@ cache_actors` finds the working tree. Another version is a folder with its files
 Since the wrong code would be measured without anybody noticing, processes are asked, and looked at.
 """
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -4,11 +4,10 @@ A machine with other work on it is fast now and slow then. So all run at the sam
 short, and a round has a turn of everybody at everything.
 """
 
-from __future__ import annotations
-
 import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from . import turborepo as other
 from .cases import DUPLICATE, HIT, MISS, NEW, PUT, READ
@@ -26,16 +25,11 @@ from .entrant import Entrant
 from .failure import NotHere
 from .machine import describe, load_average
 from .names import SMALL, STORED, artifact_id, new_entry, payload
+from .plan import Plan
 from .results import Case, Comparison
 from .rounds import take_turns
 from .store import store
 from .wrk import Ask
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from .plan import Plan
 
 ARTIFACTS = 256
 """So many are read, and uploaded again."""

@@ -4,16 +4,15 @@ They run at the same time, keep what they store on the same disk, and are asked 
 nginx has one worker process for each core.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -30,9 +29,6 @@ from .names import PROJECT, QUERY, TOKEN
 from .plain_nginx import cores, plain_nginx
 from .processes import cpu_seconds, family, memory_bytes
 from .turborepo import running_turborepo
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 Part = Literal["nginx", "service"]
 

@@ -1,10 +1,9 @@
 """The block of docs/performance.md that holds the figures of the last run."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from .failure import BenchmarkFailed
+from .results import Comparison, Latency, Machine, Mixed, Results, Scale, Versions
 from .summary import in_words
 from .tables import (
     comparison_table,
@@ -15,11 +14,6 @@ from .tables import (
     versions_table,
 )
 from .targets import targets
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from .results import Comparison, Latency, Machine, Mixed, Results, Scale, Versions
 
 BEGIN = "<!-- Written by `make bench` from docs/performance/results.json: -->"
 END = "<!-- Until here. -->"

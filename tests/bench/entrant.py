@@ -1,16 +1,11 @@
 """A contestant at a case, and its turns."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
+from .contestants import Contestant
 from .results import Turn
 from .tags import new_tag
 from .wrk import Ask, run_wrk
-
-if TYPE_CHECKING:
-    from .contestants import Contestant
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ A machine with other work on it is fast now and slow then. So while reads are me
 stopped (SIGSTOP) every other second, and each second is compared with the one before.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -18,12 +16,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle
+from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import click
 
@@ -33,10 +32,6 @@ from cache_actors.storage.layout import Entry
 from tests.bench.nginx_reads import ACME_APP, QUERY, TOKEN, find, find_programs, run
 from tests.support.nginx import nginx_before, shared_storage
 from tests.support.service import Service, running_service
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 ARTIFACT = b"artifact" * 32
 OLDEST = 30 * 86_400_000_000_000

@@ -1,7 +1,5 @@
 """What goes wrong in a benchmark."""
 
-from __future__ import annotations
-
 
 class BenchmarkFailed(Exception):
     """What was measured is not what was meant, or there is nothing to measure with."""

@@ -4,16 +4,12 @@ Each kind of operation comes at random times that do not depend on one another (
 at a rate of its own, and goes on whatever becomes of those before it.
 """
 
-from __future__ import annotations
-
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from .names import KIBIBYTE, QUERY, SMALL, STORED, TOKEN, artifact_id, entry_id, new_entry, payload
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ENTRY_READ, ENTRY_PUT = "entry read", "entry stored"
 ARTIFACT_READ, ARTIFACT_WRITE = "artifact read", "artifact stored"

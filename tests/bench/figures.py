@@ -1,15 +1,10 @@
 """Figures out of many measurements. Pure functions."""
 
-from __future__ import annotations
-
 import math
+from collections.abc import Sequence
 from statistics import median
-from typing import TYPE_CHECKING
 
 import msgspec
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 class Spread(msgspec.Struct, frozen=True):

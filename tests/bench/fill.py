@@ -3,12 +3,11 @@
 Written straight to disk, by one process for each core: a million of each takes a minute or two.
 """
 
-from __future__ import annotations
-
 import hashlib
 import multiprocessing
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 from cache_actors.kinds import Kind
 from cache_actors.storage.layout import shard
@@ -16,10 +15,6 @@ from cache_actors.storage.record import Record, write_record
 from cache_actors.storage.temporary import FILE_MODE, FOLDER_MODE
 
 from .names import PROJECT, STORED, artifact_id, entry_id, payload, stored_entry
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 ARTIFACT_BYTES = 100
 

@@ -14,20 +14,15 @@ enough to leave the cores to the servers: about 25 microseconds a request, and t
 kernel's.
 """
 
-from __future__ import annotations
-
 import gc
 import select
 import socket
 import time
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from .farm import Operation
+from .farm import Operation
 
 HEAD_BYTES = 16 * 1024
 """What is read at once of an answer whose length is not known yet."""

@@ -1,23 +1,18 @@
 """On which machine something was measured, and what else that did."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import gettempdir
-from typing import TYPE_CHECKING
 
 from cache_actors.nginx.binary import nginx_version
 
 from .plain_nginx import debian_nginx
 from .results import Machine
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 def load_average() -> float:

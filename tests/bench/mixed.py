@@ -1,13 +1,13 @@
 """The load of build farms on the service behind nginx, more and more of them."""
 
-from __future__ import annotations
-
 import multiprocessing
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from multiprocessing.connection import Connection
+from pathlib import Path
 
 from .calibration import generator_floor, generator_limit
 from .contestants import (
@@ -34,18 +34,12 @@ from .farm import (
 from .generator import Generator, Outcome
 from .machine import describe, load_average
 from .names import SMALL, STORED, artifact_id, new_entry
+from .plan import Plan
 from .results import Farm, Latency, Mixed, Step
 from .store import store
 from .summary import latency_of
 from .tags import new_tag
 from .wrk import Ask, run_wrk
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from multiprocessing.connection import Connection
-    from pathlib import Path
-
-    from .plan import Plan
 
 GENERATORS = ((ENTRY_READ, ARTIFACT_READ), (ENTRY_PUT, ARTIFACT_WRITE))
 """What each of the generator's processes does. They share no connections: reads do not wait because

@@ -5,8 +5,6 @@ the same names. An id begins with what its folder is called by, spread as with r
 for artifacts, whose ids are hexadecimal, and 4,096 for entries, whose ids are base64.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

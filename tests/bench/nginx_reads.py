@@ -9,8 +9,6 @@ A machine with other work on it is fast now and slow then. So the cases take sho
 rounds, and each turn is compared with the bare file of the same round.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -19,13 +17,14 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import httpx
 
@@ -39,9 +38,6 @@ from tests.support.service import Service, free_port, running_service
 
 from .failure import BenchmarkFailed
 from .plain_nginx import debian_nginx, plain_nginx
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 ROUNDS = 12
 BURST_SECONDS = 1
@@ -148,7 +144,7 @@ class Bench:
     tls: Server
     bare: Server
     bare_tls: Server
-    stored: Stored
+    stored: "Stored"
 
 
 def find_programs() -> dict[str, str]:

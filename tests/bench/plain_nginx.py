@@ -1,23 +1,18 @@
 """nginx with a configuration of the benchmark's own, for what the service is compared with."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 from cache_actors.nginx.binary import installed_nginx
 from tests.support.service import free_port
 
 from .failure import BenchmarkFailed
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 START_SECONDS = 10.0
 

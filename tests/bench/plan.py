@@ -1,15 +1,10 @@
 """How long a run takes, and how it spends its time. Pure functions."""
 
-from __future__ import annotations
-
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from .farm import FACTORS, WORKERS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 LONGEST, SHORTEST = 120.0, 8.0
 """Minutes. In less there would be a round or two of everything, which says nothing."""

@@ -1,16 +1,10 @@
 """The plots of a run's results."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from .charts import Bar, Bars, Line, Lines, bar_chart, line_chart
+from .results import Comparison, Mixed, Results, Scale
 from .summary import cpu_us, in_words, rates
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from .results import Comparison, Mixed, Results, Scale
 
 COLOURS = ("#4f46e5", "#0d9488", "#d97706", "#be185d")
 LIMIT, OTHER, OURS, RELAXED = "#94a3b8", "#f59e0b", "#4f46e5", "#a5b4fc"

@@ -1,15 +1,10 @@
 """What processes cost: the CPU time and the memory of some, and of all below them."""
 
-from __future__ import annotations
-
 import os
 import resource
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 """Seconds in which the kernel counts CPU time."""

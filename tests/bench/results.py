@@ -1,15 +1,10 @@
 """What a run has found out, as it is kept in JSON."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import msgspec
 
-from .figures import Spread  # noqa: TC001  (msgspec reads the annotations)
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from .figures import Spread
 
 
 class Machine(msgspec.Struct, frozen=True):

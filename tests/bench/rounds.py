@@ -1,17 +1,10 @@
 """Entrants that take turns, round after round."""
 
-from __future__ import annotations
+from collections.abc import Callable, Sequence
 
-from typing import TYPE_CHECKING
-
-from .plan import rounds_until
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from .entrant import Entrant
-    from .plan import Plan
-    from .results import Turn
+from .entrant import Entrant
+from .plan import Plan, rounds_until
+from .results import Turn
 
 WARM_UP_SECONDS = 1.0
 

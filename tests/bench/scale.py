@@ -1,11 +1,10 @@
 """Whether the service is slower, or larger, the more is stored."""
 
-from __future__ import annotations
-
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 from http.client import HTTPConnection
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from cache_actors.dev.tuist import StandInTuist
 from tests.support.service import Service
@@ -26,15 +25,10 @@ from .figures import spread
 from .fill import fill
 from .machine import describe, load_average
 from .names import PROJECT, SMALL, STORED, TOKEN, artifact_id, new_entry, payload
+from .plan import Plan
 from .processes import allow_open_files
 from .results import Case, Scale, Size, Turn
 from .wrk import Ask
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from .plan import Plan
 
 STARTS = 3
 START_SECONDS = 30.0

@@ -1,17 +1,12 @@
 """Stores what is read later, through a contestant's own API, so that it lies as it should."""
 
-from __future__ import annotations
-
+from collections.abc import Callable
 from http.client import HTTPConnection
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from .contestants import STORE_KEYVALUE, Contestant
 from .failure import BenchmarkFailed
 from .names import STORED, TOKEN, artifact_id, entry_id, new_entry, payload
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 TIMEOUT = 30.0
 

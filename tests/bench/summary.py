@@ -1,16 +1,9 @@
 """What results come to: medians and spreads, and where they were measured, in words."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from .figures import Spread, percentile, ratios, spread
-from .results import Latency
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from .results import Case, Comparison, Machine, Turn
+from .results import Case, Comparison, Latency, Machine, Turn
 
 
 def rates(case: Case) -> Spread:

@@ -1,7 +1,5 @@
 """Drawings as SVG: just what charts are made of."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from html import escape
 

@@ -1,22 +1,14 @@
 """The tables of a run's results, for terminals and for the documentation."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rich.table import Table as RichTable
 
-from .figures import ratios, spread
+from .figures import Spread, ratios, spread
+from .results import Comparison, Mixed, Results, Scale, Versions
 from .summary import costs, cpu_us, of_limit, rates, shares
-from .targets import targets
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from .figures import Spread
-    from .results import Comparison, Mixed, Results, Scale, Versions
-    from .targets import Target
+from .targets import Target, targets
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,5 @@
 """Tags of ids that have not been used before."""
 
-from __future__ import annotations
-
 import secrets
 
 

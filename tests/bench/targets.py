@@ -3,18 +3,12 @@
 Ratios are medians of those of the same round, as everywhere.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from .cases import HIT, NEW, OTHER_BEHIND_NGINX, PUT, READ, ours
-from .figures import spread
+from .figures import Spread, spread
+from .results import Comparison, Farm, Mixed, Results, Scale, Size, Step
 from .summary import cost_ratio, cpu_us, rate_ratio, turns_of
-
-if TYPE_CHECKING:
-    from .figures import Spread
-    from .results import Comparison, Farm, Mixed, Results, Scale, Size, Step
 
 UPLOADS_LEAST, UPLOADS_AIM = 0.6, 1.0
 """New uploads, of those of the other cache."""

@@ -1,21 +1,16 @@
 """Another version is what runs when another version is to be measured."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from .checkout import REQUIREMENTS, TREE, Version, version_of, working_tree
 from .failure import BenchmarkFailed, NotHere
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
 

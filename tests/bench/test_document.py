@@ -1,8 +1,6 @@
 """Plots, tables and the block in the documentation."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -32,9 +30,6 @@ from .results import (
 )
 from .summary import of_limit, shares
 from .tables import Table, tables_of, versions_table
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MACHINE = Machine("2026-01-31", 2, "A <fast> one", 1 << 34, "6.1", "ext4", {"wrk": "4"}, (0.1, 2.0))
 

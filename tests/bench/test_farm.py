@@ -1,10 +1,8 @@
 """What build farms ask for, and the names of it."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -17,9 +15,6 @@ from cache_actors.storage.temporary import TemporaryFolder
 from .farm import RATES, Load, operations
 from .fill import ARTIFACT_BYTES, fill_part
 from .names import PROJECT, STORED, artifact_id, entry_id, payload, stored_entry
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LOAD = Load(RATES, seconds=4.0, stored=50, tag="F" * 16, seed=1)
 

@@ -1,7 +1,5 @@
 """The arithmetic of the benchmarks."""
 
-from __future__ import annotations
-
 import math
 import random
 from itertools import pairwise

@@ -1,18 +1,13 @@
 """The generator counts from when an operation was due, and says what went wrong."""
 
-from __future__ import annotations
-
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from .farm import Operation, Request
 from .generator import Generator
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 GET = Request(b"GET / HTTP/1.1\r\n\r\n", b"", 200)
 BIG = Request(b"POST / HTTP/1.1\r\nContent-Length: 3000000\r\n\r\n", bytes(3_000_000), 204)

@@ -1,7 +1,5 @@
 """A run takes as long as it was told to."""
 
-from __future__ import annotations
-
 import pytest
 
 from .plan import LARGE, LONGEST, SHORTEST, plan_for, rounds_until

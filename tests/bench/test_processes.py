@@ -1,7 +1,5 @@
 """What processes cost is summed over all that they have started."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """Targets are met or missed by what was measured, and by how much is said."""
 
-from __future__ import annotations
-
 import pytest
 from msgspec.structs import replace
 

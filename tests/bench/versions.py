@@ -4,32 +4,25 @@ wrk takes the place of nginx: it asks what nginx would have passed on, with the 
 adds, over 32 connections that are kept. So the figures are of the service alone.
 """
 
-from __future__ import annotations
-
 import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from cache_actors.dev.tuist import StandInTuist
 from tests.support.service import Service, running_service
 
 from .cases import DECISION, NEW, PUT, way_of
-from .checkout import version_of, working_tree
+from .checkout import Version, version_of, working_tree
 from .contestants import CACHE_ACTORS, STORE_KEYVALUE, Contestant, scratch_folder, storage_in
 from .entrant import Entrant
 from .machine import describe, load_average
 from .names import PROJECT, QUERY, SMALL, STORED, TOKEN, artifact_id, new_entry, payload
+from .plan import Plan
 from .results import Pair, Versions
 from .rounds import take_turns
 from .store import store
 from .wrk import Ask
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from .checkout import Version
-    from .plan import Plan
 
 BEFORE = "c4fe580"
 """The last commit before the work on what a request costs the service itself."""

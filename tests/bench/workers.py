@@ -7,8 +7,6 @@ key-value entry of its own, on tmpfs and without syncing, through connections th
 the numbers mean is in docs/performance.md.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

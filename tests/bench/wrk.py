@@ -1,7 +1,5 @@
 """wrk, which sends a request over a few connections again as soon as the last one is answered."""
 
-from __future__ import annotations
-
 import resource
 import subprocess
 from dataclasses import dataclass

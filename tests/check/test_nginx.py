@@ -1,7 +1,5 @@
 """nginx's configuration: whatever differs from the snippets is found, and nothing else."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,9 +1,8 @@
 """The folder of sockets, and the link that nginx connects to."""
 
-from __future__ import annotations
-
 import socket
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,9 +10,6 @@ from cache_actors.check.finding import Finding, Verdict
 from cache_actors.check.sockets import check_sockets
 from cache_actors.http.endpoint import CannotListen, bind
 from cache_actors.settings import Settings
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """The storage folder: who may read what is in it, and what to do when it cannot be written to."""
 
-from __future__ import annotations
-
 import errno
 import os
 from pathlib import Path

@@ -9,11 +9,10 @@ Two projects and four tokens exist: `TOKEN` sees both projects, `OTHER_TOKEN` on
 and those that change the stand-in Tuist server put it back, so that none depends on another.
 """
 
-from __future__ import annotations
-
 import secrets
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import pytest
@@ -25,9 +24,6 @@ from tests.support.tuist import HeldTuist
 from .examples import bearer, handles, parts_of
 from .facts import HASTE, LIMITS, NO_PROJECTS, OTHER_PROJECT, OTHER_TOKEN, PROJECT, TOKEN
 from .raw import TIMEOUT, RawConnection
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 WORKERS = 2
 

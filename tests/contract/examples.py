@@ -1,36 +1,30 @@
 """What the contract suite sends and expects: ids, bodies, tables of calls, the shape of errors."""
 
-from __future__ import annotations
-
 import base64
 import json
 import random
 import secrets
 import stat
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Barrier
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import httpx
 import pytest
 
+from cache_actors.dev.tuist import Question
 from cache_actors.storage.layout import TEMPORARY, shard
+from tests.support.service import Service
 from tests.support.strace import family
+from tests.support.tuist import HeldTuist
 from tests.support.waiting import eventually
 
 from .facts import LIMITS, PROJECT
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from cache_actors.dev.tuist import Question
-    from tests.support.service import Service
-    from tests.support.tuist import HeldTuist
-
-    from .raw import RawResponse
+from .raw import RawResponse
 
 Result = TypeVar("Result")
 

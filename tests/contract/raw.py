@@ -1,21 +1,17 @@
 """HTTP over bare sockets, for what HTTP clients are too polite to send or too quick to hide."""
 
-from __future__ import annotations
-
 import json
 import socket
 import struct
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from urllib.parse import urlencode, urlsplit
 
 import httpx
 
 from .facts import PROJECT, TOKEN
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 TIMEOUT = 60.0
 """Seconds until a read or a write counts as hanging."""

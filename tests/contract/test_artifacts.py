@@ -1,13 +1,13 @@
 """Artifacts: what is uploaded comes back byte for byte, for good, or is not there at all."""
 
-from __future__ import annotations
-
 import hashlib
 import socket
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+import httpx
 import pytest
 
+from tests.support.service import Service
 from tests.support.waiting import eventually
 
 from .examples import (
@@ -26,16 +26,7 @@ from .examples import (
     upload,
     uploaded,
 )
-from .raw import AUTHORIZATION, HANDLES, chunk, chunked
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import httpx
-
-    from tests.support.service import Service
-
-    from .raw import RawConnection
+from .raw import AUTHORIZATION, HANDLES, RawConnection, chunk, chunked
 
 pytestmark = every_front
 

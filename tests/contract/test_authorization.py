@@ -4,15 +4,15 @@ The rules of remembering are in `tests/actors/test_auth_cache.py`, and an outage
 to its end in `tests/system/test_tuist_outage.py`.
 """
 
-from __future__ import annotations
-
 import json
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import httpx
 import pytest
 
+from tests.support.service import Service
+from tests.support.tuist import HeldTuist
 from tests.support.waiting import eventually
 
 from .examples import (
@@ -35,15 +35,7 @@ from .examples import (
     upload,
 )
 from .facts import NO_PROJECTS, OTHER_PROJECT, OTHER_TOKEN, PROJECT, TOKEN
-from .raw import AUTHORIZATION, HANDLES
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tests.support.service import Service
-    from tests.support.tuist import HeldTuist
-
-    from .raw import RawConnection
+from .raw import AUTHORIZATION, HANDLES, RawConnection
 
 SUCCESS_TTL = 600
 FORBIDDEN = "You don't have access to this project"

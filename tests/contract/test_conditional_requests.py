@@ -4,11 +4,9 @@ Which there are, and what each selects, is in `tests/http/test_conditional.py`. 
 answers by itself, is held to the same, and both to the headers of each answer.
 """
 
-from __future__ import annotations
-
 import os
-from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from tests.http.test_conditional import (
@@ -24,6 +22,7 @@ from tests.http.test_conditional import (
     TAG,
     UNMET,
 )
+from tests.support.service import Service
 
 from .examples import (
     artifact_file,
@@ -35,11 +34,6 @@ from .examples import (
     new_cas_id,
     uploaded,
 )
-
-if TYPE_CHECKING:
-    import httpx
-
-    from tests.support.service import Service
 
 pytestmark = every_front
 

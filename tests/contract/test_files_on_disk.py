@@ -4,14 +4,14 @@ They use the process and the storage folder of the service itself, whatever stan
 Where files lie, and who may read them, is in `tests/storage`.
 """
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+import httpx
 import pytest
 
 from cache_actors.storage.layout import TEMPORARY, shard
+from tests.support.service import Service
 from tests.support.waiting import eventually
 
 from .examples import (
@@ -37,13 +37,6 @@ from .examples import (
 )
 from .facts import NO_PROJECTS, OTHER_TOKEN, PROJECT
 from .raw import AUTHORIZATION, HANDLES, RawConnection
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import httpx
-
-    from tests.support.service import Service
 
 
 def entries_file(storage: Path, kv_id: str, project: str = PROJECT) -> Path:

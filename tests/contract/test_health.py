@@ -4,19 +4,13 @@ What they say of a service that starts, stops or fails is in `tests/http/test_he
 `tests/system`.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
+import httpx
 import pytest
 
 from tests.support.metrics import Scrape
 
 from .examples import bearer, every_front, expect_error, parts_of, stored, uploaded
 from .facts import LIMITS, OTHER_TOKEN, PROJECT, TOKEN
-
-if TYPE_CHECKING:
-    import httpx
 
 pytestmark = every_front
 

@@ -4,12 +4,11 @@ That the case of ids matters, and that of handles does not, is in `tests/storage
 `tests/system/test_nginx.py`.
 """
 
-from __future__ import annotations
-
 import re
 import string
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+import httpx
 import pytest
 
 from tests.http.test_parameters import NAMING, REFUSED
@@ -34,14 +33,7 @@ from .examples import (
     uploaded,
 )
 from .facts import PROJECT, TOKEN
-from .raw import AUTHORIZATION, HANDLES
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import httpx
-
-    from .raw import RawConnection, RawResponse
+from .raw import AUTHORIZATION, HANDLES, RawConnection, RawResponse
 
 ID_CHARACTERS = string.ascii_letters + string.digits + "_~=+-"
 

@@ -1,10 +1,10 @@
 """Key-value entries: kept in order, replaced as a whole, opaque."""
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
+import httpx
 import pytest
 
 from tests.support.stored import value_of
@@ -29,14 +29,7 @@ from .examples import (
     stored,
     uploaded,
 )
-from .raw import AUTHORIZATION, HANDLES, chunked
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import httpx
-
-    from .raw import RawConnection
+from .raw import AUTHORIZATION, HANDLES, RawConnection, chunked
 
 framings = pytest.mark.parametrize("framing", FRAMINGS)
 retrieving = pytest.mark.parametrize("method", ["GET", "PUT"])

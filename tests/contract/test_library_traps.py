@@ -14,15 +14,16 @@ or does not apply, and fails when an upgrade or a change brings it back. Not her
   `tests/system/test_process.py`.
 """
 
-from __future__ import annotations
-
 import select
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
-from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
+from tests.support.service import Service
+from tests.support.tuist import HeldTuist
 from tests.support.waiting import eventually
 
 from .examples import (
@@ -45,14 +46,6 @@ from .examples import (
 )
 from .facts import PROJECT
 from .raw import AUTHORIZATION, HANDLES, RawConnection, chunk, chunked, pieces_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    import httpx
-
-    from tests.support.service import Service
-    from tests.support.tuist import HeldTuist
 
 pytestmark = every_front
 

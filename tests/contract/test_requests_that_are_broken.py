@@ -1,11 +1,10 @@
 """Requests that no decent client sends: each gets an answer in JSON, and harms nobody."""
 
-from __future__ import annotations
-
 import json
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from .examples import (
@@ -28,14 +27,7 @@ from .examples import (
     uploaded,
 )
 from .facts import PROJECT, TOKEN
-from .raw import AUTHORIZATION, HANDLES, chunked
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import httpx
-
-    from .raw import RawConnection
+from .raw import AUTHORIZATION, HANDLES, RawConnection, chunked
 
 CHUNKED = "Transfer-Encoding: chunked"
 

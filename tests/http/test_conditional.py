@@ -3,8 +3,6 @@
 The contract suite asks the same of the service and of nginx: `test_conditional_requests.py`.
 """
 
-from __future__ import annotations
-
 from http import HTTPStatus
 
 import pytest

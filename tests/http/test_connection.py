@@ -1,10 +1,9 @@
 """A connection answers one request after another, and reads no more than is asked for."""
 
-from __future__ import annotations
-
 import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import structlog
@@ -12,6 +11,7 @@ import trio
 import trio.testing
 from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 
 from cache_actors.http import connection as module
 from cache_actors.http.connection import Connection
@@ -19,12 +19,8 @@ from cache_actors.http.errors import BodyStalled
 from cache_actors.http.in_flight import InFlight
 from tests.support.waiting import eventually_async
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+Handler = Callable[[Scope, ASGIReceiveCallable, ASGISendCallable], Awaitable[None]]
 
-    from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, Scope
-
-    Handler = Callable[[Scope, ASGIReceiveCallable, ASGISendCallable], Awaitable[None]]
 
 GET = b"GET /no-%d HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"

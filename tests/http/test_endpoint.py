@@ -3,26 +3,20 @@
 Sockets in a folder: what an instance makes there, what it clears away, and what stops it.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import socket
+from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from cache_actors.http.current import CURRENT, CurrentLink, is_listening
 from cache_actors.http.endpoint import Arrivals, BoundSocket, CannotListen, bind
 from cache_actors.settings import Settings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    import trio.testing
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """`/ready`, in states that a running service is in for a moment only, and without any actor."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

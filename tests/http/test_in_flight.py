@@ -1,7 +1,5 @@
 """A stop can wait for the requests that are being answered, and only for those."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 
 import pytest

@@ -1,7 +1,5 @@
 """Who may see the metrics."""
 
-from __future__ import annotations
-
 import pytest
 
 from cache_actors.http.metrics import is_on_this_host

@@ -1,15 +1,14 @@
 """The page of `/up`: what is sent, and what a browser makes of it."""
 
-from __future__ import annotations
-
 import html
 import json
 import re
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from werkzeug.datastructures import MIMEAccept
@@ -18,9 +17,6 @@ from werkzeug.http import parse_accept_header
 from cache_actors.http.page import HEADERS, TYPE, is_wanted, page_with
 from tests.support import up_answers
 from tests.support.browser import Browser, running_browser
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PHONE, DESK = 390, 1200
 
@@ -78,7 +74,7 @@ class StandIn:
         self.url = f"http://127.0.0.1:{self._server.server_port}/up"
 
     @contextmanager
-    def running(self) -> Iterator[StandIn]:
+    def running(self) -> "Iterator[StandIn]":
         """The server, answering."""
         thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

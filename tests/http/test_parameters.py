@@ -3,8 +3,6 @@
 The contract suite asks the same of the service and of nginx: `test_identifiers.py`.
 """
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """Metrics of several processes as one answer."""
 
-from __future__ import annotations
-
 from cache_actors.metrics.merged import merged, of_tree
 from cache_actors.metrics.served import By, Route, Served
 from cache_actors.supervision import State, Status

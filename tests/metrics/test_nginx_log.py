@@ -1,10 +1,9 @@
 """nginx's log of its own answers, and what else may be in it."""
 
-from __future__ import annotations
-
 import os
 import stat
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,10 +12,6 @@ from hypothesis import strategies as st
 from cache_actors.metrics import nginx_log
 from cache_actors.metrics.nginx_log import NginxLog, read_lines
 from cache_actors.metrics.served import By, Route, Served
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 READ = b"artifact GET 200 100 0.001 -\n"
 

@@ -1,7 +1,5 @@
 """The last five minutes."""
 
-from __future__ import annotations
-
 import pytest
 
 from cache_actors.metrics.recent import STEP_SECONDS, STEPS, Recent

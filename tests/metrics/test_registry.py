@@ -1,7 +1,5 @@
 """What `/metrics` tells."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from importlib.metadata import version

@@ -1,7 +1,5 @@
 """What an answer means."""
 
-from __future__ import annotations
-
 import pytest
 
 from cache_actors.metrics.served import By, Route, Served

@@ -1,7 +1,5 @@
 """The configuration around the snippets: what it holds, what checks it, and who accepts it."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

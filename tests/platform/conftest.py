@@ -1,7 +1,5 @@
 """The hosts, evaluated once for each module of tests."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Nix expressions, evaluated by the real evaluator without its store."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from pathlib import Path

@@ -6,20 +6,16 @@ a cache only from where it is defined. Loopback stands in for the host's address
 certificate for ACME's, and a folder for those that nginx writes to.
 """
 
-from __future__ import annotations
-
 import subprocess
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from cache_actors.nginx.binary import nginx_version
 from cache_actors.nginx.config import HTTP2_DIRECTIVE_SINCE
 from tests.support.nginx import new_certificate
 from tests.support.service import free_port
 from tests.support.waiting import eventually
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,15 @@
 """PromQL, as far as tests have to understand it, and the program that understands it whole."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess
 import tempfile
+from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from tests.support.metrics import Scrape, told_metrics
 from tests.support.programs import find_program
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
 OF_PROMETHEUS: dict[str, dict[str, set[str]]] = {
     "up": {},

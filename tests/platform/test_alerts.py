@@ -1,7 +1,5 @@
 """The alerts: that they fire when they should, know what they speak of, and say what to do."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """nginx and the service for Docker Compose: that it is valid, and fits image and service."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The dashboard: that it is what its script makes, and that its queries are of what is told."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -3,8 +3,6 @@
 That it can be built and runs is for `platform/image/rehearse.sh`, which takes too long for here.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

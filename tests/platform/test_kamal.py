@@ -1,7 +1,5 @@
 """The deployments: what Kamal itself says of them, and that they fit the image and the service."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

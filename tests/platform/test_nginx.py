@@ -1,18 +1,17 @@
 """nginx as the hosts have it: compared with what `nginx-config` prints, and running."""
 
-from __future__ import annotations
-
 import os
 import re
 import ssl
 import tempfile
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingMixIn, UnixStreamServer
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import pytest
@@ -25,9 +24,6 @@ from tests.support.waiting import eventually
 
 from .nix import evaluate_hosts
 from .nixos_nginx import RunningNginx, Site
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SNIPPETS = Path(__file__).parents[2] / "platform" / "nginx"
 ID = "9F86D081884C7D659A2FEAA0C55AD015A3BF4F1B2B0B822CD15D6C15B0F00A08"

@@ -1,7 +1,5 @@
 """The hosts in platform/: that they evaluate, and that they are what they are said to be."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

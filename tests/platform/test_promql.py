@@ -1,7 +1,5 @@
 """What is found in a query."""
 
-from __future__ import annotations
-
 import pytest
 
 from .promql import grouping, metrics, unknown

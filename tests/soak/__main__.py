@@ -1,7 +1,5 @@
 """The command line of the soak."""
 
-from __future__ import annotations
-
 import json
 import random
 import sys

@@ -1,29 +1,22 @@
 """What is looked at while nobody writes: every file on disk, and whether every promise is kept."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
+import random
 import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cache_actors.kinds import Kind
 from cache_actors.storage.layout import LAST_SCRUB, QUARANTINE, TEMPORARY, Entry, entry_at
 
-from .world import Fault, Violation
-
-if TYPE_CHECKING:
-    import random
-    from collections.abc import Iterator
-
-    from .report import Tally
-    from .site import Site
-    from .world import World
+from .report import Tally
+from .site import Site
+from .world import Fault, Violation, World
 
 LEFTOVER_SECONDS = 3.0
 """Seconds that the service has to get rid of uploads whose clients are gone."""

@@ -1,7 +1,5 @@
 """The clients: they store and read at random, judge every answer, and tell the oracle."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random
@@ -9,23 +7,19 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 
 from cache_actors.kinds import Kind
 from cache_actors.storage.layout import Entry, Project
 
+from .report import Tally
 from .service import MARK
-from .site import APP, OTHER, TOKENS
+from .site import APP, OTHER, TOKENS, Site
 from .world import Content, Fault, Result, Violation, World, name_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from .report import Tally
-    from .site import Site
 
 SIZES = ((10 << 10, 256 << 10, 2 << 20), (60, 30, 10))
 """Sizes of artifacts, and how often each of them comes in a hundred."""

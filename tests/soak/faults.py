@@ -1,24 +1,19 @@
 """What goes wrong in a round: drawn at random, then done at its time."""
 
-from __future__ import annotations
-
 import os
+import random
 import shutil
 import signal
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from tests.support.disk_processes import disk_processes
 from tests.support.strace import family
 
-if TYPE_CHECKING:
-    import random
-
-    from .report import Tally
-    from .site import Site
+from .report import Tally
+from .site import Site
 
 BALLAST = ".soak-ballast"
 

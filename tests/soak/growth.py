@@ -5,14 +5,11 @@
 Passes and the service are killed now and then. Exit status 1 if something was not as promised.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import sys
 import time
 from statistics import median
-from typing import TYPE_CHECKING
 
 import click
 
@@ -20,10 +17,7 @@ from cache_actors.dev.tuist import StandInTuist
 from tests.support.cache_workers import incomplete_entries
 
 from .growth_load import Load
-from .growth_site import running_site
-
-if TYPE_CHECKING:
-    from .growth_site import Site
+from .growth_site import Site, running_site
 
 SAY_EVERY = 10.0
 """Seconds."""

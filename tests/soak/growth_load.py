@@ -4,8 +4,6 @@ Builders upload artifacts and put entries that refer to them, as fast as they ca
 entries and fetch their artifacts; some of them, the hot ones, all the time.
 """
 
-from __future__ import annotations
-
 import http.client
 import itertools
 import os
@@ -13,18 +11,16 @@ import random
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import Self
 
 from cache_actors.storage.eviction_pass import MINIMUM_GRACE
 from cache_actors.storage.files import RECENT_NS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 TYPICAL_SIZES = (10 << 10,) * 6 + (256 << 10,) * 3 + (2 << 20,)
 SMALL_SIZES = (1 << 10, 4 << 10)

@@ -1,25 +1,20 @@
 """What runs below a load that makes the cache grow: the service on a disk of its own, and nginx."""
 
-from __future__ import annotations
-
 import os
 import signal
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+from cache_actors.dev.tuist import StandInTuist
 from tests.support.disk_processes import disk_processes
 from tests.support.mounts import tmpfs
 from tests.support.nginx import NOBODY, Nginx, nginx_before, shared_storage
 from tests.support.service import Service, running_service
 from tests.support.strace import family
 from tests.support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from cache_actors.dev.tuist import StandInTuist
 
 
 @dataclass

@@ -1,19 +1,13 @@
 """What came of a soak: counted while it runs, printed in the end."""
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
-from .world import Fault
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from .world import Violation
+from .world import Fault, Violation
 
 MOST_SHOWN = 30
 

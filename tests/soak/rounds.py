@@ -1,26 +1,20 @@
 """The soak itself: rounds of work under faults, each followed by a look at everything."""
 
-from __future__ import annotations
-
 import random
 import signal
 import threading
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+
+from cache_actors.storage.layout import Entry
 
 from .checks import Inspector
 from .clients import Client, Pool, Round
 from .faults import Faults, Kind, Plan, draw_plan
+from .report import Tally
+from .site import Site
 from .world import Fault, Violation, World
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from cache_actors.storage.layout import Entry
-
-    from .report import Tally
-    from .site import Site
 
 CLIENTS = 6
 READS = 12

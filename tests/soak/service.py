@@ -17,35 +17,30 @@ The processes that write to the disk fail in the same way.
 Run as `python -m tests.soak.service`.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import random
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cache_actors.actors.auth_cache import AuthCache
 from cache_actors.actors.disk_writer import DiskWriter
 from cache_actors.actors.hands import PublishingProcess, PuttingProcess
 from cache_actors.actors.kv_store import KeyValueStore
 from cache_actors.http import artifacts
-from cache_actors.http.responses import empty_response
+from cache_actors.http.responses import Response, empty_response
 from cache_actors.process import run_process
 from cache_actors.settings import load_settings
 from cache_actors.storage import files, folders, record, temporary
 from cache_actors.storage.files import FileStore
+from cache_actors.supervision import Actor, Envelope
 from tests.support.workers import run_as_disk_process_if_asked
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+Handle = Callable[[Any, list[Envelope]], Awaitable[None]]
 
-    from cache_actors.http.responses import Response
-    from cache_actors.supervision import Actor, Envelope
-
-    Handle = Callable[[Any, list[Envelope]], Awaitable[None]]
 
 MARK = "X-Soak"
 """The header of uploads that the service itself has acknowledged."""

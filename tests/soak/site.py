@@ -1,17 +1,15 @@
 """What runs in a soak: the stand-in Tuist server, the service, nginx, and a small disk."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import httpx
 
@@ -20,9 +18,6 @@ from cache_actors.nginx.binary import installed_nginx
 from cache_actors.storage.layout import Project
 from tests.support.nginx import NOBODY, Nginx, nginx_before
 from tests.support.service import Service
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 DISK_BYTES = 512 << 20
 UP_SECONDS = 20.0

@@ -1,7 +1,5 @@
 """What clients may be told, what logs may say, and that plans can be repeated."""
 
-from __future__ import annotations
-
 import json
 import random
 

@@ -1,7 +1,5 @@
 """The oracle reports every kind of wrong answer, and none that is right."""
 
-from __future__ import annotations
-
 import pytest
 
 from cache_actors.kinds import Kind

@@ -13,22 +13,16 @@ Two things that docs/reliability.md does not promise are accepted, and nothing e
 * nginx may serve an artifact that was removed again in that way for two seconds more.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import random
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from cache_actors.kinds import Kind
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from cache_actors.storage.layout import Entry
+from cache_actors.storage.layout import Entry
 
 NGINX_REMEMBERS = 2.5
 """Seconds that nginx may serve a removed artifact for, by its `open_file_cache_valid` of 2 s, which
@@ -121,7 +115,7 @@ class Upload:
     by_nginx: bool = False
     ended: float | None = None
     result: Result | None = None
-    beside: list[Upload] = field(default_factory=list)
+    beside: "list[Upload]" = field(default_factory=list)
 
     def ended_before(self, moment: float) -> bool:
         """Whether it was over at `moment`."""

@@ -1,7 +1,5 @@
 """The picture in a terminal, of every answer that there may be."""
 
-from __future__ import annotations
-
 import io
 import json
 from typing import Any

@@ -1,10 +1,9 @@
 """Fixtures of the storage tests: folders on a real disk, and stores in them."""
 
-from __future__ import annotations
-
 import errno
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -14,10 +13,6 @@ from cache_actors.storage.temporary import TemporaryFolder
 from tests.support.stored import Stored
 
 from .stores import PUBLISH, REPLACE, Disk, Journal, Way, fail
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 
 @pytest.fixture

@@ -1,15 +1,16 @@
 """What tests of stored files share: writing and reading one file, damage, a disk that fails."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os
 import stat
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pytest
 
 from cache_actors.storage.files import (
     FileStore,
@@ -20,14 +21,8 @@ from cache_actors.storage.files import (
     Version,
 )
 from cache_actors.storage.layout import QUARANTINE, TEMPORARY
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import pytest
-
-    from cache_actors.storage.open_file import OpenFile
-    from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
+from cache_actors.storage.open_file import OpenFile
+from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
 
 STORED, EXISTS = Published.STORED, Published.EXISTS
 Outcome = Published | OSError | None

@@ -1,11 +1,9 @@
 """How full the storage is: of the disk as df has it, or of a limit of its own; and the reserve."""
 
-from __future__ import annotations
-
 import errno
 import os
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -18,10 +16,7 @@ from cache_actors.storage.capacity import (
     Usage,
 )
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from .stores import Disk
+from .stores import Disk
 
 MEBIBYTE = 1 << 20
 NO_ROOM = os.strerror(errno.ENOSPC)

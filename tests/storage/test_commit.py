@@ -1,21 +1,16 @@
 """A batch goes through its stages together, and what one item meets hurts no other."""
 
-from __future__ import annotations
-
 import errno
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import pytest
 
 from cache_actors.storage.commit import Written, commit
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from cache_actors.storage.temporary import TemporaryFile
+from cache_actors.storage.temporary import TemporaryFile
 
 STAGES = ["write", "sync", "name"]
 

@@ -1,7 +1,5 @@
 """The rule takes what was used least recently, about as much as has to go, and nothing else."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from hashlib import sha256
 

@@ -1,15 +1,14 @@
 """No entry is stored without its artifacts, and those of one that is are in use from then on."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -23,11 +22,6 @@ from cache_actors.storage.project_lock import exclusive
 from tests.support.stored import APP, DAY, LIB, SECOND, Stored, artifact_id
 
 from .stores import can_lock, empty, fail_calls_for, open_descriptors, refusing
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 
 A, B, C = map(artifact_id, range(3))
 NONE: frozenset[str] = frozenset()

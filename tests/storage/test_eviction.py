@@ -3,15 +3,15 @@
 What goes here is everything that was not used for half a day.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os
 import tracemalloc
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +32,7 @@ from cache_actors.storage.files import FileStore
 from cache_actors.storage.last_use import WRONG_CLOCK_NS
 from cache_actors.storage.layout import Entry, Project
 from cache_actors.storage.references import references_in
+from cache_actors.storage.temporary import TemporaryFolder
 from tests.support.stored import (
     APP,
     BLOCK_BYTES,
@@ -48,12 +49,6 @@ from tests.support.stored import (
 )
 
 from .stores import can_lock, fail_calls_for, refusing
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from cache_actors.storage.temporary import TemporaryFolder
 
 OLD, RECENT = DAY, HOUR
 A = artifact_id(1)

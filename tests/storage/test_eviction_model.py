@@ -4,17 +4,15 @@ Passes of eviction are generators here, and anything may happen between two of t
 happens within a step, in other processes, is left to `tests/system/test_eviction_races.py`.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -24,18 +22,13 @@ from cache_actors.kinds import Kind
 from cache_actors.storage.capacity import Amount
 from cache_actors.storage.cutoff import Cutoff, cutoff
 from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
-from cache_actors.storage.eviction import Eviction
+from cache_actors.storage.eviction import Eviction, Step
 from cache_actors.storage.files import RECENT_NS, FileStore, Publication
 from cache_actors.storage.last_use import last_use
 from cache_actors.storage.layout import TEMPORARY, Entry, Project
 from cache_actors.storage.references import references, references_in
 from cache_actors.storage.survey import Survey
 from cache_actors.storage.temporary import TemporaryFolder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from cache_actors.storage.eviction import Step
 
 PROJECTS = [Project("acme", "app"), Project("acme", "lib")]
 ARTIFACTS = [hashlib.sha256(bytes([number])).hexdigest().upper() for number in range(4)]

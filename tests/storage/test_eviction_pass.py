@@ -1,10 +1,10 @@
 """A pass from end to end: how much goes, from whom, at which pace, and what is said of it."""
 
-from __future__ import annotations
-
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,10 +36,6 @@ from tests.support.stored import (
     set_age,
     times_below,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 FILES = 100
 FULL = FILES * BLOCK_BYTES

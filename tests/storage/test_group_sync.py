@@ -1,7 +1,5 @@
 """Syncs are made one after another on a fast disk, and at the same time on a slow one."""
 
-from __future__ import annotations
-
 import errno
 import threading
 

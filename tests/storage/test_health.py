@@ -1,7 +1,5 @@
 """Whether the storage can be written to, as those who write have found."""
 
-from __future__ import annotations
-
 import errno
 import os
 import time

@@ -1,12 +1,10 @@
 """One pass at a time; what the last one did is known to all, and nothing hangs on it."""
 
-from __future__ import annotations
-
 import json
 import os
 import stat
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -22,9 +20,6 @@ from cache_actors.storage.scrub import ScrubLock
 from tests.support.mounts import require_root, tmpfs
 
 from .stores import open_descriptors
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 REPORT = PassReport(1_700_000_000.123456, 1.5, 10, 20, 3000, 86_400.25, 30, 40, 5000, 99.5)
 

@@ -1,19 +1,14 @@
 """When a file was used last is what its times say, and noting a use changes nothing else."""
 
-from __future__ import annotations
-
 import errno
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from cache_actors.storage.last_use import WRONG_CLOCK_NS, last_use, touch, touch_path
 
 from .stores import open_descriptors, refusing, times_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 T = 1_700_000_000_123_456_789
 

@@ -1,7 +1,5 @@
 """Where entries live, and what may name them."""
 
-from __future__ import annotations
-
 import os.path
 import string
 from pathlib import Path

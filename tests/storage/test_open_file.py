@@ -1,24 +1,18 @@
 """Files that are being read: what they are known to hold, and what becomes of those that fail."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from cache_actors.storage.files import FileStore
+from cache_actors.storage.open_file import OpenFile
 from cache_actors.storage.record import ATTRIBUTE
 
 from .stores import held, open_descriptors, opened, publish, refusing
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from cache_actors.storage.files import FileStore
-    from cache_actors.storage.open_file import OpenFile
 
 CONTENT = b"0123456789"
 DAMAGES = [errno.EIO, errno.EUCLEAN, errno.EBADMSG]

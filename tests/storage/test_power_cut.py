@@ -1,17 +1,16 @@
 """What has been said to be stored survives a power cut; what cannot be synced was never there."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil
 import stat
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from cache_actors.storage import folders
 from cache_actors.storage.files import FileStore, Publication
+from cache_actors.storage.temporary import TemporaryFolder
 
 from .stores import (
     EXISTS,
@@ -31,11 +30,6 @@ from .stores import (
     replace,
     uploaded,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from cache_actors.storage.temporary import TemporaryFolder
 
 
 @pytest.mark.parametrize("folders_are", ["new", "removed meanwhile"])

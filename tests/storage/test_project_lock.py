@@ -1,14 +1,13 @@
 """The lock of a project: entries share it, eviction has it alone, and nobody is starved."""
 
-from __future__ import annotations
-
 import errno
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,12 +17,8 @@ from tests.support.waiting import LIMIT, eventually
 
 from .stores import open_descriptors
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
-    from pathlib import Path
+Lock = Callable[[Path], AbstractContextManager[None]]
 
-    Lock = Callable[[Path], AbstractContextManager[None]]
 
 HOLDER = """
 import sys

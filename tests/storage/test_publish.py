@@ -1,19 +1,20 @@
 """Files appear whole or not at all, once or replaced, whatever the others of their batch meet."""
 
-from __future__ import annotations
-
 import errno
 import multiprocessing
 import os
 import shutil
 import stat
 import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
 
 import pytest
 
-from cache_actors.storage.files import FileStore, Publication
+from cache_actors.storage.files import FileStore, Publication, Published, Version
 from cache_actors.storage.health import StorageState
 from cache_actors.storage.layout import TEMPORARY
 from cache_actors.storage.temporary import TemporaryFile, TemporaryFolder
@@ -40,15 +41,8 @@ from .stores import (
     uploaded,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from multiprocessing.queues import Queue
-    from multiprocessing.synchronize import Barrier
-    from pathlib import Path
+Outcomes = tuple[bytes, list[Published | OSError]]
 
-    from cache_actors.storage.files import Published, Version
-
-    Outcomes = tuple[bytes, list[Published | OSError]]
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -257,7 +251,7 @@ def shared_path(root: Path, number: int) -> Path:
 
 
 def publish_everything(
-    root: Path, data: bytes, together: Barrier, outcomes: Queue[Outcomes]
+    root: Path, data: bytes, together: Barrier, outcomes: "Queue[Outcomes]"
 ) -> None:
     """What each of two processes does at once: publish its own `data` at the same paths."""
     temporary = TemporaryFolder(root / TEMPORARY)

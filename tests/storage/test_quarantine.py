@@ -1,14 +1,14 @@
 """Broken files are moved out of everyone's way, and nothing else ever is."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re
 import stat
 import time
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -26,10 +26,6 @@ from cache_actors.storage.quarantine import (
 from tests.support.mounts import require_root, tmpfs
 
 from .stores import refusing
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 NOBODY = 65534
 

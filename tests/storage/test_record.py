@@ -1,24 +1,18 @@
 """What is recorded beside a file's bytes: always before its name, and wherever that can be done."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from cache_actors.storage.errors import StorageFull, storage_error
 from cache_actors.storage.files import FileStore, Publication, Published
 from cache_actors.storage.record import ATTRIBUTE, Record, read_record, write_record
+from cache_actors.storage.temporary import TemporaryFolder
 
 from .stores import files_below, loaded, open_descriptors, opened, publish, refusing, replace
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from cache_actors.storage.temporary import TemporaryFolder
 
 CONTENT = b"what an artifact holds"
 RECORD = Record(hashlib.sha256(CONTENT).digest(), len(CONTENT))

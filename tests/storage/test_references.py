@@ -1,7 +1,5 @@
 """Which artifacts an entry refers to: known forms are understood, all others refer to nothing."""
 
-from __future__ import annotations
-
 import base64
 import json
 

@@ -1,10 +1,8 @@
 """Room for what is written, and what writers note of the disk's health."""
 
-from __future__ import annotations
-
 import errno
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -28,9 +26,6 @@ from .stores import (
     replace,
     uploaded,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_room_is_required_up_to_what_there_is(store: FileStore, root: Path) -> None:

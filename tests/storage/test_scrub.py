@@ -1,16 +1,15 @@
 """A scrub finds all that is broken, moves it away, and touches nothing else."""
 
-from __future__ import annotations
-
 import errno
 import os
 import random
 import socket
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -44,9 +43,6 @@ from .stores import (
     shorten,
     times_of,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
 
 NOBODY = 65534
 ENTRIES = b'{"entries":[{"value":"a"}]}'

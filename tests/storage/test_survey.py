@@ -1,28 +1,22 @@
 """A walk meets what is the service's own, and nothing else; a survey counts it, by project."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from cache_actors.kinds import Kind
 from cache_actors.storage import walk
+from cache_actors.storage.cutoff import Histogram
 from cache_actors.storage.layout import Project
 from cache_actors.storage.survey import Holdings, Survey
 from cache_actors.storage.walk import FolderLost, files, projects, shards
 from tests.support.stored import APP, BLOCK_BYTES, DAY, HOUR, LIB, Stored, artifact_id
 
 from .stores import fail_calls_for
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from cache_actors.storage.cutoff import Histogram
 
 A = artifact_id(1)
 

@@ -1,7 +1,5 @@
 """Temporary files, and folders of them that never outlive their owner for long."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import hashlib
@@ -10,9 +8,10 @@ import os
 import shutil
 import stat
 import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -23,10 +22,6 @@ from cache_actors.storage.temporary import LONGEST_LIFE, TemporaryFile, Temporar
 from tests.support.mounts import tmpfs
 
 from .stores import open_descriptors, refuse_anonymous_files, refusing
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from multiprocessing.connection import Connection
 
 SPAWN = multiprocessing.get_context("spawn")
 

@@ -1,11 +1,10 @@
 """What exists, is loaded or opened is whole, and in use; what is broken makes place for another."""
 
-from __future__ import annotations
-
 import errno
 import os
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -33,11 +32,8 @@ from .stores import (
     uploaded,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+Ask = Callable[[FileStore, Path], bool]
 
-    Ask = Callable[[FileStore, Path], bool]
 
 # Each way to ask for a file.
 

@@ -1,28 +1,21 @@
 """The application in the tests' own process, so that they can make it crash where they want."""
 
-from __future__ import annotations
-
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import httpx
 import structlog
 import trio
 
 from cache_actors.application import Application
+from cache_actors.dev.tuist import StandInTuist
 from cache_actors.http.endpoint import bind
 from cache_actors.settings import Settings
-from cache_actors.supervision import RestartIntensityError
+from cache_actors.supervision import RestartIntensityError, Status
 
 from .service import HANDLES, free_port
 from .waiting import LIMIT, eventually_async
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
-    from cache_actors.dev.tuist import StandInTuist
-    from cache_actors.supervision import Status
 
 
 class Injected(Exception):

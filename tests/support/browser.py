@@ -4,8 +4,6 @@ It speaks the Chrome DevTools Protocol: JSON messages, each ended by a zero byte
 answered under its number; in between come events.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import os
@@ -13,14 +11,12 @@ import select
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from .programs import find_program
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PROGRAM = "chromium-headless-shell"
 SECONDS = 60.0

@@ -11,8 +11,6 @@ What they take for proof depends on the time that has passed, and on nothing if 
 knows then what a pass may have done meanwhile.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import random

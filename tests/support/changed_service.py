@@ -10,25 +10,18 @@
 Run as `python -m tests.support.changed_service`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from cache_actors.actors.kv_store import KeyValueStore, Put
-from cache_actors.storage.files import FileStore
+from cache_actors.storage.files import FileStore, Publication, Published
+from cache_actors.supervision import Actor, Envelope
 
 from .workers import run_as_disk_process_if_asked, run_service
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from cache_actors.storage.files import Publication, Published
-    from cache_actors.supervision import Actor, Envelope
 
 MODULE = "tests.support.changed_service"
 

@@ -1,7 +1,5 @@
 """The processes that write to the disk for a service, as tests see them."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Metrics without a service, and what they, or those of a service, say."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -69,7 +67,7 @@ class Scrape:
     text: str
 
     @classmethod
-    def of(cls, metrics: Metrics) -> Scrape:
+    def of(cls, metrics: Metrics) -> "Scrape":
         return cls(metrics.render().decode())
 
     def value(self, name: str, /, **labels: str) -> float:

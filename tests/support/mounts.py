@@ -1,20 +1,15 @@
 """Small file systems of their own, for tests of what happens when one is full or broken."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from .waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @contextmanager

@@ -1,15 +1,14 @@
 """A real nginx in front of a service, with the configuration that production uses."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -21,9 +20,6 @@ from cache_actors.nginx.process import running_nginx
 
 from .programs import find_program
 from .service import free_port
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 NOBODY = 65534
 

@@ -1,7 +1,5 @@
 """Programs, and a library, that tests need and that may be missing."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import shutil

@@ -1,16 +1,11 @@
 """Instances of the service that replace each other."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from .service import Service, client_at
 from .waiting import eventually
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @dataclass

@@ -1,7 +1,5 @@
 """The real service as a process of its own, for tests that talk to it from outside."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os
@@ -9,18 +7,16 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 
 from .waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 COMMAND = (sys.executable, "-m", "cache_actors", "serve")
 

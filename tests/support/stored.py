@@ -1,21 +1,16 @@
 """A storage folder with artifacts and entries of any age, for tests of eviction."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
 import os
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from cache_actors.kinds import Kind
 from cache_actors.storage.last_use import last_use
 from cache_actors.storage.layout import Entry, Project
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 APP = Project("acme", "app")
 LIB = Project("acme", "lib")

@@ -3,23 +3,17 @@
 And a check of what has been seen: is everything on disk, in order, before a reply says so.
 """
 
-from __future__ import annotations
-
 import re
 import signal
 import subprocess
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .programs import find_program
+from .service import Service
 from .waiting import LIMIT, eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from .service import Service
 
 _WRITES = {"write", "writev", "pwrite64", "pwritev", "pwritev2", "copy_file_range", "sendfile"}
 _CHANGES = _WRITES | {"fsetxattr", "ftruncate", "fallocate"}

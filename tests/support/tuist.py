@@ -1,15 +1,10 @@
 """A stand-in Tuist server that can be held: it is asked, and does not answer for a while."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event
-from typing import TYPE_CHECKING
 
 from cache_actors.dev.tuist import StandInTuist
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 LONGEST = 60.0
 """Seconds for which a question is held if nobody lets it go."""

@@ -1,7 +1,5 @@
 """What `/up` may answer: with no more than it must tell, and with all that it may."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

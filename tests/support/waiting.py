@@ -3,15 +3,10 @@
 The limits end a test that hangs. Nothing is concluded from how long something takes.
 """
 
-from __future__ import annotations
-
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import trio
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 LIMIT = 60.0
 """Seconds until a wait counts as hanging; a busy machine needs a few."""

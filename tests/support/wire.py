@@ -1,16 +1,11 @@
 """HTTP on a bare socket, for what clients are too polite to do."""
 
-from __future__ import annotations
-
 import socket
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from .service import Service
+from .service import Service
 
 QUERY = "account_handle=acme&project_handle=app"
 TIMEOUT = 60

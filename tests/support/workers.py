@@ -1,12 +1,9 @@
 """Workers as tests see them: their processes, and changed services that consist of several."""
 
-from __future__ import annotations
-
 import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,8 +15,7 @@ from cache_actors.settings import load_settings
 from cache_actors.workers.messages import Terms
 from cache_actors.workers.worker import run_worker
 
-if TYPE_CHECKING:
-    from .service import Service
+from .service import Service
 
 
 def run_service(module: str) -> int:

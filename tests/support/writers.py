@@ -1,7 +1,5 @@
 """Clients that store and read all the time, and know what has to be there in the end."""
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
 from itertools import count

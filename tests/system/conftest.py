@@ -1,9 +1,8 @@
 """Fixtures of the system tests: real processes, talked to from outside."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -12,10 +11,6 @@ from tests.support.rollout import Instances
 from tests.support.tuist import HeldTuist
 
 from .site import socket_folder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture

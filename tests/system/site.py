@@ -1,26 +1,21 @@
 """A site: nginx, the service behind it, and the Tuist server behind that."""
 
-from __future__ import annotations
-
 import os
 import secrets
 import signal
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import httpx
 
 from tests.contract.examples import bearer, cas_path, handles, new_cas_id
 from tests.support.nginx import NOBODY, Nginx, nginx_before, shared_storage
 from tests.support.service import COMMAND, Service, client_at, client_of, running_service
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import httpx
-
-    from tests.support.tuist import HeldTuist
+from tests.support.tuist import HeldTuist
 
 TOKEN = "token"
 PROJECT, OTHER_PROJECT = "acme/app", "acme/other"

@@ -4,22 +4,17 @@ What eviction does among processes is `test_eviction_races.py`; a longer run wit
 `python -m tests.soak.growth`.
 """
 
-from __future__ import annotations
-
 import os
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
 
+from cache_actors.dev.tuist import StandInTuist
 from tests.soak.growth_load import SMALL_SIZES, Artifact, Client, Load
 from tests.soak.growth_site import Site, running_site
 from tests.support.cache_workers import incomplete_entries
 from tests.support.waiting import eventually
-
-if TYPE_CHECKING:
-    from cache_actors.dev.tuist import StandInTuist
 
 PASSES = 2
 """That each test waits for: the first one finds things as nobody has evicted yet."""

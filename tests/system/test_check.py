@@ -1,32 +1,24 @@
 """`cache-actors check`, against real folders, mounts and servers: also whether reads count."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from cache_actors.__main__ import main
+from cache_actors.dev.tuist import StandInTuist
 from tests.support.mounts import other_device, remount, require_root, tmpfs
 from tests.support.nginx import nginx_before
 from tests.support.service import Service, free_port, running_service
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from click.testing import Result
-
-    from cache_actors.dev.tuist import StandInTuist
 
 Finding = dict[str, Any]
 Check = Callable[..., dict[str, Finding]]

@@ -1,12 +1,11 @@
 """Actors and the listener crash, or are stuck, while clients read and write."""
 
-from __future__ import annotations
-
 import contextlib
 import os
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import pytest
@@ -15,18 +14,13 @@ import trio
 from cache_actors.actors.auth_cache import AuthCache
 from cache_actors.actors.disk_writer import DiskWriter
 from cache_actors.actors.kv_store import KeyValueStore
+from cache_actors.dev.tuist import StandInTuist
 from cache_actors.http.listener import Listener
-from cache_actors.supervision import RestartIntensityError, supervisor
+from cache_actors.supervision import Actor, Envelope, RestartIntensityError, supervisor
 from tests.support.application import Injected, Running, running_application
 from tests.support.service import nodes_of
 from tests.support.waiting import eventually_async
 from tests.support.writers import Writers
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from cache_actors.dev.tuist import StandInTuist
-    from cache_actors.supervision import Actor, Envelope
 
 MOST_RESTARTS = 20
 CLIENTS = 4

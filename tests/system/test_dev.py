@@ -1,26 +1,20 @@
 """`cache-actors dev`, as someone meets it who has just cloned the project."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from cache_actors.__main__ import main
 from tests.support.programs import find_program
 from tests.support.service import free_port
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    import pytest
 
 DEV = (sys.executable, "-m", "cache_actors", "dev")
 

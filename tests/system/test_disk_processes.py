@@ -1,16 +1,17 @@
 """The processes that write to the disk, below the real service: killed, stopped, signalled."""
 
-from __future__ import annotations
-
 import os
 import signal
+import socket
 import threading
+from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from cache_actors.actors.disk_writer import DiskWriter
+from cache_actors.dev.tuist import StandInTuist
 from tests.support.disk_processes import disk_processes
 from tests.support.metrics import Scrape
 from tests.support.service import (
@@ -25,13 +26,6 @@ from tests.support.waiting import eventually
 from tests.support.wire import connected, read_response, status_of, upload_head
 from tests.support.workers import is_alive
 from tests.support.writers import Writers
-
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from cache_actors.dev.tuist import StandInTuist
 
 
 @pytest.fixture

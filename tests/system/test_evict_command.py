@@ -1,14 +1,13 @@
 """The commands `evict` and `usage` as processes: beside others, interrupted, as another user."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -18,10 +17,6 @@ from tests.support.mounts import require_root
 from tests.support.nginx import NOBODY, shared_storage
 from tests.support.stored import BLOCK_BYTES, DAY, Stored
 from tests.support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture

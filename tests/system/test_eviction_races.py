@@ -4,8 +4,6 @@ What the steps of one process may come to is `tests/storage/test_eviction_model.
 happen within a step is kept apart by a lock: see `test_entries.py` and `test_eviction.py` there.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import random
@@ -13,17 +11,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from cache_actors.kinds import Kind
 from cache_actors.storage.entries import EntryWrite, EntryWriter
-from cache_actors.storage.files import FileStore, Publication
+from cache_actors.storage.files import FileStore, Publication, Replacement
 from cache_actors.storage.layout import TEMPORARY, Entry
 from cache_actors.storage.temporary import TemporaryFolder
 from tests.support.cache_workers import SPARED, artifact, entry, incomplete_entries
@@ -31,12 +29,6 @@ from tests.support.lanes import NIGHTLY
 from tests.support.mounts import tmpfs
 from tests.support.stored import set_age
 from tests.support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from cache_actors.storage.files import Replacement
-
 
 KILLS = 20 if NIGHTLY else 3
 WRITERS = 2

@@ -1,20 +1,14 @@
 """The page of `/up` in a real browser, while things happen to a real service behind nginx."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from cache_actors.dev.tuist import StandInTuist
 from tests.support.browser import Browser, running_browser
 from tests.support.nginx import nginx_before
 from tests.support.service import CHANGED_COMMAND, Service, client_of, running_service
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from cache_actors.dev.tuist import StandInTuist
 
 
 @pytest.fixture

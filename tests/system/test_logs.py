@@ -1,29 +1,24 @@
 """What the logs of a site tell, and must not, and that nobody waits for who reads them."""
 
-from __future__ import annotations
-
 import json
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from cache_actors.dev.tuist import StandInTuist
 from tests.contract.examples import bearer, cas_path, kv_path, new_cas_id, new_kv_id
 from tests.contract.raw import RawConnection
 from tests.support.nginx import EAGER_LOG
 from tests.support.service import CHANGED_COMMAND, COMMAND, Service, running_service
+from tests.support.tuist import HeldTuist
 from tests.support.waiting import eventually
 
 from .site import PROJECT, Site, running_site
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from cache_actors.dev.tuist import StandInTuist
-    from tests.support.tuist import HeldTuist
 
 SECRET = "a-token-that-nobody-may-read"
 

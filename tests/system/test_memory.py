@@ -1,21 +1,15 @@
 """Memory stays bounded, however many upload at once and however slow the disk is."""
 
-from __future__ import annotations
-
 import resource
 import threading
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import trio
 
+from cache_actors.dev.tuist import StandInTuist
 from tests.support.service import CHANGED_COMMAND, Service, running_service
 from tests.support.wire import upload_head
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from cache_actors.dev.tuist import StandInTuist
 
 MEBIBYTE = 1024 * 1024
 
@@ -83,7 +77,7 @@ class PeakMemory:
         while not self._done.wait(0.01):
             self.bytes = max(self.bytes, self._service.resident_bytes())
 
-    def __enter__(self) -> PeakMemory:
+    def __enter__(self) -> "PeakMemory":
         self._watcher.start()
         return self
 

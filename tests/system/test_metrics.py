@@ -1,12 +1,11 @@
 """Metrics of a site: every answer is counted once, whoever gave it."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -23,14 +22,10 @@ from tests.support.service import (
     free_port,
     running_service,
 )
+from tests.support.tuist import HeldTuist
 from tests.support.waiting import eventually
 
 from .site import PROJECT, Site, running_site, socket_folder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.support.tuist import HeldTuist
 
 REQUESTS = "cache_actors_requests_total"
 INSIDE = ("decision", "up", "ready", "metrics")

@@ -1,14 +1,13 @@
 """A service that takes entries without their artifacts, and what it tells of eviction."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
+from cache_actors.dev.tuist import StandInTuist
 from tests.contract.examples import (
     expect_entries,
     new_cas_id,
@@ -20,11 +19,6 @@ from tests.contract.examples import (
 from tests.support.service import Service, client_of, running_service
 from tests.support.stored import DAY, Stored, value_of
 from tests.support.waiting import eventually
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from cache_actors.dev.tuist import StandInTuist
 
 
 @pytest.mark.parametrize("required", [True, False], ids=["required", "not required"])

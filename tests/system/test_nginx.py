@@ -4,16 +4,15 @@ The contract suite has what requests are answered with, and who may see what. He
 on time, on load, and on whether the service and the Tuist server run.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 import subprocess
 import threading
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from time import sleep
-from typing import TYPE_CHECKING
 
 import httpx
 import pytest
@@ -44,11 +43,6 @@ from tests.support.waiting import eventually
 from tests.support.wire import QUERY
 
 from .site import OTHER_PROJECT, PROJECT, TOKEN, Site, running_site
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
 
 one_kind = pytest.mark.parametrize("which", ["debian"], indirect=True)
 """For what the kind of nginx makes no difference to."""

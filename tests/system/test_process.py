@@ -1,14 +1,14 @@
 """The process: how it starts, refuses to start, stops, and what it says meanwhile."""
 
-from __future__ import annotations
-
 import os
 import subprocess
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from cache_actors.dev.tuist import StandInTuist
 from tests.support.disk_processes import disk_processes
 from tests.support.service import (
     CHANGED_COMMAND,
@@ -30,13 +30,6 @@ from tests.support.wire import (
     upload_head,
 )
 from tests.support.workers import is_alive, worker_pids
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from cache_actors.dev.tuist import StandInTuist
-
 
 PATIENT = constants(
     dict.fromkeys(

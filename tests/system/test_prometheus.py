@@ -1,12 +1,11 @@
 """Prometheus as it is shipped, beside a real site: what it asks has answers."""
 
-from __future__ import annotations
-
 import json
 import subprocess
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import pytest
@@ -14,14 +13,10 @@ import pytest
 from tests.contract.examples import cas_path, new_cas_id, new_kv_id
 from tests.support.programs import find_program
 from tests.support.service import client_of, free_port
+from tests.support.tuist import HeldTuist
 from tests.support.waiting import eventually
 
 from .site import Site, running_site
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.support.tuist import HeldTuist
 
 OBSERVABILITY = Path(__file__).parents[2] / "platform" / "observability"
 CHOSEN = {"$job": "cache-actors", "$instance": ".*", "$__rate_interval": "10s"}

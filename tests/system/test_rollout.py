@@ -1,27 +1,21 @@
 """One instance takes over from another, behind nginx, and no request is lost."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
 import stat
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
 
 import pytest
 
 from tests.support.nginx import BRIEF_KEEPALIVE, Nginx, nginx_before
+from tests.support.rollout import Instances
 from tests.support.service import Service, client_at, running_service
 from tests.support.waiting import eventually
 from tests.support.wire import read_response, read_to_end, status_of
 from tests.support.writers import Writers
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    from tests.support.rollout import Instances
 
 HAND_OVERS = 4
 

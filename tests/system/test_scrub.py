@@ -1,7 +1,5 @@
 """Damage on the disk below a real service and a real nginx: found, taken away, stored again."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -9,24 +7,20 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import httpx
 import pytest
 
 from cache_actors.storage.layout import QUARANTINE
 from tests.contract.examples import cas_path, new_cas_id
+from tests.support.tuist import HeldTuist
 from tests.support.waiting import eventually
 
 from .site import PROJECT, Site, running_site
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    import httpx
-
-    from tests.support.tuist import HeldTuist
 
 DIGEST_HEADER = "tuist-checksum-sha256"
 

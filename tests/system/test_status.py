@@ -1,15 +1,15 @@
 """`cache-actors status` and `healthcheck`, with no more environment than they need."""
 
-from __future__ import annotations
-
 import json
 import os
 import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING
+from pathlib import Path
+from typing import IO
 
 import pytest
 from click.testing import CliRunner
@@ -18,10 +18,6 @@ from cache_actors.__main__ import main
 from cache_actors.dev.tuist import StandInTuist
 from tests.support.nginx import nginx_before
 from tests.support.service import Service, free_port, running_service
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 COMMAND = (sys.executable, "-m", "cache_actors")
 

@@ -4,24 +4,24 @@ Whatever the fault: writes are refused with the right status and leave nothing b
 no actor crashes, and once the fault is gone the same writes work without a restart.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import signal
 import tempfile
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
 
+from cache_actors.dev.tuist import StandInTuist
 from tests.support.mounts import remount, require_root, tmpfs
 from tests.support.programs import find_program
 from tests.support.service import (
@@ -37,12 +37,8 @@ from tests.support.strace import family, injected
 from tests.support.waiting import eventually
 from tests.support.wire import connect, read_response, status_of, upload_head
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+Step = Callable[[], None]
 
-    from cache_actors.dev.tuist import StandInTuist
-
-    Step = Callable[[], None]
 
 MEBIBYTE = 1 << 20
 SMALL = 3000

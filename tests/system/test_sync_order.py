@@ -1,19 +1,13 @@
 """What is acknowledged has been synced: the order of the real process's system calls."""
 
-from __future__ import annotations
-
 import threading
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
+from cache_actors.dev.tuist import StandInTuist
 from tests.support.service import Service, client_of, running_service
 from tests.support.strace import Expected, parse, traced, violations
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from cache_actors.dev.tuist import StandInTuist
 
 MEBIBYTE = 1 << 20
 

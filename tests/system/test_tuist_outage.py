@@ -3,23 +3,16 @@
 The rules, on a clock that tests move, are in `tests/actors/test_auth_cache.py`.
 """
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import httpx
+import pytest
 
 from cache_actors.dev.tuist import _Handler
 from tests.support.service import Service, client_of, running_service
+from tests.support.tuist import HeldTuist
 from tests.support.waiting import eventually
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import pytest
-
-    from tests.support.tuist import HeldTuist
 
 ATTEMPT_INTERVAL = 3
 

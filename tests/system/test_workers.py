@@ -1,18 +1,19 @@
 """Several processes as one service: what clients see, and what becomes of it when one ends."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
+import socket
 from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import pytest
 
+from cache_actors.dev.tuist import StandInTuist
 from tests.support.disk_processes import disk_processes
 from tests.support.service import (
     CHANGED_COMMAND,
@@ -35,12 +36,6 @@ from tests.support.wire import (
 )
 from tests.support.workers import is_alive, worker_pids
 from tests.support.writers import Writers
-
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable, Iterator
-
-    from cache_actors.dev.tuist import StandInTuist
 
 WORKERS = 2
 PARENTS_CHILDREN = ["reporter", "worker_1", "worker_2", "acceptor"]

@@ -4,24 +4,19 @@ Node comes from PyPI, as Debian's is of another age on every machine. Both are i
 folder of their own, in the versions and with the hashes that are written down beside this file.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tests.bench.failure import BenchmarkFailed, NotHere
 from tests.bench.names import TOKEN
 from tests.support.service import free_port
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 HERE = Path(__file__).parent
 INSTALL_SECONDS = 300.0
