@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import random
 import secrets
 import stat
@@ -196,7 +197,8 @@ def temporary_bytes(service: Service) -> int:
         for path in Path(f"/proc/{pid}/fd").iterdir()
         if _target(path).startswith(folder)
     ]
-    return sum(_file_size(path) for path in [*opened, *Path(folder).rglob("*")])
+    below = (Path(top, name) for top, _, names in os.walk(folder) for name in names)
+    return sum(_file_size(path) for path in [*opened, *below])
 
 
 def _target(link: Path) -> str:

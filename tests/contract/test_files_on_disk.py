@@ -5,6 +5,7 @@ Where files lie, and who may read them, is in `tests/storage`.
 """
 
 import json
+import os
 from pathlib import Path
 
 import httpx
@@ -46,7 +47,7 @@ def entries_file(storage: Path, kv_id: str, project: str = PROJECT) -> Path:
 
 def files_below(folder: Path) -> set[Path]:
     """All files below a folder, but for those that are being written."""
-    found = {path for path in folder.rglob("*") if path.is_file()}
+    found = {Path(top, name) for top, _, names in os.walk(folder) for name in names}
     return {path for path in found if TEMPORARY not in path.parts}
 
 

@@ -52,6 +52,8 @@ def test_refuses_to_be_reached_from_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # `dev` changes it for the service that it is about to run.
+    monkeypatch.setattr(os, "environ", os.environ.copy())
     run = CliRunner().invoke(main, ["dev"], env={"BIND": "0.0.0.0"})
     assert run.exit_code == 2
     assert run.stderr.startswith("BIND is '0.0.0.0'; allowed: a loopback address")
