@@ -26,7 +26,7 @@ LOCK_ATTEMPTS = 100
 
 
 FINISH_SECONDS = 1.0
-"""How long the end of a process may wait for its last line to be taken."""
+"""Longest time that the end of a process waits for its last line to be taken, in seconds."""
 
 
 class LogOutput:

@@ -1,9 +1,14 @@
-"""For all tests: which process of pytest-xdist runs which, and how far properties are tried."""
+"""For all tests: which process of pytest-xdist runs which, on which clock; sizes of properties."""
 
 import os
 import signal
+from collections.abc import Awaitable, Callable
+from functools import partial
+from inspect import iscoroutinefunction
+from typing import Any
 
 import pytest
+import trio
 from hypothesis import settings
 
 SLOW_FOLDERS = ("system", "contract", "platform")
@@ -11,6 +16,9 @@ SLOW_FOLDERS = ("system", "contract", "platform")
 
 SHARED_PARAMS = ("front", "which", "running")
 """Parameters of fixtures that start processes for a whole module: each value is a group."""
+
+CLOCKS = {"autojump_clock", "mock_clock"}
+"""Fixtures that are clocks."""
 
 settings.register_profile("quick", max_examples=25, stateful_step_count=30, deadline=None)
 settings.register_profile("nightly", max_examples=500, stateful_step_count=50, deadline=None)
@@ -34,11 +42,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     They are a group: those of a module, or of one value where the fixture is parametrized. All
     others run wherever there is time. The contract suite has groups of its own.
+
+    Tests run on the clock that one of their fixtures has asked for: by itself pytest-trio looks for
+    a clock among the arguments of the test alone.
     """
     items.sort(key=_rank)
     for item in items:
+        if isinstance(item, pytest.Function) and iscoroutinefunction(item.obj):
+            for name in CLOCKS.intersection(item.fixturenames):
+                item.add_marker(pytest.mark.trio(run=partial(_run_on, item, name)), append=False)
         if not item.nodeid.startswith("tests/contract/") and _shares(item):
             item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def _run_on(
+    item: pytest.Function, name: str, test: Callable[[], Awaitable[None]], **how: Any
+) -> None:
+    trio.run(test, **how | {"clock": item.funcargs[name]})
 
 
 def _rank(item: pytest.Item) -> int:

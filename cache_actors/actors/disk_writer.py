@@ -99,16 +99,12 @@ class DiskWriterClient:
         ) as upload:
             if not await upload.receive(path, chunks, expected_size, expected_digest):
                 return Published.EXISTS
-            await self._turns.enter(owner)
-            try:
+            async with self._turns.turn(owner):
                 source = upload.source()
-                message = Publish(path, source)
                 # The writer reads from a temporary file: it must not be discarded meanwhile.
                 with trio.CancelScope(shield=not isinstance(source, tuple)):
-                    return await self._writer.call(message, wait_for_room=True)
+                    return await self._writer.call(Publish(path, source), wait_for_room=True)
                 raise AssertionError("a scope that nobody cancels has swallowed something")
-            finally:
-                self._turns.leave(owner)
 
 
 @dataclass(frozen=True, slots=True)

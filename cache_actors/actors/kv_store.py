@@ -75,12 +75,8 @@ class KeyValueStoreClient:
             StorageError: the storage is full, or failed.
             ActorError: the store is overloaded, or did not answer.
         """
-        owner = owner or (entry.project,)
-        await self._turns.enter(owner)
-        try:
+        async with self._turns.turn(owner or (entry.project,)):
             return await self._store.call(Put(entry, body, artifacts))
-        finally:
-            self._turns.leave(owner)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,7 @@ from cache_actors.storage.errors import StorageError
 
 from .errors import HttpError, error_response, translate
 from .request import Request
-from .routes import artifacts, health, keyvalue, metrics
-from .routes import decision as authorization
+from .routes import artifacts, decision, health, keyvalue, metrics
 from .server.in_flight import InFlight
 from .server.request_cycle import BODY_HEADER, RequestCycle
 
@@ -89,7 +88,7 @@ class CacheApp(QuartTrio):
             HTTPException: there is none, or nginx has refused the request.
             HttpError: the token is too long.
         """
-        authorization.refuse_long_token(request)
+        decision.refuse_long_token(request)
         if BODY_HEADER in request.headers:
             self._refuse_as_nginx(request)
         route, arguments = self._routes.match(request.path, request.method)
@@ -183,10 +182,10 @@ class CacheApp(QuartTrio):
 
 
 TROUBLE_HEADER = "X-Cache-Trouble"
-"""In which nginx says what it could not do by itself."""
+"""Header in which nginx says what it could not do by itself."""
 
 ANSWER_HEADER = "X-Cache-Answer"
-"""In which nginx says that it would answer 404, if that could be done before a body is read."""
+"""Header in which nginx says that it would answer 404, were there no body to be read first."""
 
 
 class _Anything(BaseConverter):
@@ -204,7 +203,7 @@ _ROUTES: tuple[tuple[Route, str, str, Callable[..., Any]], ...] = (
     (Route.ARTIFACT_STORE, _ARTIFACT, "POST", artifacts.store_artifact),
     (Route.ENTRY_READ, _ENTRY, "GET HEAD PUT", keyvalue.retrieve_values),
     (Route.ENTRY_STORE, "/api/cache/keyvalue", "PUT", keyvalue.store_values),
-    (Route.DECISION, "/_auth_cas", "GET", authorization.decide),
+    (Route.DECISION, "/_auth_cas", "GET", decision.decide),
     (Route.UP, "/up", "GET HEAD", health.up),
     (Route.READY, "/ready", "GET HEAD", health.ready),
     (Route.METRICS, "/metrics", "GET HEAD", metrics.metrics),

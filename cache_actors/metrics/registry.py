@@ -55,10 +55,10 @@ NGINX_TROUBLES = (
     "log_not_counted",
     "log_not_emptied",
 )
-"""What may go wrong beside the service, and is done without."""
+"""Troubles of what stands beside the service, which it does without."""
 
 TROUBLE_SECONDS = 60.0
-"""How long after its last sign a trouble is told."""
+"""Time for which a trouble is told after its last sign, in seconds."""
 
 
 class _Durations(Histogram):

@@ -22,8 +22,8 @@ HTTP2_DIRECTIVE_SINCE = (1, 25, 1)
 `listen`."""
 
 OPEN_FILES = 32_768
-"""What a worker may have open: 13,000 files (open_file_cache in server.conf), and two sockets for
-each of its connections. Without that many, files that cannot be opened are read by the service."""
+"""Number of files that a worker may have open: 13,000 (open_file_cache in server.conf), and two
+sockets for each of its connections. Without that many, the service reads what nginx cannot open."""
 
 # What may stand between quotes in a configuration; anything else could end the value.
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+~,=*\[\]-]+")

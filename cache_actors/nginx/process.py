@@ -61,7 +61,7 @@ kill -TERM "$1"
 for _ in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$1" && sleep 0.1; done
 rm -rf "$2"
 """
-"""Of a shell whose standard input ends when this process does, however that ends."""
+"""Program of a shell whose standard input ends when this process does, however that ends."""
 
 
 @contextmanager

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 MAX_PROBE_SECONDS = 10.0
-"""Seconds that a probe may take; after that the disk counts as one that hangs."""
+"""Longest time that a probe may take, in seconds; after that the disk counts as one that hangs."""
 
 
 class StorageState(Enum):

@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 ADVICE = "Use a local disk with ext4, xfs or btrfs."
 
 TRIAL = ".try-"
-"""How the names of the folders begin in which it is tried; no account's can."""
+"""Prefix of the folders in which it is tried; no account's name begins so."""
 
 MAX_TRIAL_SECONDS = 3600.0
-"""Seconds after which such a folder is taken for that of a process that was killed."""
+"""Age in seconds from which such a folder counts as left by a process that was killed."""
 
 _NAME = "0~" + "aB" * 99 + ".json"
-"""As long as names get, and with a counterpart in the other case."""
+"""Name of a file, as long as names get, and with a counterpart in the other case."""
 
 _READABLE = {stat.S_IFREG: stat.S_IRGRP, stat.S_IFDIR: stat.S_IRGRP | stat.S_IXGRP}
 

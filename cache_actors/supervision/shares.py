@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
 STALLED = 0.5
-"""Seconds without a move after which a holding may be asked to let go."""
+"""Time without a move after which a holding may be asked to let go, in seconds."""
 
 MAX_TURNS = 1_000
-"""Projects of which it is known when they had their last turn."""
+"""Largest number of projects whose last turn is remembered."""
 
 Owner: TypeAlias = "tuple[Hashable, ...]"
 

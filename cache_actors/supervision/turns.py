@@ -11,24 +11,25 @@ A project that is alone is let through as it comes: together things are done fas
 from __future__ import annotations
 
 from collections import deque
+from contextlib import asynccontextmanager
 from math import inf
 from typing import TYPE_CHECKING
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import AsyncGenerator, Hashable
 
     from .shares import Owner
 
 TOGETHER = 16
-"""How many are let through at once, of all projects that have been there lately."""
+"""Number of those who are let through at once, of all projects that have been there lately."""
 
 LEAST = 2
-"""How many of one project are let through at once in any case."""
+"""Number of those of one project who are let through at once in any case."""
 
 LATELY = 10.0
-"""Seconds for which a project counts as one that comes and goes."""
+"""Time for which a project counts as one that comes and goes, in seconds."""
 
 
 class _Line:
@@ -48,6 +49,15 @@ class Turns:
     def __init__(self) -> None:
         self._lines: dict[Hashable, _Line] = {}
         self._counted_at = float("-inf")
+
+    @asynccontextmanager
+    async def turn(self, owner: Owner) -> AsyncGenerator[None, None]:
+        """Wait for a turn, which lasts as long as the context."""
+        await self.enter(owner)
+        try:
+            yield
+        finally:
+            self.leave(owner)
 
     async def enter(self, owner: Owner) -> None:
         """Wait for a turn; it has to be ended with `leave`, unless this is cancelled."""

@@ -32,7 +32,7 @@ SMALL_BYTES = 256 * 1024
 """Largest upload that stays in memory, in bytes; larger ones are written in pieces of this size."""
 
 PATIENCE = 1.0
-"""Seconds that a small upload waits for memory before it goes to a temporary file."""
+"""Longest time that a small upload waits for memory, in seconds; then it goes to a file."""
 
 
 class EmptyUpload(ValueError):

@@ -12,9 +12,6 @@ import msgspec
 LENGTH = struct.Struct(">I")
 """Length of a message in bytes, sent before each."""
 
-READY = b""
-"""The process's first message: it takes batches from now on."""
-
 
 class WriterConfig(msgspec.Struct, frozen=True):
     """The configuration of the process; JSON, in its command line.

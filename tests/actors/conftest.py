@@ -12,9 +12,6 @@ from cache_actors.storage.files.store import FileStore
 from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.layout import TEMPORARY
 from cache_actors.supervision import ChildSpec
-from tests.supervision.conftest import (
-    pytest_collection_modifyitems as pytest_collection_modifyitems,
-)
 from tests.supervision.small_actors import Root
 
 from .helpers import Run

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cache_actors.cli.check.nginx import check_nginx
+from cache_actors.cli.check.nginx import check_nginx_and_host
 from cache_actors.cli.check.result import Verdict
 from cache_actors.nginx.config import NginxOptions, nginx_config
 from tests.support.nginx import find_binary
@@ -176,7 +176,7 @@ def running(request: pytest.FixtureRequest) -> Iterator[Running]:
 
 
 def test_check_finds_it_to_be_that_of_this_version(running: Running) -> None:
-    found = check_nginx(running.folder / "nginx.conf")
+    found = next(check_nginx_and_host(running.folder / "nginx.conf"))
     assert found.verdict is Verdict.OK, found
 
 

@@ -1,8 +1,5 @@
 """Fixtures that run trees and calls in the background of a test, on a clock that jumps."""
 
-from collections.abc import Awaitable, Callable
-from functools import partial
-from inspect import iscoroutinefunction
 from typing import Any
 
 import pytest
@@ -12,25 +9,6 @@ import trio.testing
 from cache_actors.supervision import Address, Call, ChildSpec
 
 from .small_actors import Ask, Desk, Root, Start, Task
-
-CLOCKS = {"autojump_clock", "mock_clock"}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run tests on the clock that one of their fixtures has asked for.
-
-    By itself pytest-trio looks for a clock among the arguments of the test alone.
-    """
-    for item in items:
-        if isinstance(item, pytest.Function) and iscoroutinefunction(item.obj):
-            for name in CLOCKS.intersection(item.fixturenames):
-                item.add_marker(pytest.mark.trio(run=partial(_run_on, item, name)), append=False)
-
-
-def _run_on(
-    item: pytest.Function, name: str, test: Callable[[], Awaitable[None]], **how: Any
-) -> None:
-    trio.run(test, **how | {"clock": item.funcargs[name]})
 
 
 @pytest.fixture

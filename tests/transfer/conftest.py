@@ -1,21 +1,5 @@
-"""Fixtures: those of the actors, as far as they are needed here."""
+"""Fixtures: the store of the actors' tests."""
 
-from tests.actors.conftest import (
-    clock,
-    no_threads,
-    pytest_collection_modifyitems,
-    run_tree,
-    storage,
-    store,
-    temporary,
-)
+from tests.actors.conftest import no_threads, storage, store, temporary
 
-__all__ = [
-    "clock",
-    "no_threads",
-    "pytest_collection_modifyitems",
-    "run_tree",
-    "storage",
-    "store",
-    "temporary",
-]
+__all__ = ["no_threads", "storage", "store", "temporary"]

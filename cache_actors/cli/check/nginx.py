@@ -34,11 +34,6 @@ _LIMIT = re.compile(r"Max open files +([0-9]+)")
 _INCLUDE = re.compile(r"""include\s+["']?([^"';]+?)["']?\s*;""")
 
 
-def check_nginx(config: Path) -> CheckResult:
-    """Compare the configuration at `config`, or on standard input if that is `-`."""
-    return next(check_nginx_and_host(config))
-
-
 def check_nginx_and_host(config: Path) -> Iterator[CheckResult]:
     """The same first, and then what there is to say of what it names on this host."""
     name = "standard input" if config == STANDARD_INPUT else str(config)

@@ -19,7 +19,8 @@ PROJECT_HEADER = "X-Cache-Project"
 """Header that tells nginx the project's canonical name, from which it builds paths."""
 
 MAX_TOKEN_BYTES = 16 * 1024
-"""In bytes. nginx compares with the same: `$cache_token_is_long` in platform/nginx/http.conf."""
+"""Largest token, in bytes. nginx compares with the same: `$cache_token_is_long` in
+platform/nginx/http.conf."""
 
 ERROR_HEADER = "X-Cache-Error"
 """Header that tells nginx the JSON to answer its client with."""

@@ -57,7 +57,7 @@ SEND_SECONDS = 60.0
 seconds."""
 
 MAX_HEADER_BYTES = 16 * 1024
-"""Of all headers without the token, which has a limit of its own; of the target too."""
+"""Largest head, in bytes, without the token, which has a limit of its own; largest target too."""
 
 FIRST_READ = 16 * 1024
 MIN_READ, MAX_READ = 2 * 1024, 64 * 1024

@@ -42,7 +42,7 @@ class GroupSync:
         self._is_slow = False
         self._threads: ThreadPoolExecutor | None = None
 
-    def run(self, syncs: Sequence[Callable[[], None]]) -> list[OSError | None]:
+    def run(self, syncs: Sequence[Callable[[], object]]) -> list[OSError | None]:
         """Call each of `syncs`, in any order, and return what went wrong with each."""
         failures: list[OSError | None] = []
         for done, sync in enumerate(syncs):
@@ -53,14 +53,14 @@ class GroupSync:
             self._is_slow = seconds > SLOW_SECONDS
         return failures
 
-    def _in_threads(self, syncs: Sequence[Callable[[], None]]) -> list[OSError | None]:
+    def _in_threads(self, syncs: Sequence[Callable[[], object]]) -> list[OSError | None]:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="sync")
         timed = list(self._threads.map(self._timed, syncs))
         self._is_slow = min(seconds for _, seconds in timed) > SLOW_SECONDS
         return [failure for failure, _ in timed]
 
-    def _timed(self, sync: Callable[[], None]) -> tuple[OSError | None, float]:
+    def _timed(self, sync: Callable[[], object]) -> tuple[OSError | None, float]:
         began = self._clock()
         failure = None
         try:

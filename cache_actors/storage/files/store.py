@@ -431,21 +431,17 @@ class FileStore:
             if not (sync_folder(folder) if self.durable else is_complete(folder.stat())):
                 made_again.add(folder)
 
-        if not self.durable:
-            looks = {folder: attempt(sync, folder) for folder in folders}
-            return looks | self._folders.settle(made_again)
-
-        failures = self._group_sync.run([partial(sync, folder) for folder in folders])
+        failures = (
+            self._group_sync.run([partial(sync, folder) for folder in folders])
+            if self.durable
+            else [attempt(sync, folder) for folder in folders]
+        )
         return dict(zip(folders, failures, strict=True)) | self._folders.settle(made_again)
 
     def _sync_parent(self, folder: Path) -> None:
         """Sync a folder in which others have been made."""
         if self.durable:
-
-            def sync() -> None:
-                sync_folder(folder)
-
-            _raise_first(self._group_sync.run([sync]))
+            _raise_first(self._group_sync.run([partial(sync_folder, folder)]))
 
     def _sync_file(self, file: TemporaryFile) -> None:
         _raise_first(self._sync_files([file]))

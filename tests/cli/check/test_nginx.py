@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from cache_actors.cli.check.nginx import check_nginx, check_nginx_and_host, check_nginx_log
+from cache_actors.cli.check.nginx import check_nginx_and_host, check_nginx_log
 from cache_actors.cli.check.result import CheckResult, Verdict
 from cache_actors.nginx.config import NginxOptions, nginx_config
 from cache_actors.settings import Settings
@@ -33,7 +33,7 @@ def config(tmp_path: Path) -> Path:
 
 def check(config: Path, text: str) -> CheckResult:
     config.write_text(text)
-    return check_nginx(config)
+    return next(check_nginx_and_host(config))
 
 
 def test_made_configuration_is_that_of_this_version(config: Path) -> None:
@@ -87,7 +87,7 @@ def test_includes_are_followed_from_the_folder_of_the_configuration(config: Path
 
 def test_include_that_is_elsewhere_is_told(config: Path) -> None:
     """As those of platform/compose/nginx.conf, which are in the container of nginx."""
-    found = check_nginx(SNIPPETS.parent / "compose/nginx.conf")
+    found = next(check_nginx_and_host(SNIPPETS.parent / "compose/nginx.conf"))
     assert found.verdict is Verdict.BROKEN
     assert found.advice is not None
     assert "/etc/cache-actors/snippets/http.conf, which is not to be read here" in found.advice
@@ -127,7 +127,7 @@ def test_configuration_that_includes_itself_comes_to_an_end(config: Path) -> Non
 def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     for path in tmp_path, tmp_path / "missing", tmp_path / "binary":
-        found = check_nginx(path)
+        found = next(check_nginx_and_host(path))
         assert found.verdict is Verdict.BROKEN
         assert f"{path} cannot be read" in found.text
 

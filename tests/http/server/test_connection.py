@@ -175,9 +175,8 @@ async def test_nothing_is_read_that_nobody_asks_for(app: App) -> None:
         await client.read_until(body)
 
 
-async def test_body_that_stops_is_given_up(
-    app: App, autojump_clock: trio.testing.MockClock
-) -> None:
+def note_stalls(app: App, words: bytes) -> list[str]:
+    """Have `app` read the body and answer with `words`; what is returned gets why it gave up."""
     stalled: list[str] = []
 
     async def wait(scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
@@ -185,9 +184,16 @@ async def test_body_that_stops_is_given_up(
             await body_of(receive)
         except BodyStalled as error:
             stalled.append(str(error))
-        await answer(send, b"too late")
+        await answer(send, words)
 
     app.handler = wait
+    return stalled
+
+
+async def test_body_that_stops_is_given_up(
+    app: App, autojump_clock: trio.testing.MockClock
+) -> None:
+    stalled = note_stalls(app, b"too late")
     began = trio.current_time()
     async with connected(app) as client:
         await client.send(POST % 10 + b"half")
@@ -324,16 +330,7 @@ async def test_body_that_comes_byte_by_byte_is_given_up(
     app: App, autojump_clock: trio.testing.MockClock, first: int
 ) -> None:
     """Each byte comes in time; but patience is won back by the byte, and never saved up."""
-    stalled: list[str] = []
-
-    async def wait(scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        try:
-            await body_of(receive)
-        except BodyStalled as error:
-            stalled.append(str(error))
-        await answer(send, b"too slow")
-
-    app.handler = wait
+    stalled = note_stalls(app, b"too slow")
     async with connected(app) as client:
         await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n")
         await client.send(b"x" * first)
