@@ -47,7 +47,9 @@ def one_worker(sockets: Path, tuist: HeldTuist) -> Iterator[Instances]:
         yield instances
 
 
-@pytest.fixture(params=[1, 2], ids=["1 worker", "2 workers"])
+@pytest.fixture(
+    params=[1, pytest.param(2, marks=pytest.mark.nightly)], ids=["1 worker", "2 workers"]
+)
 def instances(
     sockets: Path, tuist: HeldTuist, request: pytest.FixtureRequest
 ) -> Iterator[Instances]:

@@ -22,19 +22,28 @@ from .site import OTHER_PROJECT, PROJECT, Site, running_site
 LIMIT = 1_000_000
 """Of an upload, in bytes; short of what is dropped at most."""
 
-SIZES = (1, 10_000, 59_999, 60_000, 65_536, 300_000, LIMIT)
+nightly = pytest.mark.nightly
+
+SIZES = [
+    *(1, 59_999, 60_000, LIMIT),
+    *(pytest.param(size, marks=nightly) for size in (10_000, 65_536, 300_000)),
+]
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["1 worker", "2 workers"])
+@pytest.fixture(
+    scope="module",
+    params=[{"debian": 1, "wheel": 2}, pytest.param({"debian": 2, "wheel": 1}, marks=nightly)],
+    ids=["1 worker or 2", "2 workers or 1"],
+)
 def shared(
     which: str,
     shared_tuist: HeldTuist,
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
 ) -> Iterator[Site]:
-    """A site over TLS."""
+    """A site over TLS, with so many workers behind each kind of nginx."""
     certificate, key = new_certificate(tmp_path_factory.mktemp("tls"))
-    settings = {"MAX_UPLOAD_BYTES": str(LIMIT), "WORKERS": str(request.param)}
+    settings = {"MAX_UPLOAD_BYTES": str(LIMIT), "WORKERS": str(request.param[which])}
     with running_site(
         which,
         shared_tuist,
@@ -157,7 +166,7 @@ def test_token_of_16_kib_is_let_in_and_remembered(site: Site) -> None:
         assert site.requests(cas_path(cas_id), "GET") == []
 
 
-@pytest.mark.parametrize("length", [16_385, 20_000, 25_000])
+@pytest.mark.parametrize("length", [16_385, pytest.param(25_000, marks=nightly)])
 def test_longer_token_is_431(site: Site, length: int) -> None:
     token = new_cas_id().ljust(length, "a")
     for method, path, body in (

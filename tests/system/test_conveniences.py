@@ -223,6 +223,9 @@ def reads(site: Site, cas_id: str, how: dict[str, Any]) -> bool:
     return site.ask("GET", cas_path(cas_id), **how).content == b"bytes"
 
 
+@pytest.mark.parametrize(
+    "which", ["debian", pytest.param("wheel", marks=pytest.mark.nightly)], indirect=True
+)
 def test_lack_of_descriptors_makes_no_misses(which: str, tuist: HeldTuist) -> None:
     with running_site(which, tuist, open_files=150, complaints=True) as site:
         cas_ids = [site.stored() for _ in range(300)]

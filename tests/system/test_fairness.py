@@ -152,7 +152,11 @@ def test_entry_that_is_refused_for_load_hears_429_and_when_to_come_back(service:
 # Bodies.
 
 
-@pytest.mark.parametrize("what", ["artifact", "entry"])
+@pytest.mark.parametrize(
+    ("front", "what"),
+    [("direct", "artifact"), ("wheel", "entry"), ("debian", "artifact")],
+    indirect=["front"],
+)
 def test_body_that_comes_byte_by_byte_is_refused(
     tmp_path: Path, team: HeldTuist, front: str, what: str
 ) -> None:

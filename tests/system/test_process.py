@@ -56,6 +56,17 @@ def workers(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def mostly(workers: str) -> pytest.MarkDecorator:
+    """For tests of what one process and several do by the same code: the other way is nightly."""
+    marks = {each: () if each == workers else pytest.mark.nightly for each in ("1", "2")}
+    return pytest.mark.parametrize(
+        "workers",
+        [pytest.param(each, marks=mark) for each, mark in marks.items()],
+        ids=["1 worker", "2 workers"],
+        indirect=True,
+    )
+
+
 @pytest.fixture
 def one_or_several(tmp_path: Path, tuist: StandInTuist, workers: str) -> Iterator[Service]:
     """A service that is one process, and one of several; nothing cuts its stop short by itself."""
@@ -86,6 +97,7 @@ def refused_start(**environment: str) -> subprocess.CompletedProcess[str]:
 # The end.
 
 
+@mostly("2")
 def test_idle_clients_do_not_hold_up_the_stop(one_or_several: Service) -> None:
     with connected(one_or_several, 20) as idle:
         for connection in idle[10:]:  # so those before them have been accepted too
@@ -120,6 +132,7 @@ def test_stop_finishes_what_is_in_flight_and_answers_meanwhile(
     assert "child_crashed" not in one_or_several.log.read_text()
 
 
+@mostly("2")
 def test_second_signal_cuts_the_stop_short(one_or_several: Service, workers: str) -> None:
     pids = worker_pids(one_or_several).values()
     with connected(one_or_several, int(workers)) as uploads:
@@ -131,6 +144,7 @@ def test_second_signal_cuts_the_stop_short(one_or_several: Service, workers: str
         assert not any(map(is_alive, pids))
 
 
+@mostly("1")
 def test_stop_that_hangs_is_ended_from_outside(
     tmp_path: Path, tuist: StandInTuist, workers: str
 ) -> None:
@@ -197,6 +211,7 @@ def test_taken_socket_is_one_clear_line(tmp_path: Path, tuist: StandInTuist) -> 
         assert f"socket: it is taken by process {service.pid} (" in said
 
 
+@mostly("2")
 def test_storage_that_cannot_be_used_is_one_clear_line(
     tmp_path: Path, tuist: StandInTuist, workers: str
 ) -> None:
@@ -235,6 +250,7 @@ def test_log_has_the_figures_of_each_request_and_never_a_body(
 # SIGHUP, which comes when a terminal is closed.
 
 
+@mostly("2")
 def test_hangup_stops_in_order(tmp_path: Path, tuist: StandInTuist, workers: str) -> None:
     """Also if it comes to all processes of the group, as from a terminal."""
     service = Service(tmp_path / "cas", tuist.url, {"WORKERS": workers})
@@ -291,6 +307,7 @@ def test_what_is_refused_as_no_request_is_logged_and_counted(
     assert counted in service.up("/metrics").text
 
 
+@mostly("1")
 def test_download_that_a_stop_has_cut_is_logged(
     tmp_path: Path, tuist: StandInTuist, workers: str
 ) -> None:

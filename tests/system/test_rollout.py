@@ -17,7 +17,16 @@ from tests.support.waiting import eventually
 from tests.support.wire import read_response, read_to_end, status_of
 from tests.support.writers import Writers
 
-HAND_OVERS = 4
+HAND_OVERS = 2
+"""From one that has taken over from nobody, and from one that has."""
+
+by_workers = pytest.mark.parametrize(
+    "instances",
+    [pytest.param(1, marks=pytest.mark.nightly), 2],
+    ids=["1 worker", "2 workers"],
+    indirect=True,
+)
+"""For what workers do themselves."""
 
 
 def healthcheck(instances: Instances) -> subprocess.CompletedProcess[str]:
@@ -50,6 +59,7 @@ def test_healthcheck_asks_the_instance_itself(one_worker: Instances) -> None:
     assert "No instance listens" in dead.stderr
 
 
+@by_workers
 def test_kept_connection_is_answered_after_the_hand_over_and_told_to_close(
     instances: Instances,
 ) -> None:
@@ -93,6 +103,7 @@ def expect_no_request_lost(clients: Writers) -> None:
     assert clients.lost() == []
 
 
+@by_workers
 @pytest.mark.parametrize(
     "brief",
     [True, pytest.param(False, marks=pytest.mark.nightly)],

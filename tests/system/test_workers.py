@@ -40,10 +40,27 @@ def new_service(folder: Path, tuist: StandInTuist) -> Service:
 
 
 @pytest.fixture
-def service(tmp_path: Path, tuist: StandInTuist) -> Iterator[Service]:
-    """A service whose workers may be harmed."""
+def ending(tmp_path: Path, tuist: StandInTuist) -> Iterator[Service]:
+    """A service that a test may end."""
     with running_service(new_service(tmp_path, tuist)) as service:
         yield service
+
+
+@pytest.fixture(scope="module")
+def shared(
+    shared_tuist: StandInTuist, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """A service for all tests that do not end it."""
+    folder = tmp_path_factory.mktemp("shared")
+    with running_service(new_service(folder, shared_tuist)) as service:
+        yield service
+
+
+@pytest.fixture
+def service(shared: Service) -> Iterator[Service]:
+    """The same, whose workers a test may kill: it waits until all are back."""
+    yield shared
+    up_when(shared, lambda status, _: status == 200)
 
 
 @pytest.fixture
@@ -53,30 +70,13 @@ def connections(service: Service) -> Iterator[list[socket.socket]]:
         yield connections
 
 
-@pytest.fixture(scope="module")
-def shared(
-    shared_tuist: StandInTuist, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
-    """A service that nobody harms."""
-    folder = tmp_path_factory.mktemp("shared")
-    with running_service(new_service(folder, shared_tuist)) as service:
-        yield service
-
-
-@pytest.fixture
-def unharmed(shared: Service) -> Iterator[list[socket.socket]]:
-    """One connection to each worker of the service that nobody harms."""
-    with connected(shared, WORKERS) as connections:
-        yield connections
-
-
 # One service.
 
 
 def test_up_shows_all_workers_with_their_trees_and_the_same_through_each(
-    unharmed: list[socket.socket],
+    connections: list[socket.socket],
 ) -> None:
-    seen = [ask(connection, get_head("/up")) for connection in unharmed]
+    seen = [ask(connection, get_head("/up")) for connection in connections]
     assert [status_of(answer) for answer in seen] == [200] * WORKERS
     for answer in seen:
         tree = json_of(answer)["tree"]
@@ -100,10 +100,10 @@ def test_workers_have_the_same_random_secret(shared: Service) -> None:
 
 
 def test_entry_is_never_older_than_what_was_acknowledged_by_any_worker(
-    unharmed: list[socket.socket],
+    connections: list[socket.socket],
 ) -> None:
     for number in range(200):
-        writer, reader = unharmed if number % 2 else reversed(unharmed)
+        writer, reader = connections if number % 2 else reversed(connections)
         assert status_of(ask(writer, put_request("0~key", f"value-{number}"))) == 204
         for connection in (reader, writer):
             entry = json_of(ask(connection, get_head(f"/api/cache/keyvalue/0~key?{QUERY}")))
@@ -143,6 +143,7 @@ def test_connection_that_a_worker_had_not_taken_goes_to_another(service: Service
 
 
 def test_killed_worker_is_restarted_and_up_says_so_meanwhile(service: Service) -> None:
+    restarts = part(service.up().json()["tree"], "worker_2")["restarts"]
     staying, victim = worker_pids(service)["worker_1"], worker_pids(service)["worker_2"]
     writing, ending = disk_processes(staying), disk_processes(victim)
     assert (len(writing), len(ending)) == (2, 2)
@@ -153,11 +154,11 @@ def test_killed_worker_is_restarted_and_up_says_so_meanwhile(service: Service) -
 
     down = up_when(service, starts_again)
     worker = part(down, "worker_2")
-    assert (worker["restarts"], worker["last_error"]) == (1, "WorkerEnded")
+    assert (worker["restarts"], worker["last_error"]) == (restarts + 1, "WorkerEnded")
     assert "children" not in worker
     assert part(down, "worker_1")["state"] == "running"
     back = up_when(service, lambda status, _: status == 200)
-    assert part(back, "worker_2")["restarts"] == 1
+    assert part(back, "worker_2")["restarts"] == restarts + 1
     assert part(back, "worker_2")["children"]
     assert worker_pids(service).keys() == {"worker_1", "worker_2"}
     eventually(lambda: not any(map(is_alive, ending)))
@@ -190,52 +191,49 @@ def test_nothing_acknowledged_is_lost_while_workers_are_killed(service: Service)
     assert writers.broken <= kills * clients
     assert not writers.refused
     assert writers.lost() == []
-    up_when(service, lambda status, _: status == 200)
 
 
 # The end; what one process does in the same way is in `test_process.py`.
 
 
-def test_signal_to_all_processes_is_one_stop(
-    service: Service, connections: list[socket.socket]
-) -> None:
+def test_signal_to_all_processes_is_one_stop(ending: Service) -> None:
     """As a terminal sends it, or systemd."""
-    pids = worker_pids(service).values()
-    connections[0].sendall(upload_head(2) + b"a")
-    service.let_it_arrive(WORKERS)
-    for pid in pids:
-        os.kill(pid, signal.SIGINT)
-        os.kill(pid, signal.SIGTERM)
-    service.begin_stop()
-    connections[0].sendall(b"b")
-    assert status_of(read_to_end(connections[0])) == 204
-    assert service.wait() == 0
+    pids = worker_pids(ending).values()
+    with connected(ending, WORKERS) as connections:
+        connections[0].sendall(upload_head(2) + b"a")
+        ending.let_it_arrive(WORKERS)
+        for pid in pids:
+            os.kill(pid, signal.SIGINT)
+            os.kill(pid, signal.SIGTERM)
+        ending.begin_stop()
+        connections[0].sendall(b"b")
+        assert status_of(read_to_end(connections[0])) == 204
+        assert ending.wait() == 0
 
 
-def test_worker_that_is_killed_while_it_drains_is_not_started_again(
-    service: Service, connections: list[socket.socket]
-) -> None:
-    for connection in connections:
-        connection.sendall(upload_head(2) + b"a")
-    service.let_it_arrive(WORKERS)
-    service.begin_stop()
-    os.kill(worker_pids(service)["worker_1"], signal.SIGKILL)
-    for connection in connections:
-        with suppress(ConnectionError):  # it was the one's that is gone
-            connection.sendall(b"b")
-            read_to_end(connection)
-    assert service.wait() == 0
-    assert service.log.read_text().count('"worker_started"') == WORKERS
+def test_worker_that_is_killed_while_it_drains_is_not_started_again(ending: Service) -> None:
+    with connected(ending, WORKERS) as connections:
+        for connection in connections:
+            connection.sendall(upload_head(2) + b"a")
+        ending.let_it_arrive(WORKERS)
+        ending.begin_stop()
+        os.kill(worker_pids(ending)["worker_1"], signal.SIGKILL)
+        for connection in connections:
+            with suppress(ConnectionError):  # it was the one's that is gone
+                connection.sendall(b"b")
+                read_to_end(connection)
+        assert ending.wait() == 0
+    assert ending.log.read_text().count('"worker_started"') == WORKERS
 
 
-def test_workers_end_with_their_parent_even_one_that_hangs(service: Service) -> None:
-    pids = list(worker_pids(service).values())
+def test_workers_end_with_their_parent_even_one_that_hangs(ending: Service) -> None:
+    pids = list(worker_pids(ending).values())
     os.kill(pids[0], signal.SIGSTOP)
-    service.stop(signal.SIGKILL)
+    ending.stop(signal.SIGKILL)
     os.kill(pids[0], signal.SIGCONT)
     eventually(lambda: not any(is_alive(pid) for pid in pids))
-    service.start()  # at the same port
-    assert len(worker_pids(service)) == WORKERS
+    ending.start()  # at the same port
+    assert len(worker_pids(ending)) == WORKERS
 
 
 # What they are tested with.

@@ -157,16 +157,18 @@ def test_uploads_wait_for_stopped_processes_and_a_stop_does_not(
 # The end of the service, during writes.
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("workers", "kills"), [(1, 2), (2, 1), pytest.param(2, 2, marks=pytest.mark.nightly)]
+)
 def test_kill_of_the_service_during_writes_ends_its_processes_and_loses_nothing(
-    tmp_path: Path, tuist: StandInTuist, workers: str
+    tmp_path: Path, tuist: StandInTuist, workers: int, kills: int
 ) -> None:
-    service = Service(tmp_path / "cas", tuist.url, {"WORKERS": workers})
+    service = Service(tmp_path / "cas", tuist.url, {"WORKERS": str(workers)})
     with running_service(service):
-        for _ in range(2):
+        for _ in range(kills):
             with Writers(service.url) as writers:
                 pids = children(service)
-                assert len(pids) == 2 * int(workers)
+                assert len(pids) == 2 * workers
                 service.stop(signal.SIGKILL)
             service.start()
             eventually(partial(are_gone, pids))
@@ -175,7 +177,7 @@ def test_kill_of_the_service_during_writes_ends_its_processes_and_loses_nothing(
             assert writers.lost() == []
             assert not writers.refused
         folders = service.storage / ".tmp"
-        eventually(lambda: len(list(folders.iterdir())) == 3 * int(workers))
+        eventually(lambda: len(list(folders.iterdir())) == 3 * workers)
 
 
 def test_interrupt_of_the_whole_group_ends_in_order(tmp_path: Path, tuist: StandInTuist) -> None:
@@ -198,8 +200,13 @@ def test_interrupt_of_the_whole_group_ends_in_order(tmp_path: Path, tuist: Stand
         assert writers.lost() == []
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("send", [upload, put], ids=["disk_writer", "kv_store"])
+@pytest.mark.parametrize(
+    ("send", "workers"),
+    [
+        pytest.param(upload, "2", id="disk_writer of 2 workers"),
+        pytest.param(put, "1", id="kv_store of 1 worker"),
+    ],
+)
 def test_process_that_is_stopped_with_one_batch_in_its_hands_is_seen_in_up(
     tmp_path: Path, tuist: StandInTuist, send: Callable[[Service, str], int], workers: str
 ) -> None:
