@@ -76,7 +76,8 @@ def run_evict(
                 report = eviction.report()
                 if lock is not None and eviction.scan.complete:  # else what is left is not known
                     lock.completed(report)
-                _print(eviction, report, as_json=as_json, dry_run=dry_run)
+                if eviction.scan.complete or not dry_run:
+                    _print(eviction, report, as_json=as_json, dry_run=dry_run)
     except (KeyboardInterrupt, ParentGone):
         return EXIT_INTERRUPTED
     except EvictionRunning as error:

@@ -149,7 +149,11 @@ class CacheApp(QuartTrio):
             )
         )
         trouble = request.headers.get(TROUBLE_HEADER)
-        if trouble in NGINX_TROUBLES and status < HTTPStatus.BAD_REQUEST:
+        if (
+            trouble in NGINX_TROUBLES
+            and status < HTTPStatus.BAD_REQUEST
+            and metrics.is_on_this_host(request.scope["client"])
+        ):
             self.metrics.nginx_trouble(trouble)
         self.log.info(
             "request",
@@ -182,7 +186,7 @@ class CacheApp(QuartTrio):
 
 
 TROUBLE_HEADER = "X-Cache-Trouble"
-"""Header in which nginx says what it could not do by itself."""
+"""Header in which nginx says what it could not do by itself; from other hosts it means nothing."""
 
 ANSWER_HEADER = "X-Cache-Answer"
 """Header in which nginx says that it would answer 404, were there no body to be read first."""

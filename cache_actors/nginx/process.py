@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import subprocess
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from cache_actors.errors import CommandError
@@ -14,26 +17,37 @@ from cache_actors.runtime.ports import listener_at
 from .config import NginxOptions, nginx_config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 START_SECONDS = 10.0
 
+STOP_SECONDS = 5.0
+"""Longest time that nginx may take to finish what it answers, in seconds."""
+
 
 class NginxFailed(CommandError):
-    """nginx did not start; the message is one line that says why."""
+    """nginx did not start, or has ended by itself; the message is one line that says why."""
 
 
 @contextmanager
-def running_nginx(nginx: Path, options: NginxOptions) -> Iterator[None]:
+def running_nginx(
+    nginx: Path, options: NginxOptions, ended: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Run the binary `nginx` with `options` for as long as the context lasts.
 
     Its runtime folder has to exist. Should this process die, nginx ends too, and the folder is
-    removed: it holds tokens, in memory mostly.
+    removed: it holds tokens, in memory mostly. nginx is in a session of its own, so that a
+    terminal's Ctrl-C does not reach it, and it goes on until the context ends.
+
+    Args:
+        nginx: the binary.
+        options: of its configuration.
+        ended: called, in a thread, should it end by itself.
 
     Raises:
         BadNginxOption: the options make no configuration.
-        NginxFailed: it ended at once, or does not come up.
+        NginxFailed: it ended at once, does not come up, or had ended when the context did.
     """
     config = options.runtime / "nginx.conf"
     config.write_text(nginx_config(options))
@@ -44,21 +58,46 @@ def running_nginx(nginx: Path, options: NginxOptions) -> Iterator[None]:
             [nginx, "-c", config, "-e", options.runtime / "error.log", "-g", "daemon off;"],
             stdout=output,
             stderr=output,
+            start_new_session=True,
         ) as process,
         _guarded(process.pid, options.runtime),
     ):
         try:
             _wait_until_started(process, options, errors)
-            yield
+            with _watched(process, ended):
+                yield
+            if process.poll() is not None:
+                raise NginxFailed(f"nginx has ended by itself, with status {process.returncode}")
+            process.send_signal(signal.SIGQUIT)  # it finishes what it answers
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_SECONDS)
         finally:
-            process.terminate()
+            with suppress(ProcessLookupError):  # its workers too, should it have left them behind
+                os.killpg(process.pid, signal.SIGTERM)
+
+
+@contextmanager
+def _watched(process: subprocess.Popen[bytes], ended: Callable[[], None]) -> Iterator[None]:
+    """Call `ended` if `process` ends inside."""
+    is_over = threading.Event()
+
+    def watch() -> None:
+        process.wait()
+        if not is_over.is_set():
+            ended()
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        is_over.set()
 
 
 _GUARD = """
 trap '' HUP INT TERM
 read -r _
-kill -TERM "$1"
-for _ in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$1" && sleep 0.1; done
+kill -TERM "-$1"
+for _ in 1 2 3 4 5 6 7 8 9 10; do kill -0 "-$1" && sleep 0.1; done
 rm -rf "$2"
 """
 """Program of a shell whose standard input ends when this process does, however that ends."""

@@ -130,6 +130,13 @@ def test_dry_run_changes_nothing_and_leaves_no_report(stored: Stored) -> None:
     assert len(stored.names()) == report["stored_artifacts"] + report["stored_entries"]
 
 
+def test_dry_run_of_a_missing_folder_says_only_that(tmp_path: Path) -> None:
+    result = evict(tmp_path / "missing", "--dry-run")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr == f"Cannot evict from {tmp_path / 'missing'}: No such file or directory\n"
+
+
 def test_settings_are_those_of_the_service(stored: Stored) -> None:
     result = CliRunner().invoke(
         main,

@@ -19,6 +19,7 @@ from tests.support.programs import find_program
 from tests.support.service import free_port
 from tests.support.strace import family
 from tests.support.waiting import eventually
+from tests.support.wire import read_response, status_of, upload_head
 
 DEV = (sys.executable, "-m", "cache_actors", "dev")
 
@@ -115,6 +116,63 @@ def test_nginx_ends_with_what_has_started_it(tmp_path: Path, how: signal.Signals
     with socket.socket() as again:
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         again.bind(("127.0.0.1", port))
+
+
+@contextmanager
+def dev_process(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int, Path]]:
+    """A `cache-actors dev` that is up, its port, and the file that its output goes to."""
+    port, output = free_port(), folder / "output"
+    with (
+        output.open("wb") as file,
+        subprocess.Popen(
+            DEV,
+            cwd=folder,
+            env={"PATH": os.environ["PATH"], "PORT": str(port), "LOG_FORMAT": "json"},
+            stdout=file,
+            stderr=file,
+            start_new_session=True,  # as of a terminal
+        ) as process,
+    ):
+        try:
+            eventually(lambda: is_up(port))
+            yield process, port, output
+        finally:
+            process.terminate()
+
+
+def test_it_ends_when_its_nginx_is_killed(tmp_path: Path) -> None:
+    with dev_process(tmp_path) as (process, port, output):
+        nginx = [pid for pid in family(process.pid) if "nginx: " in command_of(pid)]
+        os.kill(next(pid for pid in nginx if "master" in command_of(pid)), signal.SIGKILL)
+        assert process.wait(60) == 2
+        assert output.read_text().splitlines()[-1].startswith("nginx has ended by itself")
+        eventually(lambda: not any(map(is_running, nginx)))
+        with socket.socket() as again:
+            again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            again.bind(("127.0.0.1", port))
+
+
+def test_ctrl_c_lets_an_upload_through_nginx_end(tmp_path: Path) -> None:
+    with dev_process(tmp_path) as (process, port, output):
+        body = bytes(1_000_000)
+        head = upload_head(len(body)).replace(b"Bearer token", b"Bearer dev-token")
+        with socket.create_connection(("127.0.0.1", port), 60) as connection:
+            connection.sendall(head + body[:500_000])
+            eventually(lambda: has_temporary_file(process.pid))
+            os.killpg(process.pid, signal.SIGINT)
+            eventually(lambda: '"stopping"' in output.read_text())
+            connection.sendall(body[500_000:])
+            assert status_of(read_response(connection)) == 204
+        assert process.wait(60) == 0
+
+
+def has_temporary_file(pid: int) -> bool:
+    """Whether an upload that is not in memory has arrived in part."""
+    targets = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            targets.append(str(link.readlink()))
+    return any("/.tmp/" in target and target.endswith("(deleted)") for target in targets)
 
 
 def is_up(port: int) -> bool:

@@ -6,6 +6,7 @@ import hashlib
 import ipaddress
 import json
 import os
+import signal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -40,7 +41,7 @@ def run_dev() -> int:
 
     Raises:
         BadSettings: the environment is bad, or `BIND` is not loopback.
-        CannotListen, NginxFailed: the port is taken.
+        CannotListen, NginxFailed: the port is taken, or nginx has ended by itself.
         CannotStart: the storage folder cannot be made.
     """
     with (
@@ -59,7 +60,7 @@ def run_dev() -> int:
                 "nginx_log": Path(runtime) / "answers.log",
             }
         )
-        with running_nginx(nginx, _nginx_options(nginx, behind)):
+        with running_nginx(nginx, _nginx_options(nginx, behind), ended=_stop):
             return run_process(behind, announce=lambda: _introduce(behind))
 
 
@@ -74,6 +75,11 @@ def _settings(server_url: str) -> Settings:
             f"BIND is {settings.bind!r}; allowed: a loopback address, as anybody may know the token"
         )
     return settings
+
+
+def _stop() -> None:
+    """Stop in order, as a signal does: without nginx nobody gets here."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _nginx_options(nginx: Path, settings: Settings) -> NginxOptions:

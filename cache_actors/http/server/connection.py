@@ -257,8 +257,6 @@ class _Protocol(H11Protocol):
             self._connection.ended = True
             return
         self._connection.begin_request()
-        if self.connection.they_are_waiting_for_100_continue:
-            await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=[]))
         await self._create_stream(event)
         if self.stream is not None:
             await self._run_application()
@@ -284,7 +282,12 @@ class _Protocol(H11Protocol):
         return event
 
     async def _receive(self) -> ASGIReceiveEvent:
-        """The next piece of the request's body, as ASGI has it."""
+        """The next piece of the request's body, as ASGI has it.
+
+        A client that waits for a word before it sends the body hears it now that it is wanted.
+        """
+        if self.connection.they_are_waiting_for_100_continue:
+            await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=[]))
         try:
             event = await self._next_event()
         except h11.RemoteProtocolError as error:

@@ -75,7 +75,7 @@ class RequestCycle(TrioASGIHTTPConnection):
     async def _respond(self, request: Request, response: Response, send: ASGISendCallable) -> None:
         """Send the response, and count the bytes of its body."""
         response.headers["X-Request-ID"] = request.id
-        if self.app.in_flight.draining:
+        if self.app.in_flight.draining or _is_left_waiting(request):
             response.headers["Connection"] = "close"
         start = {
             "type": "http.response.start",
@@ -104,6 +104,15 @@ def _body(piece: bytes, *, more: bool) -> ASGISendEvent:
 def _has_no_body(request: Request) -> bool:
     """Whether a request announces no body (RFC 9112, section 6)."""
     return not ("Content-Length" in request.headers or "Transfer-Encoding" in request.headers)
+
+
+def _is_left_waiting(request: Request) -> bool:
+    """Whether a client has not sent its body as it waits to be told to, which now nobody will.
+
+    Whether it sends the body all the same cannot be known, nor so where its next request begins.
+    """
+    body = request.body
+    return not body.complete and body.received == 0 and "Expect" in request.headers
 
 
 async def _drop_rest(request: Request) -> None:
