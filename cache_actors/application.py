@@ -17,6 +17,7 @@ from .actors.nginx_counter import NginxCounter
 from .actors.scrubber import Scrubber
 from .http.app import CacheApp
 from .http.server.listener import Listener
+from .kinds import Kind
 from .metrics.registry import Metrics
 from .services import Services
 from .storage.capacity import Capacity
@@ -278,7 +279,7 @@ class Application:
                 Turns(),
             ),
             reader=ArtifactReader(self._store, self._stream_threads),
-            memory=Shares(max(ENTRIES_BYTES, 8 * self._settings.max_keyvalue_bytes)),
+            memory=Shares(max(ENTRIES_BYTES, 8 * self._settings.largest(Kind.KEYVALUE))),
             since=self._since,
             status=lambda: self._peers.tree(self.supervisor.status()),
             metrics=lambda: self._peers.metrics(self.metrics.render()),

@@ -25,9 +25,11 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from cache_actors.kinds import Kind
+
 from .collectors import StatusCollector
 from .recent import Recent
-from .request_event import Route
+from .request_event import READS, STORES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from cache_actors.storage.health import StorageStatus
     from cache_actors.supervision import Status
 
-    from .request_event import RequestEvent, Responder
+    from .request_event import RequestEvent, Responder, Route
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -177,7 +179,7 @@ class Metrics:
         )
         self._commits = {
             kind: (commit_files.labels(kind), commit_seconds.labels(kind))
-            for kind in set(_KINDS.values())
+            for kind in (each.label for each in Kind)
         }
         self._sync_seconds = Histogram(
             "cache_actors_sync_duration_seconds",
@@ -288,9 +290,4 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-_KINDS = {
-    Route.ARTIFACT_READ: "artifact",
-    Route.ARTIFACT_STORE: "artifact",
-    Route.ENTRY_READ: "entry",
-    Route.ENTRY_STORE: "entry",
-}
+_KINDS = {route: kind.label for route, kind in (READS | STORES).items()}
