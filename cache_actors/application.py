@@ -39,11 +39,14 @@ from .transfer.artifact_reader import ArtifactReader
 from .writer_process.client import ArtifactWriterProcess, EntryWriterProcess
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from structlog.typing import FilteringBoundLogger
 
     from .metrics.recent import History
     from .runtime.listen_socket import ConnectionSource
     from .settings import Settings
+    from .storage.layout import StoredKey
     from .supervision import Started, Status
 
 STREAM_THREADS = 16
@@ -218,7 +221,7 @@ class Application:
         return DiskWriter(
             ArtifactWriterProcess(self._store, self.metrics.synced),
             self._store,
-            self._evictor_client,
+            self._announce,
             self._disk_threads,
             self.metrics,
         )
@@ -231,11 +234,15 @@ class Application:
                 self.metrics.synced,
                 require_artifacts=self._settings.kv_require_artifacts,
             ),
-            self._evictor_client,
+            self._announce,
             RECENT_ENTRIES_BYTES,
             self._disk_threads,
             self.metrics,
         )
+
+    async def _announce(self, stored: Sequence[StoredKey]) -> None:
+        """Tell of what has been stored: whoever wants to know of it is called here."""
+        await self._evictor_client.stored(stored)
 
     def _evictor(self) -> Evictor:
         limits = Limits(

@@ -24,12 +24,13 @@ from cache_actors.transfer.disk_threads import in_thread
 from .eviction_process import PassFailed, run_pass
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from cache_actors.storage.capacity import Capacity
     from cache_actors.storage.eviction.run import Limits
     from cache_actors.storage.eviction.status import EvictionMonitor
+    from cache_actors.storage.layout import StoredKey
     from cache_actors.supervision import Mailbox, Started
 
 LOOK_SECONDS = 5.0
@@ -68,21 +69,17 @@ class EvictorClient:
     def __init__(self, evictor: Address) -> None:
         self._evictor = evictor
 
-    async def stored(self, size: int, files: int = 1) -> None:
-        """Say that files have been stored, which take `size` bytes on the disk.
-
-        A hint: it is dropped if there are too many.
-        """
+    async def stored(self, batch: Sequence[StoredKey]) -> None:
+        """Say what has been stored. A hint: it is dropped if there are too many."""
         with suppress(MailboxFull, ActorStopped):
-            await self._evictor.cast(Stored(size, files), wait_for_room=False)
+            await self._evictor.cast(Stored(tuple(batch)), wait_for_room=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Stored(Cast):
-    """So many files of `size` bytes on the disk have been stored."""
+    """These have been stored."""
 
-    size: int
-    files: int
+    batch: tuple[StoredKey, ...]
 
 
 class Evictor(Actor):
@@ -128,10 +125,11 @@ class Evictor(Actor):
 
     async def handle(self, batch: list[Envelope]) -> None:
         """Count what has been stored."""
-        stored = [e.message for e in batch if isinstance(e.message, Stored)]
-        size = sum(message.size for message in stored)
+        messages = [e.message for e in batch if isinstance(e.message, Stored)]
+        sizes = [each.size for message in messages for each in message.batch]
+        size = sum(sizes)
         self._capacity.note_stored(size)
-        files = self._stored.files + sum(message.files for message in stored)
+        files = self._stored.files + len(sizes)
         self._stored = Amount(self._stored.bytes + size, files)
         if self._stored.bytes >= self._enough.bytes or 0 < self._enough.files <= files:
             self._look.set()

@@ -69,6 +69,14 @@ class Key:
         return f"{self.project}/{self.kind.folder}/{shard(self.id)}/{self.id}{self.kind.ending}"
 
 
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """A key that has just been stored, and the bytes that its file takes on the disk."""
+
+    key: Key
+    size: int
+
+
 def parse_project(account_handle: str, project_handle: str) -> Project:
     """The project that two handles name.
 
