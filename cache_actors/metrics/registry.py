@@ -26,6 +26,7 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from cache_actors.kinds import Kind
+from cache_actors.storage.errors import Shortage
 
 from .collectors import StatusCollector
 from .recent import Recent
@@ -98,6 +99,7 @@ class Metrics:
         recent: the last five minutes of what is counted here.
         temporary_files: uploads that wait in a temporary file for their end.
         nginx_lines_ignored: lines of nginx's that cannot be read.
+        storage_full: requests that were refused for lack of room.
         missing_artifacts: entries that refer to an artifact which does not exist.
     """
 
@@ -200,6 +202,14 @@ class Metrics:
         )
         for result in "refused", "stored":  # rare ones are 0 before: a first one is an increase
             self.missing_artifacts.labels(result)
+        self.storage_full = Counter(
+            "cache_actors_storage_full_total",
+            "Requests that were refused as there is no room (507), by what there is too little of.",
+            ("shortage",),
+            registry=registry,
+        )
+        for shortage in Shortage:
+            self.storage_full.labels(shortage)
         self.nginx_lines_ignored = Counter(
             "cache_actors_nginx_lines_ignored_total",
             "Lines in nginx's log of its own answers that cannot be read.",
