@@ -7,25 +7,27 @@ scanning is work for a processor, and would hold up this one's requests.
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
+import msgspec
 import trio
 
 from cache_actors.storage.capacity import Amount, Usage
 from cache_actors.storage.errors import StorageError
-from cache_actors.storage.eviction.last_pass import last_eviction
+from cache_actors.storage.eviction.last_pass import EXIT_RUNNING, PassReport, last_eviction
 from cache_actors.storage.integrity.quarantine import last_taken
 from cache_actors.supervision import Actor, ActorStopped, Address, Cast, Envelope, MailboxFull
 from cache_actors.transfer.disk_threads import in_thread
 
-from .eviction_process import PassFailed, run_pass
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+    from subprocess import CompletedProcess
 
     from cache_actors.storage.capacity import Capacity
     from cache_actors.storage.eviction.run import Limits
@@ -80,6 +82,10 @@ class Stored(Cast):
     """These have been stored."""
 
     batch: tuple[StoredKey, ...]
+
+
+class PassFailed(Exception):
+    """A pass of eviction failed; the message says why."""
 
 
 class Evictor(Actor):
@@ -226,3 +232,35 @@ class _PendingFree:
             usage.used.bytes - self._amount.bytes, max(0, usage.used.files - self._amount.files)
         )
         return Usage(used, usage.limit)
+
+
+async def run_pass(root: Path, limits: Limits) -> PassReport | None:
+    """Run a pass over the storage folder `root`; None if another one is running.
+
+    If this is cancelled the process is ended, which it can be at any time.
+
+    Raises:
+        PassFailed: it could not be started, or failed.
+    """
+    command = [sys.executable, "-m", "cache_actors", "evict", "--json", f"--storage={root}"]
+    command += [f"--high={limits.high * 100}", f"--target={limits.target * 100}"]
+    command += [f"--parent={os.getpid()}"]
+    if limits.max_bytes is not None:
+        command += [f"--max-bytes={limits.max_bytes}"]
+    try:
+        ended: CompletedProcess[bytes] = await trio.run_process(
+            command,
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            process_group=0,  # a terminal's Ctrl-C is for the service, which ends the pass itself
+        )
+    except OSError as error:
+        raise PassFailed(f"A pass could not be started: {error.strerror}") from error
+    if ended.returncode == EXIT_RUNNING:
+        return None
+    if ended.returncode != 0:
+        lines = ended.stderr.decode(errors="replace").strip().splitlines()
+        reason = lines[-1] if lines else f"exit status {ended.returncode}"
+        raise PassFailed(reason)
+    return msgspec.json.decode(ended.stdout, type=PassReport)

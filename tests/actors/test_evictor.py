@@ -14,7 +14,6 @@ import trio.testing
 from trio.testing import MockClock
 
 from cache_actors.actors import evictor
-from cache_actors.actors.eviction_process import PassFailed
 from cache_actors.actors.evictor import (
     LOOK_SECONDS,
     LOOK_SHARE,
@@ -26,6 +25,7 @@ from cache_actors.actors.evictor import (
     RETRY_WHEN_FULL_SECONDS,
     Evictor,
     EvictorClient,
+    PassFailed,
 )
 from cache_actors.storage.capacity import Capacity
 from cache_actors.storage.eviction.last_pass import EvictionLock, PassReport
