@@ -17,6 +17,7 @@ from .actors.nginx_counter import NginxCounter
 from .actors.scrubber import Scrubber
 from .http.app import CacheApp
 from .http.server.listener import Listener
+from .kinds import Kind
 from .metrics.registry import Metrics
 from .services import Services
 from .storage.capacity import Capacity
@@ -38,11 +39,14 @@ from .transfer.artifact_reader import ArtifactReader
 from .writer_process.client import ArtifactWriterProcess, EntryWriterProcess
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from structlog.typing import FilteringBoundLogger
 
     from .metrics.recent import History
     from .runtime.listen_socket import ConnectionSource
     from .settings import Settings
+    from .storage.layout import StoredKey
     from .supervision import Started, Status
 
 STREAM_THREADS = 16
@@ -217,7 +221,7 @@ class Application:
         return DiskWriter(
             ArtifactWriterProcess(self._store, self.metrics.synced),
             self._store,
-            self._evictor_client,
+            self._announce,
             self._disk_threads,
             self.metrics,
         )
@@ -230,11 +234,15 @@ class Application:
                 self.metrics.synced,
                 require_artifacts=self._settings.kv_require_artifacts,
             ),
-            self._evictor_client,
+            self._announce,
             RECENT_ENTRIES_BYTES,
             self._disk_threads,
             self.metrics,
         )
+
+    async def _announce(self, stored: Sequence[StoredKey]) -> None:
+        """Tell of what has been stored: whoever wants to know of it is called here."""
+        await self._evictor_client.stored(stored)
 
     def _evictor(self) -> Evictor:
         limits = Limits(
@@ -278,7 +286,7 @@ class Application:
                 Turns(),
             ),
             reader=ArtifactReader(self._store, self._stream_threads),
-            memory=Shares(max(ENTRIES_BYTES, 8 * self._settings.max_keyvalue_bytes)),
+            memory=Shares(max(ENTRIES_BYTES, 8 * self._settings.largest(Kind.KEYVALUE))),
             since=self._since,
             status=lambda: self._peers.tree(self.supervisor.status()),
             metrics=lambda: self._peers.metrics(self.metrics.render()),

@@ -6,7 +6,7 @@ import ipaddress
 import re
 import secrets
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.request import getproxies
 
 from pydantic import (
@@ -21,6 +21,9 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cache_actors.errors import CommandError
+
+if TYPE_CHECKING:
+    from cache_actors.kinds import Kind
 
 
 class BadSettings(CommandError):
@@ -119,6 +122,10 @@ class Settings(BaseSettings):
         Field("info", description="debug, info, warning or error")
     )
     log_format: Literal["json", "text"] = Field("json", description="json or text")
+
+    def largest(self, kind: Kind) -> int:
+        """The largest body of that kind, in bytes."""
+        return kind.limit if isinstance(kind.limit, int) else int(getattr(self, kind.limit))
 
 
 def load_settings() -> Settings:

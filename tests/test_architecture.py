@@ -141,7 +141,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         },
         set(),
     ),
-    "settings": ({"errors"}, set()),
+    "settings": ({"errors"}, {"kinds"}),
     "log": ({"log_output"}, {"settings"}),
     "log_output": (set(), set()),
 }

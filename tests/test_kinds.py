@@ -7,8 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cache_actors.kinds import Kind
+from cache_actors.kinds import IdGrammar, Kind
+from cache_actors.settings import Settings
 from cache_actors.storage import layout
 from cache_actors.storage.capacity import Amount
 from cache_actors.storage.eviction.cutoff import Histogram, cutoff
@@ -16,7 +19,7 @@ from cache_actors.storage.eviction.scan import ProjectUsage, Scan
 from cache_actors.storage.eviction.sweep import Sweep
 from cache_actors.storage.integrity.quarantine import Quarantine
 from cache_actors.storage.integrity.scrub import Scrub
-from cache_actors.storage.layout import QUARANTINE, Key
+from cache_actors.storage.layout import QUARANTINE, InvalidIdentifier, Key, key_at, parse_id
 from tests.support.stored import APP, BLOCK_BYTES, DAY, HOUR, Stored, artifact_id, set_age
 
 SNIPPETS = Path(__file__).parents[1] / "platform" / "nginx"
@@ -29,7 +32,9 @@ def third(monkeypatch: pytest.MonkeyPatch) -> Kind:
     """A kind that nobody has thought of, as an addition to the table would make it."""
     kind = object.__new__(Kind)
     kind._name_, kind._value_ = "THIRD", "third"
-    kind.__init__("third", ".bin", "third", ("GET",), ("PUT",), False, None)  # type: ignore[misc]
+    ids = IdGrammar(re.compile(r"[0-9A-F]{64}(\.\w{1,40})?"), "a SHA-256 and a name")
+    row = ("third", ".bin", "third", ("GET",), ("PUT",), ids, 100, False, None)
+    kind.__init__(*row)  # type: ignore[misc]
     monkeypatch.setattr(Kind, "_member_names_", [*Kind._member_names_, "THIRD"])
     monkeypatch.setitem(Kind._member_map_, "THIRD", kind)
     return kind
@@ -100,6 +105,41 @@ def test_scrub_leaves_any_content_of_third_kind_alone(stored: Stored, third: Kin
     assert path.exists()
 
 
+def test_third_kind_has_ids_of_its_own(stored: Stored, third: Kind) -> None:
+    named = artifact_id(1) + ".Büro"
+    assert parse_id(third, "id", named) == named
+    path = Key(APP, third, named).path(stored.root).relative_to(stored.root)
+    assert key_at(path.parts) == Key(APP, third, named)
+    assert key_at((*path.parts[:-1], "no-hash.bin")) is None
+    with pytest.raises(InvalidIdentifier, match=r"^id 'a' .* must be a SHA-256 and a name$"):
+        parse_id(third, "id", "a")
+    with pytest.raises(InvalidIdentifier):
+        parse_id(Kind.CAS, "id", named)
+
+
+# What a row has to be.
+
+
+@pytest.mark.parametrize("kind", Kind)
+@given(chosen=st.data())
+def test_every_id_is_the_name_of_one_file_in_its_projects_folder(
+    kind: Kind, chosen: st.DataObject
+) -> None:
+    each = chosen.draw(st.from_regex(kind.ids.pattern, fullmatch=True))
+    path = Key(APP, kind, each).path(Path("/cas"))
+    assert key_at(path.relative_to("/cas").parts) == Key(APP, kind, each)
+    for part in path.parts[4:]:
+        assert not part.startswith(".")
+        assert not set(part) & set("/\0")
+        assert len(part.encode()) <= 255
+
+
+@pytest.mark.usefixtures("third")
+def test_limit_is_a_setting_or_a_number() -> None:
+    settings = Settings(server_url="http://tuist", max_upload_bytes=5, max_keyvalue_bytes=6)
+    assert [settings.largest(kind) for kind in Kind] == [5, 6, 100]
+
+
 # Folders that are deeper than today's.
 
 
@@ -150,7 +190,8 @@ def test_nginx_knows_the_methods_of_each_kind(kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind", Kind)
 def test_nginx_reads_each_kind_where_the_layout_puts_it(kind: Kind) -> None:
-    assert f'location ~ "^/api/cache/{kind.folder}/(?<cache_id>' in SERVER_CONF
+    ids = f"(?<cache_id>{kind.ids.pattern.pattern})"
+    assert f'location ~ "^/api/cache/{kind.folder}/{ids}\\z"' in SERVER_CONF
     assert f"set $cache_kind    {kind.label};" in SERVER_CONF
     path = f"/$cache_project/{kind.folder}/$cache_shard/$cache_id{kind.ending} "
     assert f"try_files {path}" in SERVER_CONF

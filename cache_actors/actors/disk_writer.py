@@ -14,21 +14,18 @@ import trio
 from cache_actors.storage.capacity import on_disk
 from cache_actors.storage.errors import storage_error
 from cache_actors.storage.files.store import FileStore, Publication, Published
+from cache_actors.storage.layout import Key, StoredKey
 from cache_actors.supervision import Actor, Address, Call, Envelope
 from cache_actors.transfer.upload import Upload
 from cache_actors.writer_process.client import ThreadCommitter, supervised
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable
-    from pathlib import Path
+    from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 
     from cache_actors.metrics.registry import Metrics
     from cache_actors.storage.files.temporary import TemporaryFile, TemporaryFolder
-    from cache_actors.storage.layout import Key
     from cache_actors.supervision import Mailbox, Owner, Shares, Started, Turns
     from cache_actors.writer_process.client import Committer
-
-    from .evictor import EvictorClient
 
 
 class DiskWriterClient:
@@ -64,18 +61,18 @@ class DiskWriterClient:
 
     async def store(
         self,
-        entry: Key,
+        key: Key,
         chunks: AsyncIterable[bytes],
         expected_size: int | None = None,
         expected_digest: bytes | None = None,
         owner: Owner = (),
     ) -> Published:
-        """Store what `chunks` yields as `entry`, unless it exists; then they may be left unread.
+        """Store what `chunks` yields as `key`, unless it exists; then they may be left unread.
 
         When this returns, the artifact is there to stay, whoever stored it.
 
         Args:
-            entry: which artifact.
+            key: which artifact.
             chunks: its bytes, as they arrive.
             expected_size: how many bytes will come, if known.
             expected_digest: their SHA-256, if known. It is not checked if they are left unread.
@@ -87,8 +84,8 @@ class DiskWriterClient:
             StorageError: the storage is full, or failed; nothing has been stored.
             ActorError: the writer did not answer.
         """
-        path = entry.path(self._store.root)
-        owner = owner or (entry.project,)
+        path = key.path(self._store.root)
+        owner = owner or (key.project,)
         async with Upload(
             self._store,
             self._temporary,
@@ -103,15 +100,15 @@ class DiskWriterClient:
                 source = upload.source()
                 # The writer reads from a temporary file: it must not be discarded meanwhile.
                 with trio.CancelScope(shield=not isinstance(source, tuple)):
-                    return await self._writer.call(Publish(path, source), wait_for_room=True)
+                    return await self._writer.call(Publish(key, source), wait_for_room=True)
                 raise AssertionError("a scope that nobody cancels has swallowed something")
 
 
 @dataclass(frozen=True, slots=True)
 class Publish(Call[Published]):
-    """Publish `source`, a small artifact's pieces or a large one's temporary file, at `path`."""
+    """Publish `source`, a small artifact's pieces or a large one's temporary file, as `key`."""
 
-    path: Path
+    key: Key
     source: tuple[bytes, ...] | TemporaryFile = field(repr=False)
 
     @property
@@ -128,7 +125,7 @@ class DiskWriter(Actor):
     Args:
         committer: publishes small artifacts.
         store: where large ones go, from a thread.
-        evictor: told of what has been stored.
+        announce: told of each batch of what has been stored, under which keys.
         threads: for large artifacts.
         metrics: where its commits are counted.
     """
@@ -139,7 +136,7 @@ class DiskWriter(Actor):
         self,
         committer: Committer[Publication, Published | OSError],
         store: FileStore,
-        evictor: EvictorClient,
+        announce: Callable[[Sequence[StoredKey]], Awaitable[None]],
         threads: trio.CapacityLimiter,
         metrics: Metrics,
     ) -> None:
@@ -147,7 +144,8 @@ class DiskWriter(Actor):
         self._large: ThreadCommitter[Publication, Published | OSError] = ThreadCommitter(
             lambda batch: store.publish(batch), threads
         )
-        self._evictor = evictor
+        self._root = store.root
+        self._announce = announce
         self._metrics = metrics
 
     async def run(self, mailbox: Mailbox, started: Started) -> None:
@@ -168,9 +166,9 @@ class DiskWriter(Actor):
         elif not small:
             await self._commit(self._large, large)
         else:
-            paths = {message.path for _, message in small}
-            beside = [each for each in large if each[1].path not in paths]
-            behind = [each for each in large if each[1].path in paths]
+            keys = {message.key for _, message in small}
+            beside = [each for each in large if each[1].key not in keys]
+            behind = [each for each in large if each[1].key in keys]
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._commit, self._large, beside)
                 await self._commit(self._committer, small)
@@ -183,18 +181,20 @@ class DiskWriter(Actor):
     ) -> None:
         if not messages:
             return
-        publications = [Publication(message.path, message.source) for _, message in messages]
+        publications = [
+            Publication(message.key.path(self._root), message.source) for _, message in messages
+        ]
         with self._metrics.commit("artifact", len(publications)):
             outcomes = await committer.commit(publications)
-        stored: list[int] = []
-        for (envelope, _), publication, outcome in zip(
+        stored: list[StoredKey] = []
+        for (envelope, message), publication, outcome in zip(
             messages, publications, outcomes, strict=True
         ):
             if isinstance(outcome, OSError):
                 envelope.fail(storage_error(outcome))
                 continue
             if outcome is Published.STORED:
-                stored.append(on_disk(publication.size))
+                stored.append(StoredKey(message.key, on_disk(publication.size)))
             envelope.reply(outcome)
         if stored:
-            await self._evictor.stored(sum(stored), len(stored))
+            await self._announce(stored)

@@ -7,29 +7,32 @@ scanning is work for a processor, and would hold up this one's requests.
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
+import msgspec
 import trio
 
 from cache_actors.storage.capacity import Amount, Usage
 from cache_actors.storage.errors import StorageError
-from cache_actors.storage.eviction.last_pass import last_eviction
+from cache_actors.storage.eviction.last_pass import EXIT_RUNNING, PassReport, last_eviction
 from cache_actors.storage.integrity.quarantine import last_taken
 from cache_actors.supervision import Actor, ActorStopped, Address, Cast, Envelope, MailboxFull
 from cache_actors.transfer.disk_threads import in_thread
 
-from .eviction_process import PassFailed, run_pass
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+    from subprocess import CompletedProcess
 
     from cache_actors.storage.capacity import Capacity
     from cache_actors.storage.eviction.run import Limits
     from cache_actors.storage.eviction.status import EvictionMonitor
+    from cache_actors.storage.layout import StoredKey
     from cache_actors.supervision import Mailbox, Started
 
 LOOK_SECONDS = 5.0
@@ -68,21 +71,21 @@ class EvictorClient:
     def __init__(self, evictor: Address) -> None:
         self._evictor = evictor
 
-    async def stored(self, size: int, files: int = 1) -> None:
-        """Say that files have been stored, which take `size` bytes on the disk.
-
-        A hint: it is dropped if there are too many.
-        """
+    async def stored(self, batch: Sequence[StoredKey]) -> None:
+        """Say what has been stored. A hint: it is dropped if there are too many."""
         with suppress(MailboxFull, ActorStopped):
-            await self._evictor.cast(Stored(size, files), wait_for_room=False)
+            await self._evictor.cast(Stored(tuple(batch)), wait_for_room=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Stored(Cast):
-    """So many files of `size` bytes on the disk have been stored."""
+    """These have been stored."""
 
-    size: int
-    files: int
+    batch: tuple[StoredKey, ...]
+
+
+class PassFailed(Exception):
+    """A pass of eviction failed; the message says why."""
 
 
 class Evictor(Actor):
@@ -128,10 +131,11 @@ class Evictor(Actor):
 
     async def handle(self, batch: list[Envelope]) -> None:
         """Count what has been stored."""
-        stored = [e.message for e in batch if isinstance(e.message, Stored)]
-        size = sum(message.size for message in stored)
+        messages = [e.message for e in batch if isinstance(e.message, Stored)]
+        sizes = [each.size for message in messages for each in message.batch]
+        size = sum(sizes)
         self._capacity.note_stored(size)
-        files = self._stored.files + sum(message.files for message in stored)
+        files = self._stored.files + len(sizes)
         self._stored = Amount(self._stored.bytes + size, files)
         if self._stored.bytes >= self._enough.bytes or 0 < self._enough.files <= files:
             self._look.set()
@@ -228,3 +232,35 @@ class _PendingFree:
             usage.used.bytes - self._amount.bytes, max(0, usage.used.files - self._amount.files)
         )
         return Usage(used, usage.limit)
+
+
+async def run_pass(root: Path, limits: Limits) -> PassReport | None:
+    """Run a pass over the storage folder `root`; None if another one is running.
+
+    If this is cancelled the process is ended, which it can be at any time.
+
+    Raises:
+        PassFailed: it could not be started, or failed.
+    """
+    command = [sys.executable, "-m", "cache_actors", "evict", "--json", f"--storage={root}"]
+    command += [f"--high={limits.high * 100}", f"--target={limits.target * 100}"]
+    command += [f"--parent={os.getpid()}"]
+    if limits.max_bytes is not None:
+        command += [f"--max-bytes={limits.max_bytes}"]
+    try:
+        ended: CompletedProcess[bytes] = await trio.run_process(
+            command,
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            process_group=0,  # a terminal's Ctrl-C is for the service, which ends the pass itself
+        )
+    except OSError as error:
+        raise PassFailed(f"A pass could not be started: {error.strerror}") from error
+    if ended.returncode == EXIT_RUNNING:
+        return None
+    if ended.returncode != 0:
+        lines = ended.stderr.decode(errors="replace").strip().splitlines()
+        reason = lines[-1] if lines else f"exit status {ended.returncode}"
+        raise PassFailed(reason)
+    return msgspec.json.decode(ended.stdout, type=PassReport)

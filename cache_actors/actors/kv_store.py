@@ -18,18 +18,17 @@ from cache_actors.storage.capacity import on_disk
 from cache_actors.storage.entries import EntryWrite, MissingArtifact
 from cache_actors.storage.errors import storage_error
 from cache_actors.storage.files.store import FileStore, Lookup, Version
+from cache_actors.storage.layout import Key, StoredKey
 from cache_actors.supervision import Actor, Address, Call, Envelope
 from cache_actors.writer_process.client import supervised
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
     from cache_actors.metrics.registry import Metrics
-    from cache_actors.storage.layout import Key
     from cache_actors.supervision import Mailbox, Owner, Started, Turns
     from cache_actors.writer_process.client import Committer
-
-    from .evictor import EvictorClient
 
 ENTRY_OVERHEAD = 600
 """Bytes that an entry costs in memory beside its body: path, fingerprint, places in tables."""
@@ -48,22 +47,22 @@ class KeyValueStoreClient:
         self._root = root
         self._turns = turns
 
-    async def get(self, entry: Key) -> bytes | None:
-        """The body stored for `entry`, or None.
+    async def get(self, key: Key) -> bytes | None:
+        """The body stored for `key`, or None.
 
         Raises:
             StorageError: the file could not be read.
             ActorError: the store is overloaded, or did not answer.
         """
-        return await self._store.call(Get(entry.path(self._root)))
+        return await self._store.call(Get(key.path(self._root)))
 
     async def put(
-        self, entry: Key, body: bytes, artifacts: frozenset[str], owner: Owner = ()
+        self, key: Key, body: bytes, artifacts: frozenset[str], owner: Owner = ()
     ) -> str | None:
-        """Store `body` for `entry`, in place of what there was; it is there to stay on return.
+        """Store `body` for `key`, in place of what there was; it is there to stay on return.
 
         Args:
-            entry: which entry.
+            key: which entry.
             body: what retrieves it answers.
             artifacts: the ids of those that it refers to. They are in use from now on.
             owner: whose turn it takes; the project's, unless it is said.
@@ -75,8 +74,8 @@ class KeyValueStoreClient:
             StorageError: the storage is full, or failed.
             ActorError: the store is overloaded, or did not answer.
         """
-        async with self._turns.turn(owner or (entry.project,)):
-            return await self._store.call(Put(entry, body, artifacts))
+        async with self._turns.turn(owner or (key.project,)):
+            return await self._store.call(Put(key, body, artifacts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +87,9 @@ class Get(Call[bytes | None]):
 
 @dataclass(frozen=True, slots=True)
 class Put(Call[str | None]):
-    """Store `body` for `entry`, which refers to `artifacts`."""
+    """Store `body` for `key`, which refers to `artifacts`."""
 
-    entry: Key
+    key: Key
     body: bytes = field(repr=False)
     artifacts: frozenset[str] = field(repr=False)
 
@@ -108,7 +107,7 @@ class KeyValueStore(Actor):
     Args:
         store: where the files are.
         committer: writes them.
-        evictor: told of what has been stored.
+        announce: told of each batch of what has been stored, under which keys.
         memory_bytes: how much memory the recent entries may take.
         threads: for reads.
         metrics: where its commits are counted.
@@ -120,14 +119,14 @@ class KeyValueStore(Actor):
         self,
         store: FileStore,
         committer: Committer[EntryWrite, str | MissingArtifact | OSError | None],
-        evictor: EvictorClient,
+        announce: Callable[[Sequence[StoredKey]], Awaitable[None]],
         memory_bytes: int,
         threads: trio.CapacityLimiter,
         metrics: Metrics,
     ) -> None:
         self._store = store
         self._committer = committer
-        self._evictor = evictor
+        self._announce = announce
         self._recent = _Recent(memory_bytes)
         self._threads = threads
         self._metrics = metrics
@@ -157,12 +156,12 @@ class KeyValueStore(Actor):
                 envelope.reply(result.data if result else None)
 
     async def _put(self, puts: list[tuple[Envelope, Put]]) -> None:
-        writes = [EntryWrite(put.entry, put.body, put.artifacts) for _, put in puts]
+        writes = [EntryWrite(put.key, put.body, put.artifacts) for _, put in puts]
         with self._metrics.commit("entry", len(writes)):
             outcomes = await self._committer.commit(writes)
-        stored: list[int] = []
+        stored: list[StoredKey] = []
         for (envelope, put), outcome in zip(puts, outcomes, strict=True):
-            self._recent.keep(put.entry.path(self._store.root), None)
+            self._recent.keep(put.key.path(self._store.root), None)
             match outcome:
                 case OSError():
                     envelope.fail(storage_error(outcome))
@@ -170,9 +169,9 @@ class KeyValueStore(Actor):
                     envelope.fail(outcome)
                 case missing:
                     envelope.reply(missing)
-                    stored.append(on_disk(len(put.body)))
+                    stored.append(StoredKey(put.key, on_disk(len(put.body))))
         if stored:
-            await self._evictor.stored(sum(stored), len(stored))
+            await self._announce(stored)
 
 
 class _Recent:

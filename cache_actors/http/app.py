@@ -16,7 +16,7 @@ from werkzeug.routing import BaseConverter
 from cache_actors.metrics.registry import NGINX_TROUBLES
 from cache_actors.metrics.request_event import RequestEvent, Responder, Route
 from cache_actors.storage.entries import MissingArtifact
-from cache_actors.storage.errors import StorageError
+from cache_actors.storage.errors import StorageError, StorageFull
 
 from .errors import HttpError, error_response, translate
 from .request import Request
@@ -111,7 +111,11 @@ class CacheApp(QuartTrio):
         if isinstance(error, MissingArtifact):
             self.log_missing_artifact(request, error.artifact_id, stored=False)
         if isinstance(error, StorageError):
-            self.log.error("storage_failed", request_id=request.id, cause=repr(error.__cause__))
+            shortage = error.shortage if isinstance(error, StorageFull) else None
+            if shortage is not None:
+                self.metrics.storage_full.labels(shortage).inc()
+            cause = repr(error.__cause__)
+            self.log.error("storage_failed", request_id=request.id, cause=cause, shortage=shortage)
         if answer is None:
             self.log_exception((type(error), error, error.__traceback__))
             answer = HttpError(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error")

@@ -16,16 +16,16 @@ comes from now on is counted, and the file grows until somebody changes its mode
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import stat
 from collections import Counter, defaultdict
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cache_actors.kinds import Kind
+from cache_actors.storage.locks import try_lock
 
 from .request_event import STATUSES, RequestEvent, Responder, Route
 
@@ -167,18 +167,16 @@ class NginxLog:
                 raise
             fd = os.open(self._path, os.O_RDONLY | _FLAGS)
             is_emptied = False
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise OSError(errno.EINVAL, "It is no file", str(self._path))
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(fd).st_uid == os.geteuid():
-                os.fchmod(fd, FILE_MODE)  # whatever the umask is
-        except OSError as error:
-            os.close(fd)
-            if isinstance(error, BlockingIOError):
+        with ExitStack() as undo:
+            undo.callback(os.close, fd)
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "It is no file", str(self._path))
+            if not try_lock(fd):
                 return False
-            raise
+            if status.st_uid == os.geteuid():
+                os.fchmod(fd, FILE_MODE)  # whatever the umask is
+            undo.pop_all()
         self._fd, self._size, self.is_emptied = fd, -1, is_emptied
         self._position = 0 if is_emptied else os.fstat(fd).st_size
         return True

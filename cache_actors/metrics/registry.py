@@ -25,9 +25,12 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from cache_actors.kinds import Kind
+from cache_actors.storage.errors import Shortage
+
 from .collectors import StatusCollector
 from .recent import Recent
-from .request_event import Route
+from .request_event import READS, STORES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     from cache_actors.storage.health import StorageStatus
     from cache_actors.supervision import Status
 
-    from .request_event import RequestEvent, Responder
+    from .request_event import RequestEvent, Responder, Route
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -96,6 +99,7 @@ class Metrics:
         recent: the last five minutes of what is counted here.
         temporary_files: uploads that wait in a temporary file for their end.
         nginx_lines_ignored: lines of nginx's that cannot be read.
+        storage_full: requests that were refused for lack of room.
         missing_artifacts: entries that refer to an artifact which does not exist.
     """
 
@@ -177,7 +181,7 @@ class Metrics:
         )
         self._commits = {
             kind: (commit_files.labels(kind), commit_seconds.labels(kind))
-            for kind in set(_KINDS.values())
+            for kind in (each.label for each in Kind)
         }
         self._sync_seconds = Histogram(
             "cache_actors_sync_duration_seconds",
@@ -198,6 +202,14 @@ class Metrics:
         )
         for result in "refused", "stored":  # rare ones are 0 before: a first one is an increase
             self.missing_artifacts.labels(result)
+        self.storage_full = Counter(
+            "cache_actors_storage_full_total",
+            "Requests that were refused as there is no room (507), by what there is too little of.",
+            ("shortage",),
+            registry=registry,
+        )
+        for shortage in Shortage:
+            self.storage_full.labels(shortage)
         self.nginx_lines_ignored = Counter(
             "cache_actors_nginx_lines_ignored_total",
             "Lines in nginx's log of its own answers that cannot be read.",
@@ -288,9 +300,4 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-_KINDS = {
-    Route.ARTIFACT_READ: "artifact",
-    Route.ARTIFACT_STORE: "artifact",
-    Route.ENTRY_READ: "entry",
-    Route.ENTRY_STORE: "entry",
-}
+_KINDS = {route: kind.label for route, kind in (READS | STORES).items()}

@@ -7,6 +7,8 @@ from http import HTTPStatus
 
 import msgspec
 
+from cache_actors.kinds import Kind
+
 CLIENT_LEFT = 499
 """Status of a request whose client did not wait for its answer: nginx's number, in logs only."""
 
@@ -37,13 +39,13 @@ class Route(StrEnum):
     OTHER = "other"
 
 
-FROM_CLIENTS = {
-    Route.ARTIFACT_READ,
-    Route.ARTIFACT_STORE,
-    Route.ENTRY_READ,
-    Route.ENTRY_STORE,
-    Route.OTHER,
-}
+READS = {Route(f"{kind.label}_read"): kind for kind in Kind}
+"""Routes that read what is stored."""
+
+STORES = {Route(f"{kind.label}_store"): kind for kind in Kind}
+"""Routes that store something."""
+
+FROM_CLIENTS = {*READS, *STORES, Route.OTHER}
 """Routes that builds ask for. The others are for nginx and for operators."""
 
 _REASONS: dict[int, str] = {
@@ -94,7 +96,7 @@ class RequestEvent(msgspec.Struct, frozen=True):
     @property
     def hit(self) -> bool | None:
         """Whether a read has found what it asked for. None: it was no read, or was refused."""
-        if self.route not in (Route.ARTIFACT_READ, Route.ENTRY_READ):
+        if self.route not in READS:
             return None
         if self.status == HTTPStatus.NOT_FOUND:
             return False
@@ -103,7 +105,7 @@ class RequestEvent(msgspec.Struct, frozen=True):
     @property
     def outcome(self) -> str | None:
         """The outcome of an upload or an entry to store, in a word; None for other requests."""
-        if self.route not in (Route.ARTIFACT_STORE, Route.ENTRY_STORE):
+        if self.route not in STORES:
             return None
         if self.status == HTTPStatus.NO_CONTENT:
             return "duplicate" if self.duplicate else "stored"

@@ -6,12 +6,13 @@ the storage folder holds: what the last scan has found, and what this process ha
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from .errors import NoRoom, Shortage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,14 +172,17 @@ class Capacity:
         """Make sure that there is room for `size` bytes, in so many files, beside the reserve.
 
         Raises:
-            OSError: ENOSPC, there isn't; or the disk failed.
+            NoRoom: there isn't.
+            OSError: the disk failed.
         """
         size += self._reserved
         room = os.statvfs(self._root)
         reserve = min(MAX_RESERVE_BYTES, int(room.f_blocks * room.f_frsize * RESERVE_SHARE))
         reserve = max(MIN_RESERVE_BYTES, reserve)
         reserved_files = int(room.f_files * RESERVE_SHARE)
-        too_much = self.max_bytes is not None and self._stored + size > self.max_bytes
-        no_inode = room.f_files > 0 and room.f_favail < reserved_files + files
-        if too_much or no_inode or room.f_bavail * room.f_frsize < size + reserve:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if self.max_bytes is not None and self._stored + size > self.max_bytes:
+            raise NoRoom(Shortage.LIMIT)
+        if room.f_files > 0 and room.f_favail < reserved_files + files:
+            raise NoRoom(Shortage.INODES)
+        if room.f_bavail * room.f_frsize < size + reserve:
+            raise NoRoom(Shortage.BYTES)

@@ -41,7 +41,7 @@ class MissingArtifact(Exception):
 class EntryWrite:
     """An entry to store: its body, and the ids of the artifacts that it refers to."""
 
-    entry: Key
+    key: Key
     body: bytes
     artifacts: frozenset[str]
 
@@ -67,12 +67,12 @@ class EntryWriter:
         with ExitStack() as locks:
             locked = {
                 project: self._lock(project, locks)
-                for project in sorted({write.entry.project for write in batch}, key=str)
+                for project in sorted({write.key.project for write in batch}, key=str)
             }
             seen: dict[tuple[Project, str], bool | OSError] = {}
-            outcomes = [locked[write.entry.project] or self._look(write, seen) for write in batch]
+            outcomes = [locked[write.key.project] or self._look(write, seen) for write in batch]
             allowed = [
-                Replacement(write.entry.path(self._store.root), write.body)
+                Replacement(write.key.path(self._store.root), write.body)
                 for write, outcome in zip(batch, outcomes, strict=True)
                 if not isinstance(outcome, Exception)
             ]
@@ -101,7 +101,7 @@ class EntryWriter:
 
         Those that are in `seen` have been looked at since their project was locked: once is enough.
         """
-        project = write.entry.project
+        project = write.key.project
         missing = []
         for artifact_id in write.artifacts:
             key = project, artifact_id

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+from enum import StrEnum
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 """Errors that say that there is no room."""
@@ -12,6 +14,33 @@ _BUSY = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 OF_THE_MOMENT = FULL | _BUSY | {errno.EIO, errno.EROFS}
 """Errors that say nothing of what a file system can do: it is full, busy, or the disk fails."""
+
+
+class Shortage(StrEnum):
+    """What there is too little of, when the storage is full."""
+
+    BYTES = "bytes"
+    """Bytes on the disk, beside the reserve."""
+
+    INODES = "inodes"
+    """Inodes on the disk, beside the reserve."""
+
+    LIMIT = "limit"
+    """Bytes of `STORAGE_MAX_BYTES`."""
+
+    QUOTA = "quota"
+    """The user's quota, as the kernel says (EDQUOT)."""
+
+    DISK = "disk"
+    """Bytes or inodes, as the kernel says when something is written (ENOSPC)."""
+
+
+class NoRoom(OSError):
+    """There is no room, as was found before anything was written; it lacks `shortage`."""
+
+    def __init__(self, shortage: Shortage) -> None:
+        super().__init__(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.shortage = shortage
 
 
 class Unfit(OSError):
@@ -27,7 +56,16 @@ class StorageError(Exception):
 
 
 class StorageFull(StorageError):
-    """There is no room: no bytes, no inodes, or no quota left."""
+    """There is no room."""
+
+    @property
+    def shortage(self) -> Shortage:
+        """What there is too little of."""
+        cause = self.__cause__
+        if isinstance(cause, NoRoom):
+            return cause.shortage
+        over_quota = isinstance(cause, OSError) and cause.errno == errno.EDQUOT
+        return Shortage.QUOTA if over_quota else Shortage.DISK
 
 
 class StorageBusy(StorageError):

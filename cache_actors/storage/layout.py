@@ -3,9 +3,10 @@
     <storage>/<account>/<project>/cas/<shard>/<id>
     <storage>/<account>/<project>/keyvalue/<shard>/<cas_id>.json
 
-nginx reads the same layout, written down as regular expressions. Handles and ids are matched whole
-and can hold neither a dot nor a slash, so no path that is built here leaves its project's folder,
-and none can be mistaken for `<storage>/.tmp`.
+nginx reads the same layout, written down as regular expressions. Handles and ids are matched whole:
+handles can hold neither a dot nor a slash, and ids what their kind's grammar lets through
+(`kinds.py`). So no path that is built here leaves its project's folder, and none can be mistaken
+for `<storage>/.tmp`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ LAST_EVICTION = ".last-eviction"
 """The file under the storage folder that holds the report of the last pass of eviction."""
 
 _HANDLE = re.compile(r"[A-Za-z0-9_-]{1,100}")
-_ID = re.compile(r"[A-Za-z0-9_~=+-]{1,200}")
 
 
 class InvalidIdentifier(ValueError):
@@ -65,8 +65,16 @@ class Key:
 
     @property
     def place(self) -> str:
-        """The path from the storage folder to this entry's file."""
+        """The path from the storage folder to this key's file."""
         return f"{self.project}/{self.kind.folder}/{shard(self.id)}/{self.id}{self.kind.ending}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """A key that has just been stored, and the bytes that its file takes on the disk."""
+
+    key: Key
+    size: int
 
 
 def parse_project(account_handle: str, project_handle: str) -> Project:
@@ -81,30 +89,27 @@ def parse_project(account_handle: str, project_handle: str) -> Project:
     )
 
 
-def parse_id(name: str, value: str) -> str:
-    """`value` itself, if it can be the id of an entry; `name` is what the error calls it.
+def parse_id(kind: Kind, name: str, value: str) -> str:
+    """`value` itself, if it can be the id of such a kind; `name` is what the error calls it.
 
     Raises:
-        InvalidIdentifier: it isn't 1 to 200 of `A-Z a-z 0-9 _ ~ = + -`.
+        InvalidIdentifier: it isn't what `kind.ids` says.
     """
-    if _ID.fullmatch(value) is None:
-        raise InvalidIdentifier(
-            f"{name} {_quote(value)} is invalid: it must be 1 to 200 characters of "
-            "A-Z a-z 0-9 _ ~ = + -"
-        )
+    if kind.ids.pattern.fullmatch(value) is None:
+        raise InvalidIdentifier(f"{name} {_quote(value)} is invalid: it must be {kind.ids.meaning}")
     return value
 
 
 def key_at(parts: tuple[str, ...]) -> Key | None:
-    """The entry whose file lies at these parts of a path below the storage folder, if any does."""
+    """The key whose file lies at these parts of a path below the storage folder, if any does."""
     if len(parts) < 4:
         return None
     account, name, folder, *shard_parts, file_name = parts
     project = project_at((account, name))
     for kind in Kind:
-        entry_id = id_of(kind, "/".join(shard_parts), file_name)
-        if folder == kind.folder and entry_id is not None and project is not None:
-            return Key(project, kind, entry_id)
+        found = id_of(kind, "/".join(shard_parts), file_name)
+        if folder == kind.folder and found is not None and project is not None:
+            return Key(project, kind, found)
     return None
 
 
@@ -131,18 +136,18 @@ def is_account(name: str) -> bool:
 
 
 def id_of(kind: Kind, shard_of_file: str, file_name: str) -> str | None:
-    """The id of the entry that has a file of that name in that shard, if any has."""
-    entry_id = file_name.removesuffix(kind.ending)
-    is_one = file_name == entry_id + kind.ending and _ID.fullmatch(entry_id)
-    return entry_id if is_one and shard(entry_id) == shard_of_file else None
+    """The id of that kind whose file has that name in that shard, if there is such an id."""
+    name = file_name.removesuffix(kind.ending)
+    is_one = file_name == name + kind.ending and kind.ids.pattern.fullmatch(name)
+    return name if is_one and shard(name) == shard_of_file else None
 
 
-def shard(entry_id: str) -> str:
+def shard(key_id: str) -> str:
     """The folder that spreads ids: their 3rd and 4th character, `_` for shorter ones.
 
     Key-value ids all start with `0~` and CAS ids are hex, so these two characters vary in both.
     """
-    return entry_id[2:4] if len(entry_id) >= 4 else "_"
+    return key_id[2:4] if len(key_id) >= 4 else "_"
 
 
 def shard_depth() -> int:

@@ -9,7 +9,6 @@ is too late: at the first upload, or never.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import stat
@@ -23,6 +22,7 @@ from .files.folders import make_folder, sync_folder
 from .files.last_use import touch_path
 from .files.temporary import CANNOT_LOCK, LOCK_ADVICE, TemporaryFolder
 from .layout import TEMPORARY
+from .locks import FolderLock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,22 +153,15 @@ def _try_rename(target: Path, temporary: TemporaryFolder) -> None:
 
 def _try_lock(folder: Path) -> None:
     """Whether a folder can be locked, and whether that keeps others out."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    ours = os.open(folder, flags)
-    theirs = os.open(folder, flags)
     try:
-        fcntl.flock(ours, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        fcntl.flock(ours, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with suppress(BlockingIOError):
-            fcntl.flock(theirs, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        FolderLock(folder, shared=True).close()
+        with FolderLock(folder), suppress(BlockingIOError):
+            FolderLock(folder, shared=True).close()
             raise Unfit(errno.ENOLCK, "its locks keep nobody out", LOCK_ADVICE)
     except OSError as error:
         if isinstance(error, Unfit) or error.errno in OF_THE_MOMENT:
             raise
         raise Unfit(error.errno, f"{CANNOT_LOCK}: {error.strerror}", LOCK_ADVICE) from error
-    finally:
-        os.close(theirs)
-        os.close(ours)
 
 
 def _try_group(root: Path, *stored: Path) -> None:

@@ -9,13 +9,14 @@ and that the exclusive one holds while it waits.
 from __future__ import annotations
 
 import errno
-import fcntl
-import os
+import math
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from cache_actors.kinds import Kind
+
+from .locks import FolderLock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 MAX_WAIT_SECONDS = 10.0
 """Seconds that a shared holder waits for an exclusive one, which needs milliseconds at a time."""
-
-_RETRY = 0.001
 
 
 @contextmanager
@@ -36,10 +35,8 @@ def shared(project: Path) -> Iterator[None]:
     """
     give_up = time.monotonic() + MAX_WAIT_SECONDS
     with ExitStack() as held:
-        with _opened(project / Kind.KEYVALUE.folder) as gate:
-            _lock_shared(gate, give_up)
-            folder = held.enter_context(_opened(project))
-            _lock_shared(folder, give_up)
+        with _shared(project / Kind.KEYVALUE.folder, give_up):
+            held.enter_context(_shared(project, give_up))
         yield
 
 
@@ -52,46 +49,25 @@ def exclusive(project: Path) -> Iterator[None]:
     """
     with ExitStack() as held:
         with ExitStack() as entering:
-            try:
-                gate = entering.enter_context(_opened(project / Kind.KEYVALUE.folder))
-            except FileNotFoundError:
-                pass  # then nobody comes in a stream
-            else:
-                fcntl.flock(gate, fcntl.LOCK_EX)
-            folder = held.enter_context(_opened(project))
-            fcntl.flock(folder, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):  # without a gate, nobody comes in a stream
+                gate = FolderLock(project / Kind.KEYVALUE.folder, until=math.inf)
+                entering.enter_context(gate)
+            held.enter_context(FolderLock(project, until=math.inf))
         yield
 
 
-@contextmanager
-def brief(project: Path) -> Iterator[None]:
+def brief(project: Path) -> FolderLock:
     """Keep eviction out for a moment. For rare uses, also by those who hold the shared lock.
 
     Raises:
         OSError: as with `shared`.
     """
-    with _opened(project) as folder:
-        _lock_shared(folder, time.monotonic() + MAX_WAIT_SECONDS)
-        yield
+    return _shared(project, time.monotonic() + MAX_WAIT_SECONDS)
 
 
-@contextmanager
-def _opened(folder: Path) -> Iterator[int]:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def _shared(folder: Path, give_up: float) -> FolderLock:
+    """Lock `folder` before the time `give_up`."""
     try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _lock_shared(fd: int, give_up: float) -> None:
-    """Lock `fd` before the time `give_up`; a thread that waits in the kernel could not."""
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > give_up:
-                raise OSError(errno.EBUSY, "its files are being evicted") from None
-            time.sleep(_RETRY)
-        else:
-            return
+        return FolderLock(folder, shared=True, until=give_up)
+    except BlockingIOError:
+        raise OSError(errno.EBUSY, "its files are being evicted") from None

@@ -93,8 +93,8 @@ class CommitServer:
 
 
 def _write(line: EntryItem) -> EntryWrite:
-    entry = Key(Project(line.account, line.project), Kind.KEYVALUE, line.id)
-    return EntryWrite(entry, line.body, frozenset(line.artifacts))
+    key = Key(Project(line.account, line.project), Kind.KEYVALUE, line.id)
+    return EntryWrite(key, line.body, frozenset(line.artifacts))
 
 
 def _outcome(found: Published | str | MissingArtifact | OSError | None) -> Outcome:

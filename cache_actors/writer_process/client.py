@@ -257,9 +257,9 @@ def _pieces(source: Sequence[bytes] | TemporaryFile) -> tuple[bytes, ...]:
 
 
 def _line(write: EntryWrite) -> EntryItem:
-    project = write.entry.project
+    project = write.key.project
     return EntryItem(
-        project.account, project.name, write.entry.id, write.body, tuple(write.artifacts)
+        project.account, project.name, write.key.id, write.body, tuple(write.artifacts)
     )
 
 

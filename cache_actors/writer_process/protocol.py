@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from cache_actors.storage.errors import NoRoom, Shortage
+
 LENGTH = struct.Struct(">I")
 """Length of a message in bytes, sent before each."""
 
@@ -75,20 +77,22 @@ class Missing(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """The disk failed, or is full."""
+    """The disk failed, or is full: then `shortage` says what it lacks, if that is known."""
 
     number: int
     reason: str
+    shortage: Shortage | None = None
 
     @classmethod
     def of(cls, error: OSError) -> Failed:
         """The failure that stands for `error`, without its path, which callers do not need."""
         number = error.errno or errno.EIO
-        return cls(number, error.strerror or os.strerror(number))
+        shortage = error.shortage if isinstance(error, NoRoom) else None
+        return cls(number, error.strerror or os.strerror(number), shortage)
 
     def error(self) -> OSError:
         """The error that it was."""
-        return OSError(self.number, self.reason)
+        return NoRoom(self.shortage) if self.shortage else OSError(self.number, self.reason)
 
 
 Outcome: TypeAlias = Done | Missing | Failed

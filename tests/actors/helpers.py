@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from cache_actors.actors.evictor import Stored
 from cache_actors.kinds import Kind
 from cache_actors.storage.files.temporary import TemporaryFolder
-from cache_actors.storage.layout import Key, Project
+from cache_actors.storage.layout import Key, Project, StoredKey
 from cache_actors.supervision import Mailbox, Shares
 from tests.supervision.small_actors import Result, Root, Task
 
@@ -154,7 +154,8 @@ def in_chunks(content: bytes, size: int = 64 * 1024) -> Body:
     return body
 
 
-async def told(evictor: Mailbox) -> list[int]:
-    """The sizes that an evictor has been told of, which only this function listens for."""
+async def told(evictor: Mailbox) -> list[StoredKey]:
+    """What an evictor has been told of, which only this function listens for."""
     batch = await evictor.take(1000) if evictor.depth() else []
-    return [envelope.message.size for envelope in batch if isinstance(envelope.message, Stored)]
+    messages = [envelope.message for envelope in batch]
+    return [each for m in messages if isinstance(m, Stored) for each in m.batch]

@@ -17,7 +17,7 @@ from cache_actors.storage.capacity import on_disk
 from cache_actors.storage.errors import StorageError, StorageFull
 from cache_actors.storage.files.store import Published
 from cache_actors.storage.files.temporary import TemporaryFile, TemporaryFolder
-from cache_actors.storage.layout import Key
+from cache_actors.storage.layout import Key, StoredKey
 from cache_actors.supervision import Mailbox, Turns
 from cache_actors.transfer.upload import SMALL_BYTES, WrongDigest
 from cache_actors.writer_process.client import ThreadCommitter
@@ -56,10 +56,10 @@ class Writer(Storing):
         )
 
     def new_actor(self) -> DiskWriter:
-        evictor = EvictorClient(self.evictor.address)
+        announce = EvictorClient(self.evictor.address).stored
         threads = self.threads.as_limiter()
         committer = ThreadCommitter(self.store.publish, threads)
-        return DiskWriter(committer, self.store, evictor, threads, self.metrics)
+        return DiskWriter(committer, self.store, announce, threads, self.metrics)
 
     async def put(self, entry: Key, content: bytes) -> Published:
         return await self.client.store(entry, in_chunks(content), len(content))
@@ -118,7 +118,7 @@ async def test_all_that_waits_is_published_in_one_trip(writer: Writer) -> None:
     for task in tasks:
         assert await task.result() is Published.STORED
     assert [len(batch) for batch in writer.store.publications] == [1, len(mine)]
-    assert await told(writer.evictor) == [on_disk(len(SMALL)), len(mine) * on_disk(len(SMALL))]
+    assert (await told(writer.evictor))[1:] == [StoredKey(e, on_disk(len(SMALL))) for e in mine]
 
 
 # Many at once.
@@ -206,7 +206,10 @@ async def test_one_that_fails_hurts_no_other_of_its_batch(writer: Writer) -> Non
 async def test_evictor_is_told_of_what_was_stored_and_of_nothing_else(writer: Writer) -> None:
     await writer.put(A, SMALL)
     await writer.put_body(artifact("B"), in_chunks(LARGE))
-    assert await told(writer.evictor) == [on_disk(len(SMALL)), on_disk(len(LARGE))]
+    assert await told(writer.evictor) == [
+        StoredKey(A, on_disk(len(SMALL))),
+        StoredKey(artifact("B"), on_disk(len(LARGE))),
+    ]
     assert await writer.put(A, b"again") is Published.EXISTS
     with pytest.MonkeyPatch.context() as full:
         fail_at(full, "writev")
@@ -248,12 +251,12 @@ async def test_commit_of_a_large_artifact_goes_on_though_its_client_left(
 def test_message_weighs_what_it_holds_in_memory_and_does_not_show_it(
     temporary: TemporaryFolder,
 ) -> None:
-    small = Publish(Path("a"), (b"sec", b"ret"))
+    small = Publish(artifact("A"), (b"sec", b"ret"))
     assert small.weight == 6
     assert "sec" not in repr(small)
     file = temporary.create()
     file.write([LARGE])
-    assert Publish(Path("a"), file).weight == 0
+    assert Publish(artifact("A"), file).weight == 0
     file.discard()
 
 

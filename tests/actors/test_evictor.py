@@ -14,7 +14,6 @@ import trio.testing
 from trio.testing import MockClock
 
 from cache_actors.actors import evictor
-from cache_actors.actors.eviction_process import PassFailed
 from cache_actors.actors.evictor import (
     LOOK_SECONDS,
     LOOK_SHARE,
@@ -26,17 +25,18 @@ from cache_actors.actors.evictor import (
     RETRY_WHEN_FULL_SECONDS,
     Evictor,
     EvictorClient,
+    PassFailed,
 )
 from cache_actors.storage.capacity import Capacity
 from cache_actors.storage.eviction.last_pass import EvictionLock, PassReport
 from cache_actors.storage.eviction.run import Limits
 from cache_actors.storage.eviction.status import EvictionMonitor, EvictionStatus
-from cache_actors.storage.layout import QUARANTINE
+from cache_actors.storage.layout import QUARANTINE, StoredKey
 from cache_actors.supervision import Mailbox, actor_child
 from tests.supervision.small_actors import Root
 from tests.support.stored import HOUR
 
-from .helpers import Log, Run, Tasks, after
+from .helpers import Log, Run, Tasks, after, artifact
 
 HIGH, TARGET = 0.85, 0.7
 BLOCK = 1 << 20
@@ -179,7 +179,7 @@ class World:
         await after(self.clock, seconds)
 
     async def stored(self, size: int) -> None:
-        await self.client.stored(size)
+        await self.client.stored([StoredKey(artifact("A"), size)])
         await trio.testing.wait_all_tasks_blocked()
 
     def status(self) -> EvictionStatus:
@@ -521,12 +521,12 @@ async def test_hint_for_which_there_is_no_room_is_dropped(nursery: trio.Nursery)
 
     async def hint() -> None:
         for _ in range(100):
-            await client.stored(1)
+            await client.stored([StoredKey(artifact("A"), 1)])
 
     assert (await Tasks(nursery).begin(hint())).is_done()
     assert mailbox.depth() == 10
     mailbox.close()
-    await client.stored(1)
+    await client.stored([StoredKey(artifact("A"), 1)])
 
 
 # Crashes and stops.

@@ -26,7 +26,7 @@ from cache_actors.storage.entries import EntryWriter, MissingArtifact
 from cache_actors.storage.errors import StorageError, StorageFull
 from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.integrity.checksum import ATTRIBUTE
-from cache_actors.storage.layout import Key, Project
+from cache_actors.storage.layout import Key, Project, StoredKey
 from cache_actors.supervision import Mailbox, MailboxFull, Turns
 from cache_actors.writer_process.client import ThreadCommitter
 from tests.support.metrics import Scrape
@@ -66,7 +66,7 @@ class KeyValue(Storing):
         self.actor = KeyValueStore(
             self.store,
             ThreadCommitter(writer.put, self.threads.as_limiter()),
-            EvictorClient(self.evictor.address),
+            EvictorClient(self.evictor.address).stored,
             ROOM_FOR_TWO,
             self.threads.as_limiter(),
             self.metrics,
@@ -336,7 +336,7 @@ async def test_lenient_store_takes_it_and_says_what_is_missing(kv: KeyValue, run
     await run_tree(lenient.child)
     assert await put_with(lenient, A, ID, "CD" * 32) == ID
     assert await lenient.get(A) == body("x")
-    assert await told(lenient.evictor) == [on_disk(BODY_BYTES)]
+    assert await told(lenient.evictor) == [StoredKey(A, on_disk(BODY_BYTES))]
 
 
 # Room.
@@ -345,7 +345,7 @@ async def test_lenient_store_takes_it_and_says_what_is_missing(kv: KeyValue, run
 async def test_evictor_is_told_of_what_was_stored_and_of_nothing_else(kv: KeyValue) -> None:
     await kv.put(A, body("a"))
     await kv.put(A, body("again"))
-    assert await told(kv.evictor) == [on_disk(BODY_BYTES)] * 2
+    assert await told(kv.evictor) == [StoredKey(A, on_disk(BODY_BYTES))] * 2
     with pytest.raises(MissingArtifact):
         await put_with(kv, A, ID)
     with pytest.MonkeyPatch.context() as full:

@@ -50,7 +50,8 @@ def test_ids_are_valid_and_spread_over_folders() -> None:
     assert len(artifacts) == len(entries) == 5000
     assert {len(name) for name in artifacts} == {64}
     assert {len(name) for name in entries} == {90}
-    assert all(parse_id("id", name) for name in artifacts | entries)
+    assert all(parse_id(Kind.CAS, "id", name) for name in artifacts)
+    assert all(parse_id(Kind.KEYVALUE, "id", name) for name in entries)
     assert len({shard(name) for name in artifacts}) == 256
     assert len({shard(name) for name in entries}) == 4096
 

@@ -15,6 +15,7 @@ from cache_actors.storage.capacity import (
     Capacity,
     Usage,
 )
+from cache_actors.storage.errors import NoRoom, Shortage, StorageFull, storage_error
 
 from .stores import Disk
 
@@ -157,9 +158,9 @@ def test_uploads_leave_the_reserve_alone(root: Path, disk: Disk, blocks: int, re
     capacity.check_room(0)
     disk.f_bavail -= 1
     disk.f_bfree = blocks  # what is root's alone does not help
-    with pytest.raises(OSError, match=NO_ROOM) as caught:
+    with pytest.raises(NoRoom, match=NO_ROOM) as caught:
         capacity.check_room(size)
-    assert caught.value.errno == errno.ENOSPC
+    assert (caught.value.errno, caught.value.shortage) == (errno.ENOSPC, Shortage.BYTES)
 
 
 def test_uploads_leave_some_inodes_alone(root: Path, disk: Disk) -> None:
@@ -167,8 +168,9 @@ def test_uploads_leave_some_inodes_alone(root: Path, disk: Disk) -> None:
     disk.f_favail = 11
     capacity.check_room(1)
     disk.f_favail = 10
-    with pytest.raises(OSError, match=NO_ROOM):
+    with pytest.raises(NoRoom, match=NO_ROOM) as caught:
         capacity.check_room(1)
+    assert caught.value.shortage is Shortage.INODES
 
 
 def test_room_for_several_uploads_has_an_inode_for_each(root: Path, disk: Disk) -> None:
@@ -184,8 +186,23 @@ def test_uploads_stay_within_a_limit_of_its_own(root: Path, disk: Disk) -> None:
     capacity = Capacity(root, max_bytes=1000)
     capacity.note_scan(900)
     capacity.check_room(100)
-    with pytest.raises(OSError, match=NO_ROOM):
+    with pytest.raises(NoRoom, match=NO_ROOM) as caught:
         capacity.check_room(101)
+    assert caught.value.shortage is Shortage.LIMIT
     disk.f_bavail = 0  # and within the disk in any case
     with pytest.raises(OSError, match=NO_ROOM):
         capacity.check_room(1)
+
+
+@pytest.mark.parametrize(
+    ("error", "shortage"),
+    [
+        (NoRoom(Shortage.LIMIT), Shortage.LIMIT),
+        (OSError(errno.EDQUOT, "quota"), Shortage.QUOTA),
+        (OSError(errno.ENOSPC, "full"), Shortage.DISK),
+    ],
+)
+def test_full_storage_keeps_what_it_lacks(error: OSError, shortage: Shortage) -> None:
+    full = storage_error(error)
+    assert isinstance(full, StorageFull)
+    assert full.shortage is shortage

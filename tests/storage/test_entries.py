@@ -42,7 +42,7 @@ def put(writer: EntryWriter, *batch: EntryWrite) -> list[str | MissingArtifact |
 
 
 def content(root: Path, name: str, project: Project = APP) -> bytes | None:
-    path = write(name, project=project).entry.path(root)
+    path = write(name, project=project).key.path(root)
     return path.read_bytes() if path.exists() else None
 
 
@@ -284,7 +284,7 @@ def test_folders_that_somebody_removed_are_made_again(
     writer: EntryWriter, root: Path, level: int
 ) -> None:
     put(writer, write("a"))
-    shutil.rmtree(write("a").entry.path(root).parents[level])
+    shutil.rmtree(write("a").key.path(root).parents[level])
     assert put(writer, write("a", body=b"again")) == [None]
     assert content(root, "a") == b"again"
 

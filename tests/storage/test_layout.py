@@ -34,7 +34,7 @@ kinds = st.sampled_from(Kind)
 
 
 def entry_of(account: str, project: str, kind: Kind, entry_id: str) -> Key:
-    return Key(parse_project(account, project), kind, parse_id("id", entry_id))
+    return Key(parse_project(account, project), kind, parse_id(kind, "id", entry_id))
 
 
 def is_made_of(value: str, characters: str, most: int) -> bool:
@@ -118,12 +118,12 @@ SAMPLES = [
 ]
 
 
-def expect_what_the_contract_says(value: str) -> None:
+def expect_what_the_contract_says(value: str, kind: Kind) -> None:
     if is_made_of(value, ID_CHARACTERS, 200):
-        assert parse_id("id", value) == value
+        assert parse_id(kind, "id", value) == value
     else:
         with pytest.raises(InvalidIdentifier):
-            parse_id("id", value)
+            parse_id(kind, "id", value)
     if is_made_of(value, HANDLE_CHARACTERS, 100):
         assert parse_project(value, "app") == Project(value.lower(), "app")
         assert parse_project("acme", value) == Project("acme", value.lower())
@@ -135,13 +135,14 @@ def expect_what_the_contract_says(value: str) -> None:
 
 
 @pytest.mark.parametrize("value", [*SAMPLES, TEMPORARY], ids=ascii)
-def test_ids_and_handles_are_what_the_contract_says(value: str) -> None:
-    expect_what_the_contract_says(value)
+@pytest.mark.parametrize("kind", [Kind.CAS, Kind.KEYVALUE])
+def test_ids_and_handles_are_what_the_contract_says(value: str, kind: Kind) -> None:
+    expect_what_the_contract_says(value, kind)
 
 
-@given(handles | ids | nasty | anything)
-def test_ids_and_handles_are_exactly_what_the_contract_says(value: str) -> None:
-    expect_what_the_contract_says(value)
+@given(handles | ids | nasty | anything, st.sampled_from([Kind.CAS, Kind.KEYVALUE]))
+def test_ids_and_handles_are_exactly_what_the_contract_says(value: str, kind: Kind) -> None:
+    expect_what_the_contract_says(value, kind)
 
 
 # What an error says.
@@ -149,7 +150,7 @@ def test_ids_and_handles_are_exactly_what_the_contract_says(value: str) -> None:
 
 def refusal_of(value: str) -> str:
     with pytest.raises(InvalidIdentifier) as refused:
-        parse_id("cas_id", value)
+        parse_id(Kind.KEYVALUE, "cas_id", value)
     return str(refused.value)
 
 

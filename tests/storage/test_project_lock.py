@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cache_actors.storage import project_lock
+from cache_actors.storage import locks, project_lock
 from cache_actors.storage.project_lock import brief, exclusive, shared
 from tests.support.waiting import LIMIT, eventually
 
@@ -179,7 +179,8 @@ def test_wait_has_an_end(
         now[0] += seconds
 
     clock = SimpleNamespace(monotonic=lambda: now[0], sleep=sleep)
-    monkeypatch.setattr(project_lock, "time", clock)
+    for module in project_lock, locks:
+        monkeypatch.setattr(module, "time", clock)
     before = open_descriptors()
     with exclusive(project):
         inside = open_descriptors()

@@ -38,7 +38,7 @@ def slow_publish(self: FileStore, batch: Sequence[Publication]) -> list[Publishe
 async def crashing_handle(store: KeyValueStore, batch: list[Envelope]) -> None:
     for envelope in batch:
         message = envelope.message
-        if isinstance(message, Put) and message.entry.id == os.environ["CRASH_AT"]:
+        if isinstance(message, Put) and message.key.id == os.environ["CRASH_AT"]:
             raise RuntimeError("injected")
     await _handle(store, batch)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cache_actors.transfer.upload import SMALL_BYTES
 from tests.contract.examples import cas_path, kv_path, new_cas_id, new_kv_id
 from tests.contract.raw import RawConnection
 from tests.support.metrics import Scrape
@@ -229,3 +230,20 @@ def instance(storage: Path, tuist: HeldTuist, folder: Path) -> Iterator[Service]
     with running_service(service, wait=False):
         eventually(lambda: folder.joinpath("current.sock").resolve() not in (before, None))
         yield service
+
+
+# A full storage.
+
+
+def test_refusal_for_lack_of_room_says_what_there_is_too_little_of(
+    tmp_path: Path, tuist: HeldTuist
+) -> None:
+    service = Service(tmp_path / "cas", tuist.url, {"STORAGE_MAX_BYTES": "100"})
+    with running_service(service), client_of(service.url) as client:
+        for content in (b"x" * 101, bytes(SMALL_BYTES + 1)):
+            assert client.post(cas_path(new_cas_id()), content=content).status_code == 507
+        told = Scrape(client.get("/metrics").text)
+    assert told.value("cache_actors_storage_full_total", shortage="limit") == 2
+    assert told.value("cache_actors_storage_full_total", shortage="bytes") == 0
+    failures = service.logged("storage_failed")
+    assert [line["shortage"] for line in failures] == ["limit", "limit"]

@@ -12,6 +12,7 @@ import trio.testing
 from cache_actors.kinds import Kind
 from cache_actors.storage.capacity import Capacity
 from cache_actors.storage.entries import EntryWrite, MissingArtifact
+from cache_actors.storage.errors import NoRoom, Shortage
 from cache_actors.storage.files.store import FileStore, Publication, Published
 from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.layout import TEMPORARY, Key
@@ -79,7 +80,8 @@ async def test_room_that_others_have_taken_counts(
     async with ArtifactWriterProcess(store, lambda _: None) as process:
         capacity.note_stored(995)
         [refused] = await process.commit([publication(store, "A")])
-        assert isinstance(refused, OSError)
+        assert isinstance(refused, NoRoom)
+        assert refused.shortage is Shortage.LIMIT
         capacity.note_scan(0)
         with capacity.reserve(995):
             [refused] = await process.commit([publication(store, "A")])

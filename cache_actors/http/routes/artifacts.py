@@ -50,7 +50,7 @@ async def store_artifact(request: Request, artifact_id: str) -> Response:
     """`POST /api/cache/cas/:id`: store the body, unless the artifact exists already."""
     key = await _key(request, artifact_id)
     digest = _declared_digest(request)
-    body = request.body.limit(request.app.settings.max_upload_bytes)
+    body = request.body.limit(request.app.settings.largest(Kind.CAS))
     published = await request.services.writer.store(
         key, body, request.content_length, digest, request.owner
     )
@@ -59,7 +59,7 @@ async def store_artifact(request: Request, artifact_id: str) -> Response:
 
 
 async def _key(request: Request, artifact_id: str) -> Key:
-    parse_id("id", artifact_id)
+    parse_id(Kind.CAS, "id", artifact_id)
     return Key(await authorized_project(request), Kind.CAS, artifact_id)
 
 

@@ -43,7 +43,7 @@ _encode = msgspec.json.Encoder().encode
 
 async def retrieve_values(request: Request, cas_id: str) -> Response:
     """`PUT` (older clients) or `GET /api/cache/keyvalue/:cas_id`: the values stored under it."""
-    parse_id("cas_id", cas_id)
+    parse_id(Kind.KEYVALUE, "cas_id", cas_id)
     key = Key(await authorized_project(request), Kind.KEYVALUE, cas_id)
     body = await request.services.keyvalue.get(key)
     if body is None:
@@ -55,13 +55,13 @@ async def store_values(request: Request) -> Response:
     """`PUT /api/cache/keyvalue`: store values, in place of those that there were."""
     project = await authorized_project(request)
     services = request.services
-    body = request.body.limit(request.app.settings.max_keyvalue_bytes)
+    body = request.body.limit(request.app.settings.largest(Kind.KEYVALUE))
     async with body.collected(services.memory, request.owner) as text:
         try:
             wanted = _decode(text)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise HttpError(HTTPStatus.BAD_REQUEST, f"The body is invalid: {error}") from error
-        key = Key(project, Kind.KEYVALUE, parse_id("cas_id", wanted.cas_id))
+        key = Key(project, Kind.KEYVALUE, parse_id(Kind.KEYVALUE, "cas_id", wanted.cas_id))
         artifacts = references(value.value for value in wanted.entries)
         encoded = _encode(Values(wanted.entries))
         missing = await services.keyvalue.put(key, encoded, artifacts, request.owner)

@@ -24,6 +24,7 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 
 from cache_actors.http.errors import CLIENT_CLOSED_REQUEST, BodyStalled, ClientDisconnected
 from cache_actors.http.request_id import request_id
+from cache_actors.kinds import Kind
 
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
@@ -37,7 +38,7 @@ LINGER_SECONDS = 5.0
 
 LINGER_BYTES = 32 * 1024 * 1024
 """Largest rest of an unwanted body that is dropped, in bytes; with more, the connection is closed
-instead. If the largest upload is larger, it is as much as that."""
+instead. If the largest body of any kind is larger, it is as much as that."""
 
 BODY_HEADER = "X-Cache-Body"
 """Header that nginx sends if the body has to be read before the response."""
@@ -117,7 +118,7 @@ def _is_left_waiting(request: Request) -> bool:
 
 async def _drop_rest(request: Request) -> None:
     """Read what is left of the request's body and forget it, if it is not too much."""
-    most = max(LINGER_BYTES, request.app.settings.max_upload_bytes)
+    most = max(LINGER_BYTES, *map(request.app.settings.largest, Kind))
     with trio.move_on_after(LINGER_SECONDS) as patience:
         while not request.body.complete and request.body.received < most:
             try:

@@ -8,16 +8,16 @@ and the storage folder itself is locked by whoever scrubs it.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from cache_actors.storage.errors import FULL
 from cache_actors.storage.integrity.quarantine import chown_like
 from cache_actors.storage.layout import LAST_EVICTION, TEMPORARY
+from cache_actors.storage.locks import FolderLock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +60,7 @@ class EvictionRunning(Exception):
     """Another pass over the same storage is running."""
 
 
-class EvictionLock:
+class EvictionLock(FolderLock):
     """The lock on a storage folder that its one pass of eviction holds.
 
     Raises:
@@ -74,23 +74,16 @@ class EvictionLock:
         with suppress(FileExistsError):
             folder.mkdir(mode=0o750)
             chown_like(folder, root)
-        self._fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.close(self._open())
+            super().__init__(folder, follow=True)
         except BlockingIOError:
-            os.close(self._fd)
             raise EvictionRunning("Another eviction of this storage is running") from None
+        try:
+            os.close(self._open())
         except OSError as error:
             if error.errno not in FULL:
-                os.close(self._fd)
+                self.close()
                 raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
 
     def completed(self, report: PassReport) -> None:
         """Keep the report. On a disk that is full to the last byte it is lost."""

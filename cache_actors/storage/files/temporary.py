@@ -10,20 +10,20 @@ lost its owner and is removed.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import itertools
 import os
 import shutil
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from cache_actors.storage.errors import OF_THE_MOMENT, Unfit
 from cache_actors.storage.integrity.checksum import StoredChecksum, write_checksum
+from cache_actors.storage.locks import FolderLock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -228,7 +228,7 @@ class TemporaryFolder:
             if not self.path.is_dir():  # else another thread has made it meanwhile
                 removed = self._lock
                 self._make()
-                os.close(removed)
+                removed.close()
 
     def _create(self, *, named: bool) -> TemporaryFile:
         if self._anonymous and not named:
@@ -257,7 +257,7 @@ class TemporaryFolder:
         """Remove the folder and all in it, and release the lock."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._descriptors)
-        os.close(self._lock)
+        self._lock.close()
 
 
 def device_of(fd: int) -> tuple[int, str]:
@@ -276,26 +276,18 @@ def sweep(parent: Path) -> None:
         with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             lock = _lock(folder)
             if lock is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-                os.close(lock)
+                with lock:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
-def _lock(folder: Path) -> int | None:
-    """Lock `folder` and return the descriptor, or None if another has it or has removed it."""
-    try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    is_ours = False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_ours = os.fstat(fd).st_ino == folder.stat().st_ino
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    finally:
-        if not is_ours:
-            os.close(fd)
-    return fd if is_ours else None
+def _lock(folder: Path) -> FolderLock | None:
+    """The lock on `folder`, or None if another has it or has removed it."""
+    with suppress(BlockingIOError, FileNotFoundError), ExitStack() as undo:
+        lock = undo.enter_context(FolderLock(folder))
+        if lock.is_on(folder):
+            undo.pop_all()
+            return lock
+    return None
 
 
 def _with_mode(file: TemporaryFile, fd: int) -> TemporaryFile:

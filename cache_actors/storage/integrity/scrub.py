@@ -9,7 +9,6 @@ be read in that way, and is skipped.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import mmap
 import os
@@ -17,10 +16,11 @@ import random
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from cache_actors.kinds import Kind
 from cache_actors.storage.layout import LAST_SCRUB, Key, key_at, shard_depth
+from cache_actors.storage.locks import FolderLock
 
 from .checksum import read_checksum
 from .quarantine import DAMAGE, Quarantine, chown_like
@@ -79,7 +79,7 @@ class ScrubRunning(Exception):
     """Another scrub of the same storage is running."""
 
 
-class ScrubLock:
+class ScrubLock(FolderLock):
     """The lock on a storage folder that its one scrub holds. It needs no right to write.
 
     Raises:
@@ -89,11 +89,9 @@ class ScrubLock:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            super().__init__(root, follow=True)
         except BlockingIOError:
-            os.close(self._fd)
             raise ScrubRunning("Another scrub of this storage is running") from None
 
     def completed(self) -> None:
@@ -110,12 +108,6 @@ class ScrubLock:
             chown_like(path, self._root)
         finally:
             os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
 
 
 def last_scrub(root: Path) -> float | None:

@@ -132,7 +132,7 @@ def test_remove_leaves_nothing_and_closes_the_lock(parent: Path) -> None:
     folder.create(named=True)
     folder.remove()
     assert list(parent.iterdir()) == []
-    assert not is_open(folder._lock)
+    assert not is_open(folder._lock._fd)
 
 
 def own_a_folder(parent: str, pipe: Connection) -> None:

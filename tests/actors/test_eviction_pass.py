@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from cache_actors.actors.eviction_process import PassFailed, run_pass
+from cache_actors.actors.evictor import PassFailed, run_pass
 from cache_actors.storage.eviction.last_pass import (
     EXIT_RUNNING,
     EvictionLock,
