@@ -6,8 +6,8 @@
                   long ends with the process that has started its own
     CRASH_AT      the id of an entry: when it is to be stored, the key-value store crashes
     CANNOT_START  if set, the key-value store crashes at every start
-    HELD          a file, into which SIGUSR1 has it write how many requests are in flight, how much is
-                  held of shares, and how many wait for some
+    HELD          a file, into which SIGUSR1 has it write how many requests are in flight, how much
+                  is held of shares, and how many wait for some
 
 Run as `python -m tests.support.changed_service`.
 """
