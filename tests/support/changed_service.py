@@ -6,20 +6,26 @@
                   long ends with the process that has started its own
     CRASH_AT      the id of an entry: when it is to be stored, the key-value store crashes
     CANNOT_START  if set, the key-value store crashes at every start
+    HELD          a file, into which SIGUSR1 has it write how many requests are in flight, how much
+                  is held of shares, and how many wait for some
 
 Run as `python -m tests.support.changed_service`.
 """
 
+import gc
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 from cache_actors.actors.kv_store import KeyValueStore, Put
+from cache_actors.http.server.in_flight import InFlight
 from cache_actors.storage.files.store import FileStore, Publication, Published
-from cache_actors.supervision import Actor, Envelope
+from cache_actors.supervision import Actor, Envelope, Shares
 
 from .workers import run_as_writer_process_if_asked, run_service
 
@@ -47,6 +53,24 @@ async def failing_run(_: Actor) -> None:
     raise RuntimeError("no start")
 
 
+def tell_what_is_held(*_: object) -> None:
+    gc.collect()
+    objects = gc.get_objects()
+    shares = [each for each in objects if isinstance(each, Shares)]
+    held = {
+        "requests": sum(len(each) for each in objects if isinstance(each, InFlight)),
+        "allowances": len(shares),
+        "taken": sum(share.taken for share in shares),
+        "holdings": sum(len(share._holdings) for share in shares),
+        "owners": sum(len(share._held) for share in shares),
+        "waiting": sum(len(share._waiting) for share in shares),
+    }
+    answer = Path(os.environ["HELD"])
+    new = answer.with_suffix(".new")
+    new.write_text(json.dumps(held))
+    new.rename(answer)
+
+
 def change_constants(values: dict[str, float]) -> None:
     for path, value in values.items():
         module, _, name = path.rpartition(".")
@@ -63,5 +87,7 @@ if __name__ == "__main__":
         KeyValueStore.handle = crashing_handle  # type: ignore[assignment, method-assign]
     if "CANNOT_START" in os.environ:
         KeyValueStore.run = failing_run  # type: ignore[assignment, method-assign]
+    if "HELD" in os.environ:
+        signal.signal(signal.SIGUSR1, tell_what_is_held)
     change_constants(json.loads(os.environ.get("CONSTANTS", "{}")))
     sys.exit(run_service(MODULE))

@@ -388,6 +388,8 @@ def _refusal(request: h11.Request, headers: dict[bytes, bytes]) -> HTTPStatus | 
         return HTTPStatus.REQUEST_URI_TOO_LONG
     if not _is_target(request.target.decode("ascii")):
         return HTTPStatus.BAD_REQUEST
+    if sum(name == b"authorization" for name, _ in request.headers) > 1:
+        return HTTPStatus.BAD_REQUEST  # nginx refuses it too: whose access would be decided?
     if b"content-length" in headers and b"transfer-encoding" in headers:
         # Who of those before us believed which of the two (RFC 9112, section 6.3)?
         return HTTPStatus.BAD_REQUEST
