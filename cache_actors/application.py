@@ -115,7 +115,7 @@ class NoPeers:
 
 
 class Application:
-    """The service at one endpoint.
+    """The service, with its tree, for the connections of one source.
 
     Attributes:
         metrics: what it counts.
@@ -123,7 +123,7 @@ class Application:
 
     Args:
         settings: what it runs with.
-        endpoint: where it listens.
+        source: where its connections come from.
         log: where it logs.
         peers: the other processes of the service, if it has several.
         since: when the service was started, in `time.monotonic()`; now, if it is not said.
@@ -135,13 +135,13 @@ class Application:
     def __init__(
         self,
         settings: Settings,
-        endpoint: ConnectionSource,
+        source: ConnectionSource,
         log: FilteringBoundLogger,
         peers: Peers | None = None,
         since: float | None = None,
     ) -> None:
         self._settings = settings
-        self._endpoint = endpoint
+        self._source = source
         self._log = log
         self._peers = peers or NoPeers()
         self._since = time.monotonic() if since is None else since
@@ -171,8 +171,8 @@ class Application:
         self._decisions = Mailbox("auth_cache", capacity=4096)
         self._stored = Mailbox("evictor", capacity=1024, prompt=True)
         self._evictor_client = EvictorClient(self._stored.address)
-        self._app = CacheApp(self._services(endpoint), settings, self.metrics, log)
-        self._listener = Listener(self._app, endpoint)
+        self._app = CacheApp(self._services(source), settings, self.metrics, log)
+        self._listener = Listener(self._app, source)
         self.supervisor = self._tree()
 
     def _tree(self) -> Supervisor:
@@ -193,7 +193,7 @@ class Application:
         nginx_counter = NginxCounter(
             self._settings.nginx_log,
             self.metrics,
-            lambda: not self._endpoint.is_replaced(),
+            lambda: not self._source.is_replaced(),
             self._background_threads,
             self._log.warning,
         )
@@ -270,7 +270,7 @@ class Application:
             connections=self._settings.tuist_connections,
         )
 
-    def _services(self, endpoint: ConnectionSource) -> Services:
+    def _services(self, source: ConnectionSource) -> Services:
         """The services of the handlers: clients, no actors."""
         secret = self._settings.secret_key_base.get_secret_value().encode(errors="surrogateescape")
         return Services(
@@ -292,7 +292,7 @@ class Application:
             metrics=lambda: self._peers.metrics(self.metrics.render()),
             recent=lambda: self.metrics.recent.figures(self._peers.histories()),
             storage=self._store.health.status,
-            is_replaced=lambda: self._peers.is_replaced(endpoint.is_replaced()),
+            is_replaced=lambda: self._peers.is_replaced(source.is_replaced()),
             eviction=self._evictions.status,
             nginx_troubles=lambda: self._peers.nginx_troubles(self.metrics.nginx_troubles()),
         )

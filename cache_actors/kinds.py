@@ -28,8 +28,9 @@ class IdGrammar:
     """The ids of a kind. An id is its file's name up to the ending, and two characters a folder's.
 
     So what matches holds no slash and no NUL, has no dot at the start nor as its third character,
-    and is at most 255 bytes with the ending. Its third and fourth character should vary. What
-    clients name in other characters or in several parts becomes such an id where a request is read.
+    and is at most 246 bytes with the ending (the quarantine adds nine). Its third and fourth
+    character should vary. What clients name in other characters or in several parts becomes such an
+    id where a request is read.
 
     Attributes:
         pattern: matches each id whole, and nothing else; nginx has the same expression.

@@ -131,7 +131,7 @@ def test_every_id_is_the_name_of_one_file_in_its_projects_folder(
     for part in path.parts[4:]:
         assert not part.startswith(".")
         assert not set(part) & set("/\0")
-        assert len(part.encode()) <= 255
+        assert len(part.encode()) <= 246
 
 
 @pytest.mark.usefixtures("third")

@@ -65,12 +65,12 @@ class ArtifactReader:
         self._store = store
         self._threads = threads
 
-    async def open(self, entry: Key) -> Artifact | None:
+    async def open(self, key: Key) -> Artifact | None:
         """The artifact, or None if there is none.
 
         Raises:
             StorageError: the disk failed.
         """
-        path = entry.path(self._store.root)
+        path = key.path(self._store.root)
         file = await in_thread(self._store.open, path, threads=self._threads)
         return None if file is None else Artifact(file, self._threads)

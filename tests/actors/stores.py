@@ -114,8 +114,8 @@ class Storing(Tasks):
     def new_actor(self) -> Actor:
         raise NotImplementedError
 
-    def path(self, entry: Key) -> Path:
-        return entry.path(self.store.root)
+    def path(self, key: Key) -> Path:
+        return key.path(self.store.root)
 
     def restarts(self) -> int:
         return self.root.child(self.mailbox.name).restarts

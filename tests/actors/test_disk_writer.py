@@ -61,17 +61,17 @@ class Writer(Storing):
         committer = ThreadCommitter(self.store.publish, threads)
         return DiskWriter(committer, self.store, announce, threads, self.metrics)
 
-    async def put(self, entry: Key, content: bytes) -> Published:
-        return await self.client.store(entry, in_chunks(content), len(content))
+    async def put(self, key: Key, content: bytes) -> Published:
+        return await self.client.store(key, in_chunks(content), len(content))
 
     async def put_body(
-        self, entry: Key, body: AsyncIterable[bytes], digest: bytes | None = None
+        self, key: Key, body: AsyncIterable[bytes], digest: bytes | None = None
     ) -> Published:
-        return await self.client.store(entry, body, expected_digest=digest)
+        return await self.client.store(key, body, expected_digest=digest)
 
-    def content(self, entry: Key) -> bytes | None:
+    def content(self, key: Key) -> bytes | None:
         """What is stored."""
-        path = self.path(entry)
+        path = self.path(key)
         return path.read_bytes() if path.exists() else None
 
     def publishing(self) -> AbstractAsyncContextManager[None]:

@@ -73,16 +73,16 @@ class KeyValue(Storing):
         )
         return self.actor
 
-    async def get(self, entry: Key) -> bytes | None:
-        return await self.client.get(entry)
+    async def get(self, key: Key) -> bytes | None:
+        return await self.client.get(key)
 
-    async def put(self, entry: Key, content: bytes) -> None:
-        await self.client.put(entry, content, frozenset())
+    async def put(self, key: Key, content: bytes) -> None:
+        await self.client.put(key, content, frozenset())
 
-    async def put_long_ago(self, entry: Key, content: bytes) -> None:
+    async def put_long_ago(self, key: Key, content: bytes) -> None:
         """Store an entry that then looks an hour old: one that is brand new is not remembered."""
-        await self.put(entry, content)
-        set_time(self.path(entry), time.time_ns() - 3600 * 10**9)
+        await self.put(key, content)
+        set_time(self.path(key), time.time_ns() - 3600 * 10**9)
 
     def reading(self) -> AbstractAsyncContextManager[None]:
         return self.busy(self.store.load_gate, self.get(A))
@@ -95,10 +95,10 @@ class KeyValue(Storing):
         versions = self.actor._recent._versions.values()
         return sum(len(version.data) + ENTRY_OVERHEAD for version in versions)
 
-    async def is_in_memory(self, entry: Key) -> bool:
+    async def is_in_memory(self, key: Key) -> bool:
         """Whether a read finds the entry in memory; it is then the one used last."""
         self.store.loads.clear()
-        await self.get(entry)
+        await self.get(key)
         [[lookup]] = self.store.loads
         return lookup.known is not None
 
@@ -310,9 +310,9 @@ async def test_commits_are_counted(kv: KeyValue) -> None:
 ID = "AB" * 32
 
 
-async def put_with(kv: KeyValue, entry: Key, *artifacts: str) -> str | None:
+async def put_with(kv: KeyValue, key: Key, *artifacts: str) -> str | None:
     """Store an entry that refers to artifacts."""
-    return await kv.client.put(entry, body("x"), frozenset(artifacts))
+    return await kv.client.put(key, body("x"), frozenset(artifacts))
 
 
 async def test_refusal_hurts_no_other_of_its_batch(kv: KeyValue) -> None:

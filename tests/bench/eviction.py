@@ -101,13 +101,13 @@ def fill(storage: Path, files: int) -> None:
         make(storage, artifact(number), ARTIFACT, used)
         if number % 2:
             values = [{"value": artifact(each).id} for each in (number - 1, number)]
-            entry = Key(ACME_APP, Kind.KEYVALUE, f"0~{artifact(number).id.lower()}")
-            make(storage, entry, json.dumps({"entries": values}).encode(), used)
+            key = Key(ACME_APP, Kind.KEYVALUE, f"0~{artifact(number).id.lower()}")
+            make(storage, key, json.dumps({"entries": values}).encode(), used)
 
 
-def make(storage: Path, entry: Key, data: bytes, used: int) -> None:
+def make(storage: Path, key: Key, data: bytes, used: int) -> None:
     """Make a file that was used last at `used`."""
-    path = entry.path(storage)
+    path = key.path(storage)
     try:
         os.utime(path, ns=(used, used))
     except FileNotFoundError:

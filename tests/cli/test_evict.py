@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 
 from cache_actors.cli import evict as command
 from cache_actors.cli.main import main
-from cache_actors.storage.eviction import run as eviction_pass
-from cache_actors.storage.eviction import sweep as eviction
+from cache_actors.storage.eviction import run as run_module
+from cache_actors.storage.eviction import sweep
 from cache_actors.storage.eviction.last_pass import EvictionLock, last_eviction
 from cache_actors.storage.eviction.run import EvictionPass, Limits
 from cache_actors.storage.eviction.sweep import ClockStepped, Step
@@ -29,8 +29,8 @@ LIMIT = f"--max-bytes={FILES * BLOCK_BYTES}"
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passes that do not wait, and do not make the tests nice."""
-    monkeypatch.setattr(eviction_pass, "GRACE", 0.01)
-    monkeypatch.setattr(eviction_pass, "MINIMUM_GRACE", 0.01)
+    monkeypatch.setattr(run_module, "GRACE", 0.01)
+    monkeypatch.setattr(run_module, "MINIMUM_GRACE", 0.01)
     monkeypatch.setattr(os, "nice", lambda _: 0)
 
 
@@ -262,7 +262,7 @@ def test_clock_that_is_set_exits_with_2(stored: Stored, monkeypatch: pytest.Monk
         yield Step()
         raise ClockStepped("The clock was set during the pass")
 
-    monkeypatch.setattr(eviction.Sweep, "run", stepped)
+    monkeypatch.setattr(sweep.Sweep, "run", stepped)
     result = evict(stored.root, LIMIT, "--target=60")
     assert result.exit_code == 2
     assert result.stderr == "The clock was set during the pass\n"

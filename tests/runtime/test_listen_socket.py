@@ -33,7 +33,7 @@ def opened() -> Iterator[ExitStack]:
         yield stack
 
 
-def endpoint(sockets: Path) -> ListenSocket:
+def bound_in(sockets: Path) -> ListenSocket:
     return bind(Settings(server_url="http://tuist", socket_dir=sockets))
 
 
@@ -58,7 +58,7 @@ def make_old(path: Path) -> None:
 
 
 def test_instance_cannot_be_chosen_before_it_is_announced(sockets: Path, opened: ExitStack) -> None:
-    starting = opened.enter_context(endpoint(sockets))
+    starting = opened.enter_context(bound_in(sockets))
     assert [name.partition(".")[2] for name in names(sockets)] == ["init"]
     starting.announce()
     link, own = sorted(names(sockets), key=lambda name: name != CURRENT)
@@ -69,16 +69,16 @@ def test_instance_cannot_be_chosen_before_it_is_announced(sockets: Path, opened:
 def test_folder_in_the_place_of_the_link_or_missing_is_told_and_nothing_left(sockets: Path) -> None:
     (sockets / CURRENT).mkdir()
     with pytest.raises(CannotListen, match=r"current\.sock there is not a link"):
-        endpoint(sockets)
+        bound_in(sockets)
     assert names(sockets) == [CURRENT]
     (sockets / CURRENT).rmdir()
-    with endpoint(sockets) as late:
+    with bound_in(sockets) as late:
         (sockets / CURRENT).mkdir()
         with pytest.raises(CannotListen, match="Cannot have connections come here: Is a directory"):
             late.announce()
     assert names(sockets) == [CURRENT]
     with pytest.raises(CannotListen, match="No such file or directory"):
-        endpoint(sockets / "missing")
+        bound_in(sockets / "missing")
 
 
 def test_remains_of_dead_instances_are_removed_and_nothing_else(
@@ -93,7 +93,7 @@ def test_remains_of_dead_instances_are_removed_and_nothing_else(
     (sockets / "README").write_text("not ours")
     for name in "dead.init", "living.init", "dead.link", "README":
         make_old(sockets / name)
-    opened.enter_context(endpoint(sockets)).close()
+    opened.enter_context(bound_in(sockets)).close()
     assert names(sockets) == [
         "README",
         "living.init",

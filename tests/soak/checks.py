@@ -51,21 +51,21 @@ class Inspector:
         found: dict[Key, bytes] = {}
         began = time.monotonic()
         for path in self._files():
-            entry = key_at(path.relative_to(self._site.storage).parts)
-            if entry is None:
+            key = key_at(path.relative_to(self._site.storage).parts)
+            if key is None:
                 self._violate(Fault.FILE, str(path))
                 continue
-            self._check_file(entry, path, found, sample, began)
-        for entry in self._world.firm():
+            self._check_file(key, path, found, sample, began)
+        for key in self._world.firm():
             self._tally.add("present")
-            if entry not in found:
-                self._tally.violate(self._world.check_digest(entry, None, began, began))
-        for entry in self._compared.keys() - found.keys():
-            del self._compared[entry]
+            if key not in found:
+                self._tally.violate(self._world.check_digest(key, None, began, began))
+        for key in self._compared.keys() - found.keys():
+            del self._compared[key]
 
     def _check_file(
         self,
-        entry: Key,
+        key: Key,
         path: Path,
         found: dict[Key, bytes],
         sample: random.Random | None,
@@ -78,19 +78,19 @@ class Inspector:
             )
             return
         fingerprint = (status.st_ino, status.st_mtime_ns, status.st_size)
-        known = self._compared.get(entry)
+        known = self._compared.get(key)
         if known and known[0] == fingerprint and sample and sample.random() > SAMPLE:
             digest = known[1]
-            violation = self._world.check_digest(entry, digest, began, began)
+            violation = self._world.check_digest(key, digest, began, began)
         else:
             data = path.read_bytes()
             digest = hashlib.sha256(data).digest()
             self._tally.add("files")
-            violation = self._world.check_read(entry, data, began, time.monotonic())
+            violation = self._world.check_read(key, data, began, time.monotonic())
         self._tally.violate(violation)
         if violation is None:
-            self._compared[entry] = (fingerprint, digest)
-        found[entry] = digest
+            self._compared[key] = (fingerprint, digest)
+        found[key] = digest
 
     def _files(self) -> Iterator[Path]:
         """All files below the storage folder, but those in the service's own places."""

@@ -162,13 +162,13 @@ class Client:
         project = rng.choice(PROJECTS)
         match kind:
             case "upload":
-                entry = new_entry(rng, project, Kind.CAS)
+                key = new_entry(rng, project, Kind.CAS)
                 if rng.random() < 0.2 and (others := self._pool.pick(rng)) is not None:
-                    entry = Key(project, Kind.CAS, others.entry.id)  # perhaps the other project's
-                return self._upload(kind, self._new(entry, rng), rng, this)
+                    key = Key(project, Kind.CAS, others.entry.id)  # perhaps the other project's
+                return self._upload(kind, self._new(key, rng), rng, this)
             case "upload, contended":
-                entry = this.shared(Kind.CAS, rng.randrange(CONTENDED * 2))
-                return self._upload(kind, self._new(entry, rng), rng, this)
+                key = this.shared(Kind.CAS, rng.randrange(CONTENDED * 2))
+                return self._upload(kind, self._new(key, rng), rng, this)
             case "upload, duplicate":
                 content = self._pool.pick(rng)
                 if content is None:
@@ -177,11 +177,11 @@ class Client:
                     content = self._new(content.entry, rng)
                 return self._upload(kind, content, rng, this)
             case "upload, wrong digest":
-                entry = new_entry(rng, project, Kind.CAS)
-                return self._upload_wrong(kind, self._new(entry, rng), rng, this)
+                key = new_entry(rng, project, Kind.CAS)
+                return self._upload_wrong(kind, self._new(key, rng), rng, this)
             case "upload, cut short":
-                entry = new_entry(rng, project, Kind.CAS)
-                self._cut_short(kind, self._new(entry, rng), rng)
+                key = new_entry(rng, project, Kind.CAS)
+                self._cut_short(kind, self._new(key, rng), rng)
                 return True
             case "put":
                 return self._put(this.shared(Kind.KEYVALUE, rng.randrange(KEYS * 2)), rng, this)
@@ -191,17 +191,17 @@ class Client:
                     return False
                 return self.read(content.entry, this, direct=rng.random() < 0.15)
             case "read entry":
-                entry = this.shared(Kind.KEYVALUE, rng.randrange(KEYS * 2))
-                return self.read(entry, this, direct=rng.random() < 0.15, put=rng.random() < 0.5)
+                key = this.shared(Kind.KEYVALUE, rng.randrange(KEYS * 2))
+                return self.read(key, this, direct=rng.random() < 0.15, put=rng.random() < 0.5)
             case "read nothing":
-                entry = new_entry(rng, project, rng.choice(list(Kind)))
-                return self.read(entry, this, direct=rng.random() < 0.15, name=kind)
+                key = new_entry(rng, project, rng.choice(list(Kind)))
+                return self.read(key, this, direct=rng.random() < 0.15, name=kind)
             case _:
                 return self._trespass(kind, rng, this)
 
-    def _new(self, entry: Key, rng: random.Random) -> Content:
+    def _new(self, key: Key, rng: random.Random) -> Content:
         sizes, weights = SIZES
-        return self._world.new_content(entry, rng.choices(sizes, weights)[0])
+        return self._world.new_content(key, rng.choices(sizes, weights)[0])
 
     # --- Operations -----------------------------------------------------------------------------
 
@@ -257,12 +257,12 @@ class Client:
         self._world.end(upload, Result.UNKNOWN, time.monotonic())
         self._tally.operation(kind, "no answer")
 
-    def _put(self, entry: Key, rng: random.Random, this: Round) -> bool:
-        content = self._world.new_content(entry, rng.choice((50, 50, 2000, 40_000)))
-        wanted = {"cas_id": entry.id, "entries": [{"value": content.value()}]}
+    def _put(self, key: Key, rng: random.Random, this: Round) -> bool:
+        content = self._world.new_content(key, rng.choice((50, 50, 2000, 40_000)))
+        wanted = {"cas_id": key.id, "entries": [{"value": content.value()}]}
         upload = self._world.begin(content, content.data(), time.monotonic())
         answer = self._ask(
-            "put", "PUT", entry, this, {204}, direct=rng.random() < 0.15, json=wanted, store=True
+            "put", "PUT", key, this, {204}, direct=rng.random() < 0.15, json=wanted, store=True
         )
         result = result_of(answer)
         self._world.end(upload, result, time.monotonic())
@@ -270,7 +270,7 @@ class Client:
 
     def read(
         self,
-        entry: Key,
+        key: Key,
         this: Round,
         *,
         direct: bool = False,
@@ -278,19 +278,19 @@ class Client:
         name: str | None = None,
     ) -> bool:
         """Read an artifact or an entry, and compare it with what was sent."""
-        name = name or ("read artifact" if entry.kind is Kind.CAS else "read entry")
+        name = name or ("read artifact" if key.kind is Kind.CAS else "read entry")
         began = time.monotonic()
         method = "PUT" if put else "GET"
-        answer = self._ask(name, method, entry, this, {200, 404}, direct=direct)
+        answer = self._ask(name, method, key, this, {200, 404}, direct=direct)
         if answer is None or answer.status_code not in {200, 404}:
             return False
         data = answer.content if answer.status_code == 200 else None
         self._tally.violate(
-            self._world.check_read(entry, data, began, time.monotonic(), through_nginx=not direct)
+            self._world.check_read(key, data, began, time.monotonic(), through_nginx=not direct)
         )
         digest = answer.headers.get(DIGEST)
         if data is not None and digest not in {None, hashlib.sha256(data).hexdigest()}:
-            self._tally.violate(Violation(Fault.CHANGED, name_of(entry), f"digest {digest}"))
+            self._tally.violate(Violation(Fault.CHANGED, name_of(key), f"digest {digest}"))
         return True
 
     def _trespass(self, kind: str, rng: random.Random, this: Round) -> bool:
@@ -321,7 +321,7 @@ class Client:
         self,
         kind: str,
         method: str,
-        entry: Key,
+        key: Key,
         this: Round,
         expected: set[int],
         *,
@@ -331,15 +331,15 @@ class Client:
         **how: Any,
     ) -> httpx.Response | None:
         """Send a request, and judge the answer's status and form; None if none came."""
-        path = "/api/cache/keyvalue" if store else path_of(entry)
-        what = f"{method} {name_of(entry)} " + ("to the service" if direct else "through nginx")
+        path = "/api/cache/keyvalue" if store else path_of(key)
+        what = f"{method} {name_of(key)} " + ("to the service" if direct else "through nginx")
         client = self._direct if direct else self._nginx
         sends_body = store or method == "POST"
-        how["headers"] = {"Authorization": f"Bearer {TOKENS[entry.project]}"} | (headers or {})
+        how["headers"] = {"Authorization": f"Bearer {TOKENS[key.project]}"} | (headers or {})
         asked = time.monotonic()
         try:
             try:
-                answer = client.request(method, f"{path}?{query_of(entry.project)}", **how)
+                answer = client.request(method, f"{path}?{query_of(key.project)}", **how)
             except httpx.TransportError:
                 # An upload that is refused before its body has been read may cost its connection,
                 # says docs/how-to/nginx.md: the next request finds out, and is sent again.
@@ -347,7 +347,7 @@ class Client:
                     raise
                 self._may_have_lost_connection = False
                 self._tally.add("connections")
-                answer = client.request(method, f"{path}?{query_of(entry.project)}", **how)
+                answer = client.request(method, f"{path}?{query_of(key.project)}", **how)
         except httpx.TransportError as error:
             self._tally.operation(kind, "no answer")
             if not direct:
@@ -408,9 +408,9 @@ def is_json_error(answer: httpx.Response) -> bool:
     return isinstance(body, dict) and isinstance(body.get("message"), str)
 
 
-def path_of(entry: Key) -> str:
+def path_of(key: Key) -> str:
     """The path that reads an entry, or stores an artifact."""
-    return f"/api/cache/{entry.kind.folder}/{entry.id}"
+    return f"/api/cache/{key.kind.folder}/{key.id}"
 
 
 def query_of(project: Project) -> str:

@@ -33,10 +33,9 @@ from cache_actors.cli.serve import run_process
 from cache_actors.http.responses import Response, empty_response
 from cache_actors.http.routes import artifacts
 from cache_actors.settings import load_settings
-from cache_actors.storage.files import folders, temporary
-from cache_actors.storage.files import store as files
+from cache_actors.storage.files import folders, store, temporary
 from cache_actors.storage.files.store import FileStore
-from cache_actors.storage.integrity import checksum as record
+from cache_actors.storage.integrity import checksum
 from cache_actors.supervision import Actor, Envelope
 from cache_actors.writer_process.client import ArtifactWriterProcess, EntryWriterProcess
 from tests.support.workers import run_as_writer_process_if_asked
@@ -203,7 +202,7 @@ def crash_if_due(actor: str) -> None:
 def break_storage(flags: Flags) -> None:
     """Make calls that write fail when a flag says so."""
     faulty = FaultyOs(flags)
-    for module in (files, folders, record, temporary):
+    for module in (store, folders, checksum, temporary):
         setattr(module, "os", faulty)  # noqa: B010
     rename = temporary.TemporaryFile.rename
 

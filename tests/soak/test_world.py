@@ -23,8 +23,8 @@ class Story:
         self.now += 1
         return self.now
 
-    def begin(self, entry: Key, content: Content | None = None, **how: bool) -> Upload:
-        content = content or self.world.new_content(entry, 1000)
+    def begin(self, key: Key, content: Content | None = None, **how: bool) -> Upload:
+        content = content or self.world.new_content(key, 1000)
         return self.world.begin(content, content.data(), self.tick(), **how)
 
     def end(
@@ -33,12 +33,12 @@ class Story:
         self.world.end(upload, result, self.tick(), by_nginx=by_nginx)
         return upload
 
-    def store(self, entry: Key, result: Result = Result.ACKNOWLEDGED, **how: bool) -> Upload:
-        return self.end(self.begin(entry, None, **how), result)
+    def store(self, key: Key, result: Result = Result.ACKNOWLEDGED, **how: bool) -> Upload:
+        return self.end(self.begin(key, None, **how), result)
 
-    def read(self, entry: Key, data: bytes | None, *, through_nginx: bool = False) -> Fault | None:
+    def read(self, key: Key, data: bytes | None, *, through_nginx: bool = False) -> Fault | None:
         found = self.world.check_read(
-            entry, data, self.tick(), self.tick(), through_nginx=through_nginx
+            key, data, self.tick(), self.tick(), through_nginx=through_nginx
         )
         return found.fault if found else None
 
@@ -52,26 +52,26 @@ def story() -> Story:
     return Story()
 
 
-@pytest.mark.parametrize("entry", [ARTIFACT, VALUES])
-def test_what_was_stored_is_right(story: Story, entry: Key) -> None:
-    stored = story.store(entry)
-    assert story.read(entry, data_of(stored)) is None
-    assert story.world.firm() == [entry]
+@pytest.mark.parametrize("key", [ARTIFACT, VALUES])
+def test_what_was_stored_is_right(story: Story, key: Key) -> None:
+    stored = story.store(key)
+    assert story.read(key, data_of(stored)) is None
+    assert story.world.firm() == [key]
 
 
-@pytest.mark.parametrize("entry", [ARTIFACT, VALUES])
-def test_lost_write_is_reported(story: Story, entry: Key) -> None:
-    assert story.read(entry, None) is None
-    story.store(entry)
-    assert story.read(entry, None) is Fault.LOST
+@pytest.mark.parametrize("key", [ARTIFACT, VALUES])
+def test_lost_write_is_reported(story: Story, key: Key) -> None:
+    assert story.read(key, None) is None
+    story.store(key)
+    assert story.read(key, None) is Fault.LOST
 
 
 @pytest.mark.parametrize("result", [Result.REFUSED, Result.UNKNOWN])
-@pytest.mark.parametrize("entry", [ARTIFACT, VALUES])
-def test_unacknowledged_write_may_show_or_not(story: Story, entry: Key, result: Result) -> None:
-    tried = story.store(entry, result)
-    assert story.read(entry, None) is None
-    assert story.read(entry, data_of(tried)) is None
+@pytest.mark.parametrize("key", [ARTIFACT, VALUES])
+def test_unacknowledged_write_may_show_or_not(story: Story, key: Key, result: Result) -> None:
+    tried = story.store(key, result)
+    assert story.read(key, None) is None
+    assert story.read(key, data_of(tried)) is None
 
 
 def test_read_that_began_before_the_acknowledgement_may_miss(story: Story) -> None:
@@ -81,11 +81,11 @@ def test_read_that_began_before_the_acknowledgement_may_miss(story: Story) -> No
     assert story.world.check_read(ARTIFACT, None, began, story.tick()) is None
 
 
-@pytest.mark.parametrize("entry", [ARTIFACT, VALUES])
+@pytest.mark.parametrize("key", [ARTIFACT, VALUES])
 @pytest.mark.parametrize("length", [0, 1, 500, -1])
-def test_torn_read_is_reported(story: Story, entry: Key, length: int) -> None:
-    stored = story.store(entry)
-    assert story.read(entry, data_of(stored)[:length]) is Fault.TORN
+def test_torn_read_is_reported(story: Story, key: Key, length: int) -> None:
+    stored = story.store(key)
+    assert story.read(key, data_of(stored)[:length]) is Fault.TORN
 
 
 def test_read_with_a_changed_byte_is_reported(story: Story) -> None:

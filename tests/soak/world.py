@@ -72,7 +72,7 @@ class Result(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What `writer` sends for `entry`. Each writer number is used for one content only."""
+    """What `writer` sends for `key`. Each writer number is used for one content only."""
 
     entry: Key
     writer: int
@@ -165,11 +165,11 @@ class World:
 
     # --- What clients do ------------------------------------------------------------------------
 
-    def new_content(self, entry: Key, size: int) -> Content:
+    def new_content(self, key: Key, size: int) -> Content:
         """A content that nobody has sent before."""
         with self._lock:
             self._writers += 1
-            return Content(entry, self._writers, size)
+            return Content(key, self._writers, size)
 
     def begin(
         self,
@@ -202,7 +202,7 @@ class World:
 
     def check_read(
         self,
-        entry: Key,
+        key: Key,
         data: bytes | None,
         began: float,
         ended: float,
@@ -212,51 +212,51 @@ class World:
         """What is wrong with a read that returned `data`, None for a miss; None if it is right."""
         digest = None if data is None else hashlib.sha256(data).digest()
         with self._lock:
-            state = self._states.get(entry, _State())
+            state = self._states.get(key, _State())
             uploads = state.uploads.get(digest) if digest else None
             if data is not None and uploads is None:
-                return self._stranger(entry, data)
-            return self._check(state, entry, digest, began, ended, through_nginx)
+                return self._stranger(key, data)
+            return self._check(state, key, digest, began, ended, through_nginx)
 
     def check_digest(
-        self, entry: Key, digest: bytes | None, began: float, ended: float
+        self, key: Key, digest: bytes | None, began: float, ended: float
     ) -> Violation | None:
         """Like `check_read`, for a file whose digest is known, and is known to have been sent."""
         with self._lock:
-            state = self._states.get(entry, _State())
-            return self._check(state, entry, digest, began, ended, through_nginx=False)
+            state = self._states.get(key, _State())
+            return self._check(state, key, digest, began, ended, through_nginx=False)
 
-    def has_sent(self, entry: Key, digest: bytes) -> bool:
-        """Whether content with that digest was sent for `entry`."""
+    def has_sent(self, key: Key, digest: bytes) -> bool:
+        """Whether content with that digest was sent for `key`."""
         with self._lock:
-            state = self._states.get(entry)
+            state = self._states.get(key)
             return state is not None and digest in state.uploads
 
     def _check(
         self,
         state: _State,
-        entry: Key,
+        key: Key,
         digest: bytes | None,
         began: float,
         ended: float,
         through_nginx: bool,
     ) -> Violation | None:
-        what = name_of(entry)
+        what = name_of(key)
         if digest is None:
-            return self._check_miss(state, what, entry, began)
+            return self._check_miss(state, what, key, began)
         uploads = state.uploads[digest]
         storable = [upload for upload in uploads if upload.may_be_stored]
         if not storable or min(upload.began for upload in storable) > ended:
             return Violation(Fault.FORBIDDEN, what, writers_of(uploads))
-        if entry.kind is Kind.KEYVALUE:
+        if key.kind is Kind.KEYVALUE:
             return self._check_entry(state, what, digest, began, ended)
         return self._check_artifact(state, what, digest, began, ended, through_nginx)
 
-    def _check_miss(self, state: _State, what: str, entry: Key, began: float) -> Violation | None:
+    def _check_miss(self, state: _State, what: str, key: Key, began: float) -> Violation | None:
         firm = [upload for upload in state.all() if upload.is_firm() and upload.ended_before(began)]
         if firm:
             return Violation(Fault.LOST, what, writers_of(firm))
-        if entry.kind is Kind.KEYVALUE and any(seen < began for seen in state.seen.values()):
+        if key.kind is Kind.KEYVALUE and any(seen < began for seen in state.seen.values()):
             return Violation(Fault.LOST, what, "it has been read before")
         return None
 
@@ -302,20 +302,20 @@ class World:
         state.seen[digest] = min(ended, state.seen.get(digest, ended))
         return None
 
-    def _stranger(self, entry: Key, data: bytes) -> Violation:
-        """What to say of bytes that nobody sent for `entry`."""
-        what = name_of(entry)
+    def _stranger(self, key: Key, data: bytes) -> Violation:
+        """What to say of bytes that nobody sent for `key`."""
+        what = name_of(key)
         begin = data[:60]
-        if entry in self._retired:
+        if key in self._retired:
             return Violation(Fault.FILE, what, "it had been removed by the soak")
-        for upload in self._states.get(entry, _State()).all():
+        for upload in self._states.get(key, _State()).all():
             sent = upload.content.data()
             if hashlib.sha256(sent).digest() == upload.digest and sent.startswith(data):
                 return Violation(Fault.TORN, what, f"{len(data)} of {len(sent)} bytes")
         for other, state in self._states.items():
             if hashlib.sha256(data).digest() in state.uploads:
                 return Violation(Fault.FOREIGN, what, f"it is {name_of(other)}")
-        torn = f"{name_of(entry)} ".encode() in data[:600]
+        torn = f"{name_of(key)} ".encode() in data[:600]
         return Violation(Fault.TORN if torn else Fault.UNSENT, what, f"{len(data)} bytes {begin!r}")
 
     # --- Book-keeping ---------------------------------------------------------------------------
@@ -349,9 +349,9 @@ class World:
                 self._retired.add(entry)
 
 
-def name_of(entry: Key) -> str:
+def name_of(key: Key) -> str:
     """What an entry is called in contents and messages."""
-    return f"{entry.project}/{entry.kind.folder}/{entry.id}"
+    return f"{key.project}/{key.kind.folder}/{key.id}"
 
 
 def writers_of(uploads: Iterable[Upload]) -> str:

@@ -200,10 +200,10 @@ any_part = (
 
 @given(st.lists(any_part, max_size=7).map(tuple))
 def test_only_a_path_that_an_entry_would_have_is_of_one(parts: tuple[str, ...]) -> None:
-    entry = key_at(parts)
-    if entry is not None:
-        assert entry.path(STORAGE) == STORAGE.joinpath(*parts)
-        assert entry == entry_of(entry.project.account, entry.project.name, entry.kind, entry.id)
+    key = key_at(parts)
+    if key is not None:
+        assert key.path(STORAGE) == STORAGE.joinpath(*parts)
+        assert key == entry_of(key.project.account, key.project.name, key.kind, key.id)
 
 
 @given(similar_handles.map(str.lower), kinds, similar_ids, st.integers(0, 4), any_part)

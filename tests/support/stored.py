@@ -73,8 +73,8 @@ class Stored:
         """The names of all that is stored."""
         return {path.name for path in self.root.glob("*/*/*/*/*")}
 
-    def _file(self, entry: Key, content: bytes, age: float) -> Path:
-        path = entry.path(self.root)
+    def _file(self, key: Key, content: bytes, age: float) -> Path:
+        path = key.path(self.root)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         set_age(path, self.at(age))

@@ -11,7 +11,7 @@ from cache_actors.cli.serve import run_process
 from cache_actors.settings import load_settings
 from cache_actors.workers.protocol import WorkerConfig
 from cache_actors.workers.worker import run_worker
-from cache_actors.writer_process import client as committer
+from cache_actors.writer_process import client
 from cache_actors.writer_process.__main__ import run
 from cache_actors.writer_process.protocol import WriterConfig
 
@@ -38,7 +38,7 @@ def run_as_writer_process_if_asked(module: str) -> None:
     if "disk" in sys.argv:
         run(msgspec.json.decode(sys.argv[-1], type=WriterConfig))
         sys.exit()
-    committer.COMMAND = (sys.executable, "-m", module, "disk")
+    client.COMMAND = (sys.executable, "-m", module, "disk")
 
 
 def worker_pids(service: Service) -> dict[str, int]:

@@ -48,14 +48,14 @@ from contextlib import redirect_stdout, suppress
 from io import StringIO
 from tempfile import TemporaryDirectory
 from cache_actors.cli.main import main
-from cache_actors.storage.eviction import run as eviction_pass
+from cache_actors.storage.eviction import run as run_module
 for what in ("evict", "usage"):  # loads what it needs, which others may not be able to read
     with TemporaryDirectory() as folder, suppress(SystemExit), redirect_stdout(StringIO()):
         main([what, "--storage", folder])
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
-eviction_pass.GRACE = eviction_pass.MINIMUM_GRACE = 0.1
+run_module.GRACE = run_module.MINIMUM_GRACE = 0.1
 main(sys.argv[1:])
 """
 

@@ -44,8 +44,8 @@ def check_reads(
         project: one that the token may see.
         token: what clients send as their bearer token.
     """
-    entry = Key(project, Kind.CAS, secrets.token_hex(32).upper())
-    path = entry.path(settings.cas_storage_dir)
+    key = Key(project, Kind.CAS, secrets.token_hex(32).upper())
+    path = key.path(settings.cas_storage_dir)
     handles = {"account_handle": project.account, "project_handle": project.name}
     with httpx.Client(
         base_url=url,
@@ -55,7 +55,7 @@ def check_reads(
         trust_env=False,
     ) as client:
         try:
-            yield _look(client, f"/api/cache/cas/{entry.id}", path, settings.cas_storage_dir)
+            yield _look(client, f"/api/cache/cas/{key.id}", path, settings.cas_storage_dir)
         except httpx.HTTPError as error:
             yield _broken(f"{url} gives no answer: {error}", "Look at the URL, and at nginx.")
         except OSError as error:

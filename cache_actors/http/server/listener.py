@@ -60,11 +60,11 @@ class _Config(Config):
 
 
 class Listener:
-    """Answers the connections that come to `endpoint`."""
+    """Answers the connections that come from `source`."""
 
-    def __init__(self, app: CacheApp, endpoint: ConnectionSource) -> None:
+    def __init__(self, app: CacheApp, source: ConnectionSource) -> None:
         self._app = app
-        self._endpoint = endpoint
+        self._source = source
         self._config = _Config()
         self._connections: set[Connection] = set()
         self._changed = trio.lowlevel.ParkingLot()
@@ -83,19 +83,19 @@ class Listener:
             connections.start_soon(self._close_idle, context)
             async with trio.open_nursery() as accepting:
                 serve = partial(self._serve, context)
-                accepting.start_soon(self._endpoint.serve, serve, connections)
+                accepting.start_soon(self._source.serve, serve, connections)
                 started()
                 await stop.wait()
                 self._app.in_flight.draining = True
                 with trio.move_on_after(DRAIN_SECONDS) as drain:
-                    if self._endpoint.is_replaced():
+                    if self._source.is_replaced():
                         with trio.move_on_after(HAND_OVER_SECONDS):
                             await self._wait_for_no_connection()
                     await context.terminated.set()
                     self._end_idle(0)
                     await self._app.in_flight.wait_for_current()
                 accepting.cancel_scope.cancel()
-            self._endpoint.close()
+            self._source.close()
             with trio.CancelScope(deadline=drain.deadline):
                 await self._app.in_flight.wait_for_current()
                 await trio.lowlevel.checkpoint()  # let the last connections close by themselves

@@ -166,8 +166,8 @@ class Scrub:
                 yield from self._shards(inner, depth - 1)
 
     def _check(self, path: Path) -> Iterator[int]:
-        entry = key_at(path.relative_to(self._root).parts)
-        if entry is None:
+        key = key_at(path.relative_to(self._root).parts)
+        if key is None:
             self.report.unknown += 1
             return
         before = self.report.bytes
@@ -185,7 +185,7 @@ class Scrub:
                 self._found(path, fd)
             return
         try:
-            fault = yield from self._fault(fd, entry)
+            fault = yield from self._fault(fd, key)
             self.report.files += 1
             if fault is not None:
                 self._found(path, fault, os.fstat(fd).st_ino)
@@ -193,14 +193,14 @@ class Scrub:
             os.close(fd)
         yield max(0, MIN_COST - (self.report.bytes - before))
 
-    def _fault(self, fd: int, entry: Key) -> Generator[int, None, Fault | None]:
+    def _fault(self, fd: int, key: Key) -> Generator[int, None, Fault | None]:
         """The fault of an open file, or None; yields the cost of each read in bytes."""
         status = os.fstat(fd)
         if fault := fault_of(status, None):
             return fault
         digest, size = hashlib.sha256(), 0
         content = bytearray()
-        has_form = entry.kind.has_form
+        has_form = key.kind.has_form
         try:
             record = read_checksum(fd)
             while size < status.st_size and (count := os.preadv(fd, [self._buffer], size)):

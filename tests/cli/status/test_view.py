@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from cache_actors.cli import format as words
+from cache_actors.cli import format as module
 from cache_actors.cli.status.view import view
 from cache_actors.http.routes.up_schema import NotAnAnswer, read_answer
 from tests.support import up_answers
@@ -86,10 +86,10 @@ def test_other_things_are_not_answers(body: bytes) -> None:
 
 
 FORMATS = {
-    "figures": words.format_number,
-    "percent": words.format_percent,
-    "bytes": words.format_bytes,
-    "time": words.format_seconds,
+    "figures": module.format_number,
+    "percent": module.format_percent,
+    "bytes": module.format_bytes,
+    "time": module.format_seconds,
 }
 
 
@@ -99,7 +99,7 @@ def test_figures_in_words(kind: str, figure: float | None, told: str) -> None:
 
 
 def test_text_cannot_tell_the_terminal_anything() -> None:
-    assert words.printable("a\x1b[31m\r\nb") == "a[31mb"
+    assert module.printable("a\x1b[31m\r\nb") == "a[31mb"
 
 
 def test_what_nginx_could_not_do_is_told_if_there_is_any() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cache_actors.storage.capacity import Amount
-from cache_actors.storage.eviction import run as eviction_pass
+from cache_actors.storage.eviction import run as run_module
 from cache_actors.storage.eviction.last_pass import EvictionLock, PassReport
 from cache_actors.storage.eviction.run import (
     GRACE,
@@ -256,7 +256,7 @@ def test_what_was_in_quarantine_for_long_goes_with_a_pass(
     stored: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     removed: list[Path] = []
-    monkeypatch.setattr(eviction_pass, "remove_old", removed.append)
+    monkeypatch.setattr(run_module, "remove_old", removed.append)
     run(stored.root, 0.9, 0.5)
     assert removed == [stored.root]
     run(stored.root, 0.9, 0.5, dry_run=True)

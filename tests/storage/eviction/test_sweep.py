@@ -19,7 +19,7 @@ from cache_actors.kinds import Kind
 from cache_actors.storage import walk
 from cache_actors.storage.capacity import Amount
 from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
-from cache_actors.storage.eviction import sweep as eviction
+from cache_actors.storage.eviction import sweep as module
 from cache_actors.storage.eviction.cutoff import Cutoff, Histogram, cutoff
 from cache_actors.storage.eviction.sweep import (
     BATCH,
@@ -179,7 +179,7 @@ def test_artifacts_of_entries_that_stay_are_no_older_than_the_youngest(stored: S
 
 def test_entry_put_a_moment_ago_may_wait_for_its_artifacts(stored: Stored) -> None:
     """Where it may be put before them; a time in the future is that of a wrong clock."""
-    entry = stored.entry("a", 1, age=eviction.ENTRY_GRACE_NS / SECOND - 60)
+    entry = stored.entry("a", 1, age=module.ENTRY_GRACE_NS / SECOND - 60)
     far = stored.entry("b", 1, age=-2 * DAY)
     lenient = new_eviction(stored)
     lenient.require_artifacts = False
@@ -187,7 +187,7 @@ def test_entry_put_a_moment_ago_may_wait_for_its_artifacts(stored: Stored) -> No
     assert entry.exists()
     assert not far.exists()
     assert lenient.unsettled
-    set_age(entry, stored.at(eviction.ENTRY_GRACE_NS / SECOND + 60))
+    set_age(entry, stored.at(module.ENTRY_GRACE_NS / SECOND + 60))
     lenient = new_eviction(stored)
     lenient.require_artifacts = False
     list(lenient.run([APP]))
@@ -500,7 +500,7 @@ class Clock:
 @pytest.fixture
 def clock(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock(stored.now)
-    monkeypatch.setattr(eviction, "time", clock)
+    monkeypatch.setattr(module, "time", clock)
     return clock
 
 
