@@ -89,6 +89,11 @@ class Settings(BaseSettings):
     cas_storage_dir: Folder = Path("/cas")
     tmp_dir: Folder | None = None
     secret_key_base: SecretStr = Field(default_factory=_random_secret, description="a text")
+    tuist_token_secret: SecretStr | None = Field(None, description="a text")
+    tuist_client_id: str | None = Field(
+        None, pattern=r"^[\x21-\x7e]{1,200}$", description="a text without spaces"
+    )
+    tuist_client_secret: SecretStr | None = Field(None, description="a text")
     public_host: str = Field(
         "localhost",
         validation_alias=AliasChoices("PUBLIC_HOST", "PHX_HOST"),
@@ -149,6 +154,10 @@ def load_settings() -> Settings:
                 f"{name.upper()}_PROXY is {without_credentials(proxy)!r}; "
                 "allowed: an http or https URL"
             )
+    if (settings.tuist_client_id is None) != (settings.tuist_client_secret is None):
+        halves = ["TUIST_CLIENT_ID", "TUIST_CLIENT_SECRET"]
+        given, missing = halves if settings.tuist_client_id is not None else reversed(halves)
+        raise BadSettings(f"{given} is set and {missing} is not; allowed: both or neither")
     if settings.socket_path and settings.socket_dir:
         raise BadSettings("SOCKET_PATH and SOCKET_DIR are both set; allowed: one of them")
     if settings.disk_target_percent > settings.disk_high_watermark_percent:

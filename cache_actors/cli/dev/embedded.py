@@ -69,6 +69,7 @@ def _settings(server_url: str) -> Settings:
     os.environ |= {"SERVER_URL": server_url, "CAS_STORAGE_DIR": str(STORAGE.absolute())}
     os.environ.setdefault("STORAGE_MAX_BYTES", str(STORAGE_MAX_BYTES))
     os.environ |= {"SOCKET_PATH": "", "SOCKET_DIR": "", "TMP_DIR": "", "NGINX_LOG": ""}
+    os.environ |= {"TUIST_CLIENT_ID": "", "TUIST_CLIENT_SECRET": ""}
     settings = load_settings()
     if not _is_loopback(settings.bind):
         raise BadSettings(
