@@ -50,6 +50,12 @@ def _bare(url: HttpUrl) -> HttpUrl:
     return url
 
 
+def _prefix(value: str) -> str:
+    if re.fullmatch(r"((?:/[A-Za-z0-9_-]+)+/?)?", value) is None:
+        raise ValueError("not a path that URLs can begin with")
+    return value.removesuffix("/")
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -61,6 +67,7 @@ def _random_secret() -> SecretStr:
 # What is allowed is said in the descriptions, once: for readers here and for the error messages.
 ABSOLUTE = "an absolute path without control characters"
 Folder = Annotated[Path, AfterValidator(_absolute), Field(description=ABSOLUTE)]
+PREFIX = "a path of letters, digits, _ and -, such as /cache"
 BYTES = "bytes, a whole number from 1"
 Bytes = Annotated[int, Field(ge=1, le=2**40, description=BYTES)]
 Percent = Annotated[float, Field(ge=1, le=100, description="a percentage, from 1 to 100")]
@@ -88,6 +95,7 @@ class Settings(BaseSettings):
     socket_dir: Folder | None = None
     cas_storage_dir: Folder = Path("/cas")
     tmp_dir: Folder | None = None
+    path_prefix: Annotated[str, AfterValidator(_prefix)] = Field("", description=PREFIX)
     secret_key_base: SecretStr = Field(default_factory=_random_secret, description="a text")
     tuist_token_secret: SecretStr | None = Field(None, description="a text")
     tuist_client_id: str | None = Field(

@@ -22,6 +22,7 @@ GOOD: dict[str, tuple[object, list[tuple[str, object]]]] = {
     "CAS_STORAGE_DIR": (Path("/cas"), [("/srv/cas", Path("/srv/cas"))]),
     "TMP_DIR": (None, [("/srv/tmp", Path("/srv/tmp"))]),
     "NGINX_LOG": (None, [("/run/answers.log", Path("/run/answers.log"))]),
+    "PATH_PREFIX": ("", [("/cache", "/cache"), ("/a/b_C-1/", "/a/b_C-1")]),
     "PUBLIC_HOST": ("localhost", [("*.example.com", "*.example.com"), ("_", "_")]),
     "MAX_UPLOAD_BYTES": (26_214_400, [("1", 1)]),
     "MAX_KEYVALUE_BYTES": (1_048_576, [("1", 1)]),
@@ -50,6 +51,7 @@ SECRETS = {"SECRET_KEY_BASE", "TUIST_TOKEN_SECRET", "TUIST_CLIENT_ID", "TUIST_CL
 IP = "an IP address; a link-local one has its zone (fe80::1%eth0)"
 URL = "an http or https URL without credentials, query and fragment"
 PATH = "an absolute path without control characters"
+PREFIX = "a path of letters, digits, _ and -, such as /cache"
 BYTES = "bytes, a whole number from 1"
 TTL = "seconds, from 0 to a year"
 PERCENT = "a percentage, from 1 to 100"
@@ -66,6 +68,7 @@ BAD = {
     "SOCKET_DIR": (PATH, ["cache"]),
     "TMP_DIR": (PATH, ["tmp"]),
     "NGINX_LOG": (PATH, ["answers.log"]),
+    "PATH_PREFIX": (PREFIX, ["cache", "/", "//cache", "/a b", "/%2e", "/.", "/a\n"]),
     "PUBLIC_HOST": ("a host name", ["a b", "host;", "host\n", "h" * 254]),
     "MAX_UPLOAD_BYTES": (BYTES, ["0", "25 MiB", str(2**40 + 1)]),
     "MAX_KEYVALUE_BYTES": (BYTES, ["-1"]),

@@ -1,4 +1,4 @@
-"""What today's tokens may do, at nginx and at the service itself: actions, ends, plans.
+"""What today's tokens may do, at nginx and at the service itself: actions, ends, plans, prefixes.
 
 What is read out of tokens and answers is in `tests/access`, how long it holds in
 `tests/actors/test_auth_cache.py`, and what every call answers in `tests/contract`.
@@ -33,15 +33,16 @@ from tests.support.waiting import eventually
 from .site import PROJECT, Site, running_site
 
 FORBIDDEN = "You don't have access to this project"
+PREFIX = "/cache"
 
 numbers = count()
 
 
 @pytest.fixture(scope="module")
 def site(which: str, shared_tuist: HeldTuist) -> Iterator[Site]:
-    """A site that knows Tuist's secret."""
-    settings = {"TUIST_TOKEN_SECRET": SECRET}
-    with running_site(which, shared_tuist, settings) as site:
+    """A site that knows Tuist's secret, and whose clients use a prefix."""
+    settings = {"TUIST_TOKEN_SECRET": SECRET, "PATH_PREFIX": PREFIX}
+    with running_site(which, shared_tuist, settings, path_prefix=PREFIX) as site:
         yield site
         log = site.service.log.read_text()
         assert SECRET not in log
@@ -189,6 +190,55 @@ def test_account_over_its_plan_is_402_for_every_call(site: Site) -> None:
             else:
                 expect_error(answer, 402, UNPAID)
             assert "Retry-After" not in answer.headers
+
+
+# --- A prefix -------------------------------------------------------------------------------------
+
+
+def absolute(client: httpx.Client, path: str) -> str:
+    """A URL in which slashes stay as they are."""
+    return str(client.base_url).rstrip("/") + path
+
+
+@pytest.mark.parametrize("front", ["direct", "client"])
+@pytest.mark.parametrize("prefix", [PREFIX, f"/{PREFIX}", f"{PREFIX}/", f"//{PREFIX}//", "", "//"])
+def test_paths_may_begin_with_the_prefix_and_with_slashes(
+    site: Site, front: str, prefix: str
+) -> None:
+    client: httpx.Client = getattr(site, front)
+    cas_id, kv_id = new_cas_id(), new_kv_id()
+
+    def ask(method: str, path: str, **how: Any) -> httpx.Response:
+        url = absolute(client, f"{prefix.removesuffix('/')}{'/' * prefix.endswith('/')}{path}")
+        header = bearer(site.token)
+        return client.request(method, url, headers=header, params=handles(PROJECT), **how)
+
+    for _ in range(2):
+        assert ask("POST", cas_path(cas_id), content=b"bytes").status_code == 204
+    assert ask("GET", cas_path(cas_id)).content == b"bytes"
+    entry = {"cas_id": kv_id, "entries": [{"value": "v"}]}
+    assert ask("PUT", "/api/cache/keyvalue", json=entry).status_code == 204
+    for method in ("GET", "PUT"):
+        assert ask(method, kv_path(kv_id)).json() == {"entries": [{"value": "v"}]}
+    assert ask("GET", "/up").status_code == 200
+    expect_error(ask("GET", cas_path(new_cas_id())), 404, "Artifact does not exist")
+    if front == "client":  # nginx has answered reads alone, and tells nobody outside
+        paths = [line["path"] for line in site.service.logged("request")]
+        assert sum(cas_id in path for path in paths) == 1
+        for private in ("/_auth_cas", "/metrics"):
+            expect_error(ask("GET", private), 404)
+
+
+@pytest.mark.parametrize("path", ["/other", "/cach", "/cachex", "/cache/cache", "/CACHE"])
+def test_other_prefixes_are_none(site: Site, path: str) -> None:
+    cas_id = site.stored()
+    for client in (site.direct, site.client):
+        answer = client.get(
+            absolute(client, path + cas_path(cas_id)),
+            headers=bearer(site.token),
+            params=handles(PROJECT),
+        )
+        assert answer.status_code in {400, 404}, answer.text
 
 
 # --- Introspection --------------------------------------------------------------------------------
