@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from .access.tuist import TuistApi
+from .access.tuist import Credential, TuistApi
 from .actors.auth_cache import AuthCache, AuthCacheClient
 from .actors.disk_writer import DiskWriter, DiskWriterClient
 from .actors.evictor import Evictor, EvictorClient
@@ -112,6 +112,25 @@ class NoPeers:
     def nginx_troubles(self, own: tuple[str, ...]) -> tuple[str, ...]:
         """This process's own."""
         return own
+
+
+def tuist_api(settings: Settings) -> TuistApi:
+    """A connection to the Tuist server, as it is asked with these settings."""
+    secret = settings.tuist_token_secret
+    return TuistApi(
+        str(settings.server_url),
+        settings.tuist_connections,
+        secret.get_secret_value().encode(errors="surrogateescape") if secret else b"",
+        credential(settings),
+    )
+
+
+def credential(settings: Settings) -> Credential | None:
+    """The cache's own credential at the Tuist server, if it has one."""
+    client_id, client_secret = settings.tuist_client_id, settings.tuist_client_secret
+    if client_id is None or client_secret is None:
+        return None
+    return Credential(client_id, client_secret.get_secret_value())
 
 
 class Application:
@@ -261,7 +280,7 @@ class Application:
 
     def _auth_cache(self) -> AuthCache:
         return AuthCache(
-            lambda: TuistApi(str(self._settings.server_url), self._settings.tuist_connections),
+            lambda: tuist_api(self._settings),
             self.metrics,
             self._log.warning,
             success_ttl=self._settings.auth_success_ttl,

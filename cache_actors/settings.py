@@ -50,6 +50,12 @@ def _bare(url: HttpUrl) -> HttpUrl:
     return url
 
 
+def _prefix(value: str) -> str:
+    if re.fullmatch(r"((?:/[A-Za-z0-9_-]+)+/?)?", value) is None:
+        raise ValueError("not a path that URLs can begin with")
+    return value.removesuffix("/")
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -61,6 +67,7 @@ def _random_secret() -> SecretStr:
 # What is allowed is said in the descriptions, once: for readers here and for the error messages.
 ABSOLUTE = "an absolute path without control characters"
 Folder = Annotated[Path, AfterValidator(_absolute), Field(description=ABSOLUTE)]
+PREFIX = "a path of letters, digits, _ and -, such as /cache"
 BYTES = "bytes, a whole number from 1"
 Bytes = Annotated[int, Field(ge=1, le=2**40, description=BYTES)]
 Percent = Annotated[float, Field(ge=1, le=100, description="a percentage, from 1 to 100")]
@@ -88,7 +95,13 @@ class Settings(BaseSettings):
     socket_dir: Folder | None = None
     cas_storage_dir: Folder = Path("/cas")
     tmp_dir: Folder | None = None
+    path_prefix: Annotated[str, AfterValidator(_prefix)] = Field("", description=PREFIX)
     secret_key_base: SecretStr = Field(default_factory=_random_secret, description="a text")
+    tuist_token_secret: SecretStr | None = Field(None, description="a text")
+    tuist_client_id: str | None = Field(
+        None, pattern=r"^[\x21-\x7e]{1,200}$", description="a text without spaces"
+    )
+    tuist_client_secret: SecretStr | None = Field(None, description="a text")
     public_host: str = Field(
         "localhost",
         validation_alias=AliasChoices("PUBLIC_HOST", "PHX_HOST"),
@@ -149,6 +162,10 @@ def load_settings() -> Settings:
                 f"{name.upper()}_PROXY is {without_credentials(proxy)!r}; "
                 "allowed: an http or https URL"
             )
+    if (settings.tuist_client_id is None) != (settings.tuist_client_secret is None):
+        halves = ["TUIST_CLIENT_ID", "TUIST_CLIENT_SECRET"]
+        given, missing = halves if settings.tuist_client_id is not None else reversed(halves)
+        raise BadSettings(f"{given} is set and {missing} is not; allowed: both or neither")
     if settings.socket_path and settings.socket_dir:
         raise BadSettings("SOCKET_PATH and SOCKET_DIR are both set; allowed: one of them")
     if settings.disk_target_percent > settings.disk_high_watermark_percent:

@@ -69,6 +69,13 @@ in
       description = "The group's number, which is the one that the service has in its container.";
     };
 
+    pathPrefix = lib.mkOption {
+      type = lib.types.str;
+      default = "";
+      example = "/cache";
+      description = "What clients' paths begin with, beside the usual ones: the service's PATH_PREFIX.";
+    };
+
     maxUploadBytes = lib.mkOption {
       type = lib.types.ints.positive;
       default = 26214400;
@@ -186,6 +193,7 @@ in
         listen = map (listenOn 80 false) addresses ++ map (listenOn 443 true) addresses;
         extraConfig = ''
           client_max_body_size ${toString cfg.maxUploadBytes};
+          ${if cfg.pathPrefix == "" then "" else ''rewrite "(?s)^${cfg.pathPrefix}(/.*)\z" $1;''}
 
           ${builtins.readFile ./nginx/server.conf}
         '';

@@ -22,6 +22,7 @@ GOOD: dict[str, tuple[object, list[tuple[str, object]]]] = {
     "CAS_STORAGE_DIR": (Path("/cas"), [("/srv/cas", Path("/srv/cas"))]),
     "TMP_DIR": (None, [("/srv/tmp", Path("/srv/tmp"))]),
     "NGINX_LOG": (None, [("/run/answers.log", Path("/run/answers.log"))]),
+    "PATH_PREFIX": ("", [("/cache", "/cache"), ("/a/b_C-1/", "/a/b_C-1")]),
     "PUBLIC_HOST": ("localhost", [("*.example.com", "*.example.com"), ("_", "_")]),
     "MAX_UPLOAD_BYTES": (26_214_400, [("1", 1)]),
     "MAX_KEYVALUE_BYTES": (1_048_576, [("1", 1)]),
@@ -44,9 +45,13 @@ GOOD: dict[str, tuple[object, list[tuple[str, object]]]] = {
 }
 """Of each setting, its default, what may be given, and what comes of it."""
 
+SECRETS = {"SECRET_KEY_BASE", "TUIST_TOKEN_SECRET", "TUIST_CLIENT_ID", "TUIST_CLIENT_SECRET"}
+"""Any text is allowed. The last two go together."""
+
 IP = "an IP address; a link-local one has its zone (fe80::1%eth0)"
 URL = "an http or https URL without credentials, query and fragment"
 PATH = "an absolute path without control characters"
+PREFIX = "a path of letters, digits, _ and -, such as /cache"
 BYTES = "bytes, a whole number from 1"
 TTL = "seconds, from 0 to a year"
 PERCENT = "a percentage, from 1 to 100"
@@ -63,6 +68,7 @@ BAD = {
     "SOCKET_DIR": (PATH, ["cache"]),
     "TMP_DIR": (PATH, ["tmp"]),
     "NGINX_LOG": (PATH, ["answers.log"]),
+    "PATH_PREFIX": (PREFIX, ["cache", "/", "//cache", "/a b", "/%2e", "/.", "/a\n"]),
     "PUBLIC_HOST": ("a host name", ["a b", "host;", "host\n", "h" * 254]),
     "MAX_UPLOAD_BYTES": (BYTES, ["0", "25 MiB", str(2**40 + 1)]),
     "MAX_KEYVALUE_BYTES": (BYTES, ["-1"]),
@@ -114,12 +120,14 @@ def complaints(load: Load, **variables: str) -> list[str]:
 # Values.
 
 
-@pytest.mark.parametrize("unset", [{}, dict.fromkeys([*GOOD, "SECRET_KEY_BASE"], "")])
+@pytest.mark.parametrize("unset", [{}, dict.fromkeys([*GOOD, *SECRETS], "")])
 def test_what_is_unset_or_empty_has_its_default(load: Load, unset: dict[str, str]) -> None:
     settings = load(SERVER_URL=SERVER_URL, **unset)
     for name, (default, _) in GOOD.items():
         assert getattr(settings, name.lower()) == default, name
     assert settings.secret_key_base.get_secret_value()
+    assert (settings.tuist_token_secret, settings.tuist_client_id) == (None, None)
+    assert settings.tuist_client_secret is None
 
 
 @pytest.mark.parametrize(
@@ -136,7 +144,7 @@ def test_url_is_read_from_the_environment(load: Load) -> None:
 
 
 def test_every_setting_has_good_and_bad_examples_here() -> None:
-    everything = {name.upper() for name in Settings.model_fields} - {"SECRET_KEY_BASE"}
+    everything = {name.upper() for name in Settings.model_fields} - SECRETS
     assert {*GOOD, "SERVER_URL"} == BAD.keys() == everything
 
 
@@ -186,16 +194,29 @@ def test_all_bad_values_are_reported_at_once(load: Load) -> None:
 # The secret.
 
 
-def test_secret_is_what_was_given(load: Load) -> None:
-    settings = load(SERVER_URL=SERVER_URL, SECRET_KEY_BASE="hush")
-    assert settings.secret_key_base.get_secret_value() == "hush"
+HUSH = dict.fromkeys(["SECRET_KEY_BASE", "TUIST_TOKEN_SECRET", "TUIST_CLIENT_SECRET"], "hush")
 
 
-def test_secret_is_never_printed(load: Load) -> None:
-    settings = load(SERVER_URL=SERVER_URL, SECRET_KEY_BASE="hush")
+def test_secrets_are_what_was_given(load: Load) -> None:
+    settings = load(SERVER_URL=SERVER_URL, TUIST_CLIENT_ID="cache_1", **HUSH)
+    for name in HUSH:
+        assert getattr(settings, name.lower()).get_secret_value() == "hush"
+    assert settings.tuist_client_id == "cache_1"
+
+
+def test_secrets_are_never_printed(load: Load) -> None:
+    settings = load(SERVER_URL=SERVER_URL, TUIST_CLIENT_ID="cache_1", **HUSH)
     assert "hush" not in f"{settings} {settings!r} {settings.model_dump()} {vars(settings)}"
-    lines = complaints(load, SECRET_KEY_BASE="hush", PORT="x")
-    assert "hush" not in "".join(lines)
+    for bad in ({"PORT": "x"}, {"TUIST_CLIENT_ID": "a b"}, {"SERVER_URL": SERVER_URL}):
+        assert "hush" not in "".join(complaints(load, **HUSH | bad))
+
+
+@pytest.mark.parametrize("half", ["ID", "SECRET"])
+def test_half_a_credential_is_refused(load: Load, half: str) -> None:
+    other = {"ID": "SECRET", "SECRET": "ID"}[half]
+    assert complaints(load, SERVER_URL=SERVER_URL, **{f"TUIST_CLIENT_{half}": "hush"}) == [
+        f"TUIST_CLIENT_{half} is set and TUIST_CLIENT_{other} is not; allowed: both or neither"
+    ]
 
 
 def test_secret_that_was_not_given_is_long_and_new_each_time(load: Load) -> None:

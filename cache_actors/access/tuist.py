@@ -1,16 +1,28 @@
-"""The Tuist server's API, as far as the auth cache asks it.
+"""Who is asked about a token, in which order, and how.
 
-It is reached as the environment says: with its CA certificates (`SSL_CERT_FILE`, `SSL_CERT_DIR`)
-and through its proxies (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`).
+1. The token itself, if it is a JWT that `TUIST_TOKEN_SECRET` verifies (`TuistApi.word_in`). Its
+   grants are all that it may do. Without grants it may do all in the projects that it lists, and of
+   others the server is asked.
+2. `POST /oauth2/introspect`, if the cache has a credential of its own for that (`TUIST_CLIENT_ID`):
+   Tuist's grants for any token.
+3. `GET /api/cache/access`, with the client's token: the projects in which it may do all.
+4. `GET /api/projects`, likewise, if the server is too old for 3.
+
+What a server has no path for (404), it is not asked again for ten minutes (`RETRY_SECONDS`).
+Nothing else leads from one question to the next: 3 and 4 know no actions, so that a token that may
+only read would write as long as 2 fails. So a refused credential is trouble like an outage.
+
+The server is reached as the environment says: with its CA certificates (`SSL_CERT_FILE`,
+`SSL_CERT_DIR`) and through its proxies (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`).
 """
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import ssl
-from dataclasses import dataclass, field
-from enum import Enum
+import time
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -19,6 +31,18 @@ from typing import TYPE_CHECKING, Any
 import certifi
 import httpx
 import trio
+
+from .grants import (
+    LEEWAY,
+    Access,
+    TuistReply,
+    read_claims,
+    read_introspection,
+    read_message,
+    read_projects,
+    seconds,
+)
+from .signed_token import unverified_claims, verified_claims
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -30,35 +54,43 @@ TIMEOUT = 10.0
 CONNECTIONS = 16
 """Largest number of questions to Tuist at once, unless a setting says otherwise."""
 
-
 MAX_BYTES = 8 * 1024 * 1024
 """Largest answer of Tuist that is read, in bytes."""
 
+RETRY_SECONDS = 600.0
+"""Time after which a server is asked again for what it had no path for, in seconds."""
 
-class Access(Enum):
-    """Tuist's verdict on a token. A project that is not in its list is FORBIDDEN too."""
+CLOCK_IS_OFF_SECONDS = 3.0
+"""Lifetime of a yes of the server's about a token that has ended by our clock, in seconds."""
 
-    GRANTED = "granted"
-    UNAUTHORIZED = "unauthorized"
-    FORBIDDEN = "forbidden"
+INTROSPECTION, ACCESS, PROJECTS = "/oauth2/introspect", "/api/cache/access", "/api/projects"
+
+UNREADABLE = "The Tuist server's answer cannot be read"
+REFUSED = (
+    "The Tuist server refuses the cache's own credential, TUIST_CLIENT_ID and TUIST_CLIENT_SECRET"
+)
+NO_INTROSPECTION = f"no {INTROSPECTION}, for which TUIST_CLIENT_ID is set; asked as without"
 
 
 @dataclass(frozen=True, slots=True)
-class TuistReply:
-    """Tuist's answer about a token: the projects it sees, in lower case, if access is granted.
+class Credential:
+    """The cache's own credential at the Tuist server, for introspection."""
 
-    `oddity` is a sentence about what in the answer could not be read, and was left out; it is empty
-    if there was nothing.
-    """
+    client_id: str
+    client_secret: str = field(repr=False)
 
-    access: Access
-    projects: frozenset[str] = frozenset()
-    oddity: str = field(default="", compare=False)
+    def question(self, token: str) -> dict[str, str]:
+        """The body of a question about `token`."""
+        return {
+            "client_id": self.client_id,
+            "client_secret": self.client_secret,
+            "token": token,
+        }
 
 
-def projects_url(server_url: str) -> str:
-    """The URL that tells which projects a token sees, below whatever path `server_url` has."""
-    return server_url.rstrip("/") + "/api/projects"
+def url_at(server_url: str, path: str) -> str:
+    """The URL of a path of the server's API, below whatever path `server_url` has."""
+    return server_url.rstrip("/") + path
 
 
 def client_options() -> dict[str, Any]:
@@ -97,33 +129,27 @@ def _certificates(file: str | None, folder: str | None) -> ssl.SSLContext:
     return certificates
 
 
-def read_projects(body: bytes | bytearray) -> TuistReply | None:
-    """The projects in the body of Tuist's answer; None if it cannot be read as one.
-
-    Items without a name are left out, and told of in the answer's `oddity`, as long as others have
-    one.
-    """
-    try:
-        items = json.loads(body.decode("utf-8-sig", errors="replace"))["projects"]
-    except (ValueError, RecursionError, LookupError, TypeError):
-        return None
-    if not isinstance(items, list):
-        return None
-    names = [item.get("full_name") if isinstance(item, dict) else item for item in items]
-    # No handle has other characters, and some of these are ASCII once they are in lower case.
-    known = frozenset(name.lower() for name in names if isinstance(name, str) and name.isascii())
-    unnamed = sum(not isinstance(name, str) for name in names)
-    if unnamed and unnamed == len(items):
-        return None
-    oddity = f"{unnamed} of {len(items)} projects have no full_name" if unnamed else ""
-    return TuistReply(Access.GRANTED, known, oddity)
-
-
 class TuistApi:
-    """Asks `GET {server_url}/api/projects`, over one pool of connections."""
+    """Tuist's word on tokens, over one pool of connections.
 
-    def __init__(self, server_url: str, connections: int = CONNECTIONS) -> None:
-        self._url = projects_url(server_url)
+    Args:
+        server_url: where the Tuist server is.
+        connections: how many questions there may be at once.
+        token_secret: with which Tuist signs its tokens, if that is known.
+        credential: for introspection, if there is one.
+    """
+
+    def __init__(
+        self,
+        server_url: str,
+        connections: int = CONNECTIONS,
+        token_secret: bytes = b"",
+        credential: Credential | None = None,
+    ) -> None:
+        self._server_url = server_url
+        self._token_secret = token_secret
+        self._credential = credential
+        self._missing: dict[str, float] = {}  # paths that the server has not, and until when
         options = client_options()
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         self._client = httpx.AsyncClient(limits=limits, **options)
@@ -145,49 +171,149 @@ class TuistApi:
         await self._fresh.__aexit__(kind, error, traceback)
         await self._client.__aexit__(kind, error, traceback)
 
-    async def ask(self, authorization: str, request_id: str) -> TuistReply | str:
-        """Tuist's answer about the token in `authorization`, or the reason that there is none.
+    def word_in(self, authorization: str) -> TuistReply | None:
+        """What the token in `authorization` says of itself, if Tuist has signed it and it is in
+        force.
 
-        Both arguments are forwarded as headers. Any trouble is a sentence, without the token in it:
-        unreachable, too slow (`TIMEOUT`), an unexpected status or an unreadable body.
+        Nobody is asked for that.
         """
-        headers = {
-            "Authorization": authorization.encode("latin-1"),
-            "X-Request-ID": request_id,
-            "Accept-Encoding": "identity",
-        }
+        claims = self._verified(authorization)
+        return None if claims is None else read_claims(claims, time.time())
+
+    async def ask(self, authorization: str, request_id: str) -> TuistReply | str:
+        """The server's word on the token in `authorization`, or the reason that there is none.
+
+        Any trouble is a sentence, without the token in it: unreachable, too slow (`TIMEOUT`), an
+        unexpected status or an unreadable body. `request_id` is forwarded.
+        """
+        with trio.move_on_after(TIMEOUT):
+            return await self._ask(authorization, request_id)
+        return "The Tuist server cannot be reached: TooSlowError"
+
+    async def _ask(self, authorization: str, request_id: str) -> TuistReply | str:
+        token = {"Authorization": authorization.encode("latin-1"), "X-Request-ID": request_id}
+        if self._credential is not None and self._has(INTROSPECTION):
+            scheme, _, bare = authorization.partition(" ")
+            if scheme.lower() != "bearer" or not bare:
+                return TuistReply(Access.UNAUTHORIZED)
+            question = self._credential.question(bare)
+            told = await self._send("POST", INTROSPECTION, {"X-Request-ID": request_id}, question)
+            if not self._is_missing(INTROSPECTION, told):
+                return _within(_of_introspection(told), authorization)
+        answer = await self._send("GET", ACCESS, token) if self._has(ACCESS) else None
+        if answer is None or self._is_missing(ACCESS, answer):
+            answer = await self._send("GET", PROJECTS, token)
+        reply = _of_projects(answer)
+        if isinstance(reply, str):
+            return reply
+        if reply.access is Access.UNAUTHORIZED and self._cannot_verify(authorization):
+            return TuistReply(Access.UNVERIFIABLE)
+        if self._credential is not None:
+            reply = replace(reply, oddity=NO_INTROSPECTION)
+        return _within(reply, authorization)
+
+    def _verified(self, authorization: str) -> dict[str, Any] | None:
+        return verified_claims(authorization, self._token_secret) if self._token_secret else None
+
+    def _cannot_verify(self, authorization: str) -> bool:
+        """Whether a cache token has been asked about as if it were another: as nothing else can
+        be."""
+        is_cache_token = unverified_claims(authorization).get("typ") == "cache"
+        return is_cache_token and self._verified(authorization) is None
+
+    def _has(self, path: str) -> bool:
+        """Whether the server has a path, as far as is known."""
+        return trio.current_time() >= self._missing.get(path, -math.inf)
+
+    def _is_missing(self, path: str, answer: _Answer | str) -> bool:
+        """Whether an answer says that the server has no such path; that is remembered."""
+        if isinstance(answer, str) or answer.status != HTTPStatus.NOT_FOUND:
+            return False
+        self._missing[path] = trio.current_time() + RETRY_SECONDS
+        return True
+
+    async def _send(
+        self, method: str, path: str, headers: dict[str, Any], content: object = None
+    ) -> _Answer | str:
+        """The answer to one question, or the reason that there is none."""
+
+        async def exchange(client: httpx.AsyncClient) -> httpx.Response:
+            url = url_at(self._server_url, path)
+            plain = headers | {"Accept-Encoding": "identity"}
+            return await client.send(
+                client.build_request(method, url, headers=plain, json=content), stream=True
+            )
+
         try:
-            with trio.fail_after(TIMEOUT):
-                try:
-                    response = await self._send(self._client, headers)
-                except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-                    # Not a byte of an answer has come, and the question changes nothing.
-                    response = await self._send(self._fresh, headers)
-                try:
-                    body = bytearray()
-                    async for piece in response.aiter_bytes():
-                        body += piece
-                        if len(body) > MAX_BYTES:
-                            return "The Tuist server's answer is too long"
-                finally:
-                    await response.aclose()
+            try:
+                response = await exchange(self._client)
+            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+                # Not a byte of an answer has come, and the question changes nothing.
+                response = await exchange(self._fresh)
+            try:
+                body = bytearray()
+                async for piece in response.aiter_bytes():
+                    body += piece
+                    if len(body) > MAX_BYTES:
+                        return "The Tuist server's answer is too long"
+            finally:
+                await response.aclose()
         except Exception as error:  # whatever it is, it is about this question only
             return f"The Tuist server cannot be reached: {_reason(error)}"
-        return self._read(response, body)
+        return _Answer(response.status_code, bytes(body), described(response))
 
-    async def _send(self, client: httpx.AsyncClient, headers: dict[str, Any]) -> httpx.Response:
-        return await client.send(
-            client.build_request("GET", self._url, headers=headers), stream=True
-        )
 
-    def _read(self, response: httpx.Response, body: bytearray) -> TuistReply | str:
-        if response.status_code == HTTPStatus.UNAUTHORIZED:
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """An answer of the server's. `described` is its status, in words for people."""
+
+    status: int
+    body: bytes
+    described: str
+
+
+def _of_projects(answer: _Answer | str) -> TuistReply | str:
+    """What is made of an answer about the client's own token."""
+    if isinstance(answer, str):
+        return answer
+    match answer.status:
+        case HTTPStatus.OK:
+            return read_projects(answer.body) or UNREADABLE
+        case HTTPStatus.UNAUTHORIZED:
             return TuistReply(Access.UNAUTHORIZED)
-        if response.status_code == HTTPStatus.FORBIDDEN:
+        case HTTPStatus.PAYMENT_REQUIRED:
+            return TuistReply(Access.PAYMENT_REQUIRED, message=read_message(answer.body))
+        case HTTPStatus.FORBIDDEN:
             return TuistReply(Access.FORBIDDEN)
-        if response.status_code != HTTPStatus.OK:
-            return f"The Tuist server answered {described(response)}"
-        return read_projects(body) or "The Tuist server's answer cannot be read"
+        case _:
+            return f"The Tuist server answered {answer.described}"
+
+
+def _of_introspection(answer: _Answer | str) -> TuistReply | str:
+    """What is made of an answer to the cache itself, which is the one that a 401 refuses there."""
+    if isinstance(answer, str):
+        return answer
+    match answer.status:
+        case HTTPStatus.OK:
+            return read_introspection(answer.body, time.time()) or UNREADABLE
+        case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
+            return f"{REFUSED} ({answer.status})"
+        case HTTPStatus.PAYMENT_REQUIRED:
+            return TuistReply(Access.PAYMENT_REQUIRED, message=read_message(answer.body))
+        case _:
+            return f"The Tuist server answered {answer.described}"
+
+
+def _within(reply: TuistReply | str, authorization: str) -> TuistReply | str:
+    """`reply`, for no longer than the token lasts by its own claims. They may be forged, but can
+    make it only shorter. Where the server accepts what has ended by our clock, that is off."""
+    if isinstance(reply, str) or reply.access is not Access.GRANTED:
+        return reply
+    left = reply.lifetime
+    ends = seconds(unverified_claims(authorization).get("exp"))
+    if ends is not None:
+        left = min(left, ends + LEEWAY - time.time())
+    return replace(reply, lifetime=left if left > 0 else CLOCK_IS_OFF_SECONDS)
 
 
 def described(response: httpx.Response) -> str:

@@ -1,8 +1,11 @@
-"""The auth cache: which token may see which project, as the Tuist server says, remembered.
+"""The auth cache: which token may do what in which project, as Tuist says, remembered.
 
-The life of an answer, per token (the times are settings; the contract's are given here):
+Whom it asks, and in which order, is in `access/tuist.py`. The life of an answer, per token (the
+times are settings; the contract's are given here):
 
-* A project that is in Tuist's list is a yes for 600 s; anything else is a no for 3 s.
+* What Tuist allows is a yes for 600 s; anything else is a no for 3 s. Neither outlives the token.
+* What a token says of itself, signed by Tuist, is asked of nobody. It is read again after 600 s.
+  Once the server has refused the token it counts for nothing.
 * Questions about one token that come while Tuist is being asked about it wait for that answer.
 * If Tuist cannot answer, a yes goes on being one until 1,500 s after it was given: stale, so that
   it holds for 3 s at a time. Otherwise the trouble is reported. Either way the next
@@ -29,8 +32,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import trio
 
-from cache_actors.access.tokens import TokenMemory, TokenState
-from cache_actors.access.tuist import CONNECTIONS, Access, TuistReply
+from cache_actors.access.grants import Access, TuistReply
+from cache_actors.access.tokens import NO_WORD, TokenMemory, TokenState
+from cache_actors.access.tuist import CONNECTIONS
 from cache_actors.supervision import (
     Actor,
     ActorStopped,
@@ -45,6 +49,7 @@ from cache_actors.supervision import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from cache_actors.access.grants import Action
     from cache_actors.access.tuist import TuistApi
     from cache_actors.metrics.registry import Metrics
     from cache_actors.storage.layout import Project
@@ -67,6 +72,12 @@ MAX_WAIT_SECONDS = 5.0
 FIRST_PACE = 0.5
 """Time that an answer is expected to take before there was any, in seconds."""
 
+UNVERIFIABLE = (
+    "a cache token cannot be verified: set TUIST_TOKEN_SECRET to the Tuist server's token secret, "
+    "or TUIST_CLIENT_ID and TUIST_CLIENT_SECRET to a credential for introspection"
+)
+"""What the operator is told of the first token that is refused for that."""
+
 
 class TooManyQuestions(Exception):
     """Too many other tokens are being asked about for one more."""
@@ -85,21 +96,28 @@ class AccessUnknown(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether a token may see a project, and for how many seconds from now that holds."""
+    """Whether a token may do something, and for how many seconds from now that holds.
+
+    `message` is Tuist's words for people, if it has given any.
+    """
 
     access: Access
     lifetime: float
+    message: str = ""
 
 
 class AuthCacheClient:
-    """Asks whether a token may see a project. `secret` is the key of the tokens' hashes."""
+    """Asks whether a token may do something in a project. `secret` is the key of the tokens'
+    hashes."""
 
     def __init__(self, cache: Address, secret: bytes) -> None:
         self._cache = cache
         self._secret = secret
 
-    async def decide(self, authorization: str, project: Project, request_id: str) -> Decision:
-        """Whether the token in the header `authorization` may see `project`.
+    async def decide(
+        self, authorization: str, project: Project, action: Action, request_id: str
+    ) -> Decision:
+        """Whether the token in the header `authorization` may do that in `project`.
 
         Raises:
             AccessUnknown: nobody knows at the moment.
@@ -107,15 +125,18 @@ class AuthCacheClient:
             ActorError: the cache is overloaded, or did not answer.
         """
         token = hmac.digest(self._secret, authorization.encode("latin-1"), "sha256")
-        return await self._cache.call(Decide(token, str(project), authorization, request_id))
+        return await self._cache.call(
+            Decide(token, str(project), action, authorization, request_id)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Decide(Call[Decision]):
-    """Decide whether `token`, a keyed hash of `authorization`, may see `project`."""
+    """Decide whether `token`, a keyed hash of `authorization`, may do that in `project`."""
 
     token: bytes
     project: str
+    action: Action
     authorization: str = field(repr=False)
     request_id: str
 
@@ -236,6 +257,7 @@ class AuthCache(Actor):
         self._stale_ttl = stale_ttl
         self._tokens = TokenMemory()
         self._oddity = ""  # of Tuist's answers that was logged last
+        self._has_told_of_cache_tokens = False
         self._waiting: dict[bytes, list[Envelope]] = {}
         # Those who had access before do not queue behind those who may never have any.
         self._queues = {known: _Queue(connections // 2) for known in (True, False)}
@@ -257,16 +279,18 @@ class AuthCache(Actor):
                     self._record_reply(token, answer)
 
     def _decide(self, envelope: Envelope, question: Decide) -> None:
-        """Answer `question` from memory, or let it wait for what Tuist says of its token."""
+        """Answer `question` from memory or from its token, or let it wait for what Tuist says."""
         token = self._tokens.get(question.token)
         now = trio.current_time()
-        decision = self._by_answer(token, question.project, now)
+        decision = self._known(token, question, now)
         if decision.lifetime > 0:
             self._reply(envelope, decision, "memory")
+        elif own := self._read_word(token, question, now):
+            self._reply(envelope, own, "token")
         elif not token.is_in_outage():
             self._ask(question, token, envelope, now)
         else:
-            stale = self._stale(token, question.project, now)
+            stale = self._stale(token, question, now)
             next_attempt = token.failed_at + ATTEMPT_INTERVAL
             if stale is not None:
                 self._reply(envelope, stale, "stale")
@@ -275,19 +299,41 @@ class AuthCache(Actor):
             if now >= next_attempt:
                 self._ask(question, token, envelope, now)
 
-    def _by_answer(self, token: TokenState, project: str, now: float) -> Decision:
-        """The decision about `project` by Tuist's last answer; its lifetime may be over."""
-        if project in token.answer.projects:
-            return Decision(Access.GRANTED, token.answered_at + self._success_ttl - now)
-        refusal = token.answer.access
-        if refusal is Access.GRANTED:
-            refusal = Access.FORBIDDEN
-        return Decision(refusal, token.answered_at + self._failure_ttl - now)
+    def _known(self, token: TokenState, question: Decide, now: float) -> Decision:
+        """The decision by Tuist's last word on `token`; its lifetime may be over."""
+        if now < token.word_ends and (own := self._by_word(token, question, now)):
+            return own
+        answer = token.answer
+        access = answer.verdict(question.project, question.action)
+        ttl = self._success_ttl if access is Access.GRANTED else self._failure_ttl
+        message = answer.message if access is Access.PAYMENT_REQUIRED else ""
+        return Decision(access, token.answered_at + min(ttl, answer.lifetime) - now, message)
 
-    def _stale(self, token: TokenState, project: str, now: float) -> Decision | None:
+    def _read_word(self, token: TokenState, question: Decide, now: float) -> Decision | None:
+        """The decision by what the token itself says, if Tuist has signed it, and if it says
+        that."""
+        if token.is_refused():
+            return None
+        word = self._api.word_in(question.authorization)
+        if word is None:
+            return None
+        token.word, token.word_ends = word, now + min(self._success_ttl, word.lifetime)
+        self._tokens.put(question.token, token)
+        return self._by_word(token, question, now)
+
+    def _by_word(self, token: TokenState, question: Decide, now: float) -> Decision | None:
+        """The decision by what `token` was last read to say; None if the server has to be asked."""
+        access = token.word.verdict(question.project, question.action)
+        left = token.word_ends - now
+        if access is Access.GRANTED:
+            return Decision(access, left)
+        return Decision(access, min(self._failure_ttl, left)) if token.word.is_whole else None
+
+    def _stale(self, token: TokenState, question: Decide, now: float) -> Decision | None:
         """The yes to go on with while Tuist cannot answer, if there is one."""
-        left = token.answered_at + self._stale_ttl - now
-        if project not in token.answer.projects or left <= 0:
+        answer = token.answer
+        left = token.answered_at + min(self._stale_ttl, answer.lifetime) - now
+        if answer.verdict(question.project, question.action) is not Access.GRANTED or left <= 0:
             return None
         return Decision(Access.GRANTED, min(left, STALE_LIFETIME))
 
@@ -295,7 +341,7 @@ class AuthCache(Actor):
         """Have Tuist asked about a token, if that is not under way, and `envelope` wait for it."""
         waiting = self._waiting.get(question.token)
         if waiting is None:
-            queue = self._queues[bool(token.answer.projects)]
+            queue = self._queues[token.names > 0]
             place = queue.enter(question.project)
             if place is None:
                 self._refuse(envelope, token, queue.failure)
@@ -325,7 +371,7 @@ class AuthCache(Actor):
         """Answer a question for which Tuist cannot be asked in time."""
         question = envelope.message
         assert isinstance(question, Decide)  # noqa: S101
-        stale = self._stale(token, question.project, trio.current_time())
+        stale = self._stale(token, question, trio.current_time())
         if stale is not None:
             self._reply(envelope, stale, "stale")
             return
@@ -341,6 +387,9 @@ class AuthCache(Actor):
         self._metrics.tuist_asked(outcome, trio.current_time() - began)
         if not isinstance(answer, TuistReply):
             self._log("tuist_failed", request_id=question.request_id, reason=answer)
+        elif answer.access is Access.UNVERIFIABLE and not self._has_told_of_cache_tokens:
+            self._has_told_of_cache_tokens = True
+            self._log("cache_token_unverified", request_id=question.request_id, reason=UNVERIFIABLE)
         elif answer.oddity and answer.oddity != self._oddity:
             self._oddity = answer.oddity
             self._log("tuist_answer_odd", request_id=question.request_id, reason=answer.oddity)
@@ -372,6 +421,8 @@ class AuthCache(Actor):
             return
         if isinstance(answer, TuistReply):
             token.answer, token.answered_at = answer, now
+            if token.is_refused():
+                token.word, token.word_ends = NO_WORD, now
         else:
             token.failure, token.failed_at = answer, now
         self._tokens.put(key, token)
@@ -379,9 +430,9 @@ class AuthCache(Actor):
             question = envelope.message
             assert isinstance(question, Decide)  # noqa: S101
             decision: Decision | None = (
-                self._stale(token, question.project, now)
+                self._stale(token, question, now)
                 if token.is_in_outage()
-                else self._by_answer(token, question.project, now)
+                else self._known(token, question, now)
             )
             if decision is not None:
                 self._reply(envelope, decision, "stale" if token.is_in_outage() else "tuist")

@@ -96,6 +96,12 @@ def dev() -> None:
     help="The host name that clients use, from PUBLIC_HOST if that is set.",
 )
 @click.option(
+    "--path-prefix",
+    default="",
+    envvar="PATH_PREFIX",
+    help="What clients' paths begin with, as /cache; the service's PATH_PREFIX. None by default.",
+)
+@click.option(
     "--max-upload-bytes",
     type=click.IntRange(1, 2**40),
     default=26_214_400,

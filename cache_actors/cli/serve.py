@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from cache_actors.access.tuist import TuistApi
-from cache_actors.application import Application
+from cache_actors.application import Application, tuist_api
 from cache_actors.errors import CommandError
 from cache_actors.log import new_log
 from cache_actors.runtime.handover import LinkKeeper
@@ -102,7 +101,7 @@ async def _run(
 def _require_usable_proxies(settings: Settings) -> None:
     """Make what asks the Tuist server once, before something has to crash for want of it."""
     try:
-        TuistApi(str(settings.server_url))
+        tuist_api(settings)
     except Exception as error:
         text = f"The proxies, or certificates, of the environment cannot be used: {error}"
         raise CannotStart(text) from error

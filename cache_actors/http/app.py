@@ -81,8 +81,9 @@ class CacheApp(QuartTrio):
     def _route(self, request: Request) -> tuple[Callable[..., Any], Mapping[str, Any]]:
         """The handler of a request, and its arguments.
 
-        A path may begin with several slashes, as a client's base URL may end with one: werkzeug has
-        made them one.
+        A path may begin with several slashes, as a client's base URL may end with one: werkzeug
+        makes them one. The prefix that clients use is taken away; nginx and health checks do
+        without.
 
         Raises:
             HTTPException: there is none, or nginx has refused the request.
@@ -91,7 +92,10 @@ class CacheApp(QuartTrio):
         decision.refuse_long_token(request)
         if BODY_HEADER in request.headers:
             self._refuse_as_nginx(request)
-        route, arguments = self._routes.match(request.path, request.method)
+        path, prefix = request.path, self.settings.path_prefix
+        if prefix and path.startswith(f"{prefix}/"):
+            path = path.removeprefix(prefix)
+        route, arguments = self._routes.match(path, request.method)
         request.route = Route(route)
         return self.view_functions[route], arguments
 

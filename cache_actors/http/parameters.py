@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from urllib.parse import parse_qsl
 
+from cache_actors.access.grants import Action
 from cache_actors.storage.layout import InvalidIdentifier, Project, parse_project
 
 _HANDLES = ("account_handle", "project_handle")
@@ -19,8 +20,29 @@ def project_in(query: bytes) -> Project:
             nginx takes the first of several and ignores the case of names; as it must never decide
             about another project than the service, neither is allowed at all.
     """
-    parameters = parse_qsl(query.decode("ascii", "replace"), keep_blank_values=True)
+    parameters = _parameters(query)
     return parse_project(*(_only(name, parameters) for name in _HANDLES))
+
+
+@lru_cache(maxsize=1024)
+def action_in(query: bytes) -> Action:
+    """What a question of nginx's is about: its `action` is `read` or `write`. One that has none is
+    asked by a configuration that knows no actions, and uses the answer for all.
+
+    Raises:
+        InvalidIdentifier: it is something else, or is given more than once.
+    """
+    actions = [value for name, value in _parameters(query) if name == "action"]
+    if len(actions) > 1:
+        raise InvalidIdentifier("action is given more than once")
+    try:
+        return Action(actions[0]) if actions else Action.WRITE
+    except ValueError:
+        raise InvalidIdentifier("action is neither read nor write") from None
+
+
+def _parameters(query: bytes) -> list[tuple[str, str]]:
+    return parse_qsl(query.decode("ascii", "replace"), keep_blank_values=True)
 
 
 def _only(name: str, parameters: list[tuple[str, str]]) -> str:

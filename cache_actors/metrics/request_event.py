@@ -51,6 +51,7 @@ FROM_CLIENTS = {*READS, *STORES, Route.OTHER}
 _REASONS: dict[int, str] = {
     HTTPStatus.BAD_REQUEST: "invalid",
     HTTPStatus.UNAUTHORIZED: "unauthorized",
+    HTTPStatus.PAYMENT_REQUIRED: "payment_required",
     HTTPStatus.FORBIDDEN: "forbidden",
     HTTPStatus.REQUEST_TIMEOUT: "stalled",
     HTTPStatus.CONFLICT: "artifact_missing",

@@ -27,6 +27,7 @@ sockets for each of its connections. Without that many, the service reads what n
 
 # What may stand between quotes in a configuration; anything else could end the value.
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+~,=*\[\]-]+")
+_PREFIX = re.compile(r"(?:/[A-Za-z0-9_-]+)+")
 
 
 class BadNginxOption(CommandError):
@@ -44,6 +45,7 @@ class NginxOptions:
         runtime: for the pid, logs, temporary files and decisions; decisions hold tokens in their
             keys, so it should be on tmpfs.
         server_name: the host name that clients use.
+        path_prefix: what clients' paths begin with beside the usual ones, as `/cache`, if anything.
         max_upload_bytes: the largest upload; the service has to have the same limit.
         worker_processes: number of them.
         tls_cert, tls_key: PEM files; with them it speaks TLS and HTTP/2.
@@ -61,6 +63,7 @@ class NginxOptions:
     storage: Path
     runtime: Path
     server_name: str = "_"
+    path_prefix: str = ""
     max_upload_bytes: int = 26_214_400
     worker_processes: int = 1
     tls_cert: Path | None = None
@@ -123,11 +126,22 @@ http {{
 {_listen(options)}
         server_name {_plain("--server-name", options.server_name)};
         client_max_body_size {options.max_upload_bytes};
-
+{_rewrite(options)}
 {_indented("server.conf", 8)}
     }}
 {_metrics_server(options)}}}
 """
+
+
+def _rewrite(options: NginxOptions) -> str:
+    if not options.path_prefix:
+        return ""
+    prefix = options.path_prefix.removesuffix("/")
+    if _PREFIX.fullmatch(prefix) is None:
+        raise BadNginxOption(
+            f"--path-prefix is {options.path_prefix!r}; allowed: a path of letters, digits, _ and -"
+        )
+    return f'        rewrite "(?s)^{prefix}(/.*)\\z" $1;\n'
 
 
 def _open_files() -> int:

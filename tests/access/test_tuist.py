@@ -6,19 +6,34 @@ on the way to it.
 
 import gc
 import gzip
+import json
 import ssl
 import subprocess
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from cache_actors.access import tuist as tuist_api
-from cache_actors.access.tuist import CONNECTIONS, Access, TuistApi, TuistReply
+from cache_actors.access.grants import Access, Action, TuistReply
+from cache_actors.access.tuist import (
+    ACCESS,
+    CLOCK_IS_OFF_SECONDS,
+    CONNECTIONS,
+    INTROSPECTION,
+    PROJECTS,
+    RETRY_SECONDS,
+    Credential,
+    TuistApi,
+)
 from cache_actors.cli.dev.tuist import Question, StandInTuist
 from tests.support.programs import find_program
+
+from .tokens import SECRET, cache_token, signed
 
 # httpx leaves its generators to the garbage collector when a body is not read to its end.
 pytestmark = pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
@@ -41,7 +56,7 @@ class Server:
     Attributes:
         answers: how many questions of a connection it answers.
         reads_on: whether it waits for one more before it closes.
-        requests: the heads of the requests so far.
+        requests: the requests so far.
         connections: how many there were.
     """
 
@@ -71,8 +86,10 @@ class Server:
             stream = trio.SSLStream(plain, tls, server_side=True)
         try:
             for _ in range(self.answers):
-                if head := bytes(await stream.receive_some()):
-                    self.requests.append(head)
+                if request := bytes(await stream.receive_some()):
+                    if request.startswith(b"POST") and not request.endswith(b"}"):
+                        request += await stream.receive_some()  # its body is JSON, and short
+                    self.requests.append(request)
                     await stream.send_all(self.response)
             if self.reads_on:
                 await stream.receive_some()
@@ -151,7 +168,7 @@ async def test_projects_are_named_in_lower_case(api: TuistApi) -> None:
 @pytest.mark.parametrize(
     ("items", "names"),
     [
-        ('{"id": 1, "full_name": "A/B", "x": [{}, NaN]}, "C/d", {"full_name": ""}', "a/b c/d "),
+        ('{"id": 1, "full_name": "A/B", "x": [{}, NaN]}, "C/d", {"full_name": ""}', "a/b c/d"),
         ('"\u212aacme/app", "acme/lib"', "acme/lib"),  # the Kelvin sign is a `k` in lower case
     ],
 )
@@ -390,6 +407,194 @@ async def test_question_that_is_never_answered_is_asked_twice(server: Server) ->
     assert len(server.requests) == 2
 
 
+# Which question is asked.
+
+CREDENTIAL = Credential("cache_1", "hush")
+
+
+def asked(tuist: StandInTuist) -> list[str]:
+    """The paths of the questions so far."""
+    return [question.path for question in tuist.questions]
+
+
+def introspecting(url: str) -> TuistApi:
+    return TuistApi(url, credential=CREDENTIAL)
+
+
+async def test_server_without_access_is_asked_for_projects_and_again_after_a_while(
+    tuist: StandInTuist, mock_clock: MockClock
+) -> None:
+    tuist.paths = frozenset({PROJECTS})
+    expected = TuistReply(Access.GRANTED, frozenset({"acme/app", "acme/other-app"}))
+    async with TuistApi(tuist.url) as api:
+        for _ in range(2):
+            assert await api.ask(AUTHORIZATION, "id") == expected
+        assert asked(tuist) == [ACCESS, PROJECTS, PROJECTS]
+        tuist.paths = frozenset({ACCESS})
+        mock_clock.jump(RETRY_SECONDS)
+        assert await api.ask(AUTHORIZATION, "id") == expected
+    assert asked(tuist)[3:] == [ACCESS]
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 500, 302])
+async def test_only_what_is_missing_leads_to_the_next_question(
+    tuist: StandInTuist, status: int
+) -> None:
+    tuist.status = status
+    for api in (TuistApi(tuist.url), introspecting(tuist.url)):
+        async with api:
+            await api.ask(AUTHORIZATION, "id")
+    assert asked(tuist) == [ACCESS, INTROSPECTION]
+
+
+async def test_introspection_tells_reading_from_writing(tuist: StandInTuist) -> None:
+    tuist.credential = ("cache_1", "hush")
+    tuist.grants[TOKEN] = {"read": ["Acme/App"], "write": ["acme/lib"]}
+    async with introspecting(tuist.url) as api:
+        reply = await api.ask(AUTHORIZATION, "id-7")
+        unknown = await api.ask("Bearer unknown", "id-8")
+    assert reply == TuistReply(
+        Access.GRANTED, frozenset({"acme/lib"}), read_only=frozenset({"acme/app"})
+    )
+    assert unknown == TuistReply(Access.UNAUTHORIZED)
+    assert tuist.questions == [Question(AUTHORIZATION, "id-7"), Question("Bearer unknown", "id-8")]
+    assert asked(tuist) == [INTROSPECTION] * 2
+
+
+async def test_introspection_shows_the_token_in_its_body_only(server: Server) -> None:
+    server.response = ok(b'{"active": false}')
+    async with introspecting(f"http://{server.address}/base/") as api:
+        await api.ask(AUTHORIZATION, "id")
+    (request,) = server.requests
+    head, _, body = request.partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /base/oauth2/introspect HTTP/1.1\r\n")
+    assert b"authorization:" not in head.lower()
+    assert json.loads(body) == {"client_id": "cache_1", "client_secret": "hush", "token": TOKEN}
+
+
+@pytest.mark.parametrize("header", ["Basic dXNlcjpwYXNz", "Bearer", "Bearer ", "nonsense", TOKEN])
+async def test_what_is_no_token_is_not_introspected(tuist: StandInTuist, header: str) -> None:
+    async with introspecting(tuist.url) as api:
+        assert await api.ask(header, "id") == TuistReply(Access.UNAUTHORIZED)
+    assert tuist.questions == []
+
+
+def test_secrets_are_not_printed(tuist: StandInTuist) -> None:
+    api = TuistApi(tuist.url, token_secret=SECRET.encode(), credential=CREDENTIAL)
+    shown = f"{api!r} {api} {CREDENTIAL!r} {CREDENTIAL}"
+    assert "hush" not in shown
+    assert SECRET not in shown
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_credential_that_is_refused_is_trouble_and_refuses_no_client(
+    tuist: StandInTuist, status: int
+) -> None:
+    """Nor is another question asked: that knows no actions, and would let a reader write."""
+    if status != 401:
+        tuist.status = status
+    async with introspecting(tuist.url) as api:
+        answer = trouble(await api.ask(AUTHORIZATION, "id"))
+    assert "TUIST_CLIENT_ID" in answer
+    assert str(status) in answer
+    assert "hush" not in answer
+    assert asked(tuist) == [INTROSPECTION]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"[]", b"{}", b'{"active": true}', b'{"active": "no"}', b"[" * 9999]
+)
+async def test_introspection_that_cannot_be_read_is_trouble(server: Server, body: bytes) -> None:
+    server.response = ok(body)
+    async with introspecting(f"http://{server.address}") as api:
+        assert trouble(await api.ask(AUTHORIZATION, "id")) == UNREADABLE
+
+
+async def test_introspection_that_is_cut_or_endless_or_leads_elsewhere_is_trouble(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuist_api, "MAX_BYTES", 1000)
+    inactive = b'{"active": false}'
+    for response, reason in [
+        (ok(inactive)[:-1], "cannot be reached: RemoteProtocolError"),
+        (ok(inactive.ljust(1001)), "answer is too long"),
+        (
+            b"HTTP/1.1 307 X\r\nLocation: //x.example/\r\nContent-Length: 0\r\n\r\n",
+            "307, a redirect",
+        ),
+    ]:
+        server.response = response
+        async with introspecting(f"http://{server.address}") as api:
+            assert reason in trouble(await api.ask(AUTHORIZATION, "id"))
+
+
+async def test_server_without_introspection_is_asked_as_without_a_credential(
+    tuist: StandInTuist,
+) -> None:
+    tuist.paths = frozenset({ACCESS})
+    async with introspecting(tuist.url) as api:
+        for _ in range(2):
+            reply = await api.ask(AUTHORIZATION, "id")
+            assert isinstance(reply, TuistReply)
+            assert reply.verdict("acme/app", Action.WRITE) is Access.GRANTED
+            assert "TUIST_CLIENT_ID" in reply.oddity
+    assert asked(tuist) == [INTROSPECTION, ACCESS, ACCESS]
+
+
+async def test_account_over_its_plan_is_told_in_tuists_words(server: Server) -> None:
+    body = b'{"message": "Upgrade your plan"}'
+    response = ok(body).replace(b"200 OK", b"402 Payment Required")
+    expected = TuistReply(Access.PAYMENT_REQUIRED, message="Upgrade your plan")
+    assert await server.ask(response) == expected
+
+
+# Tokens that speak for themselves.
+
+
+def test_signed_token_is_read_here_and_others_are_not(tuist: StandInTuist) -> None:
+    api = TuistApi(tuist.url, token_secret=SECRET.encode())
+    word = api.word_in(f"Bearer {cache_token(read=('Acme/App',))}")
+    assert word is not None
+    assert word.verdict("acme/app", Action.READ) is Access.GRANTED
+    assert word.verdict("acme/app", Action.WRITE) is Access.FORBIDDEN
+    assert 3590 < word.lifetime <= 3601
+    for other in (signed(secret="x" * 64), signed({"exp": 1}), TOKEN, "tuist_1_abc"):
+        assert api.word_in(f"Bearer {other}") is None
+    assert TuistApi(tuist.url).word_in(f"Bearer {cache_token()}") is None
+    assert tuist.questions == []
+
+
+@pytest.mark.parametrize(
+    ("token", "secret", "access"),
+    [
+        (cache_token(), "", Access.UNVERIFIABLE),
+        (cache_token(), "y" * 64, Access.UNVERIFIABLE),
+        (cache_token(exp=1), SECRET, Access.UNAUTHORIZED),  # an old one, as there are many
+        (signed(), "", Access.UNAUTHORIZED),
+        ("nobody's", "", Access.UNAUTHORIZED),
+    ],
+    ids=["no secret", "other secret", "expired", "not a cache token", "not a JWT"],
+)
+async def test_cache_token_that_cannot_be_verified_is_told_from_a_bad_token(
+    tuist: StandInTuist, token: str, secret: str, access: Access
+) -> None:
+    async with TuistApi(tuist.url, token_secret=secret.encode()) as api:
+        assert await api.ask(f"Bearer {token}", "id") == TuistReply(access)
+
+
+async def test_answer_holds_no_longer_than_the_token_whoever_has_signed_it(
+    tuist: StandInTuist,
+) -> None:
+    ends = {time.time() + 60: (1, 61), time.time() - 60: (CLOCK_IS_OFF_SECONDS,) * 2}
+    async with TuistApi(tuist.url) as api:
+        for end, (least, most) in ends.items():
+            token = signed({"exp": end}, "z" * 64)
+            tuist.tokens[token] = ["acme/app"]
+            reply = await api.ask(f"Bearer {token}", "id")
+            assert isinstance(reply, TuistReply)
+            assert least <= reply.lifetime <= most
+
+
 # Proxies, as the environment names them.
 
 
@@ -398,7 +603,7 @@ async def test_proxy_of_the_environment_is_asked(
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", f"http://{server.address}")
     assert await ask("http://tuist.invalid/base") == TuistReply(Access.GRANTED)
-    assert server.requests[0].startswith(b"GET http://tuist.invalid/base/api/projects HTTP/1.1")
+    assert server.requests[0].startswith(b"GET http://tuist.invalid/base/api/cache/access HTTP/1.1")
 
 
 @pytest.mark.parametrize(("host", "no_proxy"), [("127.0.0.2", "127.0.0.2"), ("127.0.0.1", "")])

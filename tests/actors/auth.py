@@ -6,7 +6,8 @@ from typing import Self
 import trio
 import trio.testing
 
-from cache_actors.access.tuist import Access, TuistApi, TuistReply
+from cache_actors.access.grants import Access, Action, TuistReply
+from cache_actors.access.tuist import TuistApi
 from cache_actors.actors.auth_cache import AuthCache, AuthCacheClient, Decision
 from cache_actors.storage.layout import Project
 from cache_actors.supervision import Mailbox, actor_child
@@ -32,6 +33,7 @@ class FakeTuist(TuistApi):
 
     Attributes:
         answers: by the `Authorization` header; without one, a token is unknown.
+        words: what tokens say of themselves, by the same header.
         trouble: if set, the answer to everything; an exception is a bug of the API's.
         gate: questions are answered once it is set.
         delay: seconds that an answer takes.
@@ -40,6 +42,7 @@ class FakeTuist(TuistApi):
 
     def __init__(self) -> None:
         self.answers: dict[str, TuistReply] = {}
+        self.words: dict[str, TuistReply] = {}
         self.trouble: str | Exception | None = None
         self.gate = trio.Event()
         self.gate.set()
@@ -57,6 +60,9 @@ class FakeTuist(TuistApi):
 
     async def __aexit__(self, *_: object) -> None:
         self.open_connections -= 1
+
+    def word_in(self, authorization: str) -> TuistReply | None:
+        return self.words.get(authorization)
 
     async def ask(self, authorization: str, request_id: str) -> TuistReply | str:
         assert self.open_connections == 1
@@ -108,12 +114,18 @@ class Auth(Tasks):
         return self.incarnations[-1]
 
     async def decide(
-        self, authorization: str, project: Project = PROJECT, request_id: str = "r"
+        self,
+        authorization: str,
+        project: Project = PROJECT,
+        action: Action = Action.READ,
+        request_id: str = "r",
     ) -> Decision:
-        return await self.client.decide(authorization, project, request_id)
+        return await self.client.decide(authorization, project, action, request_id)
 
-    async def access(self, authorization: str, project: Project = PROJECT) -> Access:
-        return (await self.decide(authorization, project)).access
+    async def access(
+        self, authorization: str, project: Project = PROJECT, action: Action = Action.READ
+    ) -> Access:
+        return (await self.decide(authorization, project, action)).access
 
     async def ask(self, authorization: str, project: Project = PROJECT) -> Task[Decision]:
         """Ask in a task of its own, and return when everything is at rest."""

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from cache_actors.access import tokens as known_tokens
+from cache_actors.access.grants import Access, Action, TuistReply
 from cache_actors.access.tokens import TokenMemory, TokenState
-from cache_actors.access.tuist import CONNECTIONS, TIMEOUT, Access, TuistApi, TuistReply
+from cache_actors.access.tuist import CONNECTIONS, TIMEOUT, TuistApi
 from cache_actors.actors import auth_cache
 from cache_actors.actors.auth_cache import (
     ATTEMPT_INTERVAL,
@@ -97,7 +98,151 @@ async def test_names_are_compared_whole_and_without_their_case(auth: Auth) -> No
     assert auth.tuist.asked(TOKEN) == 1
 
 
+async def test_token_that_may_only_read_does_not_write(auth: Auth) -> None:
+    read_only = TuistReply(Access.GRANTED, read_only=frozenset({str(PROJECT)}))
+    auth.tuist.answers["Bearer reader"] = read_only
+    for action in (Action.WRITE, Action.READ, Action.WRITE):
+        access = await auth.access("Bearer reader", action=action)
+        assert access is (Access.GRANTED if action is Action.READ else Access.FORBIDDEN)
+    assert await auth.access(TOKEN, action=Action.WRITE) is Access.GRANTED
+    assert await auth.access(TOKEN, action=Action.READ) is Access.GRANTED
+    assert len(auth.tuist.questions) == 2  # one for each token
+    auth.tuist.trouble = DOWN
+    await sleep_until(601)
+    assert await auth.access("Bearer reader", action=Action.READ) is Access.GRANTED
+    with pytest.raises(AccessUnknown):
+        await auth.access("Bearer reader", action=Action.WRITE)
+
+
+async def test_account_over_its_plan_is_told_in_tuists_words(auth: Auth) -> None:
+    unpaid = TuistReply(Access.GRANTED, unpaid=frozenset({str(PROJECT)}), message="Upgrade")
+    await auth.decide(TOKEN)
+    auth.tuist.answers[OTHER_TOKEN] = unpaid
+    forbidden = await auth.decide(OTHER_TOKEN, OTHER_PROJECT)
+    assert forbidden == Decision(Access.FORBIDDEN, 3)  # those words are about something else
+    for answer in (unpaid, TuistReply(Access.PAYMENT_REQUIRED, message="Upgrade")):
+        auth.tuist.answers[TOKEN] = answer
+        await trio.sleep(600)
+        for action in Action:
+            decision = await auth.decide(TOKEN, action=action)
+            assert decision == Decision(Access.PAYMENT_REQUIRED, 3, "Upgrade")
+        auth.tuist.trouble = DOWN
+        await trio.sleep(4)
+        await unknown(auth, TOKEN)  # the old yes does not come back
+        auth.tuist.trouble = None
+
+
+# Tokens that speak for themselves.
+
+
+def granted(
+    *projects: str, read_only: str = "", whole: bool = True, lifetime: float = 1000
+) -> TuistReply:
+    """What a token says of itself."""
+    return TuistReply(
+        Access.GRANTED,
+        frozenset(projects),
+        frozenset({read_only} - {""}),
+        is_whole=whole,
+        lifetime=lifetime,
+    )
+
+
+async def test_grants_of_a_token_are_asked_of_nobody_even_while_tuist_is_down(auth: Auth) -> None:
+    auth.tuist.trouble = DOWN
+    auth.tuist.words[TOKEN] = granted(read_only=str(PROJECT))
+    for _ in range(2):
+        assert await auth.decide(TOKEN) == Decision(Access.GRANTED, 600)
+        assert await auth.decide(TOKEN, action=Action.WRITE) == Decision(Access.FORBIDDEN, 3)
+        assert await auth.decide(TOKEN, OTHER_PROJECT) == Decision(Access.FORBIDDEN, 3)
+    assert auth.tuist.questions == []
+
+
+async def test_project_that_a_token_does_not_list_is_asked_about(auth: Auth) -> None:
+    auth.tuist.words[TOKEN] = granted(str(OTHER_PROJECT), whole=False)
+    assert await auth.access(TOKEN, OTHER_PROJECT) is Access.GRANTED
+    assert auth.tuist.questions == []
+    assert await auth.access(TOKEN) is Access.GRANTED
+    assert await auth.access(TOKEN, OTHER_PROJECT) is Access.GRANTED  # Tuist has not named it
+    assert await auth.access(TOKEN, parse_project("acme", "third")) is Access.FORBIDDEN
+    assert auth.tuist.asked(TOKEN) == 1
+
+
+@pytest.mark.parametrize("refusal", [UNAUTHORIZED, FORBIDDEN])
+async def test_token_that_tuist_has_refused_says_nothing_for_itself_any_more(
+    auth: Auth, refusal: TuistReply
+) -> None:
+    auth.tuist.words[TOKEN] = granted(str(OTHER_PROJECT), whole=False)
+    assert await auth.access(TOKEN, OTHER_PROJECT) is Access.GRANTED
+    auth.tuist.answers[TOKEN] = refusal
+    assert await auth.access(TOKEN) is refusal.access
+    for age in (0, 2, 10, 599, 601, 5000):
+        await sleep_until(age)
+        assert await auth.access(TOKEN, OTHER_PROJECT) is refusal.access
+
+
+async def test_token_does_not_outlive_its_end_by_its_own_word(auth: Auth) -> None:
+    """Nor in an outage of Tuist: an expired one is asked about, and then unknown."""
+    auth.tuist.words[TOKEN] = granted(str(PROJECT), read_only=str(OTHER_PROJECT), lifetime=50)
+    for age in (0, 10, 49.5):
+        auth.tuist.words[TOKEN] = replace(auth.tuist.words[TOKEN], lifetime=50 - age)
+        await sleep_until(age)
+        assert (await auth.decide(TOKEN)).lifetime == pytest.approx(50 - age)
+        refusal = await auth.decide(TOKEN, OTHER_PROJECT, Action.WRITE)
+        assert refusal.lifetime == pytest.approx(min(3, 50 - age))
+    del auth.tuist.words[TOKEN]
+    auth.tuist.trouble = DOWN
+    await sleep_until(50)
+    await unknown(auth, TOKEN)
+    auth.tuist.trouble, auth.tuist.answers[TOKEN] = None, UNAUTHORIZED
+    await sleep_until(54)
+    assert await auth.access(TOKEN) is Access.UNAUTHORIZED
+
+
+async def test_token_does_not_outlive_its_end_by_tuists_answer(auth: Auth) -> None:
+    auth.tuist.answers[TOKEN] = replace(granting(str(PROJECT)), lifetime=50.0)
+    for age in (0, 10, 49.5):
+        await sleep_until(age)
+        assert granted_for(await auth.decide(TOKEN)) == pytest.approx(50 - age)
+    assert auth.tuist.asked(TOKEN) == 1
+    auth.tuist.trouble = DOWN
+    await sleep_until(50)
+    await unknown(auth, TOKEN)  # there is no stale yes for it
+
+
+async def test_word_of_a_token_is_read_again_after_a_while(auth: Auth) -> None:
+    auth.tuist.words[TOKEN] = granted(str(PROJECT), lifetime=1e300)
+    assert (await auth.decide(TOKEN)).lifetime == 600
+    auth.tuist.words[TOKEN] = granted(read_only=str(PROJECT))
+    await sleep_until(599)
+    assert await auth.access(TOKEN, action=Action.WRITE) is Access.GRANTED
+    await sleep_until(600)
+    assert await auth.access(TOKEN, action=Action.WRITE) is Access.FORBIDDEN
+
+
+async def test_cache_token_that_cannot_be_verified_is_told_once_and_counted(auth: Auth) -> None:
+    auth.tuist.answers = {f"token {n}": TuistReply(Access.UNVERIFIABLE) for n in range(3)}
+    for token in auth.tuist.answers:
+        assert await auth.access(token) is Access.UNVERIFIABLE
+    (line,) = auth.log.of("cache_token_unverified")
+    assert "TUIST_TOKEN_SECRET" in line["reason"]
+    assert "TUIST_CLIENT_ID" in line["reason"]
+    decisions = Scrape.of(auth.metrics).value(
+        "cache_actors_decisions_total", outcome="unverifiable", source="tuist"
+    )
+    assert decisions == 3
+
+
 # Single flight.
+
+
+async def test_readers_and_writers_with_a_new_token_ask_tuist_once(auth: Auth) -> None:
+    auth.tuist.gate = trio.Event()
+    asked = [auth.start(auth.decide(TOKEN, action=action)) for action in [*Action] * 10]
+    await trio.testing.wait_all_tasks_blocked()
+    auth.tuist.gate.set()
+    assert {(await task.result()).access for task in asked} == {Access.GRANTED}
+    assert auth.tuist.asked(TOKEN) == 1
 
 
 async def test_hundred_questions_about_a_new_token_ask_tuist_once(auth: Auth) -> None:
@@ -470,7 +615,7 @@ async def test_stop_answers_those_whose_questions_are_under_way(auth: Auth) -> N
 async def test_full_mailbox_is_refused_at_once() -> None:
     client = AuthCacheClient(Mailbox("nobody reads it", capacity=0).address, SECRET)
     with pytest.raises(MailboxFull):
-        await client.decide(TOKEN, PROJECT, "r")
+        await client.decide(TOKEN, PROJECT, Action.READ, "r")
 
 
 # Secrets.
@@ -539,7 +684,7 @@ async def test_connection_to_tuist_keeps_no_token(run_tree: Run, nursery: trio.N
 async def test_tokens_are_kept_as_hashes_with_the_secret_as_their_key(auth: Auth) -> None:
     await auth.decide(TOKEN)
     other = AuthCacheClient(auth.mailbox.address, b"other secret")
-    assert (await other.decide(TOKEN, PROJECT, "r")).access is Access.GRANTED
+    assert (await other.decide(TOKEN, PROJECT, Action.READ, "r")).access is Access.GRANTED
     assert auth.tuist.asked(TOKEN) == 2
     assert list(auth.cache._tokens._with_access) == [
         hmac.digest(secret, TOKEN.encode(), "sha256") for secret in (SECRET, b"other secret")
@@ -548,7 +693,7 @@ async def test_tokens_are_kept_as_hashes_with_the_secret_as_their_key(auth: Auth
 
 async def test_nothing_that_is_printed_shows_a_token(auth: Auth) -> None:
     key = hmac.digest(SECRET, TOKEN.encode(), "sha256")
-    question = Decide(key, str(PROJECT), TOKEN, "r")
+    question = Decide(key, str(PROJECT), Action.READ, TOKEN, "r")
     answered = ReplyReceived(key, granting(str(PROJECT)))
     auth.tuist.trouble = DOWN
     trouble = await unknown(auth, TOKEN)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_actors.http.parameters import project_in
+from cache_actors.access.grants import Action
+from cache_actors.http.parameters import action_in, project_in
 from cache_actors.storage.layout import InvalidIdentifier, Project
 
 GOOD = b"account_handle=acme&project_handle=app"
@@ -96,3 +97,21 @@ def test_nothing_that_follows_changes_the_project(more: bytes) -> None:
     except InvalidIdentifier:
         return
     assert project == Project("acme", "app")
+
+
+@pytest.mark.parametrize(
+    ("query", "action"),
+    [
+        (GOOD + b"&action=read", Action.READ),
+        (b"action=write&" + GOOD, Action.WRITE),
+        (GOOD, Action.WRITE),  # of an nginx that would use the answer for both
+    ],
+)
+def test_nginx_says_what_its_question_is_about(query: bytes, action: Action) -> None:
+    assert action_in(query) is action
+
+
+@pytest.mark.parametrize("query", [b"action=", b"action=READ", b"action=read&action=read"])
+def test_question_about_something_else_is_refused(query: bytes) -> None:
+    with pytest.raises(InvalidIdentifier, match=r"^action is "):
+        action_in(GOOD + b"&" + query)

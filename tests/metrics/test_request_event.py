@@ -43,6 +43,7 @@ def test_what_is_no_read_is_no_hit(route: Route) -> None:
     [
         (204, "stored"),
         (400, "invalid"),
+        (402, "payment_required"),
         (408, "stalled"),
         (409, "artifact_missing"),
         (413, "too_large"),

@@ -104,6 +104,22 @@ def test_value_that_could_end_its_directive_is_refused(option: str) -> None:
             nginx_config(replace(OPTIONS, **TLS | {option: bad}))
 
 
+@pytest.mark.parametrize(
+    "prefix", ["cache", "/", "/a b", '/a"b', "/a;", "/a.b", "/a\n", "/$a", "//a"]
+)
+def test_prefix_that_is_more_than_a_plain_path_is_refused(prefix: str) -> None:
+    with pytest.raises(BadNginxOption, match=r"^--path-prefix is .* allowed"):
+        nginx_config(replace(OPTIONS, path_prefix=prefix))
+
+
+def test_prefix_is_taken_away_before_anything_is_matched() -> None:
+    assert 'rewrite "' not in nginx_config(OPTIONS)
+    for given in ("/cache", "/cache/"):
+        config = nginx_config(replace(OPTIONS, path_prefix=given))
+        rewrite = config.index('rewrite "(?s)^/cache(/.*)\\z" $1;')
+        assert config.index("client_max_body_size") < rewrite < config.index("server_tokens")
+
+
 @pytest.mark.parametrize("half", TLS)
 def test_half_of_the_tls_is_refused(half: str) -> None:
     with pytest.raises(BadNginxOption, match="go together"):
@@ -123,7 +139,7 @@ def test_location_that_adds_headers_names_cache_control() -> None:
 
 def test_checker_finds_nothing_that_is_not_explained(tmp_path: Path) -> None:
     config = tmp_path / "nginx.conf"
-    config.write_text(nginx_config(replace(OPTIONS, metrics_port=9464)))
+    config.write_text(nginx_config(replace(OPTIONS, metrics_port=9464, path_prefix="/cache")))
     gixy = Path(sys.executable).with_name("gixy")
     run = subprocess.run(
         [gixy, "-f", "json", config], capture_output=True, text=True, check=False, timeout=60

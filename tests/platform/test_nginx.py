@@ -208,7 +208,9 @@ def test_artifact_is_read_from_disk_under_a_remembered_decision(running: Running
         answer = running.https(f"/api/cache/cas/{ID}?account_handle=acme&project_handle=app")
         assert (answer.status_code, answer.content) == (200, b"artifact")
         assert answer.headers["Content-Type"] == "application/octet-stream"
-    assert running.upstream.asked == ["/_auth_cas?account_handle=acme&project_handle=app"]
+    assert running.upstream.asked == [
+        "/_auth_cas?account_handle=acme&project_handle=app&action=read"
+    ]
     assert list((running.folder / "decisions").rglob("*"))
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from cache_actors.access.tuist import Access
+from cache_actors.access.grants import Access
 from cache_actors.metrics.registry import Metrics
 from cache_actors.metrics.request_event import STATUSES, RequestEvent, Responder, Route
 from cache_actors.storage.eviction.last_pass import PassReport

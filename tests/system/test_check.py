@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from cache_actors.access.tuist import ACCESS, INTROSPECTION, PROJECTS
 from cache_actors.cli.dev.tuist import StandInTuist
 from cache_actors.cli.main import main
 from tests.support.mounts import other_device, remount, require_root, tmpfs
@@ -121,6 +122,53 @@ def test_server_that_is_no_tuist_is_broken(check: Check, tuist: StandInTuist) ->
     assert silent["verdict"] == "broken"
     tuist.status = 500
     assert check()["Tuist"]["verdict"] == "broken"
+
+
+CREDENTIAL = {"TUIST_CLIENT_ID": "cache_1", "TUIST_CLIENT_SECRET": "hush"}
+
+
+def test_tuist_is_asked_as_the_service_will_ask_it(check: Check, tuist: StandInTuist) -> None:
+    tuist.credential = ("cache_1", "hush")
+    for settings, paths, told in [
+        ({}, [ACCESS], ACCESS),
+        (CREDENTIAL, [INTROSPECTION], INTROSPECTION),
+    ]:
+        tuist.questions.clear()
+        found = check(**settings)["Tuist"]
+        assert found["verdict"] == "ok"
+        assert told in found["text"]
+        assert [question.path for question in tuist.questions] == paths
+
+
+def test_older_tuist_is_told(check: Check, tuist: StandInTuist) -> None:
+    tuist.paths = frozenset({PROJECTS})
+    findings = check(**CREDENTIAL)
+    assert findings["Tuist"]["verdict"] == "ok"
+    assert PROJECTS in findings["Tuist"]["text"]
+    assert findings["introspection"]["verdict"] == "warning"
+    tuist.paths = frozenset()
+    assert check()["Tuist"]["verdict"] == "broken"
+
+
+def test_credential_that_tuist_refuses_is_broken_and_not_printed(
+    check: Check, tuist: StandInTuist
+) -> None:
+    tuist.credential = ("cache_1", "another")
+    found = check(**CREDENTIAL)["Tuist"]
+    assert found["verdict"] == "broken"
+    assert "TUIST_CLIENT_ID" in found["advice"]
+    assert "hush" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("settings", "verdict"),
+    [({}, "warning"), ({"TUIST_TOKEN_SECRET": "hush"}, "ok"), (CREDENTIAL, "ok")],
+    ids=str,
+)
+def test_whether_cache_tokens_can_be_verified_is_told(
+    check: Check, settings: dict[str, str], verdict: str
+) -> None:
+    assert check(**settings)["cache tokens"]["verdict"] == verdict
 
 
 def test_nginx_configuration_comes_from_a_file_or_from_standard_input(

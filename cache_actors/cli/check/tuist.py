@@ -1,4 +1,5 @@
-"""The Tuist server: does it answer as one, and is its clock like ours."""
+"""The Tuist server: does it answer as one what the service will ask it, and is its clock like
+ours."""
 
 from __future__ import annotations
 
@@ -9,7 +10,16 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from cache_actors.access.tuist import client_options, described, projects_url, read_projects
+from cache_actors.access.grants import read_introspection, read_projects
+from cache_actors.access.tuist import (
+    ACCESS,
+    INTROSPECTION,
+    PROJECTS,
+    client_options,
+    described,
+    url_at,
+)
+from cache_actors.application import credential
 
 from .result import CheckResult, Verdict
 
@@ -20,13 +30,26 @@ if TYPE_CHECKING:
 
 MAX_CLOCK_SECONDS = 30.0
 
+NO_TOKEN = "cache-actors-check"  # noqa: S105
+"""What is introspected: nobody's token."""
+
 
 def check_tuist(settings: Settings) -> Iterator[CheckResult]:
-    """Ask without a token: what speaks the API refuses that with 401."""
-    url = projects_url(str(settings.server_url))
+    """Ask as the service does, in its order, but without a token."""
+    yield _cache_tokens(settings)
+    client_credential = credential(settings)
+    paths = [ACCESS, PROJECTS] if client_credential is None else [INTROSPECTION, ACCESS, PROJECTS]
+    url = ""
     try:
         with httpx.Client(**client_options()) as client:
-            answer = client.get(url)
+            for path in paths:
+                url = url_at(str(settings.server_url), path)
+                if client_credential is not None and path == INTROSPECTION:
+                    answer = client.post(url, json=client_credential.question(NO_TOKEN))
+                else:
+                    answer = client.get(url)
+                if answer.status_code != httpx.codes.NOT_FOUND:
+                    break
     except Exception as error:  # the environment's proxies may be anything
         advice = (
             "Look at SERVER_URL, DNS, the firewall, HTTPS_PROXY and, for a CA of your own, "
@@ -34,14 +57,16 @@ def check_tuist(settings: Settings) -> Iterator[CheckResult]:
         )
         yield CheckResult("Tuist", Verdict.BROKEN, f"{url} gives no answer: {error}", advice)
         return
-    if answer.status_code == httpx.codes.UNAUTHORIZED:
-        yield CheckResult("Tuist", Verdict.OK, f"{url} answers 401, as it should")
-    elif answer.status_code == httpx.codes.OK and read_projects(answer.content) is not None:
-        yield CheckResult("Tuist", Verdict.OK, f"{url} lists projects, as it should")
+    if path == INTROSPECTION:
+        yield _of_introspection(url, answer)
     else:
-        odd = "200 without a list of projects" if answer.is_success else described(answer)
-        text = f"{url} answers {odd}, not 401"
-        yield CheckResult("Tuist", Verdict.BROKEN, text, "Is SERVER_URL that of a Tuist server?")
+        yield _of_projects(url, answer)
+        if client_credential is not None:
+            text = (
+                f"the Tuist server has no {INTROSPECTION}; {path} is asked, as without a credential"
+            )
+            advice = "Update the Tuist server, or unset TUIST_CLIENT_ID and TUIST_CLIENT_SECRET."
+            yield CheckResult("introspection", Verdict.WARNING, text, advice)
     with suppress(KeyError, ValueError):
         off = abs(time.time() - parsedate_to_datetime(answer.headers["Date"]).timestamp())
         if off > MAX_CLOCK_SECONDS:
@@ -49,3 +74,42 @@ def check_tuist(settings: Settings) -> Iterator[CheckResult]:
             yield CheckResult("clock", Verdict.WARNING, text, "Synchronise it (NTP).")
         else:
             yield CheckResult("clock", Verdict.OK, "it agrees with the Tuist server's")
+
+
+def _cache_tokens(settings: Settings) -> CheckResult:
+    """Whether there is a way to verify cache tokens, which today's clients send."""
+    if settings.tuist_token_secret is not None:
+        text = "TUIST_TOKEN_SECRET verifies them, and other JWTs, here"
+    elif settings.tuist_client_id is not None:
+        text = "they are introspected by the Tuist server"
+    else:
+        text = "they cannot be verified: clients that send them hear 401"
+        advice = (
+            "If there are such clients, set TUIST_TOKEN_SECRET, or TUIST_CLIENT_ID and "
+            "TUIST_CLIENT_SECRET."
+        )
+        return CheckResult("cache tokens", Verdict.WARNING, text, advice)
+    return CheckResult("cache tokens", Verdict.OK, text)
+
+
+def _of_introspection(url: str, answer: httpx.Response) -> CheckResult:
+    if answer.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+        text = f"{url} answers {answer.status_code}: it refuses the cache's own credential"
+        advice = "Look at TUIST_CLIENT_ID and TUIST_CLIENT_SECRET; until then nobody is let in."
+        return CheckResult("Tuist", Verdict.BROKEN, text, advice)
+    if answer.status_code == httpx.codes.OK and read_introspection(answer.content, time.time()):
+        text = f"{url} introspects tokens, as it should, and is asked"
+        return CheckResult("Tuist", Verdict.OK, text)
+    odd = "200 without saying active or not" if answer.is_success else described(answer)
+    text = f"{url} answers {odd}"
+    return CheckResult("Tuist", Verdict.BROKEN, text, "Is SERVER_URL that of a Tuist server?")
+
+
+def _of_projects(url: str, answer: httpx.Response) -> CheckResult:
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        return CheckResult("Tuist", Verdict.OK, f"{url} answers 401, as it should, and is asked")
+    if answer.status_code == httpx.codes.OK and read_projects(answer.content) is not None:
+        return CheckResult("Tuist", Verdict.OK, f"{url} lists projects, as it should, and is asked")
+    odd = "200 without a list of projects" if answer.is_success else described(answer)
+    text = f"{url} answers {odd}, not 401"
+    return CheckResult("Tuist", Verdict.BROKEN, text, "Is SERVER_URL that of a Tuist server?")

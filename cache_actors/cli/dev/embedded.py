@@ -69,6 +69,7 @@ def _settings(server_url: str) -> Settings:
     os.environ |= {"SERVER_URL": server_url, "CAS_STORAGE_DIR": str(STORAGE.absolute())}
     os.environ.setdefault("STORAGE_MAX_BYTES", str(STORAGE_MAX_BYTES))
     os.environ |= {"SOCKET_PATH": "", "SOCKET_DIR": "", "TMP_DIR": "", "NGINX_LOG": ""}
+    os.environ |= {"TUIST_CLIENT_ID": "", "TUIST_CLIENT_SECRET": ""}
     settings = load_settings()
     if not _is_loopback(settings.bind):
         raise BadSettings(
@@ -89,6 +90,7 @@ def _nginx_options(nginx: Path, settings: Settings) -> NginxOptions:
         upstream=f"unix:{settings.socket_path}",
         storage=settings.cas_storage_dir,
         runtime=settings.socket_path.parent,
+        path_prefix=settings.path_prefix,
         max_upload_bytes=settings.max_upload_bytes,
         answers_log=settings.nginx_log,
         # Workers have to be able to read what this process writes.
@@ -116,7 +118,7 @@ def _is_loopback(address: str) -> bool:
 
 def _introduce(settings: Settings) -> None:
     """Print what to try, as lines that can be pasted into a shell."""
-    url = f"http://{_address(settings)}"
+    url = f"http://{_address(settings)}{settings.path_prefix}"
     who = "nginx listens" if settings.socket_path else "The service listens"
     query = f"account_handle={ACCOUNT}&project_handle={PROJECT}"
     artifact = "the bytes of an artifact"

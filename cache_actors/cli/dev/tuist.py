@@ -1,4 +1,6 @@
-"""A stand-in for the Tuist server: it knows a few tokens and answers `GET /api/projects`.
+"""A stand-in for the Tuist server: it knows a few tokens, and says what each may do.
+
+It has the three endpoints that the cache asks (`access/tuist.py`), in the forms of today's Tuist.
 
 For development and tests. It runs in a thread of its own, so that whoever talks to it does so over
 a real connection.
@@ -12,15 +14,18 @@ import time
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
+from typing import Any, Self
+
+from cache_actors.access.tuist import ACCESS, INTROSPECTION, PROJECTS
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question that has been asked."""
+    """A question that has been asked. Of an introspection, `authorization` is that of the token."""
 
     authorization: str | None
     request_id: str | None
+    path: str = field(default=ACCESS, compare=False)
 
 
 @dataclass(slots=True)
@@ -28,13 +33,21 @@ class StandInTuist:
     """A Tuist server on loopback, as a context manager; its attributes can be changed as it runs.
 
     Attributes:
-        tokens: the full names of the projects that each token sees.
+        tokens: the full names of the projects that each token sees, and may write to.
+        grants: what introspection says of a token, if it is not that.
+        unpaid: the projects of accounts that are over their plan.
+        paths: the endpoints that it has; others are 404, as on an older server.
+        credential: the id and the secret of the clients that may introspect, if any may.
         status: if set, the status of every answer, with an empty object as its body.
         delay: seconds before each answer.
         questions: what has been asked so far.
     """
 
     tokens: dict[str, list[str]] = field(default_factory=dict)
+    grants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    unpaid: list[str] = field(default_factory=list)
+    paths: frozenset[str] = frozenset({INTROSPECTION, ACCESS, PROJECTS})
+    credential: tuple[str, str] | None = None
     status: int | None = None
     delay: float = 0.0
     questions: list[Question] = field(default_factory=list)
@@ -72,14 +85,41 @@ class StandInTuist:
         self.stop()
 
     def answer(self, authorization: str | None) -> tuple[int, object]:
-        """Status and body of the answer to a question."""
+        """Status and body of the answer about a client's token, of `ACCESS`."""
         if self.status is not None:
             return self.status, {}
         names = self.tokens.get((authorization or "").removeprefix("Bearer "))
         if names is None:
             return HTTPStatus.UNAUTHORIZED, {"message": "Unauthorized"}
-        projects = [{"id": number, "full_name": name} for number, name in enumerate(names, 1)]
-        return HTTPStatus.OK, {"projects": projects}
+        unpaid = [name for name in names if name in self.unpaid]
+        paid = [name for name in names if name not in unpaid]
+        return HTTPStatus.OK, {"projects": paid} | ({"payment_required": unpaid} if unpaid else {})
+
+    def answer_at(self, path: str, authorization: str | None) -> tuple[int, object]:
+        """Status and body of the answer to a `GET`."""
+        if path not in self.paths - {INTROSPECTION}:
+            return HTTPStatus.NOT_FOUND, {"message": "Not Found"}
+        status, body = self.answer(authorization)
+        if path == PROJECTS and isinstance(body, dict) and "projects" in body:
+            names = body["projects"]
+            items = [{"id": number, "full_name": name} for number, name in enumerate(names, 1)]
+            return status, {"projects": items}
+        return status, body
+
+    def introspect(self, question: dict[str, str]) -> tuple[int, object]:
+        """Status and body of the answer to a question about a token (RFC 7662)."""
+        if INTROSPECTION not in self.paths:
+            return HTTPStatus.NOT_FOUND, {"message": "Not Found"}
+        if self.status is not None:
+            return self.status, {}
+        if (question.get("client_id"), question.get("client_secret")) != self.credential:
+            return HTTPStatus.UNAUTHORIZED, {"error": "invalid_client"}
+        token = question.get("token", "")
+        names = self.tokens.get(token)
+        grants = self.grants.get(token) or ({"write": names} if names is not None else None)
+        if grants is None:
+            return HTTPStatus.OK, {"active": False}
+        return HTTPStatus.OK, {"active": True, "sub": "1", "cache_grants": {"project": grants}}
 
 
 class _Server(ThreadingHTTPServer):
@@ -96,15 +136,24 @@ class _Handler(BaseHTTPRequestHandler):
     tuist: StandInTuist
 
     def do_GET(self) -> None:
-        """Answer one question."""
+        """Answer a question about the client's token."""
         authorization = self.headers.get("Authorization")
-        self.tuist.questions.append(Question(authorization, self.headers.get("X-Request-ID")))
+        self._note(authorization)
+        self._answer(*self.tuist.answer_at(self.path, authorization))
+
+    def do_POST(self) -> None:
+        """Introspect a token."""
+        question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self._note(f"Bearer {question.get('token')}")
+        known = self.path == INTROSPECTION
+        self._answer(*(self.tuist.introspect(question) if known else (HTTPStatus.NOT_FOUND, {})))
+
+    def _note(self, authorization: str | None) -> None:
+        request_id = self.headers.get("X-Request-ID")
+        self.tuist.questions.append(Question(authorization, request_id, self.path))
         time.sleep(self.tuist.delay)
-        status, answer = (
-            self.tuist.answer(authorization)
-            if self.path == "/api/projects"
-            else (HTTPStatus.NOT_FOUND, {})
-        )
+
+    def _answer(self, status: int, answer: object) -> None:
         body = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

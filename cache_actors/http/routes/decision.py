@@ -1,14 +1,15 @@
-"""Who may see a project: asked by every handler here, and by nginx through `/_auth_cas`."""
+"""Who may do what in a project: asked by every handler here, and by nginx through `/_auth_cas`."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from cache_actors.access.tuist import Access
+from cache_actors.access.grants import UNPAID, Access, Action
 from cache_actors.http.errors import HttpError, error_body, translate
-from cache_actors.http.parameters import project_in
+from cache_actors.http.parameters import action_in, project_in
 from cache_actors.http.responses import NO_STORE, Response, empty_response
+from cache_actors.metrics.request_event import Route
 
 if TYPE_CHECKING:
     from cache_actors.actors.auth_cache import Decision
@@ -27,6 +28,8 @@ ERROR_HEADER = "X-Cache-Error"
 
 _REFUSALS = {
     Access.UNAUTHORIZED: (HTTPStatus.UNAUTHORIZED, "Unauthorized"),
+    Access.UNVERIFIABLE: (HTTPStatus.UNAUTHORIZED, "Unauthorized"),
+    Access.PAYMENT_REQUIRED: (HTTPStatus.PAYMENT_REQUIRED, UNPAID),
     Access.FORBIDDEN: (HTTPStatus.FORBIDDEN, "You don't have access to this project"),
 }
 
@@ -44,28 +47,28 @@ def refuse_long_token(request: Request) -> None:
 
 
 async def authorized_project(request: Request) -> Project:
-    """The project that the request names and may see.
+    """The project that the request names, and in which it may do what it asks for.
 
     Raises:
         InvalidIdentifier: it names none, or oddly.
-        HttpError: 400, 401 or 403.
+        HttpError: 400, 401, 402 or 403.
         AccessUnknown: the Tuist server cannot be asked.
         ActorError: the auth cache did not answer.
     """
     project = project_in(request.query_string)
     request.project = project
-    _allow(await _decide(request, project))
+    _allow(await _decide(request, project, _action(request)))
     request.owner = (project, hash(request.headers["Authorization"]))
     return project
 
 
 async def decide(request: Request) -> Response:
     """`GET /_auth_cas`: the decision itself, with how long nginx may remember it."""
-    project = project_in(request.query_string)
+    project, action = project_in(request.query_string), action_in(request.query_string)
     request.project = project
     lifetime = 0.0
     try:
-        decision = await _decide(request, project)
+        decision = await _decide(request, project, action)
         lifetime = decision.lifetime
         _allow(decision)
     except Exception as error:
@@ -81,19 +84,26 @@ async def decide(request: Request) -> Response:
     return response
 
 
-async def _decide(request: Request, project: Project) -> Decision:
+def _action(request: Request) -> Action:
+    """What a request asks for. The PUT that retrieves an entry reads."""
+    reads = request.method in {"GET", "HEAD"} or request.route is Route.ENTRY_READ
+    return Action.READ if reads else Action.WRITE
+
+
+async def _decide(request: Request, project: Project, action: Action) -> Decision:
     tokens = request.headers.getlist("Authorization")
     if len(tokens) > 1:
         raise HttpError(HTTPStatus.BAD_REQUEST, "Authorization header is given more than once")
     if not tokens or not tokens[0]:
         raise HttpError(HTTPStatus.UNAUTHORIZED, "Missing Authorization header")
-    return await request.services.auth.decide(tokens[0], project, request.id)
+    return await request.services.auth.decide(tokens[0], project, action, request.id)
 
 
 def _allow(decision: Decision) -> None:
     refusal = _REFUSALS.get(decision.access)
     if refusal is not None:
-        raise HttpError(*refusal)
+        status, message = refusal
+        raise HttpError(status, decision.message or message)
 
 
 def _cache_control(lifetime: float) -> str:
