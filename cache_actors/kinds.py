@@ -71,6 +71,10 @@ class Kind(Enum):
         *("keyvalue", ".json", "entry", ("GET", "HEAD", "PUT"), ()),
         *(_PLAIN_IDS, "max_keyvalue_bytes", True, _is_json_object),
     )
+    GRADLE = (
+        *("gradle", "", "gradle", ("GET", "HEAD"), ()),
+        *(_PLAIN_IDS, "max_gradle_bytes", False, None),
+    )
 
     def __init__(
         self,

@@ -110,6 +110,7 @@ class Settings(BaseSettings):
     )
     max_upload_bytes: Bytes = 26_214_400
     max_keyvalue_bytes: Bytes = 1_048_576
+    max_gradle_bytes: Bytes = 104_857_600
     body_timeout: float = Field(
         30.0, gt=0, le=3600, description="seconds, more than 0 and up to an hour"
     )

@@ -10,17 +10,18 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from quart_trio import QuartTrio
-from werkzeug.exceptions import NotFound, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 from werkzeug.routing import BaseConverter
 
+from cache_actors.kinds import Kind
 from cache_actors.metrics.registry import NGINX_TROUBLES
-from cache_actors.metrics.request_event import RequestEvent, Responder, Route
+from cache_actors.metrics.request_event import STORES, RequestEvent, Responder, Route
 from cache_actors.storage.entries import MissingArtifact
 from cache_actors.storage.errors import StorageError, StorageFull
 
 from .errors import HttpError, error_response, translate
 from .request import Request
-from .routes import artifacts, decision, health, keyvalue, metrics
+from .routes import artifacts, decision, gradle, health, keyvalue, metrics
 from .server.in_flight import InFlight
 from .server.request_cycle import BODY_HEADER, RequestCycle
 
@@ -105,10 +106,18 @@ class CacheApp(QuartTrio):
         Raises:
             HTTPException: nginx would have answered that.
         """
-        if (request.content_length or 0) > self.settings.max_upload_bytes:
+        if (request.content_length or 0) > self._limit(request):
             raise RequestEntityTooLarge
         if ANSWER_HEADER in request.headers:
             raise NotFound
+
+    def _limit(self, request: Request) -> int:
+        """The largest body that nginx lets through, in bytes: what a kind has for its own URLs."""
+        try:
+            route, _ = self._routes.match(request.path, request.method)
+        except HTTPException:
+            return self.settings.max_upload_bytes
+        return self.settings.largest(STORES.get(Route(route), Kind.CAS))
 
     def _answer_error(self, request: Request, error: Exception) -> Response:
         answer = translate(error)
@@ -209,12 +218,15 @@ class _Anything(BaseConverter):
 
 _ARTIFACT = "/api/cache/cas/<anything:artifact_id>"
 _ENTRY = "/api/cache/keyvalue/<anything:cas_id>"
+_OUTPUT = "/api/cache/gradle/<anything:key>"
 
 _ROUTES: tuple[tuple[Route, str, str, Callable[..., Any]], ...] = (
     (Route.ARTIFACT_READ, _ARTIFACT, "GET HEAD", artifacts.retrieve_artifact),
     (Route.ARTIFACT_STORE, _ARTIFACT, "POST", artifacts.store_artifact),
     (Route.ENTRY_READ, _ENTRY, "GET HEAD PUT", keyvalue.retrieve_values),
     (Route.ENTRY_STORE, "/api/cache/keyvalue", "PUT", keyvalue.store_values),
+    (Route.GRADLE_READ, _OUTPUT, "GET HEAD", gradle.retrieve_output),
+    (Route.GRADLE_STORE, _OUTPUT, "PUT", gradle.store_output),
     (Route.DECISION, "/_auth_cas", "GET", decision.decide),
     (Route.UP, "/up", "GET HEAD", health.up),
     (Route.READY, "/ready", "GET HEAD", health.ready),

@@ -17,6 +17,8 @@ STATUSES = {str(status.value): status.value for status in HTTPStatus} | {"499": 
 
 _HITS = {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT, HTTPStatus.NOT_MODIFIED}
 
+_STORED = {HTTPStatus.NO_CONTENT, HTTPStatus.CREATED, HTTPStatus.OK}
+
 
 class Responder(StrEnum):
     """Who has answered."""
@@ -32,6 +34,8 @@ class Route(StrEnum):
     ARTIFACT_STORE = "artifact_store"
     ENTRY_READ = "entry_read"
     ENTRY_STORE = "entry_store"
+    GRADLE_READ = "gradle_read"
+    GRADLE_STORE = "gradle_store"
     DECISION = "decision"
     UP = "up"
     READY = "ready"
@@ -108,6 +112,6 @@ class RequestEvent(msgspec.Struct, frozen=True):
         """The outcome of an upload or an entry to store, in a word; None for other requests."""
         if self.route not in STORES:
             return None
-        if self.status == HTTPStatus.NO_CONTENT:
+        if self.status in _STORED:
             return "duplicate" if self.duplicate else "stored"
         return _REASONS.get(self.status, "failed")

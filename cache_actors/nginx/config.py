@@ -22,7 +22,7 @@ HTTP2_DIRECTIVE_SINCE = (1, 25, 1)
 `listen`."""
 
 OPEN_FILES = 32_768
-"""Number of files that a worker may have open: 13,000 (open_file_cache in server.conf), and two
+"""Number of files that a worker may have open: 17,000 (open_file_cache in server.conf), and two
 sockets for each of its connections. Without that many, the service reads what nginx cannot open."""
 
 # What may stand between quotes in a configuration; anything else could end the value.

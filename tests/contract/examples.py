@@ -61,6 +61,11 @@ def kv_path(kv_id: str) -> str:
     return f"/api/cache/keyvalue/{kv_id}"
 
 
+def gradle_path(key: str) -> str:
+    """Where an output of Gradle's is."""
+    return f"/api/cache/gradle/{key}"
+
+
 def bearer(token: str) -> dict[str, str]:
     """The header that shows `token`."""
     return {"Authorization": f"Bearer {token}"}
@@ -164,6 +169,7 @@ def cache_calls() -> list[CacheCall]:
         CacheCall("get-entries", "GET", kv),
         CacheCall("put-to-retrieve", "PUT", kv),
         CacheCall("store", "PUT", STORE_PATH, pair, httpx.codes.NO_CONTENT),
+        CacheCall("get-output", "GET", gradle_path(new_cas_id())),
     ]
 
 

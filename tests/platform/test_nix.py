@@ -218,7 +218,7 @@ def test_nginx_may_open_all_the_files_that_it_keeps_open(host: Any) -> None:
     kept = re.findall(r"open_file_cache +max=(\d+)", nginx["virtualHosts"][name]["extraConfig"])
     [connections] = re.findall(r"worker_connections (\d+);", nginx["eventsConfig"])
     needed = sum(map(int, kept)) + 2 * int(connections)
-    assert len(kept) == 4
+    assert len(kept) == 5
     assert host["systemd"]["services"]["nginx"]["serviceConfig"]["LimitNOFILE"] > needed
 
 

@@ -36,7 +36,33 @@ IMMUTABLE = "private, max-age=31536000, immutable"
 
 async def retrieve_artifact(request: Request, artifact_id: str) -> Response:
     """`GET` or `HEAD /api/cache/cas/:id`: the artifact's bytes, or a range of them."""
-    artifact = await request.services.reader.open(await _key(request, artifact_id))
+    return await read_file(request, await key_of(request, Kind.CAS, "id", artifact_id))
+
+
+async def store_artifact(request: Request, artifact_id: str) -> Response:
+    """`POST /api/cache/cas/:id`: store the body, unless the artifact exists already."""
+    await store_body(request, await key_of(request, Kind.CAS, "id", artifact_id))
+    return empty_response()
+
+
+async def key_of(request: Request, kind: Kind, name: str, value: str) -> Key:
+    """The key that a request names, in the project that it may see.
+
+    Raises:
+        InvalidIdentifier: the kind has no such ids; `name` is what the error calls it.
+        HttpError: as `authorized_project`, and all that it raises.
+    """
+    parse_id(kind, name, value)
+    return Key(await authorized_project(request), kind, value)
+
+
+async def read_file(request: Request, key: Key) -> Response:
+    """The file stored under `key`, or the range of it that the request asks for.
+
+    Raises:
+        HttpError: 404, 412 or 416.
+    """
+    artifact = await request.services.reader.open(key)
     if artifact is None:
         raise HttpError(HTTPStatus.NOT_FOUND, "Artifact does not exist")
     try:
@@ -46,21 +72,15 @@ async def retrieve_artifact(request: Request, artifact_id: str) -> Response:
         raise
 
 
-async def store_artifact(request: Request, artifact_id: str) -> Response:
-    """`POST /api/cache/cas/:id`: store the body, unless the artifact exists already."""
-    key = await _key(request, artifact_id)
+async def store_body(request: Request, key: Key) -> Published:
+    """Store the request's body under `key`, unless something is stored there already."""
     digest = _declared_digest(request)
-    body = request.body.limit(request.app.settings.largest(Kind.CAS))
+    body = request.body.limit(request.app.settings.largest(key.kind))
     published = await request.services.writer.store(
         key, body, request.content_length, digest, request.owner
     )
     request.duplicate = published is Published.EXISTS
-    return empty_response()
-
-
-async def _key(request: Request, artifact_id: str) -> Key:
-    parse_id(Kind.CAS, "id", artifact_id)
-    return Key(await authorized_project(request), Kind.CAS, artifact_id)
+    return published
 
 
 def _declared_digest(request: Request) -> bytes | None:
