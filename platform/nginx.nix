@@ -17,7 +17,7 @@ let
   decisions = "/run/nginx-decisions";
   shared = "/run/cache-actors";
 
-  # Each worker keeps up to 13,000 files open (open_file_cache in server.conf), and has two sockets for
+  # Each worker keeps up to 17,000 files open (open_file_cache in server.conf), and has two sockets for
   # each of its 8,192 connections.
   openFiles = 131072;
 
