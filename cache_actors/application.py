@@ -25,6 +25,7 @@ from .storage.eviction.run import Limits
 from .storage.eviction.status import EvictionMonitor
 from .storage.files.store import FileStore
 from .storage.files.temporary import TemporaryFolder
+from .storage.files.unfinished import UnfinishedUploads
 from .storage.layout import TEMPORARY
 from .supervision import (
     ChildSpec,
@@ -36,6 +37,7 @@ from .supervision import (
     supervisor_child,
 )
 from .transfer.artifact_reader import ArtifactReader
+from .transfer.part_uploads import PartUploads
 from .writer_process.client import ArtifactWriterProcess, EntryWriterProcess
 
 if TYPE_CHECKING:
@@ -182,6 +184,7 @@ class Application:
             capacity=self._capacity,
             synced=self.metrics.synced,
         )
+        self._unfinished = UnfinishedUploads(self._store)
         self._disk_threads = trio.CapacityLimiter(2)  # one for each actor that commits
         self._background_threads = trio.CapacityLimiter(4)  # of those that look after the disk
         self._stream_threads = trio.CapacityLimiter(STREAM_THREADS)
@@ -199,6 +202,7 @@ class Application:
         housekeeper = Housekeeper(
             self._store,
             [self._temporary, self._uploads],
+            self._unfinished,
             self._background_threads,
             self._log.warning,
         )
@@ -292,18 +296,20 @@ class Application:
     def _services(self, source: ConnectionSource) -> Services:
         """The services of the handlers: clients, no actors."""
         secret = self._settings.secret_key_base.get_secret_value().encode(errors="surrogateescape")
+        writer = DiskWriterClient(
+            self._artifacts.address,
+            self._store,
+            self._uploads,
+            Shares(UPLOADS_BYTES),
+            self._stream_threads,
+            self.metrics,
+            Turns(),
+        )
         return Services(
             auth=AuthCacheClient(self._decisions.address, secret),
             keyvalue=KeyValueStoreClient(self._entries.address, self._store.root, Turns()),
-            writer=DiskWriterClient(
-                self._artifacts.address,
-                self._store,
-                self._uploads,
-                Shares(UPLOADS_BYTES),
-                self._stream_threads,
-                self.metrics,
-                Turns(),
-            ),
+            writer=writer,
+            parts=PartUploads(self._unfinished, self._store, writer, self._stream_threads),
             reader=ArtifactReader(self._store, self._stream_threads),
             memory=Shares(max(ENTRIES_BYTES, 8 * self._settings.largest(Kind.KEYVALUE))),
             since=self._since,

@@ -46,6 +46,12 @@ _PLAIN_IDS = IdGrammar(
 )
 
 
+_SHA256_IDS = IdGrammar(re.compile("[0-9a-f]{64}"), "a SHA-256, in lower case")
+
+MAX_PART_BYTES = 10 << 20
+"""Largest part of a module's upload, in bytes."""
+
+
 class Kind(Enum):
     """A kind of thing that clients store.
 
@@ -53,10 +59,12 @@ class Kind(Enum):
         folder: the folder below a project's in which its files lie; in URLs too.
         ending: how the names of its files end.
         label: its name in nginx's log, from which metrics are counted.
-        read_methods: the HTTP methods that nginx answers with its files, at a URL with an id.
+        read_methods: the HTTP methods that nginx answers with its files, at a URL with an id;
+            none if the service answers, and names the file for nginx to send.
         store_methods: those that store one there; nginx answers them if it exists already.
         ids: what its ids look like.
-        limit: its largest body: bytes, or the name of the setting that says how many.
+        limit: the largest body of a request to store one, or a part of one: bytes, or the name of
+            the setting that says how many.
         refers: whether its files refer to artifacts (`Kind.CAS`), and so are evicted before them.
             Files of other kinds are evicted by their own last use.
         has_form: whether content is of its form, for files whose checksum is not recorded; None if
@@ -74,6 +82,10 @@ class Kind(Enum):
     GRADLE = (
         *("gradle", "", "gradle", ("GET", "HEAD"), ()),
         *(_PLAIN_IDS, "max_gradle_bytes", False, None),
+    )
+    MODULE = (
+        *("module", "", "module", (), ()),
+        *(_SHA256_IDS, MAX_PART_BYTES, False, None),
     )
 
     def __init__(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .storage.health import StorageStatus
     from .supervision import Shares, Status
     from .transfer.artifact_reader import ArtifactReader
+    from .transfer.part_uploads import PartUploads
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Services:
     auth: AuthCacheClient
     keyvalue: KeyValueStoreClient
     writer: DiskWriterClient
+    parts: PartUploads
     reader: ArtifactReader
     memory: Shares
     since: float

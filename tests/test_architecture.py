@@ -220,7 +220,7 @@ RECORDS = {
 
 def test_services_are_clients_and_cannot_be_changed() -> None:
     assert is_frozen(Services)
-    bounds_and_readers = {"ArtifactReader", "Shares"}
+    bounds_and_readers = {"ArtifactReader", "PartUploads", "Shares"}
     imported = {i.name: i for i in imports_of("cache_actors.services")}
     for field in dataclasses.fields(Services):
         annotation = str(field.type)

@@ -86,22 +86,32 @@ class DiskWriterClient:
         """
         path = key.path(self._store.root)
         owner = owner or (key.project,)
-        async with Upload(
-            self._store,
-            self._temporary,
-            self._memory,
-            owner,
-            self._threads,
-            self._metrics,
-        ) as upload:
+        async with self.upload(owner) as upload:
             if not await upload.receive(path, chunks, expected_size, expected_digest):
                 return Published.EXISTS
-            async with self._turns.turn(owner):
-                source = upload.source()
-                # The writer reads from a temporary file: it must not be discarded meanwhile.
-                with trio.CancelScope(shield=not isinstance(source, tuple)):
-                    return await self._writer.call(Publish(key, source), wait_for_room=True)
-                raise AssertionError("a scope that nobody cancels has swallowed something")
+            await upload.prepare()
+            return await self.publish(key, upload.source(), owner)
+
+    def upload(self, owner: Owner) -> Upload:
+        """An upload that takes its memory from the share of `owner`."""
+        return Upload(
+            self._store, self._temporary, self._memory, owner, self._threads, self._metrics
+        )
+
+    async def publish(
+        self, key: Key, source: tuple[bytes, ...] | TemporaryFile, owner: Owner
+    ) -> Published:
+        """Publish as `key` what has been received: pieces, or a file from `FileStore.prepare`.
+
+        Raises:
+            StorageError: the storage is full, or failed; nothing has been stored.
+            ActorError: the writer did not answer.
+        """
+        async with self._turns.turn(owner):
+            # The writer reads from a temporary file: it must not be discarded meanwhile.
+            with trio.CancelScope(shield=not isinstance(source, tuple)):
+                return await self._writer.call(Publish(key, source), wait_for_room=True)
+            raise AssertionError("a scope that nobody cancels has swallowed something")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from cache_actors.storage.files.store import FileStore
     from cache_actors.storage.files.temporary import TemporaryFolder
+    from cache_actors.storage.files.unfinished import UnfinishedUploads
     from cache_actors.supervision import Started
 
 PROBE_SECONDS = 5.0
@@ -28,6 +29,9 @@ SWEEP_EVERY = 120
 """Number of probes after which leftovers of killed processes are removed from the temporary
 folders."""
 
+SWEEP_UPLOADS_EVERY = 12
+"""Number of probes after which uploads that nobody continues are removed."""
+
 
 class Housekeeper:
     """Looks after a store and its temporary folders.
@@ -35,6 +39,7 @@ class Housekeeper:
     Args:
         store: whose health is kept up to date.
         temporaries: the folders that are swept.
+        unfinished: uploads in parts, of which those that are idle are removed.
         threads: for its trips to the disk.
         log: told when the state of the storage has changed.
     """
@@ -43,11 +48,13 @@ class Housekeeper:
         self,
         store: FileStore,
         temporaries: Sequence[TemporaryFolder],
+        unfinished: UnfinishedUploads,
         threads: trio.CapacityLimiter,
         log: Callable[..., object],
     ) -> None:
         self._store = store
         self._temporaries = temporaries
+        self._unfinished = unfinished
         self._threads = threads
         self._log = log
 
@@ -57,7 +64,7 @@ class Housekeeper:
         known = StorageState.OK
         looks = 0
         while not stop.is_set():
-            await in_thread(self._look, looks % SWEEP_EVERY == 0, threads=self._threads)
+            await in_thread(self._look, looks, threads=self._threads)
             looks += 1
             status = self._store.health.status()
             if status.state is not known:
@@ -66,9 +73,11 @@ class Housekeeper:
             with trio.move_on_after(PROBE_SECONDS):
                 await stop.wait()
 
-    def _look(self, sweep: bool) -> None:
+    def _look(self, looks: int) -> None:
         self._store.probe()
-        if sweep:
+        if looks % SWEEP_UPLOADS_EVERY == 0:
+            self._unfinished.sweep()
+        if looks % SWEEP_EVERY == 0:
             for folder in self._temporaries:
                 with suppress(OSError):  # there is nothing to do about it but to try again
                     folder.sweep()

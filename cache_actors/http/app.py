@@ -21,7 +21,7 @@ from cache_actors.storage.errors import StorageError, StorageFull
 
 from .errors import HttpError, error_response, translate
 from .request import Request
-from .routes import artifacts, decision, gradle, health, keyvalue, metrics
+from .routes import artifacts, decision, gradle, health, keyvalue, metrics, modules
 from .server.in_flight import InFlight
 from .server.request_cycle import BODY_HEADER, RequestCycle
 
@@ -117,7 +117,8 @@ class CacheApp(QuartTrio):
             route, _ = self._routes.match(request.path, request.method)
         except HTTPException:
             return self.settings.max_upload_bytes
-        return self.settings.largest(STORES.get(Route(route), Kind.CAS))
+        kinds = STORES | {Route.MODULE_PART: Kind.MODULE}
+        return self.settings.largest(kinds.get(Route(route), Kind.CAS))
 
     def _answer_error(self, request: Request, error: Exception) -> Response:
         answer = translate(error)
@@ -227,6 +228,10 @@ _ROUTES: tuple[tuple[Route, str, str, Callable[..., Any]], ...] = (
     (Route.ENTRY_STORE, "/api/cache/keyvalue", "PUT", keyvalue.store_values),
     (Route.GRADLE_READ, _OUTPUT, "GET HEAD", gradle.retrieve_output),
     (Route.GRADLE_STORE, _OUTPUT, "PUT", gradle.store_output),
+    (Route.MODULE_READ, "/api/cache/module/<anything:module>", "GET HEAD", modules.retrieve_module),
+    (Route.MODULE_START, "/api/cache/module/start", "POST", modules.start_upload),
+    (Route.MODULE_PART, "/api/cache/module/part", "POST", modules.put_part),
+    (Route.MODULE_STORE, "/api/cache/module/complete", "POST", modules.complete_upload),
     (Route.DECISION, "/_auth_cas", "GET", decision.decide),
     (Route.UP, "/up", "GET HEAD", health.up),
     (Route.READY, "/ready", "GET HEAD", health.ready),

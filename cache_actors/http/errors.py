@@ -15,6 +15,12 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from cache_actors.actors.auth_cache import AccessUnknown, TooManyQuestions
 from cache_actors.storage.entries import MissingArtifact
 from cache_actors.storage.errors import StorageBusy, StorageError, StorageFull, StorageLocked
+from cache_actors.storage.files.unfinished import (
+    ArtifactTooLarge,
+    TooManyUploads,
+    UnknownUpload,
+    WrongParts,
+)
 from cache_actors.storage.layout import InvalidIdentifier
 from cache_actors.supervision import ActorError, MailboxFull
 from cache_actors.transfer.upload import EmptyUpload, WrongDigest
@@ -65,19 +71,21 @@ def translate(error: Exception) -> HttpError | None:
     match error:
         case HttpError():
             return error
-        case InvalidIdentifier() | EmptyUpload():
+        case InvalidIdentifier() | EmptyUpload() | WrongParts():
             return HttpError(HTTPStatus.BAD_REQUEST, str(error))
         case BodyStalled():
             return HttpError(HTTPStatus.REQUEST_TIMEOUT, str(error))
         case MissingArtifact():
             return HttpError(HTTPStatus.CONFLICT, str(error))
-        case WrongDigest():
+        case UnknownUpload():
+            return HttpError(HTTPStatus.NOT_FOUND, str(error))
+        case WrongDigest() | ArtifactTooLarge():
             return HttpError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
         case AccessUnknown():
             return unavailable(str(error), error.retry_after)
         case MailboxFull():
             return overloaded("The service has too much to do at the moment")
-        case TooManyQuestions():
+        case TooManyQuestions() | TooManyUploads():
             return overloaded(str(error))
         case ActorError():
             return unavailable("The service cannot answer at the moment", RETRY_AFTER)

@@ -6,7 +6,7 @@ from functools import lru_cache
 from urllib.parse import parse_qsl
 
 from cache_actors.access.grants import Action
-from cache_actors.storage.layout import InvalidIdentifier, Project, parse_project
+from cache_actors.storage.layout import InvalidIdentifier, Project, module_id, parse_project
 
 _HANDLES = ("account_handle", "project_handle")
 
@@ -39,6 +39,37 @@ def action_in(query: bytes) -> Action:
         return Action(actions[0]) if actions else Action.WRITE
     except ValueError:
         raise InvalidIdentifier("action is neither read nor write") from None
+
+
+@lru_cache(maxsize=1024)
+def module_in(query: bytes) -> tuple[str, str]:
+    """The hash of the module that a query string names, and the module's id.
+
+    Raises:
+        InvalidIdentifier: `hash`, `name` or `cache_category` is missing, repeated or invalid.
+    """
+    category = _optional("cache_category", _parameters(query))
+    module_hash, name = parameter(query, "hash"), parameter(query, "name")
+    return module_hash, module_id("builds" if category is None else category, module_hash, name)
+
+
+def parameter(query: bytes, name: str) -> str:
+    """The parameter `name` of a query string.
+
+    Raises:
+        InvalidIdentifier: it is missing, or given more than once.
+    """
+    value = _optional(name, _parameters(query))
+    if value is None:
+        raise InvalidIdentifier(f"{name} is missing")
+    return value
+
+
+def _optional(name: str, parameters: list[tuple[str, str]]) -> str | None:
+    values = [value for key, value in parameters if key == name]
+    if len(values) > 1:
+        raise InvalidIdentifier(f"{name} is given more than once")
+    return values[0] if values else None
 
 
 def _parameters(query: bytes) -> list[tuple[str, str]]:

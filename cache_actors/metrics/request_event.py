@@ -15,7 +15,7 @@ CLIENT_LEFT = 499
 STATUSES = {str(status.value): status.value for status in HTTPStatus} | {"499": CLIENT_LEFT}
 """Statuses that are counted each by itself."""
 
-_HITS = {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT, HTTPStatus.NOT_MODIFIED}
+_HITS = {HTTPStatus.OK, HTTPStatus.NO_CONTENT, HTTPStatus.PARTIAL_CONTENT, HTTPStatus.NOT_MODIFIED}
 
 _STORED = {HTTPStatus.NO_CONTENT, HTTPStatus.CREATED, HTTPStatus.OK}
 
@@ -36,6 +36,10 @@ class Route(StrEnum):
     ENTRY_STORE = "entry_store"
     GRADLE_READ = "gradle_read"
     GRADLE_STORE = "gradle_store"
+    MODULE_READ = "module_read"
+    MODULE_START = "module_start"
+    MODULE_PART = "module_part"
+    MODULE_STORE = "module_store"
     DECISION = "decision"
     UP = "up"
     READY = "ready"
@@ -49,7 +53,7 @@ READS = {Route(f"{kind.label}_read"): kind for kind in Kind}
 STORES = {Route(f"{kind.label}_store"): kind for kind in Kind}
 """Routes that store something."""
 
-FROM_CLIENTS = {*READS, *STORES, Route.OTHER}
+FROM_CLIENTS = {*READS, *STORES, Route.MODULE_START, Route.MODULE_PART, Route.OTHER}
 """Routes that builds ask for. The others are for nginx and for operators."""
 
 _REASONS: dict[int, str] = {

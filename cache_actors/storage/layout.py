@@ -2,6 +2,8 @@
 
     <storage>/<account>/<project>/cas/<shard>/<id>
     <storage>/<account>/<project>/keyvalue/<shard>/<cas_id>.json
+    <storage>/<account>/<project>/gradle/<shard>/<key>
+    <storage>/<account>/<project>/module/<shard>/<SHA-256 of category, hash and name>
 
 nginx reads the same layout, written down as regular expressions. Handles and ids are matched whole:
 handles can hold neither a dot nor a slash, and ids what their kind's grammar lets through
@@ -11,7 +13,9 @@ for `<storage>/.tmp`.
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +33,7 @@ LAST_SCRUB = ".last-scrub"
 LAST_EVICTION = ".last-eviction"
 """The file under the storage folder that holds the report of the last pass of eviction."""
 
+_MODULE_PART = re.compile(r"[^/\\\0\ufffd]{1,1000}")  # U+FFFD stands for what is no UTF-8
 _HANDLE = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
@@ -98,6 +103,27 @@ def parse_id(kind: Kind, name: str, value: str) -> str:
     if kind.ids.pattern.fullmatch(value) is None:
         raise InvalidIdentifier(f"{name} {_quote(value)} is invalid: it must be {kind.ids.meaning}")
     return value
+
+
+def module_id(category: str, module_hash: str, name: str) -> str:
+    """The id of a module: the SHA-256 of what names it.
+
+    Names may hold any letters. Those with an accent have two forms in Unicode, which mean the same
+    to whoever reads them, and are the same here.
+
+    Raises:
+        InvalidIdentifier: a part is empty, `.` or `..`, too long, no UTF-8, or has a character that
+            no name may have.
+    """
+    parts = {"cache_category": category, "hash": module_hash, "name": name}
+    for label, value in parts.items():
+        if value in (".", "..") or _MODULE_PART.fullmatch(value) is None:
+            raise InvalidIdentifier(
+                f"{label} {_quote(value)} is invalid: it must be 1 to 1000 characters of UTF-8 "
+                "without slashes, backslashes and NUL, and not . or .."
+            )
+    named = "/".join(unicodedata.normalize("NFC", value) for value in parts.values())
+    return hashlib.sha256(named.encode()).hexdigest()
 
 
 def key_at(parts: tuple[str, ...]) -> Key | None:

@@ -85,7 +85,7 @@ class Upload:
 
     async def receive(
         self,
-        path: Path,
+        path: Path | None,
         chunks: AsyncIterable[bytes],
         expected_size: int | None,
         expected_digest: bytes | None,
@@ -116,9 +116,16 @@ class Upload:
             raise EmptyUpload("The body is empty")
         if expected_digest is not None and expected_digest != self._digest():
             raise WrongDigest("The body does not match the digest that was declared")
+        return True
+
+    async def prepare(self) -> None:
+        """Make what has been received ready to be published, if it is large.
+
+        Raises:
+            StorageError: it could not be synced.
+        """
         if self._file is not None:
             self._file = await in_thread(self._store.prepare, self._file, threads=self._threads)
-        return True
 
     def source(self) -> tuple[bytes, ...] | TemporaryFile:
         """The bytes that have been received, or the file with them."""
@@ -157,7 +164,7 @@ class Upload:
             digest.update(piece)
         return digest.digest()
 
-    async def _spill(self, path: Path, size: int = 0) -> bool:
+    async def _spill(self, path: Path | None, size: int = 0) -> bool:
         """Go on in a temporary file with room for `size` bytes, unless `path` exists: say no."""
         self._file = await in_thread(self._open, path, size, threads=self._threads)
         if self._file is None:
@@ -165,8 +172,8 @@ class Upload:
         self._metrics.temporary_files.inc()
         return True
 
-    def _open(self, path: Path, size: int) -> TemporaryFile | None:
-        if self._store.exists(path):
+    def _open(self, path: Path | None, size: int) -> TemporaryFile | None:
+        if path is not None and self._store.exists(path):
             return None
         self._store.capacity.check_room(size)
         file = self._temporary.create()

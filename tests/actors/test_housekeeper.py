@@ -17,6 +17,7 @@ from cache_actors.actors import housekeeper
 from cache_actors.actors.housekeeper import PROBE_SECONDS, Housekeeper
 from cache_actors.storage.files.store import FileStore
 from cache_actors.storage.files.temporary import TemporaryFolder
+from cache_actors.storage.files.unfinished import UnfinishedUploads
 from cache_actors.storage.health import StorageState, StorageStatus
 from cache_actors.storage.layout import TEMPORARY
 
@@ -37,7 +38,8 @@ class Household:
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         threads = trio.CapacityLimiter(1)
-        keeper = Housekeeper(self.store, self.temporaries, threads, self.log)
+        unfinished = UnfinishedUploads(self.store)
+        keeper = Housekeeper(self.store, self.temporaries, unfinished, threads, self.log)
         await keeper.run(self.stop, task_status.started)
 
     async def look(self) -> StorageStatus:

@@ -30,7 +30,7 @@ similar_handles = st.text("aAb-_", min_size=1, max_size=3)
 similar_ids = st.text("aA_~j", min_size=1, max_size=6) | st.sampled_from(["cas", "json", "a-json"])
 handles = st.text(HANDLE_CHARACTERS, min_size=1, max_size=100)
 ids = st.text(ID_CHARACTERS, min_size=1, max_size=200)
-kinds = st.sampled_from(Kind)
+kinds = st.sampled_from([Kind.CAS, Kind.KEYVALUE, Kind.GRADLE])
 
 
 def entry_of(account: str, project: str, kind: Kind, entry_id: str) -> Key:

@@ -66,6 +66,7 @@ class Uploads(Tasks):
         ) as upload:
             if not await upload.receive(self.path, chunks, size, digest):
                 return None
+            await upload.prepare()
             source = upload.source()
             self.received.append(content_of(source))
             return type(source)

@@ -74,7 +74,7 @@ async def read_file(request: Request, key: Key) -> Response:
 
 async def store_body(request: Request, key: Key) -> Published:
     """Store the request's body under `key`, unless something is stored there already."""
-    digest = _declared_digest(request)
+    digest = declared_digest(request)
     body = request.body.limit(request.app.settings.largest(key.kind))
     published = await request.services.writer.store(
         key, body, request.content_length, digest, request.owner
@@ -83,7 +83,7 @@ async def store_body(request: Request, key: Key) -> Published:
     return published
 
 
-def _declared_digest(request: Request) -> bytes | None:
+def declared_digest(request: Request) -> bytes | None:
     """The SHA-256 that the client declares of its body, if it does.
 
     Raises:

@@ -46,6 +46,7 @@ MAX_LIFE_SECONDS = 86_400.0
 
 _MAX_BUFFERS = 1024  # IOV_MAX on Linux
 _COPY_BYTES = 1 << 20
+_NO_COPY = {errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _NO_RESERVATIONS = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
@@ -111,6 +112,30 @@ class TemporaryFile:
         if self.digest() != source.digest():
             raise OSError(errno.EIO, "a temporary file is not as it was written")
 
+    def copy_to(self, target: int, at: int) -> None:
+        """Write all of this file into the open file `target`, from the offset `at` on.
+
+        Where both lie on a file system that can do so, they share the bytes instead.
+        """
+        done = 0
+        while done < self.size:
+            try:
+                copied = os.copy_file_range(self._fd, target, self.size - done, done, at + done)
+            except OSError as error:
+                if error.errno not in _NO_COPY:
+                    raise
+                chunk = os.pread(self._fd, min(_COPY_BYTES, self.size - done), done)
+                copied = os.pwrite(target, chunk, at + done)
+            if not copied:
+                raise OSError(errno.EIO, "a temporary file is shorter than it was")
+            done += copied
+
+    def take_in(self) -> None:
+        """Take what is in the file already as what has been written."""
+        while chunk := os.pread(self._fd, _COPY_BYTES, self.size):
+            self._hash.update(chunk)
+            self.size += len(chunk)
+
     def digest(self) -> bytes:
         """The SHA-256 of what has been written."""
         return self._hash.digest()
@@ -164,6 +189,11 @@ class TemporaryFile:
         assert self.path is not None, "an anonymous file has no name to change"  # noqa: S101
         self.path.replace(target)
         self.path = None
+
+    def close(self) -> None:
+        """Close the file, and leave its temporary name to others. May be called again."""
+        self.path = None
+        self.discard()
 
     def discard(self) -> None:
         """Close the file and remove its temporary name. May be called again.

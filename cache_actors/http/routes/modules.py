@@ -1,0 +1,137 @@
+"""Modules: binaries of the module cache, uploaded in parts and read in one piece.
+
+nginx cannot tell from a URL which file a module is, as names may hold any letters. So it is told
+here, in `X-Accel-Redirect`, and sends the bytes itself.
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from cache_actors.http.errors import HttpError
+from cache_actors.http.parameters import module_in, parameter
+from cache_actors.http.responses import empty_response, json_response
+from cache_actors.kinds import Kind
+from cache_actors.storage.files.store import Published
+from cache_actors.storage.files.unfinished import MAX_PART_NUMBER
+from cache_actors.storage.layout import Key
+
+from .artifacts import IMMUTABLE, declared_digest, read_file
+from .decision import authorized_project
+
+if TYPE_CHECKING:
+    from cache_actors.http.request import Request
+    from cache_actors.http.responses import Response
+
+FILES_HEADER = "X-Cache-Sends-Files"
+"""Header in which nginx says that it sends files which it is told the place of."""
+
+_PLACE = "/_cache_file/"
+"""The path of nginx's location that has the storage folder behind it."""
+
+MAX_COMPLETION_BYTES = 256 * 1024
+"""Largest body of the request that completes an upload, in bytes."""
+
+NO_CONTENT_SINCE = (4, 202, 0)
+"""Version of Tuist's command line that takes 204 for \"is stored already\"."""
+
+
+class _Completion(msgspec.Struct, frozen=True):
+    """The body of the request that completes an upload."""
+
+    parts: list[int]
+    checksum_sha256: str | None = None
+
+
+async def retrieve_module(request: Request, module: str) -> Response:
+    """`GET /api/cache/module/:id`: the bytes, or a range of them; `HEAD`: 204 if it is stored."""
+    key = await _key(request, module)
+    if request.method == "HEAD" or FILES_HEADER in request.headers:
+        if not await request.services.parts.exists(key):
+            raise HttpError(HTTPStatus.NOT_FOUND, "Artifact does not exist")
+        if request.method == "HEAD":
+            return empty_response()
+        headers = {"X-Accel-Redirect": _PLACE + key.place, "Cache-Control": IMMUTABLE}
+        return empty_response(HTTPStatus.OK, headers)
+    return await read_file(request, key)
+
+
+async def start_upload(request: Request) -> Response:
+    """`POST /api/cache/module/start`: the id of a new upload, unless the module is stored."""
+    upload_id = await request.services.parts.start(await _key(request))
+    if upload_id is None and _client_version(request) >= NO_CONTENT_SINCE:
+        return empty_response()
+    return json_response(msgspec.json.encode({"upload_id": upload_id}))
+
+
+async def put_part(request: Request) -> Response:
+    """`POST /api/cache/module/part`: the body is a part of an upload."""
+    upload_id = parameter(request.query_string, "upload_id")
+    number = _part_number(parameter(request.query_string, "part_number"))
+    project = await authorized_project(request)
+    await request.services.parts.put(
+        upload_id,
+        project,
+        number,
+        request.body.limit(request.app.settings.largest(Kind.MODULE)),
+        request.content_length,
+        declared_digest(request),
+        request.owner,
+    )
+    return empty_response()
+
+
+async def complete_upload(request: Request) -> Response:
+    """`POST /api/cache/module/complete`: the parts of an upload become the module."""
+    upload_id = parameter(request.query_string, "upload_id")
+    project = await authorized_project(request)
+    body = bytearray()
+    async for piece in request.body.limit(MAX_COMPLETION_BYTES):
+        body += piece
+    try:
+        wanted = msgspec.json.decode(body, type=_Completion)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise HttpError(HTTPStatus.BAD_REQUEST, f"The body is no completion: {error}") from None
+    published = await request.services.parts.complete(
+        upload_id, project, wanted.parts, _digest(wanted.checksum_sha256), request.owner
+    )
+    request.duplicate = published is not Published.STORED
+    return empty_response()
+
+
+async def _key(request: Request, module: str | None = None) -> Key:
+    """The key of the module that the query names; its hash is in the path again, as `module`."""
+    module_hash, module_id = module_in(request.query_string)
+    if module not in (None, module_hash):
+        raise HttpError(HTTPStatus.BAD_REQUEST, "The id in the path is not the hash in the query")
+    return Key(await authorized_project(request), Kind.MODULE, module_id)
+
+
+def _part_number(value: str) -> int:
+    number = int(value) if re.fullmatch("[0-9]{1,5}", value, re.ASCII) else 0
+    if not 1 <= number <= MAX_PART_NUMBER:
+        raise HttpError(
+            HTTPStatus.BAD_REQUEST,
+            f"part_number must be a whole number from 1 to {MAX_PART_NUMBER}",
+        )
+    return number
+
+
+def _digest(value: str | None) -> bytes | None:
+    if value is None:
+        return None
+    if not re.fullmatch("[0-9A-Fa-f]{64}", value):
+        raise HttpError(HTTPStatus.BAD_REQUEST, "checksum_sha256 must be 64 hexadecimal characters")
+    return bytes.fromhex(value)
+
+
+def _client_version(request: Request) -> tuple[int, ...]:
+    """The version of Tuist's command line that asks; (0,) of others."""
+    numbers = re.match(
+        r"(\d{1,9})\.(\d{1,9})\.(\d{1,9})", request.headers.get("x-tuist-cli-version", "")
+    )
+    return tuple(map(int, numbers.groups())) if numbers else (0,)

@@ -1,0 +1,302 @@
+"""Unfinished uploads: parts of an artifact that arrive in any order, and become it in the end.
+
+    <storage>/.tmp/uploads/<upload id>/about         which artifact it will be, and the boot
+    <storage>/.tmp/uploads/<upload id>/data          the parts, each at its place
+    <storage>/.tmp/uploads/<upload id>/part-<n>-<s>  part n has come, with s bytes; an empty file
+    <storage>/.tmp/uploads/<upload id>/done          the artifact is stored; an empty file
+
+Everything is on the disk, so that any worker, and any instance that shares the storage folder, can
+take any part, and a crash loses none. A lock on the upload's folder makes their changes follow each
+other. Part n begins at n - 1 times `MAX_PART_BYTES`: if all parts but the last are of that size, as
+clients send them, the data file is the artifact as it is, and is linked to its name without a copy.
+Others are moved down first, within the file.
+
+Nothing here is synced before the end. After a power cut the parts may be torn, so uploads that were
+begun before the machine's last boot are unknown.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+from uuid import UUID, uuid4
+
+from cache_actors.kinds import MAX_PART_BYTES
+from cache_actors.storage.layout import TEMPORARY, Key, key_at
+from cache_actors.storage.locks import FolderLock
+
+from .temporary import FILE_MODE, TemporaryFile
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cache_actors.storage.layout import Project
+
+    from .store import FileStore
+
+MAX_ARTIFACT_BYTES = 2 << 30
+"""Largest artifact that is uploaded in parts, in bytes."""
+
+MAX_PART_NUMBER = 10_000
+"""Largest number of a part. Smaller parts than `MAX_PART_BYTES` need more of them."""
+
+MAX_UPLOADS = 1_000
+"""Largest number of unfinished uploads of all projects together."""
+
+MAX_PROJECT_UPLOADS = 250
+"""Largest number of unfinished uploads of one project: clients have some 100 at once."""
+
+MAX_SHARE = 0.1
+"""Largest share of the disk that all unfinished uploads may take together; but one always fits."""
+
+IDLE_SECONDS = 300.0
+"""Time in seconds after which an upload that nobody continues is removed."""
+
+LOCK_SECONDS = 20.0
+"""Longest wait for the lock of an upload, in seconds: the end of a large one takes some."""
+
+_PIECE = 1 << 20
+
+
+class UnknownUpload(LookupError):
+    """There is no such upload, or it is another project's, or it has been idle for too long."""
+
+
+class WrongParts(ValueError):
+    """The parts that the client counts are not those that have come."""
+
+
+class ArtifactTooLarge(ValueError):
+    """The parts are larger together than an artifact may be."""
+
+
+class TooManyUploads(Exception):
+    """There are too many unfinished uploads, or they take too much room."""
+
+
+class UnfinishedUploads:
+    """The unfinished uploads below the folder of `store`."""
+
+    def __init__(self, store: FileStore) -> None:
+        self._store = store
+        self._folder = store.root / TEMPORARY / "uploads"
+        self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+    def start(self, key: Key) -> str:
+        """Begin an upload of `key`, and return its id.
+
+        Raises:
+            TooManyUploads: there are too many already, in all or of the project.
+            OSError: the disk failed, or has no room.
+        """
+        projects = [each.project for each in map(self._key, self._uploads()) if each is not None]
+        if len(projects) >= MAX_UPLOADS or projects.count(key.project) >= MAX_PROJECT_UPLOADS:
+            raise TooManyUploads("Too many uploads have been started and are not complete")
+        self._store.capacity.check_room(0, files=3)
+        upload_id = str(uuid4())
+        folder = self._folder / upload_id
+        folder.mkdir(mode=0o750, parents=True)
+        try:
+            os.close(os.open(folder / "data", os.O_CREAT | os.O_EXCL | os.O_WRONLY, FILE_MODE))
+            (folder / "data").chmod(FILE_MODE)  # whatever the umask is
+            about = {"place": key.place, "boot": self._boot}
+            (folder / "about.new").write_text(json.dumps(about))
+            (folder / "about.new").rename(folder / "about")
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return upload_id
+
+    def key(self, upload_id: str, project: Project) -> Key:
+        """The artifact that an upload of `project` will be; it is in use from then on.
+
+        Raises:
+            UnknownUpload: there is none.
+        """
+        with suppress(ValueError):
+            folder = self._folder / str(UUID(upload_id))
+            key = self._key(folder)
+            if key is not None and key.project == project:
+                with suppress(FileNotFoundError):
+                    os.utime(folder)
+                    return key
+        raise UnknownUpload("There is no such upload")
+
+    def put(
+        self, upload_id: str, project: Project, number: int, source: Sequence[bytes] | TemporaryFile
+    ) -> None:
+        """Take in part `number`; if it has come before, this one counts.
+
+        Raises:
+            UnknownUpload: there is no such upload, or it is complete.
+            ArtifactTooLarge: the parts would be too large together.
+            TooManyUploads: all unfinished uploads together take too much room.
+            OSError: the disk failed, is full, or another has had the lock for too long.
+        """
+        with self.open(upload_id, project) as upload:
+            if upload.is_done:
+                raise UnknownUpload("The upload is complete already")
+            size = source.size if isinstance(source, TemporaryFile) else sum(map(len, source))
+            others = sum(upload.parts[each] for each in upload.parts if each != number)
+            if others + size > MAX_ARTIFACT_BYTES:
+                raise ArtifactTooLarge(f"The parts are more than {MAX_ARTIFACT_BYTES} bytes")
+            self._check_share(size)
+            with self._store.capacity.reserve(size):
+                upload.write(number, size, source)
+
+    def open(self, upload_id: str, project: Project) -> OpenUpload:
+        """An upload, locked until it is closed.
+
+        Raises:
+            UnknownUpload: there is none.
+            OSError: the disk failed, or another has had the lock for too long.
+        """
+        key = self.key(upload_id, project)
+        folder = self._folder / str(UUID(upload_id))
+        with ExitStack() as undo:
+            try:
+                lock = undo.enter_context(FolderLock(folder, until=time.monotonic() + LOCK_SECONDS))
+                upload = OpenUpload(key, folder, lock)
+            except FileNotFoundError:
+                raise UnknownUpload("There is no such upload") from None
+            except BlockingIOError:
+                raise OSError(errno.EBUSY, "another request has the upload") from None
+            undo.pop_all()
+        return upload
+
+    def sweep(self) -> None:
+        """Remove the uploads that nobody has continued for `IDLE_SECONDS`."""
+        for folder in self._uploads():
+            with suppress(OSError), FolderLock(folder):
+                if time.time() - folder.stat().st_mtime > IDLE_SECONDS:
+                    shutil.rmtree(folder)
+
+    def _check_share(self, size: int) -> None:
+        taken = 0
+        for folder in self._uploads():
+            with suppress(FileNotFoundError):
+                taken += (folder / "data").stat().st_blocks * 512
+        limit = self._store.capacity.usage().limit.bytes * MAX_SHARE
+        if taken + size > max(limit, MAX_ARTIFACT_BYTES + MAX_PART_BYTES):
+            raise TooManyUploads("Uploads that are not complete take too much room")
+
+    def _uploads(self) -> list[Path]:
+        with suppress(FileNotFoundError):
+            return list(self._folder.iterdir())
+        return []
+
+    def _key(self, folder: Path) -> Key | None:
+        """The artifact that an upload will be, if that was begun since the last boot."""
+        try:
+            about = json.loads((folder / "about").read_text())
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+        return key_at(tuple(about["place"].split("/"))) if about["boot"] == self._boot else None
+
+
+@dataclass(slots=True)
+class OpenUpload:
+    """An upload whose lock is ours until it is closed.
+
+    Attributes:
+        key: the artifact that it will be.
+    """
+
+    key: Key
+    _folder: Path
+    _lock: FolderLock
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its artifact has been stored."""
+        return (self._folder / "done").exists()
+
+    @property
+    def parts(self) -> dict[int, int]:
+        """The sizes in bytes of the parts that have come, by number."""
+        marks = (path.name.split("-") for path in self._folder.glob("part-*"))
+        return {int(number): int(size) for _, number, size in marks}
+
+    def write(self, number: int, size: int, source: Sequence[bytes] | TemporaryFile) -> None:
+        """Write a part to its place; it counts once it is there whole."""
+        self._forget_parts(f"part-{number}-*")
+        at = (number - 1) * MAX_PART_BYTES
+        fd = os.open(self._folder / "data", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            if isinstance(source, TemporaryFile):
+                source.copy_to(fd, at)
+            else:
+                _write(fd, b"".join(source), at)
+        finally:
+            os.close(fd)
+        (self._folder / f"part-{number}-{size}").touch()
+
+    def assembled(self, numbers: Sequence[int]) -> TemporaryFile:
+        """The file of all parts in their order; closing it, rather than discarding, keeps it here.
+
+        Raises:
+            WrongParts: `numbers` are not those of the parts that have come, from 1 on, each once.
+            OSError: the disk failed.
+        """
+        parts = self.parts
+        if not numbers or sorted(numbers) != list(range(1, len(numbers) + 1)):
+            raise WrongParts("The parts must be counted from 1 on, each once")
+        if parts.keys() != set(numbers):
+            raise WrongParts(f"The parts do not match: {len(parts)} have come")
+        fd = os.open(self._folder / "data", os.O_RDWR | os.O_CLOEXEC)
+        file = TemporaryFile(fd, self._folder / "data")
+        try:
+            size = self._close_gaps(fd, [parts[number] for number in sorted(parts)])
+            os.ftruncate(fd, size)
+            file.take_in()
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def finish(self) -> None:
+        """Remember for a while that the artifact is stored; the parts are not needed any more."""
+        (self._folder / "done").touch()
+        self._forget_parts("part-*")
+        (self._folder / "data").unlink(missing_ok=True)
+
+    def _close_gaps(self, fd: int, sizes: Sequence[int]) -> int:
+        """Move parts down to where those before them end, and return the size of all.
+
+        A crash in the middle of that must leave nothing that looks whole: the client sends again.
+        """
+        end = 0
+        for index, size in enumerate(sizes):
+            start = index * MAX_PART_BYTES
+            if start != end:
+                self._forget_parts("part-*")
+                for offset in range(0, size, _PIECE):
+                    piece = os.pread(fd, min(_PIECE, size - offset), start + offset)
+                    _write(fd, piece, end + offset)
+            end += size
+        return end
+
+    def _forget_parts(self, pattern: str) -> None:
+        for mark in self._folder.glob(pattern):
+            mark.unlink()
+
+
+def _write(fd: int, data: bytes, at: int) -> None:
+    """Write all of `data` at that offset."""
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(fd, rest, at)
+        rest, at = rest[written:], at + written

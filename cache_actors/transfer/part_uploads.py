@@ -1,0 +1,147 @@
+"""Uploads in parts: of modules, which are larger than one request should be.
+
+What has come lies on the disk, where any worker may go on with it
+(`storage/files/unfinished.py`). A part is received like any other upload; the disk writer publishes
+the artifact in the end, so that those of one id stay in order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from .disk_threads import in_thread
+from .upload import WrongDigest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Sequence
+    from typing import Protocol
+
+    from cache_actors.storage.files.store import FileStore, Published
+    from cache_actors.storage.files.temporary import TemporaryFile
+    from cache_actors.storage.files.unfinished import OpenUpload, UnfinishedUploads
+    from cache_actors.storage.layout import Key, Project
+    from cache_actors.supervision import Owner
+
+    from .upload import Upload
+
+    class Publisher(Protocol):
+        """Who receives parts, and publishes: the disk writer's client."""
+
+        def upload(self, owner: Owner) -> Upload:
+            """An upload that takes its memory from the share of `owner`."""
+
+        async def publish(self, key: Key, source: TemporaryFile, owner: Owner) -> Published:
+            """Publish a file from `FileStore.prepare`."""
+
+
+class PartUploads:
+    """Takes parts, and makes artifacts of them.
+
+    Args:
+        unfinished: where parts lie.
+        store: where artifacts go.
+        writer: receives and publishes.
+        threads: how many may be at the disk at once for it.
+    """
+
+    def __init__(
+        self,
+        unfinished: UnfinishedUploads,
+        store: FileStore,
+        writer: Publisher,
+        threads: trio.CapacityLimiter,
+    ) -> None:
+        self._unfinished = unfinished
+        self._store = store
+        self._writer = writer
+        self._threads = threads
+
+    async def start(self, key: Key) -> str | None:
+        """Begin an upload of `key`, and return its id; None if `key` is stored already.
+
+        Raises:
+            TooManyUploads: there are too many.
+            StorageError: the disk is full, or failed.
+        """
+        if await self.exists(key):
+            return None
+        return await in_thread(self._unfinished.start, key, threads=self._threads)
+
+    async def exists(self, key: Key) -> bool:
+        """Whether `key` is stored; it is in use from then on.
+
+        Raises:
+            StorageError: the disk failed.
+        """
+        path = key.path(self._store.root)
+        return await in_thread(self._store.exists, path, threads=self._threads)
+
+    async def put(
+        self,
+        upload_id: str,
+        project: Project,
+        number: int,
+        chunks: AsyncIterable[bytes],
+        expected_size: int | None,
+        expected_digest: bytes | None,
+        owner: Owner,
+    ) -> None:
+        """Take in part `number` of an upload of `project`.
+
+        Raises:
+            UnknownUpload: there is no such upload.
+            ArtifactTooLarge, TooManyUploads: it would take too much room.
+            EmptyUpload, WrongDigest, StorageError: as `DiskWriterClient.store`.
+        """
+        await in_thread(self._unfinished.key, upload_id, project, threads=self._threads)
+        async with self._writer.upload(owner) as upload:
+            await upload.receive(None, chunks, expected_size, expected_digest)
+            with trio.CancelScope(shield=True):  # a thread reads what was received
+                await in_thread(
+                    self._unfinished.put,
+                    *(upload_id, project, number, upload.source()),
+                    threads=self._threads,
+                )
+
+    async def complete(
+        self,
+        upload_id: str,
+        project: Project,
+        numbers: Sequence[int],
+        expected_digest: bytes | None,
+        owner: Owner,
+    ) -> Published | None:
+        """Store the artifact whose parts are `numbers`; None if that was done before.
+
+        Raises:
+            UnknownUpload: there is no such upload.
+            WrongParts: other parts have come.
+            WrongDigest: their SHA-256 is not the one expected.
+            StorageError, ActorError: as `DiskWriterClient.store`; it may be tried again.
+        """
+        upload = await in_thread(self._unfinished.open, upload_id, project, threads=self._threads)
+        with upload:
+            if upload.is_done:
+                return None
+            with trio.CancelScope(shield=True):  # a half is of no use to anybody
+                published = await self._publish(upload, numbers, expected_digest, owner)
+                await in_thread(upload.finish, threads=self._threads)
+            return published
+
+    async def _publish(
+        self,
+        upload: OpenUpload,
+        numbers: Sequence[int],
+        expected_digest: bytes | None,
+        owner: Owner,
+    ) -> Published:
+        file = await in_thread(upload.assembled, numbers, threads=self._threads)
+        try:
+            if expected_digest is not None and expected_digest != file.digest():
+                raise WrongDigest("The artifact does not match the digest that was declared")
+            file = await in_thread(self._store.prepare, file, threads=self._threads)
+            return await self._writer.publish(upload.key, file, owner)
+        finally:
+            file.close()

@@ -1,0 +1,245 @@
+"""Unfinished uploads: parts become the artifact whole, or are nothing."""
+
+import errno
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cache_actors.kinds import Kind
+from cache_actors.storage.errors import Shortage
+from cache_actors.storage.files import unfinished
+from cache_actors.storage.files.store import FileStore
+from cache_actors.storage.files.temporary import TemporaryFolder
+from cache_actors.storage.files.unfinished import (
+    ArtifactTooLarge,
+    TooManyUploads,
+    UnfinishedUploads,
+    UnknownUpload,
+    WrongParts,
+)
+from cache_actors.storage.integrity.checksum import read_checksum
+from cache_actors.storage.layout import TEMPORARY, Key, Project
+from tests.storage.stores import STORED, publish_file
+from tests.support.stored import APP, LIB
+
+PART = 8
+KEY = Key(APP, Kind.MODULE, "ab" * 32)
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unfinished, "MAX_PART_BYTES", PART)
+
+
+@pytest.fixture
+def uploads(store: FileStore) -> UnfinishedUploads:
+    return UnfinishedUploads(store)
+
+
+def folder_of(store: FileStore, upload: str) -> Path:
+    return store.root / TEMPORARY / "uploads" / upload
+
+
+def assembled(uploads: UnfinishedUploads, upload: str, numbers: list[int]) -> bytes:
+    """The bytes that the parts make; they stay unfinished."""
+    with uploads.open(upload, APP) as opened:
+        file = opened.assembled(numbers)
+        try:
+            assert file.path is not None
+            return file.path.read_bytes()
+        finally:
+            file.close()
+
+
+@pytest.mark.usefixtures("small_parts")
+@given(parts=st.lists(st.tuples(st.integers(1, 5), st.binary(min_size=1, max_size=PART))))
+def test_last_of_each_part_counts_whatever_the_order(parts: list[tuple[int, bytes]]) -> None:
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        temporary = TemporaryFolder(root / TEMPORARY)
+        uploads = UnfinishedUploads(FileStore(root, temporary, durable=False))
+        upload = uploads.start(KEY)
+        for number, data in parts:
+            uploads.put(upload, APP, number, [data[:3], data[3:]])
+        expected = dict(parts)
+        numbers = list(expected)
+        if sorted(numbers) == list(range(1, len(numbers) + 1)) and numbers:
+            content = b"".join(expected[number] for number in sorted(numbers))
+            assert assembled(uploads, upload, numbers) == content
+        else:
+            with pytest.raises(WrongParts):
+                assembled(uploads, upload, numbers)
+        temporary.remove()
+
+
+def test_artifact_of_full_parts_is_linked_and_not_copied(
+    store: FileStore, uploads: UnfinishedUploads, temporary: TemporaryFolder
+) -> None:
+    upload = uploads.start(KEY)
+    large = temporary.create()
+    large.write([b"a" * PART])
+    uploads.put(upload, APP, 1, large)
+    large.discard()
+    uploads.put(upload, APP, 2, [b"b"])
+    inode = (folder_of(store, upload) / "data").stat().st_ino
+    with uploads.open(upload, APP) as opened:
+        file = opened.assembled([1, 2])
+        assert publish_file(store, KEY.path(store.root), file) is STORED
+        file.close()
+        opened.finish()
+    path = KEY.path(store.root)
+    assert path.read_bytes() == b"a" * PART + b"b"
+    assert path.stat().st_ino == inode
+    record = read_checksum(path)
+    assert record is None or record.size == PART + 1
+    assert sorted(each.name for each in folder_of(store, upload).iterdir()) == ["about", "done"]
+    with pytest.raises(UnknownUpload):
+        uploads.put(upload, APP, 1, [b"again"])
+
+
+def test_crash_between_moves_leaves_nothing_that_looks_whole(
+    uploads: UnfinishedUploads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = uploads.start(KEY)
+    for number in 1, 2, 3:
+        uploads.put(upload, APP, number, [b"%d" % number * 5])
+    moved = iter([None])
+
+    def crash(*_: object) -> None:
+        next(moved)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(unfinished, "_write", crash)
+        with pytest.raises(StopIteration):
+            assembled(uploads, upload, [1, 2, 3])
+    with pytest.raises(WrongParts):
+        assembled(uploads, upload, [1, 2, 3])
+    for number in 1, 2, 3:
+        uploads.put(upload, APP, number, [b"%d" % number * 5])
+    assert assembled(uploads, upload, [1, 2, 3]) == b"111112222233333"
+
+
+def test_part_that_fails_half_way_does_not_count(
+    uploads: UnfinishedUploads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = uploads.start(KEY)
+    uploads.put(upload, APP, 1, [b"before"])
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EIO, "disk failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", fail)
+        with pytest.raises(OSError, match="disk failed"):
+            uploads.put(upload, APP, 1, [b"after"])
+    with pytest.raises(WrongParts):
+        assembled(uploads, upload, [1])
+
+
+def test_others_know_nothing_of_it(uploads: UnfinishedUploads) -> None:
+    upload = uploads.start(KEY)
+    for name, project in (upload, LIB), (str(uuid4()), APP), ("../x", APP), ("", APP):
+        with pytest.raises(UnknownUpload):
+            uploads.put(name, project, 1, [b"part"])
+    assert uploads.key(upload, APP) == KEY
+    assert uploads.key(upload.upper(), APP) == KEY
+
+
+def test_upload_that_was_begun_before_the_last_boot_is_unknown(
+    store: FileStore, uploads: UnfinishedUploads
+) -> None:
+    """What a power cut may have torn is not looked at."""
+    upload = uploads.start(KEY)
+    uploads.put(upload, APP, 1, [b"part"])
+    about = folder_of(store, upload) / "about"
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    about.write_text(about.read_text().replace(boot, str(uuid4())))
+    with pytest.raises(UnknownUpload):
+        uploads.open(upload, APP)
+
+
+def test_idle_uploads_are_swept_and_others_stay(
+    store: FileStore, uploads: UnfinishedUploads
+) -> None:
+    idle, recent, used = (uploads.start(KEY) for _ in range(3))
+    for upload in idle, used:
+        os.utime(folder_of(store, upload), (0, 0))
+    with uploads.open(used, APP):
+        os.utime(folder_of(store, used), (0, 0))
+        uploads.sweep()
+    assert not folder_of(store, idle).exists()
+    for upload in recent, used:
+        assert uploads.key(upload, APP) == KEY
+    with pytest.raises(UnknownUpload):
+        uploads.open(idle, APP)
+
+
+def test_sweep_of_a_process_that_is_gone_leaves_uploads_to_the_others(
+    root: Path, store: FileStore, uploads: UnfinishedUploads
+) -> None:
+    upload = uploads.start(KEY)
+    another = TemporaryFolder(root / TEMPORARY)
+    another.sweep()
+    another.remove()
+    assert uploads.key(upload, APP) == KEY
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unfinished, "MAX_UPLOADS", 3)
+    monkeypatch.setattr(unfinished, "MAX_PROJECT_UPLOADS", 2)
+    monkeypatch.setattr(unfinished, "MAX_ARTIFACT_BYTES", 20)
+
+
+@pytest.mark.usefixtures("few")
+def test_uploads_are_limited_in_number_by_project_and_together(uploads: UnfinishedUploads) -> None:
+    for _ in range(2):
+        uploads.start(KEY)
+    with pytest.raises(TooManyUploads):
+        uploads.start(KEY)
+    uploads.start(Key(LIB, Kind.MODULE, KEY.id))
+    with pytest.raises(TooManyUploads):
+        uploads.start(Key(Project("other", "app"), Kind.MODULE, KEY.id))
+
+
+@pytest.mark.usefixtures("few")
+def test_parts_are_limited_together(
+    uploads: UnfinishedUploads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = uploads.start(KEY)
+    uploads.put(upload, APP, 1, [b"x" * PART])
+    uploads.put(upload, APP, 2, [b"x" * PART])
+    with pytest.raises(ArtifactTooLarge):
+        uploads.put(upload, APP, 3, [b"x" * 5])
+    uploads.put(upload, APP, 2, [b"x" * 4])  # in place of the one before
+    uploads.put(upload, APP, 3, [b"x" * PART])
+    assert assembled(uploads, upload, [1, 2, 3]) == b"x" * 20
+    monkeypatch.setattr(unfinished, "MAX_SHARE", 0.0)
+    with pytest.raises(TooManyUploads):
+        uploads.put(uploads.start(KEY), APP, 1, [b"x" * PART])
+
+
+def test_part_is_refused_where_there_is_no_room(
+    store: FileStore, uploads: UnfinishedUploads
+) -> None:
+    upload = uploads.start(KEY)
+    store.capacity.max_bytes = 4
+    with pytest.raises(OSError, match="No space") as refused:
+        uploads.put(upload, APP, 1, [b"x" * PART])
+    assert getattr(refused.value, "shortage", None) is Shortage.LIMIT
+
+
+def test_lock_is_not_waited_for_without_end(
+    uploads: UnfinishedUploads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unfinished, "LOCK_SECONDS", 0.0)
+    upload = uploads.start(KEY)
+    with uploads.open(upload, APP), pytest.raises(OSError, match="another request") as busy:
+        uploads.put(upload, APP, 1, [b"part"])
+    assert busy.value.errno == errno.EBUSY
+    uploads.put(upload, APP, 1, [b"part"])
