@@ -20,7 +20,7 @@ from cache_actors.storage.errors import StorageError
 
 from .errors import HttpError, error_response, translate
 from .request import Request
-from .routes import artifacts, decision, health, keyvalue, metrics
+from .routes import artifacts, clean, decision, health, keyvalue, metrics
 from .server.in_flight import InFlight
 from .server.request_cycle import BODY_HEADER, RequestCycle
 
@@ -203,6 +203,7 @@ _ROUTES: tuple[tuple[Route, str, str, Callable[..., Any]], ...] = (
     (Route.ARTIFACT_STORE, _ARTIFACT, "POST", artifacts.store_artifact),
     (Route.ENTRY_READ, _ENTRY, "GET HEAD PUT", keyvalue.retrieve_values),
     (Route.ENTRY_STORE, "/api/cache/keyvalue", "PUT", keyvalue.store_values),
+    (Route.CLEAN, "/api/cache/clean", "DELETE", clean.clean_project),
     (Route.DECISION, "/_auth_cas", "GET", decision.decide),
     (Route.UP, "/up", "GET HEAD", health.up),
     (Route.READY, "/ready", "GET HEAD", health.ready),

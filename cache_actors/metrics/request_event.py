@@ -30,6 +30,7 @@ class Route(StrEnum):
     ARTIFACT_STORE = "artifact_store"
     ENTRY_READ = "entry_read"
     ENTRY_STORE = "entry_store"
+    CLEAN = "clean"
     DECISION = "decision"
     UP = "up"
     READY = "ready"

@@ -1,9 +1,12 @@
-"""The lock of a project: shared by those who put entries, exclusive to eviction.
+"""The lock of a project: shared by those who put entries, exclusive to eviction and cleans.
 
 It is a lock (`flock`) on the project's folder, so it needs no file, works between processes and
 containers, and ends with whoever holds it. Shared holders that follow each other closely could keep
 an exclusive one waiting for ever; hence the gate, a second lock that everyone takes on the way in
 and that the exclusive one holds while it waits.
+
+A clean takes the folder away, and others make a new one (`trash.py`). So who has got the lock looks
+whether it is that of the folder that is there.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import TYPE_CHECKING
 from cache_actors.kinds import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 MAX_WAIT_SECONDS = 10.0
@@ -29,17 +32,21 @@ _RETRY = 0.001
 
 @contextmanager
 def shared(project: Path) -> Iterator[None]:
-    """Keep eviction out of the project's folder, which holds one for entries.
+    """Keep eviction and cleans out of the project's folder, which holds one for entries.
 
     Raises:
-        OSError: EBUSY, it has not left within `MAX_WAIT_SECONDS`; or the folder cannot be used.
+        OSError: EBUSY, they have not left within `MAX_WAIT_SECONDS`; or the folder cannot be used.
     """
     give_up = time.monotonic() + MAX_WAIT_SECONDS
-    with ExitStack() as held:
+
+    def lock(held: ExitStack) -> int:
         with _opened(project / Kind.KEYVALUE.folder) as gate:
             _lock_shared(gate, give_up)
             folder = held.enter_context(_opened(project))
             _lock_shared(folder, give_up)
+            return folder
+
+    with _locked(project, lock):
         yield
 
 
@@ -50,7 +57,8 @@ def exclusive(project: Path) -> Iterator[None]:
     Raises:
         OSError: the folder cannot be used.
     """
-    with ExitStack() as held:
+
+    def lock(held: ExitStack) -> int:
         with ExitStack() as entering:
             try:
                 gate = entering.enter_context(_opened(project / Kind.KEYVALUE.folder))
@@ -60,19 +68,39 @@ def exclusive(project: Path) -> Iterator[None]:
                 fcntl.flock(gate, fcntl.LOCK_EX)
             folder = held.enter_context(_opened(project))
             fcntl.flock(folder, fcntl.LOCK_EX)
+            return folder
+
+    with _locked(project, lock):
         yield
 
 
 @contextmanager
 def brief(project: Path) -> Iterator[None]:
-    """Keep eviction out for a moment. For rare uses, also by those who hold the shared lock.
+    """Keep them out for a moment. For rare uses, also by those who hold the shared lock.
 
     Raises:
         OSError: as with `shared`.
     """
-    with _opened(project) as folder:
-        _lock_shared(folder, time.monotonic() + MAX_WAIT_SECONDS)
+    give_up = time.monotonic() + MAX_WAIT_SECONDS
+
+    def lock(held: ExitStack) -> int:
+        folder = held.enter_context(_opened(project))
+        _lock_shared(folder, give_up)
+        return folder
+
+    with _locked(project, lock):
         yield
+
+
+@contextmanager
+def _locked(project: Path, lock: Callable[[ExitStack], int]) -> Iterator[None]:
+    """Lock the folder that is the project's: one that a clean has taken away meanwhile is not."""
+    while True:
+        with ExitStack() as held:
+            folder = lock(held)
+            if os.path.samestat(os.fstat(folder), project.stat()):
+                yield
+                return
 
 
 @contextmanager
