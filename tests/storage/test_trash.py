@@ -279,8 +279,9 @@ def test_what_cannot_be_removed_is_told_and_the_rest_goes(
 # Beside those that walk over what is stored.
 
 
+@pytest.mark.parametrize("again", [True, False], ids=["used again", "not used again"])
 def test_pass_of_eviction_goes_on_when_a_project_is_cleaned_at_any_step(
-    stored: Stored, root: Path
+    stored: Stored, root: Path, again: bool
 ) -> None:
     steps = 0
     while True:
@@ -295,10 +296,9 @@ def test_pass_of_eviction_goes_on_when_a_project_is_cleaned_at_any_step(
         if sum(1 for _ in zip(range(steps), sweep, strict=False)) < steps:
             break
         clean(root, APP)
-        new = stored.artifact(50)
-        os.utime(new)
+        new = stored.artifact(50) if again else None
         list(sweep)
-        assert new.exists()
+        assert new is None or new.exists()
         assert not lib.exists()
         steps += 1
     assert steps > 10
@@ -337,7 +337,7 @@ def test_pass_of_eviction_removes_what_cleans_have_taken_away_first(
 
 # Beside those that store, all at once.
 
-CLEANS = 60
+CLEANS = 30
 
 
 @dataclass
@@ -404,8 +404,7 @@ def test_cleans_beside_builds_take_all_from_before_nothing_from_after_and_leave_
                 clean(root, APP, durable=False)
                 cleans.append((began, time.monotonic()))
                 list(empty(root))
-                with shared(root / "acme" / "app"):  # no clean is at work
-                    assert incomplete(root) == []
+                assert incomplete(root) == []
         finally:
             over.set()
         for each in running:
