@@ -43,6 +43,7 @@ FROM_CLIENTS = {
     Route.ARTIFACT_STORE,
     Route.ENTRY_READ,
     Route.ENTRY_STORE,
+    Route.CLEAN,
     Route.OTHER,
 }
 """Routes that builds ask for. The others are for nginx and for operators."""
