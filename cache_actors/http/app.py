@@ -6,11 +6,12 @@ response. They own nothing and hold nothing but the clients in `Services`.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from quart_trio import QuartTrio
-from werkzeug.exceptions import NotFound, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 from werkzeug.routing import BaseConverter
 
 from cache_actors.metrics.registry import NGINX_TROUBLES
@@ -102,6 +103,8 @@ class CacheApp(QuartTrio):
             HTTPException: nginx would have answered that.
         """
         if (request.content_length or 0) > self.settings.max_upload_bytes:
+            with suppress(HTTPException):  # so that it is counted as what it was to be
+                request.route = Route(self._routes.match(request.path, request.method)[0])
             raise RequestEntityTooLarge
         if ANSWER_HEADER in request.headers:
             raise NotFound
