@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -72,16 +72,17 @@ def clean(root: Path, project: Project, *, durable: bool = True) -> bool:
     with suppress(FileExistsError):
         trash.mkdir(mode=FOLDER_MODE)
         chown_like(trash, root)
-    was_there = False
-    # The quarantine first: while this lock is held nothing of the project is moved there.
-    with suppress(FileNotFoundError), exclusive(folder):
-        was_there = _move(broken, trash) | _move(folder, trash)
-    was_there |= _move(broken, trash)  # of a project that has no folder
+    wanted = [broken]  # first: while the lock is held nothing of the project is moved there
+    with ExitStack() as lock:
+        with suppress(FileNotFoundError):
+            lock.enter_context(exclusive(folder))
+            wanted.append(folder)
+        moved = [_move(each, trash) for each in wanted]
     if durable:  # also what another clean, which may not have come to that, has moved
         for changed in (trash, folder.parent, broken.parent, root):
             with suppress(FileNotFoundError):
                 sync_folder(changed)
-    return was_there
+    return any(moved)
 
 
 def empty(root: Path) -> Iterator[Removed]:
@@ -105,6 +106,8 @@ def _move(folder: Path, trash: Path) -> bool:
     try:
         folder.rename(trash / uuid4().hex)
     except FileNotFoundError:
+        if folder.exists():  # then it is the trash that is gone
+            raise
         return False
     except OSError as error:
         if error.errno not in _IMMOVABLE:

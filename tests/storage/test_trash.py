@@ -245,6 +245,23 @@ def test_what_is_no_folder_of_its_own_is_left_where_it_is(
     assert path.exists()
 
 
+def test_project_is_not_said_to_be_clean_when_the_trash_has_been_removed(
+    stored: Stored, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stored.artifact(0)
+    really_rename = os.rename
+
+    def rename(source: Path, target: Path) -> None:
+        (root / TRASH).rmdir()
+        really_rename(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    stored.entry("e", 0)
+    with pytest.raises(FileNotFoundError):
+        clean(root, APP)
+    assert path.exists()
+
+
 def test_several_may_empty_the_trash_at_once(stored: Stored, root: Path) -> None:
     for number in range(50):
         stored.artifact(number)
