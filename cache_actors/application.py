@@ -9,6 +9,7 @@ import trio
 
 from .access.tuist import Credential, TuistApi
 from .actors.auth_cache import AuthCache, AuthCacheClient
+from .actors.cleaner import Cleaner, CleanerClient
 from .actors.disk_writer import DiskWriter, DiskWriterClient
 from .actors.evictor import Evictor, EvictorClient
 from .actors.housekeeper import Housekeeper
@@ -192,6 +193,7 @@ class Application:
         self._entries = Mailbox("kv_store", capacity=4096, max_weight=COMMITTED_BYTES, prompt=True)
         self._decisions = Mailbox("auth_cache", capacity=4096)
         self._stored = Mailbox("evictor", capacity=1024, prompt=True)
+        self._cleans = Mailbox("cleaner", capacity=64)
         self._evictor_client = EvictorClient(self._stored.address)
         self._app = CacheApp(self._services(source), settings, self.metrics, log)
         self._listener = Listener(self._app, source)
@@ -229,6 +231,7 @@ class Application:
             ChildSpec("housekeeper", housekeeper.run, shutdown=ACTOR_SHUTDOWN),
             ChildSpec("scrubber", scrubber.run, shutdown=ACTOR_SHUTDOWN),
             actor_child(self._stored, self._evictor, shutdown=ACTOR_SHUTDOWN),
+            actor_child(self._cleans, self._cleaner, shutdown=ACTOR_SHUTDOWN),
             ChildSpec("nginx_counter", nginx_counter.run, shutdown=ACTOR_SHUTDOWN),
             supervisor_child(
                 self._supervisor("http", listener, max_restarts=100), shutdown=LISTENER_SHUTDOWN
@@ -282,6 +285,9 @@ class Application:
             self._log.warning,
         )
 
+    def _cleaner(self) -> Cleaner:
+        return Cleaner(self._store, self.metrics, self._background_threads, self._log.warning)
+
     def _auth_cache(self) -> AuthCache:
         return AuthCache(
             lambda: tuist_api(self._settings),
@@ -311,6 +317,7 @@ class Application:
             writer=writer,
             parts=PartUploads(self._unfinished, self._store, writer, self._stream_threads),
             reader=ArtifactReader(self._store, self._stream_threads),
+            cleaner=CleanerClient(self._cleans.address),
             memory=Shares(max(ENTRIES_BYTES, 8 * self._settings.largest(Kind.KEYVALUE))),
             since=self._since,
             status=lambda: self._peers.tree(self.supervisor.status()),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .actors.auth_cache import AuthCacheClient
+    from .actors.cleaner import CleanerClient
     from .actors.disk_writer import DiskWriterClient
     from .actors.kv_store import KeyValueStoreClient
     from .metrics.recent import Figures
@@ -43,6 +44,7 @@ class Services:
     writer: DiskWriterClient
     parts: PartUploads
     reader: ArtifactReader
+    cleaner: CleanerClient
     memory: Shares
     since: float
     status: Callable[[], Status]

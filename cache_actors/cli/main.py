@@ -230,6 +230,20 @@ def evict(
 
 @main.command()
 @_STORAGE
+@click.option("--project", "handles", metavar="ACCOUNT/PROJECT", required=True, help="Which one.")
+def clean(storage: Path, handles: str) -> None:
+    """Remove everything that is stored of a project.
+
+    It is gone at once, also for a running service; what is stored later stays. Run it as the
+    service's user. Exit status: 0; 2, it cannot run; 130, it was interrupted.
+    """
+    from .clean import run_clean
+
+    _exit_with(lambda: run_clean(storage, _project(handles)))
+
+
+@main.command()
+@_STORAGE
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def usage(storage: Path, as_json: bool) -> None:
     """Say which project has stored how much, and when that was used."""

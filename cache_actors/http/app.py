@@ -6,6 +6,7 @@ response. They own nothing and hold nothing but the clients in `Services`.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from cache_actors.storage.errors import StorageError, StorageFull
 
 from .errors import HttpError, error_response, translate
 from .request import Request
-from .routes import artifacts, decision, gradle, health, keyvalue, metrics, modules
+from .routes import artifacts, clean, decision, gradle, health, keyvalue, metrics, modules
 from .server.in_flight import InFlight
 from .server.request_cycle import BODY_HEADER, RequestCycle
 
@@ -93,12 +94,16 @@ class CacheApp(QuartTrio):
         decision.refuse_long_token(request)
         if BODY_HEADER in request.headers:
             self._refuse_as_nginx(request)
+        route, arguments = self._match(request)
+        request.route = Route(route)
+        return self.view_functions[route], arguments
+
+    def _match(self, request: Request) -> tuple[str, Mapping[str, Any]]:
+        """The route of a request and its arguments, whether or not its path has the prefix."""
         path, prefix = request.path, self.settings.path_prefix
         if prefix and path.startswith(f"{prefix}/"):
             path = path.removeprefix(prefix)
-        route, arguments = self._routes.match(path, request.method)
-        request.route = Route(route)
-        return self.view_functions[route], arguments
+        return self._routes.match(path, request.method)
 
     def _refuse_as_nginx(self, request: Request) -> None:
         """Refuse what nginx leaves to us only because there is a body to be read first.
@@ -106,19 +111,13 @@ class CacheApp(QuartTrio):
         Raises:
             HTTPException: nginx would have answered that.
         """
-        if (request.content_length or 0) > self._limit(request):
+        with suppress(HTTPException):  # so that it is counted as what it was to be
+            request.route = Route(self._match(request)[0])
+        kind = (STORES | {Route.MODULE_PART: Kind.MODULE}).get(request.route, Kind.CAS)
+        if (request.content_length or 0) > self.settings.largest(kind):
             raise RequestEntityTooLarge
         if ANSWER_HEADER in request.headers:
             raise NotFound
-
-    def _limit(self, request: Request) -> int:
-        """The largest body that nginx lets through, in bytes: what a kind has for its own URLs."""
-        try:
-            route, _ = self._routes.match(request.path, request.method)
-        except HTTPException:
-            return self.settings.max_upload_bytes
-        kinds = STORES | {Route.MODULE_PART: Kind.MODULE}
-        return self.settings.largest(kinds.get(Route(route), Kind.CAS))
 
     def _answer_error(self, request: Request, error: Exception) -> Response:
         answer = translate(error)
@@ -232,6 +231,7 @@ _ROUTES: tuple[tuple[Route, str, str, Callable[..., Any]], ...] = (
     (Route.MODULE_START, "/api/cache/module/start", "POST", modules.start_upload),
     (Route.MODULE_PART, "/api/cache/module/part", "POST", modules.put_part),
     (Route.MODULE_STORE, "/api/cache/module/complete", "POST", modules.complete_upload),
+    (Route.CLEAN, "/api/cache/clean", "DELETE", clean.clean_project),
     (Route.DECISION, "/_auth_cas", "GET", decision.decide),
     (Route.UP, "/up", "GET HEAD", health.up),
     (Route.READY, "/ready", "GET HEAD", health.ready),

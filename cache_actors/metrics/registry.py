@@ -210,6 +210,21 @@ class Metrics:
         )
         for shortage in Shortage:
             self.storage_full.labels(shortage)
+        self.cleaned_projects = Counter(
+            "cache_actors_cleaned_projects_total",
+            "Projects of which all that was stored has been taken away.",
+            registry=registry,
+        )
+        self._cleaned_files = Counter(
+            "cache_actors_cleaned_files_total",
+            "Files of theirs that have been removed since.",
+            registry=registry,
+        )
+        self._cleaned_bytes = Counter(
+            "cache_actors_cleaned_bytes_total",
+            "Bytes on disk of those files.",
+            registry=registry,
+        )
         self.nginx_lines_ignored = Counter(
             "cache_actors_nginx_lines_ignored_total",
             "Lines in nginx's log of its own answers that cannot be read.",
@@ -225,6 +240,11 @@ class Metrics:
         for trouble in NGINX_TROUBLES:
             self._nginx_troubles.labels(trouble)
         self._troubled: dict[str, float] = {}
+
+    def cleaned(self, files: int, size: int) -> None:
+        """Count files of cleaned projects that have been removed, which took `size` bytes."""
+        self._cleaned_files.inc(files)
+        self._cleaned_bytes.inc(size)
 
     def nginx_trouble(self, trouble: str) -> None:
         """Count one of `NGINX_TROUBLES`."""

@@ -40,6 +40,7 @@ class Route(StrEnum):
     MODULE_START = "module_start"
     MODULE_PART = "module_part"
     MODULE_STORE = "module_store"
+    CLEAN = "clean"
     DECISION = "decision"
     UP = "up"
     READY = "ready"
@@ -53,7 +54,14 @@ READS = {Route(f"{kind.label}_read"): kind for kind in Kind}
 STORES = {Route(f"{kind.label}_store"): kind for kind in Kind}
 """Routes that store something."""
 
-FROM_CLIENTS = {*READS, *STORES, Route.MODULE_START, Route.MODULE_PART, Route.OTHER}
+FROM_CLIENTS = {
+    *READS,
+    *STORES,
+    Route.MODULE_START,
+    Route.MODULE_PART,
+    Route.CLEAN,
+    Route.OTHER,
+}
 """Routes that builds ask for. The others are for nginx and for operators."""
 
 _REASONS: dict[int, str] = {

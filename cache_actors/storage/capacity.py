@@ -102,6 +102,10 @@ class Capacity:
             self._since_scan = 0 if begun is None else self._ever_stored - begun
             self._stored = size + self._since_scan
 
+    def forget_scan(self) -> None:
+        """Take in that much has been removed, so that the last scan says nothing any more."""
+        self._since_scan = None
+
     def needs_scan(self, share: float) -> bool:
         """Whether a limit of our own is set, and `share` of it was stored since the last scan."""
         if self.max_bytes is None:

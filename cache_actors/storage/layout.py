@@ -27,6 +27,9 @@ TEMPORARY = ".tmp"
 QUARANTINE = ".quarantine"
 """The folder under the storage folder to which broken files are moved."""
 
+TRASH = ".trash"
+"""The folder under the storage folder to which the folders of cleaned projects are moved."""
+
 LAST_SCRUB = ".last-scrub"
 """The file under the storage folder that says when the last scrub ended."""
 

@@ -1,9 +1,12 @@
-"""The lock of a project: shared by those who put entries, exclusive to eviction.
+"""The lock of a project: shared by those who put entries, exclusive to eviction and cleans.
 
 It is a lock (`flock`) on the project's folder, so it needs no file, works between processes and
 containers, and ends with whoever holds it. Shared holders that follow each other closely could keep
 an exclusive one waiting for ever; hence the gate, a second lock that everyone takes on the way in
 and that the exclusive one holds while it waits.
+
+A clean takes the folder away, and others make a new one (`trash.py`). So who has got the lock looks
+whether it is that of the folder that is there.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from cache_actors.kinds import Kind
 from .locks import FolderLock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 MAX_WAIT_SECONDS = 10.0
@@ -28,15 +31,18 @@ MAX_WAIT_SECONDS = 10.0
 
 @contextmanager
 def shared(project: Path) -> Iterator[None]:
-    """Keep eviction out of the project's folder, which holds one for entries.
+    """Keep eviction and cleans out of the project's folder, which holds one for entries.
 
     Raises:
-        OSError: EBUSY, it has not left within `MAX_WAIT_SECONDS`; or the folder cannot be used.
+        OSError: EBUSY, they have not left within `MAX_WAIT_SECONDS`; or the folder cannot be used.
     """
     give_up = time.monotonic() + MAX_WAIT_SECONDS
-    with ExitStack() as held:
+
+    def lock() -> FolderLock:
         with _shared(project / Kind.KEYVALUE.folder, give_up):
-            held.enter_context(_shared(project, give_up))
+            return _shared(project, give_up)
+
+    with _locked(project, lock):
         yield
 
 
@@ -47,22 +53,38 @@ def exclusive(project: Path) -> Iterator[None]:
     Raises:
         OSError: the folder cannot be used.
     """
-    with ExitStack() as held:
+
+    def lock() -> FolderLock:
         with ExitStack() as entering:
             with suppress(FileNotFoundError):  # without a gate, nobody comes in a stream
                 gate = FolderLock(project / Kind.KEYVALUE.folder, until=math.inf)
                 entering.enter_context(gate)
-            held.enter_context(FolderLock(project, until=math.inf))
+            return FolderLock(project, until=math.inf)
+
+    with _locked(project, lock):
         yield
 
 
-def brief(project: Path) -> FolderLock:
-    """Keep eviction out for a moment. For rare uses, also by those who hold the shared lock.
+@contextmanager
+def brief(project: Path) -> Iterator[None]:
+    """Keep them out for a moment. For rare uses, also by those who hold the shared lock.
 
     Raises:
         OSError: as with `shared`.
     """
-    return _shared(project, time.monotonic() + MAX_WAIT_SECONDS)
+    give_up = time.monotonic() + MAX_WAIT_SECONDS
+    with _locked(project, lambda: _shared(project, give_up)):
+        yield
+
+
+@contextmanager
+def _locked(project: Path, lock: Callable[[], FolderLock]) -> Iterator[None]:
+    """Lock the folder that is the project's: one that a clean has taken away meanwhile is not."""
+    while True:
+        with lock() as folder:
+            if folder.is_on(project):
+                yield
+                return
 
 
 def _shared(folder: Path, give_up: float) -> FolderLock:

@@ -34,6 +34,7 @@ MAX_KEYVALUE = int(LIMITS["MAX_KEYVALUE_BYTES"])
 FAILURE_TTL = float(LIMITS["AUTH_FAILURE_TTL"])
 
 STORE_PATH = "/api/cache/keyvalue"
+CLEAN_PATH = "/api/cache/clean"
 
 
 def new_cas_id() -> str:
@@ -170,6 +171,7 @@ def cache_calls() -> list[CacheCall]:
         CacheCall("put-to-retrieve", "PUT", kv),
         CacheCall("store", "PUT", STORE_PATH, pair, httpx.codes.NO_CONTENT),
         CacheCall("get-output", "GET", gradle_path(new_cas_id())),
+        CacheCall("clean", "DELETE", CLEAN_PATH, answer=httpx.codes.NO_CONTENT),
     ]
 
 

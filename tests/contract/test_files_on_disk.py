@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cache_actors.storage.layout import TEMPORARY, shard
+from cache_actors.storage.layout import TEMPORARY, TRASH, shard
 from tests.support.service import Service
 from tests.support.waiting import eventually
 
@@ -46,9 +46,9 @@ def entries_file(storage: Path, kv_id: str, project: str = PROJECT) -> Path:
 
 
 def files_below(folder: Path) -> set[Path]:
-    """All files below a folder, but for those that are being written."""
+    """All files below a folder, but for those that are being written, or removed."""
     found = {Path(top, name) for top, _, names in os.walk(folder) for name in names}
-    return {path for path in found if TEMPORARY not in path.parts}
+    return {path for path in found if not {TEMPORARY, TRASH}.intersection(path.parts)}
 
 
 @every_front

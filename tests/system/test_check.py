@@ -208,7 +208,9 @@ def site(storage: Path, seen_by_nginx: Path, tuist: StandInTuist) -> Iterator[tu
         yield service, nginx.url
 
 
-def found_by(service: Service, *options: str, token: str = TOKEN) -> dict[str, dict[str, Any]]:
+def found_by(
+    service: Service, *options: str, token: str = TOKEN, **environment: str
+) -> dict[str, dict[str, Any]]:
     """What is found, by subject."""
     done = subprocess.run(
         [sys.executable, "-m", "cache_actors", "check", "--json", *options],
@@ -217,6 +219,7 @@ def found_by(service: Service, *options: str, token: str = TOKEN) -> dict[str, d
             "SERVER_URL": service.server_url,
             "CAS_STORAGE_DIR": str(service.storage),
             "CACHE_TOKEN": token,
+            **environment,
         },
         capture_output=True,
         text=True,
@@ -252,6 +255,18 @@ def test_access_times_are_tried_also_through_nginx(tmp_path: Path, tuist: StandI
     assert refused["verdict"] == silent["verdict"] == "broken"
     assert "401" in refused["text"]
     assert "no answer" in silent["text"]
+
+
+def test_running_nginx_that_refuses_what_the_service_takes_is_noticed(
+    tuist: StandInTuist,
+) -> None:
+    with shared_storage() as storage, site(storage, storage, tuist) as (service, url):
+        taken = found_by(service, f"--through={url}", PROJECT)["uploads through nginx"]
+        larger = found_by(service, f"--through={url}", PROJECT, MAX_UPLOAD_BYTES="268435456")
+        refused = larger["uploads through nginx"]
+    assert (taken["verdict"], refused["verdict"]) == ("ok", "broken")
+    assert "268,435,456" in refused["text"]
+    assert "client_max_body_size 268435456;" in refused["advice"]
 
 
 def test_read_only_view_of_nginx_is_noticed(tmp_path: Path, tuist: StandInTuist) -> None:

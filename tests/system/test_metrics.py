@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cache_actors.http.server.request_cycle import BODY_HEADER
 from cache_actors.transfer.upload import SMALL_BYTES
 from tests.contract.examples import cas_path, kv_path, new_cas_id, new_kv_id
 from tests.contract.raw import RawConnection
@@ -33,6 +34,9 @@ INSIDE = ("decision", "up", "ready", "metrics")
 
 EAGER = constants({"actors.nginx_counter.LOOK_SECONDS": 0.1})
 """The environment of a service that looks more often at what nginx has logged."""
+
+TOO_LARGE = 26_214_401
+"""Bytes, by one more than nginx and the service take."""
 
 one_kind = pytest.mark.parametrize("which", ["debian"], indirect=True)
 """For what the kind of nginx makes no difference to."""
@@ -168,6 +172,25 @@ def test_what_nginx_answers_without_the_service_is_counted_when_it_is_back(site:
     assert found.value("cache_actors_reads_total", by="nginx", result="hit") >= 5
     unavailable = {"by": "nginx", "result": "unavailable"}
     assert found.value("cache_actors_writes_total", **unavailable) == 5
+
+
+@pytest.mark.parametrize("refused_by", ["nginx", "service"])
+def test_upload_that_is_too_large_is_counted_as_that(site: Site, refused_by: str) -> None:
+    """By nginx before it has looked where it goes, and over HTTP/2 by the service."""
+
+    def counted() -> float:
+        found = metrics_of(site)
+        return found.value("cache_actors_writes_total", by=refused_by, result="too_large")
+
+    before, path = counted(), cas_path(new_cas_id())
+    if refused_by == "nginx":
+        with RawConnection(site.nginx.url) as connection:
+            answer = connection.ask(f"POST {path}", f"Content-Length: {TOO_LARGE}")
+        assert answer.status_code == 413
+    else:
+        headers = {BODY_HEADER: "1"}
+        assert site.direct.post(path, content=bytes(TOO_LARGE), headers=headers).status_code == 413
+    eventually(lambda: counted() == before + 1)
 
 
 def test_nginx_hands_metrics_on_to_prometheus_and_nothing_else(site: Site) -> None:

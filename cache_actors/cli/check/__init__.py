@@ -66,12 +66,14 @@ def check(nginx_config: Path | None, through: NginxProbe | None) -> Iterator[Che
         nginx_config: nginx's configuration, if it is to be looked at; `-` is standard input.
         through: how to read through nginx, if that is to be tried.
     """
+    max_upload_bytes = None
     try:
         settings = load_settings()
     except BadSettings as error:
         for line in str(error).splitlines():
             yield CheckResult("settings", Verdict.BROKEN, line, "Set it in the environment.")
     else:
+        max_upload_bytes = settings.max_upload_bytes
         yield CheckResult("settings", Verdict.OK, "all values are allowed")
         yield from check_storage(settings)
         yield from check_sockets(settings)
@@ -81,7 +83,7 @@ def check(nginx_config: Path | None, through: NginxProbe | None) -> Iterator[Che
             yield from check_reads(settings, through.url, through.project, through.token)
     yield _file_limit()
     if nginx_config is not None:
-        yield from check_nginx_and_host(nginx_config)
+        yield from check_nginx_and_host(nginx_config, max_upload_bytes)
 
 
 def _file_limit() -> CheckResult:

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from contextlib import suppress
+from fnmatch import fnmatch
 from importlib.resources import files
 from itertools import takewhile
 from pathlib import Path
@@ -31,11 +32,24 @@ DEEPEST = 10
 
 _LIMIT = re.compile(r"Max open files +([0-9]+)")
 
+_SIZE = re.compile(r"([0-9]+)([kmg]?)")
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+_FILE = re.compile(r"^# configuration file (.+):$", re.MULTILINE)
+"""Line with which `nginx -T` begins each of the files that it prints."""
+
 _INCLUDE = re.compile(r"""include\s+["']?([^"';]+?)["']?\s*;""")
 
 
-def check_nginx_and_host(config: Path) -> Iterator[CheckResult]:
-    """The same first, and then what there is to say of what it names on this host."""
+def check_nginx_and_host(
+    config: Path, max_upload_bytes: int | None = None
+) -> Iterator[CheckResult]:
+    """The same first, then its limit on uploads, and what it names on this host.
+
+    Args:
+        config: nginx's configuration, or `STANDARD_INPUT`.
+        max_upload_bytes: the service's own limit, if that is known.
+    """
     name = "standard input" if config == STANDARD_INPUT else str(config)
     try:
         reader = _Reader(config)
@@ -47,13 +61,16 @@ def check_nginx_and_host(config: Path) -> Iterator[CheckResult]:
     snippets = files("cache_actors.nginx") / "snippets"
     for snippet in SNIPPETS:
         wanted = _significant((snippets / snippet).read_text())
-        number = _longest_start(wanted, reader.lines)
+        number, start = _longest_start(wanted, reader.lines)
         if number < len(wanted):
             text = f"{name} is not that of this version: `{wanted[number]}` of {snippet} is missing"
             advice = _advice(reader.missing if number == 0 else [])
             yield CheckResult("nginx", Verdict.BROKEN, f"{text}, or not in its place", advice)
             return
     yield CheckResult("nginx", Verdict.OK, f"{name} is that of this version")
+    limit = _body_limit(reader.lines, start)  # where server.conf stands, the last of the snippets
+    if limit is not None and max_upload_bytes is not None:
+        yield _largest_upload(limit, max_upload_bytes)
     yield from _host(name, reader.lines)
 
 
@@ -77,6 +94,41 @@ def check_nginx_log(settings: Settings) -> Iterator[CheckResult]:
         return
     advice = f"As root: `chown {os.geteuid()} {path}; chmod 660 {path}`, with a group nginx is in."
     yield CheckResult("nginx's log", Verdict.WARNING, f"{path} {trouble}", advice)
+
+
+def _largest_upload(limit: str, service: int) -> CheckResult:
+    """Whether nginx takes the bodies that the service does, and no others."""
+    subject = "largest upload"
+    found = _SIZE.fullmatch(limit.lower())
+    nginx = int(found[1]) * _UNITS[found[2]] if found else 0  # which is for no limit
+    if nginx == service:
+        return CheckResult(subject, Verdict.OK, f"{service:,} bytes, of nginx and of the service")
+    advice = f"`client_max_body_size {service};` for nginx, or another MAX_UPLOAD_BYTES."
+    if 0 < nginx < service:
+        text = f"nginx refuses what is larger than {nginx:,} bytes, the service takes {service:,}"
+        return CheckResult(subject, Verdict.BROKEN, text, advice)
+    theirs = f"{nginx:,} bytes" if nginx else "bodies of any size"
+    text = f"nginx takes {theirs}, the service refuses what is larger than {service:,}"
+    return CheckResult(subject, Verdict.WARNING, text, advice)
+
+
+def _body_limit(lines: Sequence[str], position: int) -> str | None:
+    """The limit on bodies in the block that a line is in; None if it is not known in which."""
+    limits = {-1: "1m"}  # by block, which has the number of the line that begins it; nginx's own
+    blocks = here = [-1]
+    for number, line in enumerate(lines):
+        if number == position:
+            here = blocks
+        words = line.rstrip(";").split()
+        if words[0] == "client_max_body_size":
+            limits[blocks[-1]] = words[1]
+        elif line.endswith("{"):
+            blocks = [*blocks, number]
+        elif line == "}":
+            blocks = blocks[:-1] or blocks
+    if len(here) == 1:
+        return None
+    return next(limits[block] for block in reversed(here) if block in limits)
 
 
 def _host(name: str, lines: Sequence[str]) -> Iterator[CheckResult]:
@@ -131,7 +183,14 @@ class _Reader:
     def __init__(self, config: Path) -> None:
         self.missing: list[str] = []
         text = sys.stdin.read() if config == STANDARD_INPUT else config.read_text()
+        _, *printed = _FILE.split(text)
+        self._printed = dict(zip(printed[::2], printed[1::2], strict=True))
+        if printed:
+            config, text = Path(printed[0]), printed[1]
+        self._read: set[str] = {str(config)}
         self.lines = self._with_includes(text, config.parent, 0)
+        for name in self._printed.keys() - self._read:  # it was included in a way that is not seen
+            self.lines += _significant(self._printed[name])
 
     def _with_includes(self, text: str, folder: Path, depth: int) -> list[str]:
         lines: list[str] = []
@@ -143,8 +202,14 @@ class _Reader:
     def _included(self, pattern: str, folder: Path, depth: int) -> list[str]:
         """The lines of the files that match `pattern`, which is relative to `folder`."""
         lines: list[str] = []
+        where = folder / pattern
+        if self._printed:
+            for name, text in self._printed.items() if depth < DEEPEST else ():
+                if fnmatch(name, str(where)):
+                    self._read.add(name)
+                    lines += self._with_includes(text, folder, depth + 1)
+            return lines
         try:
-            where = folder / pattern
             paths = sorted(where.parent.glob(where.name)) if "*" in pattern else [where]
             for path in paths if depth < DEEPEST else []:
                 lines += self._with_includes(path.read_text(), folder, depth + 1)
@@ -159,10 +224,11 @@ def _significant(text: str) -> list[str]:
     return [line for line in stripped if line and not line.startswith("#")]
 
 
-def _longest_start(wanted: Sequence[str], lines: Sequence[str]) -> int:
-    """The number of `wanted` lines that stand in `lines` one after the other, from the first on."""
-    runs = (zip(wanted, lines[start:], strict=False) for start in range(len(lines)))
-    return max((sum(1 for _ in takewhile(_are_same, run)) for run in runs), default=0)
+def _longest_start(wanted: Sequence[str], lines: Sequence[str]) -> tuple[int, int]:
+    """How many of `wanted` lines stand in `lines` one after the other, from the first on; where."""
+    runs = ((start, zip(wanted, lines[start:], strict=False)) for start in range(len(lines)))
+    found = ((sum(1 for _ in takewhile(_are_same, run)), start) for start, run in runs)
+    return max(found, default=(0, 0))
 
 
 def _are_same(pair: tuple[str, str]) -> bool:

@@ -2,12 +2,15 @@
 
 They do not on every host where the service's own reads do: nginx may see the storage through a
 mount of its own, read-only, or with other options. So an artifact is stored and read through it.
+Then the largest upload is announced for it: nginx, which has its own limit, refuses it, or says
+that it exists.
 """
 
 from __future__ import annotations
 
 import secrets
-from contextlib import suppress
+from contextlib import closing, suppress
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import TYPE_CHECKING
 
 import httpx
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from cache_actors.storage.layout import Project
 
 SUBJECT = "reads through nginx"
+UPLOADS = "uploads through nginx"
 MEANWHILE = (
     "Until then eviction goes by what was stored last; no entry loses its artifacts by that."
 )
@@ -55,7 +59,9 @@ def check_reads(
         trust_env=False,
     ) as client:
         try:
-            yield _look(client, f"/api/cache/cas/{key.id}", path, settings.cas_storage_dir)
+            route = f"/api/cache/cas/{key.id}"
+            yield _look(client, route, path, settings.cas_storage_dir)
+            yield from _announce(client.build_request("POST", route), settings.max_upload_bytes)
         except httpx.HTTPError as error:
             yield _broken(f"{url} gives no answer: {error}", "Look at the URL, and at nginx.")
         except OSError as error:
@@ -89,6 +95,27 @@ def _look(client: httpx.Client, route: str, path: Path, storage: Path) -> CheckR
             )
             text = "they do not count (noatime, read-only)"
             return CheckResult(SUBJECT, Verdict.WARNING, text, advice)
+
+
+def _announce(request: httpx.Request, largest: int) -> Iterator[CheckResult]:
+    """Whether an upload of `largest` bytes is taken, of which nothing is sent."""
+    url = request.url
+    connect = HTTPSConnection if url.scheme == "https" else HTTPConnection
+    try:
+        with closing(connect(url.host, url.port, timeout=10)) as connection:
+            connection.putrequest(request.method, url.raw_path.decode())
+            connection.putheader("Authorization", request.headers["Authorization"])
+            connection.putheader("Content-Length", str(largest))
+            connection.endheaders()
+            status = connection.getresponse().status
+    except (OSError, HTTPException):
+        return  # whether nginx answers at all is told of its reads
+    if status == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
+        text = f"nginx refuses {largest:,} bytes as too large, which the service takes"
+        advice = f"`client_max_body_size {largest};` for nginx, or another MAX_UPLOAD_BYTES."
+        yield CheckResult(UPLOADS, Verdict.BROKEN, text, advice)
+    elif status == httpx.codes.NO_CONTENT:
+        yield CheckResult(UPLOADS, Verdict.OK, f"up to {largest:,} bytes are taken")
 
 
 def _not_found(path: Path, storage: Path) -> tuple[str, str]:

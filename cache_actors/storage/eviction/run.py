@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from cache_actors.storage.capacity import Amount, Capacity
 from cache_actors.storage.integrity.quarantine import last_taken, remove_old
+from cache_actors.storage.trash import empty
 
 from .cutoff import cutoff
 from .last_pass import PassReport, last_eviction
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cache_actors.storage.layout import Project
+    from cache_actors.storage.trash import Removed
 
 GRACE = 10.0
 """Time in seconds that a client has to fetch the artifacts of an entry that it was given just
@@ -118,7 +122,7 @@ class EvictionPass:
         """
         if not self._dry_run and self._pressure() < HURRY:
             os.nice(NICENESS)
-        for _ in self.scan.run(self._root, self._project):
+        for _ in chain(self._trash(), self.scan.run(self._root, self._project)):
             self._require_parent()
             yield
         self._capacity.note_scan(self.scan.bytes)
@@ -145,6 +149,12 @@ class EvictionPass:
             waiting = ENTRY_GRACE_NS / _SECOND if eviction.unsettled else 0.0
             self._entries_checked = began - waiting
         remove_old(self._root)
+
+    def _trash(self) -> Iterator[Removed]:
+        """Remove what cleans have taken away, in whatever hurry: nothing has to go in its place."""
+        if not self._dry_run:
+            with suppress(OSError):  # which the cleaner tells
+                yield from empty(self._root)
 
     def _note_changes(self) -> None:
         """Take in what was stored and removed since the scan, for a limit of our own."""

@@ -238,7 +238,8 @@ class Sweep:
         """Remove what is `doomed`, if it still is when nobody may put an entry."""
         while batch := list(islice(doomed, BATCH)):
             yield Step()
-            with exclusive(project.path(self.root)):
+            removed = 0
+            with suppress(FileNotFoundError), exclusive(project.path(self.root)):  # if not cleaned
                 if not 0 <= time.time_ns() - self.rule.now < WRONG_CLOCK_NS:
                     raise ClockStepped("The clock was set during the pass")
                 removed = sum(remove(project, each) for each in batch)

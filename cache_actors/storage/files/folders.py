@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from .temporary import FOLDER_MODE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 UNSETTLED_MODE = 0o1750
@@ -20,6 +21,7 @@ sticky bit, which takes nothing from whoever reads."""
 
 _MAX_KNOWN_FOLDERS = 100_000
 _MAX_LISTED = 4_096
+_TRIES = 3  # how often a folder that is taken away just then is made again
 
 
 def sync_folder(folder: str | Path) -> bool:
@@ -30,12 +32,9 @@ def sync_folder(folder: str | Path) -> bool:
     Raises:
         OSError: the folder is gone, or the disk failed.
     """
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with _opened(folder) as fd:
         os.fsync(fd)
         return is_complete(os.fstat(fd))
-    finally:
-        os.close(fd)
 
 
 class Folders:
@@ -45,14 +44,15 @@ class Folders:
     yet. So the first time that this process puts something into a folder, it syncs all the folders
     above; after that it remembers. With that it comes to know all that lie beside the folder.
 
-    Eviction removes folders that are empty. One that is known may thus have been made again by
-    another process. Whoever makes a folder gives it its final mode when it will survive, and not
-    before.
+    Eviction removes folders that are empty, and a clean takes all of a project's away at once. One
+    that is known may thus have been made again by another process. Whoever makes a folder gives it
+    its final mode when it will survive, with all those above it, and not before.
     """
 
     def __init__(self, root: Path, sync: Callable[[Path], None]) -> None:
         self._sync = sync
         self._root = root
+        self._undeclared = {root}  # of these the mode says nothing: it is not ours to set
         self._forget()
 
     def _forget(self) -> None:
@@ -67,8 +67,10 @@ class Folders:
         sync that has failed is made again here: it might say yes to what has been lost.
         """
         failures = self._prepare(folders)
-        lost = {each for each, error in failures.items() if isinstance(error, FileNotFoundError)}
-        if lost:
+        for _ in range(_TRIES):
+            lost = {each for each, err in failures.items() if isinstance(err, FileNotFoundError)}
+            if not lost:
+                break
             self._forget()
             failures = {each: failures[each] for each in failures.keys() - lost}
             failures |= self._prepare(lost)
@@ -76,13 +78,14 @@ class Folders:
 
     def call_in(self, folder: Path, action: Callable[[Path], None], target: Path) -> None:
         """Call `action(target)`, which puts something into `folder`, making that if need be."""
-        self.ensure(folder)
-        try:
-            action(target)
-        except FileNotFoundError:
-            self._known.discard(folder)
+        for _ in range(_TRIES):
             self.ensure(folder)
-            action(target)
+            with suppress(FileNotFoundError):
+                action(target)
+                return
+            self._known.discard(folder)
+        self.ensure(folder)
+        action(target)
 
     def settle(self, folders: set[Path]) -> dict[Path, OSError]:
         """See to it that `folders` survive, which somebody else has made again, as `prepare`."""
@@ -117,8 +120,13 @@ class Folders:
         Returns those that could not be made.
 
         Raises:
+            FileNotFoundError: `parent` has been taken away meanwhile, or since it was known.
             OSError: what has been made will not survive.
         """
+        with _opened(parent) as fd:
+            return self._make_in(parent, fd, folders)
+
+    def _make_in(self, parent: Path, fd: int, folders: set[Path]) -> dict[Path, OSError]:
         failures: dict[Path, OSError] = {}
         for folder in folders:
             try:
@@ -132,9 +140,11 @@ class Folders:
         if parent not in self._listed:
             found |= _folders_in(parent)
         self._sync(parent)
+        self._require_settled(parent, fd)
         for folder in folders - failures.keys():
             try:
-                _complete(folder)
+                if not _complete(folder.name, fd):
+                    self._undeclared.add(folder)
             except OSError as error:
                 failures[folder] = error
         found |= folders - failures.keys()
@@ -143,6 +153,28 @@ class Folders:
         self._listed.add(parent)
         self._known |= found
         return failures
+
+    def _require_settled(self, parent: Path, fd: int) -> None:
+        """Make sure that `parent` still is the folder `fd`, and that it will survive itself.
+
+        What is taken away never comes back: if it is there now it was all the time.
+
+        Raises:
+            FileNotFoundError: it is another one, or its maker has not synced the folder above yet.
+        """
+        status = os.fstat(fd)
+        is_settled = is_complete(status) or parent in self._undeclared
+        if not is_settled or not os.path.samestat(status, parent.stat()):
+            raise FileNotFoundError(errno.ENOENT, "the folder was made again", str(parent))
+
+
+@contextmanager
+def _opened(folder: str | Path) -> Iterator[int]:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def make_folder(folder: Path) -> None:
@@ -156,11 +188,13 @@ def make_folder(folder: Path) -> None:
     _complete(folder)
 
 
-def _complete(folder: Path) -> None:
-    """Give a folder that will survive its final mode."""
-    if not is_complete(folder.stat()):  # new, or its maker died too soon
-        with suppress(PermissionError):
-            folder.chmod(FOLDER_MODE)
+def _complete(folder: str | Path, parent: int | None = None) -> bool:
+    """Give a folder that will survive its final mode; return whether it has it then."""
+    if is_complete(os.stat(folder, dir_fd=parent)):
+        return True  # else it is new, or its maker died too soon
+    with suppress(PermissionError):
+        os.chmod(folder, FOLDER_MODE, dir_fd=parent)
+    return is_complete(os.stat(folder, dir_fd=parent))
 
 
 def _folders_in(parent: Path) -> set[Path]:

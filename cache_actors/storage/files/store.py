@@ -374,9 +374,10 @@ class FileStore:
         try:
             self._folders.call_in(item.path.parent, file.link, item.path)
         except FileExistsError:
-            if not self._is_published(item.path):
-                raise  # something else is in its place
-            return Published.EXISTS
+            if self._is_published(item.path):
+                return Published.EXISTS
+            # Something else was in its place; if it is gone by now, there is room.
+            self._folders.call_in(item.path.parent, file.link, item.path)
         return Published.STORED
 
     def _write_entries(self, batch: Sequence[Replacement]) -> Iterator[Written | OSError]:
@@ -428,8 +429,9 @@ class FileStore:
         made_again: set[Path] = set()
 
         def sync(folder: Path) -> None:
-            if not (sync_folder(folder) if self.durable else is_complete(folder.stat())):
-                made_again.add(folder)
+            with suppress(FileNotFoundError):  # its project has just been cleaned: it was stored
+                if not (sync_folder(folder) if self.durable else is_complete(folder.stat())):
+                    made_again.add(folder)
 
         failures = (
             self._group_sync.run([partial(sync, folder) for folder in folders])

@@ -103,6 +103,65 @@ def test_include_that_is_elsewhere_does_not_hide_a_difference(config: Path) -> N
     assert "/elsewhere" not in (found.advice or "")
 
 
+# The largest upload.
+
+LIMIT = "client_max_body_size 26214400;"
+
+
+def largest_upload(config: Path, text: str, service: int = 26_214_400) -> CheckResult | None:
+    config.write_text(text)
+    found = check_nginx_and_host(config, service)
+    return next((each for each in found if each.subject == "largest upload"), None)
+
+
+@pytest.mark.parametrize(
+    ("limit", "verdict"),
+    [
+        (LIMIT, Verdict.OK),
+        ("client_max_body_size 25M;", Verdict.OK),
+        ("client_max_body_size 25600k;", Verdict.OK),
+        ("client_max_body_size 26214399;", Verdict.BROKEN),
+        ("client_max_body_size 10m;", Verdict.BROKEN),
+        ("", Verdict.BROKEN),  # nginx's own is 1 MiB
+        ("client_max_body_size 26214401;", Verdict.WARNING),
+        ("client_max_body_size 1g;", Verdict.WARNING),
+        ("client_max_body_size 0;", Verdict.WARNING),
+    ],
+)
+def test_limit_on_uploads_that_is_not_the_services_is_found(
+    config: Path, limit: str, verdict: Verdict
+) -> None:
+    found = largest_upload(config, MADE.replace(LIMIT, limit, 1))
+    assert found is not None
+    assert found.verdict is verdict
+    assert bool(found.advice) is (verdict is not Verdict.OK)
+    assert "26,214,400" in found.text
+
+
+def test_limit_on_uploads_is_that_of_the_servers_own_block(config: Path) -> None:
+    """The one of all servers, as NixOS has it, and those of other servers do not count."""
+    others = "http {\n client_max_body_size 10m;\n server {\n client_max_body_size 1k;\n}\n"
+    found = largest_upload(config, MADE.replace("http {\n", others, 1))
+    assert found is not None
+    assert found.verdict is Verdict.OK
+    inherited = MADE.replace(LIMIT, "", 1).replace("http {\n", others, 1)
+    assert "10,485,760" in str(largest_upload(config, inherited))
+
+
+def test_limit_on_uploads_is_found_in_what_nginx_prints(config: Path) -> None:
+    """With its includes in the order in which it reads them, as of compose.yml."""
+    printed = (
+        "# configuration file /etc/x/nginx.conf:\n"
+        "http {\ninclude a/http.conf;\nserver {\ninclude a/limit*.conf;\n"
+        "include /etc/y/server.conf;\n}\n}\n"
+        f"# configuration file /etc/x/a/http.conf:\n{(SNIPPETS / 'http.conf').read_text()}\n"
+        "# configuration file /etc/x/a/limit1.conf:\nclient_max_body_size 5;\n"
+        f"# configuration file /etc/y/server.conf:\n{SERVER}\n"
+    )
+    assert check(config, printed).verdict is Verdict.OK
+    assert "larger than 5 bytes" in str(largest_upload(config, printed))
+
+
 def test_configuration_that_nginx_prints_with_its_includes_is_read(config: Path) -> None:
     """`nginx -T` prints one file after the other, each under its name."""
     printed = f"""\

@@ -1,4 +1,4 @@
-"""Uploads, puts, reads, evictions and crashes in any order: no entry is without its artifacts.
+"""Uploads, puts, reads, evictions, cleans, crashes in any order: no entry is without its artifacts.
 
 Passes of eviction are generators here, and anything may happen between two of their steps. What
 happens within a step, in other processes, is left to `tests/system/test_eviction_races.py`.
@@ -29,6 +29,7 @@ from cache_actors.storage.files.store import RECENT_NS, FileStore, Publication
 from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.layout import TEMPORARY, Key, Project
 from cache_actors.storage.references import references, references_in
+from cache_actors.storage.trash import clean, empty
 
 PROJECTS = [Project("acme", "app"), Project("acme", "lib")]
 ARTIFACTS = [hashlib.sha256(bytes([number])).hexdigest().upper() for number in range(4)]
@@ -156,6 +157,17 @@ class Cache(RuleBasedStateMachine):
             self.damaged.add(path)
             self.uses.pop(path, None)
 
+    @rule(project=projects, emptied=st.booleans())
+    def clean(self, project: Project, emptied: bool) -> None:
+        """All that is the project's goes, and may lie in the trash for a while."""
+        clean(self.root, project, durable=False)
+        if emptied:
+            list(empty(self.root))
+        folder = project.path(self.root)
+        assert not folder.exists()
+        self.uses = {path: use for path, use in self.uses.items() if folder not in path.parents}
+        self.damaged = {path for path in self.damaged if folder not in path.parents}
+
     @rule()
     def crash(self) -> None:
         """The service is killed and started again, in the middle of whatever."""
@@ -239,7 +251,7 @@ class Cache(RuleBasedStateMachine):
                 assert last_use(path.stat()) >= used - 1_000_000_000, path
 
     def _files(self) -> list[Path]:
-        return [path for path in self.root.glob("*/*/*/*/*") if path.is_file()]
+        return [path for path in self.root.glob("[!.]*/*/*/*/*") if path.is_file()]
 
 
 Cache.TestCase.settings = settings(suppress_health_check=list(HealthCheck))

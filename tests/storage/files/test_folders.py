@@ -7,14 +7,13 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from cache_actors.storage.files.folders import UNSETTLED_MODE, Folders
+from cache_actors.storage.files.folders import UNSETTLED_MODE, Folders, is_complete
 from cache_actors.storage.files.store import FileStore
 from cache_actors.storage.files.temporary import FOLDER_MODE
-from tests.storage.stores import STORED, publish
+from tests.storage.stores import STORED, Journal, publish
 
 
 class Syncs:
@@ -138,7 +137,7 @@ def test_whole_tree_that_is_gone_is_made_again(folders: Folders, root: Path) -> 
 
 
 def test_file_in_a_folder_that_another_has_just_made_again_survives(
-    store: FileStore, root: Path, monkeypatch: pytest.MonkeyPatch
+    store: FileStore, root: Path, journal: Journal
 ) -> None:
     """Its maker may not have synced the folder above yet, so whoever puts a file into it does."""
     path = root / "acme" / "app" / "cas" / "11" / "AA11"
@@ -146,15 +145,52 @@ def test_file_in_a_folder_that_another_has_just_made_again_survives(
     path.unlink()
     path.parent.rmdir()
     path.parent.mkdir(mode=UNSETTLED_MODE)
-    synced: list[str] = []
-    real = os.open
-
-    def note(name: Any, flags: int, *mode: Any, **how: Any) -> int:
-        if flags & os.O_DIRECTORY:
-            synced.append(str(name))
-        return real(name, flags, *mode, **how)
-
-    monkeypatch.setattr(os, "open", note)
+    journal.events.clear()
     assert publish(store, path, b"new") is STORED
-    assert (str(path.parent.parent) in synced) is store.durable
+    assert (path.parent.parent in journal.synced_folders()) is store.durable
     assert stat.S_IMODE(path.parent.stat().st_mode) == FOLDER_MODE
+
+
+def test_folder_in_one_that_another_has_just_made_again_survives_with_all_above(
+    folders: Folders, syncs: Syncs, root: Path
+) -> None:
+    """Those that were known have been taken away, and are somebody's who has not synced yet."""
+    folders.prepare({root / "a" / "b" / "1"})
+    shutil.rmtree(root / "a")
+    (root / "a" / "b").mkdir(parents=True)
+    (root / "a").chmod(UNSETTLED_MODE)
+    (root / "a" / "b").chmod(UNSETTLED_MODE)
+    syncs.made.clear()
+    assert folders.prepare({root / "a" / "b" / "2"}) == {}
+    assert {root, root / "a", root / "a" / "b"} <= set(syncs.made)
+    for folder in (root / "a", root / "a" / "b", root / "a" / "b" / "2"):
+        assert is_complete(folder.stat())
+
+
+def test_folder_is_made_again_that_is_taken_away_while_it_is_synced(
+    folders: Folders, syncs: Syncs, root: Path
+) -> None:
+    """What another makes in its place meanwhile is not taken for it."""
+    really_sync = syncs.sync
+    taken: list[Path] = []
+
+    def sync(folder: Path) -> None:
+        if folder == root / "a" / "b" and not taken:
+            taken.append((root / "a").rename(root / "taken"))
+            (root / "a" / "b").mkdir(parents=True)
+        really_sync(folder)
+
+    folders._sync = sync
+    assert folders.prepare({root / "a" / "b" / "1"}) == {}
+    made_for_good = syncs.made[syncs.made.index(root / "a" / "b") + 1 :]
+    assert made_for_good == [root, root / "a", root / "a" / "b"]
+    assert is_complete((root / "a" / "b" / "1").stat())
+
+
+def test_folders_whose_mode_cannot_be_set_are_used_all_the_same(
+    folders: Folders, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "chmod", lambda *_, **__: None)
+    for name in "12":
+        assert folders.prepare({root / "a" / "b" / name}) == {}
+        assert (root / "a" / "b" / name).is_dir()

@@ -1,0 +1,137 @@
+"""The cleaner: takes away all that is stored of a project, and removes it little by little.
+
+To take it away is quick, and is done when a clean is answered. To remove it may take minutes, and
+goes on after a crash or a new start, wherever it was: the disk says what is left.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import trio
+
+from cache_actors.storage.errors import StorageError
+from cache_actors.storage.trash import Removed, clean, empty
+from cache_actors.supervision import Actor, Address, Call, Envelope
+from cache_actors.transfer.disk_threads import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from cache_actors.metrics.registry import Metrics
+    from cache_actors.storage.files.store import FileStore
+    from cache_actors.storage.layout import Project
+    from cache_actors.supervision import Mailbox, Started
+
+STEP = 64
+"""Number of files that are removed in one call of a thread, which takes some milliseconds."""
+
+LOOK_SECONDS = 60.0
+"""Longest pause between two looks into the trash, in seconds: others put something there too, and
+are killed before they have removed it."""
+
+
+class CleanerClient:
+    """Cleans projects."""
+
+    def __init__(self, cleaner: Address) -> None:
+        self._cleaner = cleaner
+
+    async def clean(self, project: Project) -> None:
+        """Take away all that is stored of `project`; on return none of it can come back.
+
+        Raises:
+            StorageError: it cannot be taken away, and is where it was.
+            ActorError: the cleaner is overloaded, or did not answer.
+        """
+        await self._cleaner.call(Clean(project))
+
+
+@dataclass(frozen=True, slots=True)
+class Clean(Call[None]):
+    """Take away all that is stored of `project`."""
+
+    project: Project
+
+
+class Cleaner(Actor):
+    """Cleans projects of a `store`, and keeps its trash empty.
+
+    Args:
+        store: where they are.
+        metrics: where what it does is counted.
+        threads: for its trips to the disk.
+        log: told what has been cleaned, and what went wrong: the event's name and fields.
+    """
+
+    batch_limit: ClassVar[int] = 16
+
+    def __init__(
+        self,
+        store: FileStore,
+        metrics: Metrics,
+        threads: trio.CapacityLimiter,
+        log: Callable[..., object],
+    ) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._threads = threads
+        self._log = log
+        self._look = trio.Event()
+
+    async def run(self, mailbox: Mailbox, started: Started) -> None:
+        """Live one life, with a task that empties the trash beside the one that listens."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_empty)
+            await super().run(mailbox, started)
+            nursery.cancel_scope.cancel()
+
+    async def handle(self, batch: list[Envelope]) -> None:
+        """Clean projects, one after the other."""
+        for envelope in batch:
+            if isinstance(message := envelope.message, Clean):
+                try:
+                    was_there = await in_thread(self._clean, message.project, threads=self._threads)
+                except StorageError as error:
+                    envelope.fail(error)
+                else:
+                    self._metrics.cleaned_projects.inc(was_there)
+                    self._log("project_cleaned", project=str(message.project), stored=was_there)
+                    envelope.reply(None)
+        self._look.set()
+
+    def _clean(self, project: Project) -> bool:
+        return clean(self._store.root, project, durable=self._store.durable)
+
+    async def _keep_empty(self) -> None:
+        while True:
+            self._look = trio.Event()
+            try:
+                await self._empty()
+            except StorageError as error:
+                self._log("clean_failed", reason=str(error))
+            with trio.move_on_after(LOOK_SECONDS):
+                await self._look.wait()
+
+    async def _empty(self) -> None:
+        """Remove what is in the trash. It rests as long as it has worked, for those who wait."""
+        files, gone = empty(self._store.root), Removed()
+        try:
+            while True:
+                begun = trio.current_time()
+                removed = await in_thread(_advance, files, threads=self._threads)
+                if not removed.files:
+                    return
+                self._metrics.cleaned(removed.files, removed.bytes)
+                gone += removed
+                await trio.sleep(trio.current_time() - begun)
+        finally:
+            if gone.files:
+                self._store.capacity.forget_scan()
+                self._log("trash_emptied", files=gone.files, bytes=gone.bytes)
+
+
+def _advance(files: Iterator[Removed]) -> Removed:
+    return sum(itertools.islice(files, STEP), Removed())

@@ -1,0 +1,54 @@
+"""`cache-actors clean`: everything of a project goes, beside a running service or without one."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+import click
+
+from cache_actors.errors import CommandError
+from cache_actors.storage.trash import Removed, clean, empty
+
+from .format import format_bytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cache_actors.storage.layout import Project
+
+EXIT_INTERRUPTED = 130
+"""Exit status: interrupted, as shells have it. The project is gone; its bytes are not yet."""
+
+
+class CannotClean(CommandError):
+    """A project cannot be cleaned; the message says why."""
+
+
+def run_clean(storage: Path, project: Project) -> int:
+    """Take away all that is stored of `project`, remove it, and return the exit status.
+
+    Raises:
+        CannotClean: it cannot be taken away, or not be removed.
+    """
+    try:
+        if not clean(storage, project):
+            click.echo(f"Nothing is stored of {project}")
+            return 0
+        click.echo(f"{project} is gone; its files are being removed")
+        gone = sum(empty(storage), Removed())
+    except KeyboardInterrupt:
+        click.echo("Interrupted: a running service, or the next clean, removes the rest", err=True)
+        return EXIT_INTERRUPTED
+    except PermissionError as error:
+        raise CannotClean(
+            f"{error.filename or storage} belongs to somebody else: run this as the service's user"
+        ) from error
+    except OSError as error:
+        where = error.filename or storage
+        advice = (
+            "; `cache-actors evict --project` can be used" if error.errno == errno.EXDEV else ""
+        )
+        raise CannotClean(f"Cannot clean {where}: {error.strerror}{advice}") from error
+    click.echo(f"Removed: {gone.files} files, {format_bytes(gone.bytes)}")
+    return 0
