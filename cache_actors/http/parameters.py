@@ -42,15 +42,15 @@ def action_in(query: bytes) -> Action:
 
 
 @lru_cache(maxsize=1024)
-def module_in(query: bytes) -> tuple[str, str]:
-    """The hash of the module that a query string names, and the module's id.
+def module_in(query: bytes) -> str:
+    """The id of the module that a query string names.
 
     Raises:
         InvalidIdentifier: `hash`, `name` or `cache_category` is missing, repeated or invalid.
     """
     category = _optional("cache_category", _parameters(query))
     module_hash, name = parameter(query, "hash"), parameter(query, "name")
-    return module_hash, module_id("builds" if category is None else category, module_hash, name)
+    return module_id("builds" if category is None else category, module_hash, name)
 
 
 def parameter(query: bytes, name: str) -> str:

@@ -274,10 +274,6 @@ def test_chunked_protocol_is_not_offered(client: httpx.Client) -> None:
     expect_error(client.get("/api/cache/chunks/capabilities"), 404)
 
 
-def test_id_in_the_path_has_to_be_the_hash(client: httpx.Client) -> None:
-    expect_error(client.get(f"{MODULE}/other", params=query(new_module())), 400)
-
-
 # What nginx does.
 
 

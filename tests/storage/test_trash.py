@@ -386,7 +386,7 @@ class Build:
             if isinstance(result, MissingArtifact):
                 continue
             assert result is None, result
-            self.done.append((began, time.monotonic(), [path, write.entry.path(self.root)]))
+            self.done.append((began, time.monotonic(), [path, write.key.path(self.root)]))
         assert store.health.status().state is StorageState.OK
         temporary.remove()
 

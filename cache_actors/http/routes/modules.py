@@ -47,9 +47,12 @@ class _Completion(msgspec.Struct, frozen=True):
     checksum_sha256: str | None = None
 
 
-async def retrieve_module(request: Request, module: str) -> Response:
-    """`GET /api/cache/module/:id`: the bytes, or a range of them; `HEAD`: 204 if it is stored."""
-    key = await _key(request, module)
+async def retrieve_module(request: Request, **_: str) -> Response:
+    """`GET /api/cache/module/:hash`: the bytes, or a range of them; `HEAD`: 204 if it is stored.
+
+    The query names the module whole, so its hash in the path says nothing more.
+    """
+    key = await _key(request)
     if request.method == "HEAD" or FILES_HEADER in request.headers:
         if not await request.services.parts.exists(key):
             raise HttpError(HTTPStatus.NOT_FOUND, "Artifact does not exist")
@@ -103,11 +106,9 @@ async def complete_upload(request: Request) -> Response:
     return empty_response()
 
 
-async def _key(request: Request, module: str | None = None) -> Key:
-    """The key of the module that the query names; its hash is in the path again, as `module`."""
-    module_hash, module_id = module_in(request.query_string)
-    if module not in (None, module_hash):
-        raise HttpError(HTTPStatus.BAD_REQUEST, "The id in the path is not the hash in the query")
+async def _key(request: Request) -> Key:
+    """The key of the module that the query names."""
+    module_id = module_in(request.query_string)
     return Key(await authorized_project(request), Kind.MODULE, module_id)
 
 
