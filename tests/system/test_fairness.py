@@ -260,6 +260,7 @@ def test_one_that_is_sent_beside_two_hundred_of_another_project_is_stored_among_
     ):
         send = upload if what == "artifact" else put
         assert send(client) == 204  # so that it is known that there are two
+        eventually(lambda: len(stores(service, 0)) == 1)
         before = len(service.logged("request"))
         processes = disk_processes(service.pid)
         for pid in processes:

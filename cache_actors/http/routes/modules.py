@@ -43,7 +43,7 @@ NO_CONTENT_SINCE = (4, 202, 0)
 class _Completion(msgspec.Struct, frozen=True):
     """The body of the request that completes an upload."""
 
-    parts: list[int]
+    parts: list[int | float]  # to JSON, 1.0 is a whole number
     checksum_sha256: str | None = None
 
 
@@ -99,8 +99,11 @@ async def complete_upload(request: Request) -> Response:
         wanted = msgspec.json.decode(body, type=_Completion)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise HttpError(HTTPStatus.BAD_REQUEST, f"The body is no completion: {error}") from None
+    if any(number != int(number) for number in wanted.parts):
+        raise HttpError(HTTPStatus.BAD_REQUEST, "parts must be whole numbers")
+    numbers = list(map(int, wanted.parts))
     published = await request.services.parts.complete(
-        upload_id, project, wanted.parts, _digest(wanted.checksum_sha256), request.owner
+        upload_id, project, numbers, _digest(wanted.checksum_sha256), request.owner
     )
     request.duplicate = published is not Published.STORED
     return empty_response()
