@@ -7,16 +7,19 @@ the artifact in the end, so that those of one id stay in order.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
+
+from cache_actors.storage.errors import StorageLocked
 
 from .disk_threads import in_thread
 from .upload import WrongDigest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Sequence
-    from typing import Protocol
+    from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+    from typing import Protocol, TypeVar
 
     from cache_actors.storage.files.store import FileStore, Published
     from cache_actors.storage.files.temporary import TemporaryFile
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
     from .upload import Upload
 
+    Result = TypeVar("Result")
+
     class Publisher(Protocol):
         """Who receives parts, and publishes: the disk writer's client."""
 
@@ -34,6 +39,37 @@ if TYPE_CHECKING:
 
         async def publish(self, key: Key, source: TemporaryFile, owner: Owner) -> Published:
             """Publish a file from `FileStore.prepare`."""
+
+
+LOCK_SECONDS = 20.0
+"""Longest wait for another request to the same upload, in seconds: the end of a large one takes
+some."""
+
+RETRY_SECONDS = 0.02
+"""Interval in seconds at which is looked whether that is over. It is no thread that waits: the one
+who is waited for needs one of the same."""
+
+NOTED_SECONDS = 60.0
+"""Interval in seconds at which a part that is still coming keeps its upload from being idle."""
+
+
+class _NotedChunks:
+    """The pieces of a part; while they come, `note` is called every `NOTED_SECONDS`."""
+
+    def __init__(self, chunks: AsyncIterable[bytes], note: Callable[[], Awaitable[object]]) -> None:
+        self._chunks = aiter(chunks)
+        self._note = note
+        self._noted = trio.current_time()
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        chunk = await anext(self._chunks)
+        if trio.current_time() - self._noted >= NOTED_SECONDS:
+            await self._note()
+            self._noted = trio.current_time()
+        return chunk
 
 
 class PartUploads:
@@ -95,15 +131,14 @@ class PartUploads:
             ArtifactTooLarge, TooManyUploads: it would take too much room.
             EmptyUpload, WrongDigest, StorageError: as `DiskWriterClient.store`.
         """
-        await in_thread(self._unfinished.key, upload_id, project, threads=self._threads)
+        note = partial(in_thread, self._unfinished.key, upload_id, project, threads=self._threads)
+        await note()
         async with self._writer.upload(owner) as upload:
-            await upload.receive(None, chunks, expected_size, expected_digest)
+            noted = _NotedChunks(chunks, note)
+            await upload.receive(None, noted, expected_size, expected_digest)
             with trio.CancelScope(shield=True):  # a thread reads what was received
-                await in_thread(
-                    self._unfinished.put,
-                    *(upload_id, project, number, upload.source()),
-                    threads=self._threads,
-                )
+                source = upload.source()
+                await self._when_free(self._unfinished.put, upload_id, project, number, source)
 
     async def complete(
         self,
@@ -121,7 +156,7 @@ class PartUploads:
             WrongDigest: their SHA-256 is not the one expected.
             StorageError, ActorError: as `DiskWriterClient.store`; it may be tried again.
         """
-        upload = await in_thread(self._unfinished.open, upload_id, project, threads=self._threads)
+        upload = await self._when_free(self._unfinished.open, upload_id, project)
         with upload:
             if upload.is_done:
                 return None
@@ -129,6 +164,21 @@ class PartUploads:
                 published = await self._publish(upload, numbers, expected_digest, owner)
                 await in_thread(upload.finish, threads=self._threads)
             return published
+
+    async def _when_free(self, action: Callable[..., Result], *arguments: object) -> Result:
+        """The result of `action(*arguments)`, called once no other request has the upload.
+
+        Raises:
+            StorageLocked: another has had it for `LOCK_SECONDS`.
+        """
+        until = trio.current_time() + LOCK_SECONDS
+        while True:
+            try:
+                return await in_thread(action, *arguments, threads=self._threads)
+            except StorageLocked:
+                if trio.current_time() >= until:
+                    raise
+            await trio.sleep(RETRY_SECONDS)
 
     async def _publish(
         self,

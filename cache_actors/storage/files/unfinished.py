@@ -3,6 +3,7 @@
     <storage>/.tmp/uploads/<upload id>/about         which artifact it will be, and the boot
     <storage>/.tmp/uploads/<upload id>/data          the parts, each at its place
     <storage>/.tmp/uploads/<upload id>/part-<n>-<s>  part n has come, with s bytes; an empty file
+    <storage>/.tmp/uploads/<upload id>/whole-<n>     n parts have been moved together; an empty file
     <storage>/.tmp/uploads/<upload id>/done          the artifact is stored; an empty file
 
 Everything is on the disk, so that any worker, and any instance that shares the storage folder, can
@@ -58,9 +59,6 @@ MAX_SHARE = 0.1
 
 IDLE_SECONDS = 300.0
 """Time in seconds after which an upload that nobody continues is removed."""
-
-LOCK_SECONDS = 20.0
-"""Longest wait for the lock of an upload, in seconds: the end of a large one takes some."""
 
 _PIECE = 1 << 20
 
@@ -138,10 +136,10 @@ class UnfinishedUploads:
             UnknownUpload: there is no such upload, or it is complete.
             ArtifactTooLarge: the parts would be too large together.
             TooManyUploads: all unfinished uploads together take too much room.
-            OSError: the disk failed, is full, or another has had the lock for too long.
+            OSError: the disk failed, is full, or another has the lock (EBUSY).
         """
         with self.open(upload_id, project) as upload:
-            if upload.is_done:
+            if upload.is_done or upload.is_published:
                 raise UnknownUpload("The upload is complete already")
             size = source.size if isinstance(source, TemporaryFile) else sum(map(len, source))
             others = sum(upload.parts[each] for each in upload.parts if each != number)
@@ -156,13 +154,15 @@ class UnfinishedUploads:
 
         Raises:
             UnknownUpload: there is none.
-            OSError: the disk failed, or another has had the lock for too long.
+            OSError: the disk failed, or another has the lock (EBUSY).
         """
         key = self.key(upload_id, project)
         folder = self._folder / str(UUID(upload_id))
         with ExitStack() as undo:
             try:
-                lock = undo.enter_context(FolderLock(folder, until=time.monotonic() + LOCK_SECONDS))
+                lock = undo.enter_context(FolderLock(folder))
+                if not lock.is_on(folder):  # else it was removed before we had the lock
+                    raise UnknownUpload("There is no such upload")
                 upload = OpenUpload(key, folder, lock)
             except FileNotFoundError:
                 raise UnknownUpload("There is no such upload") from None
@@ -217,12 +217,24 @@ class OpenUpload:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let others have it."""
         self._lock.close()
 
     @property
     def is_done(self) -> bool:
         """Whether its artifact has been stored."""
         return (self._folder / "done").exists()
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the data have been linked to the artifact's name, and so are its bytes too.
+
+        They are if a process has died between that and `finish`.
+        """
+        return (self._folder / "data").stat().st_nlink > 1
 
     @property
     def parts(self) -> dict[int, int]:
@@ -232,6 +244,7 @@ class OpenUpload:
 
     def write(self, number: int, size: int, source: Sequence[bytes] | TemporaryFile) -> None:
         """Write a part to its place; it counts once it is there whole."""
+        self._forget_parts("whole-*")
         self._forget_parts(f"part-{number}-*")
         at = (number - 1) * MAX_PART_BYTES
         fd = os.open(self._folder / "data", os.O_WRONLY | os.O_CLOEXEC)
@@ -254,13 +267,14 @@ class OpenUpload:
         parts = self.parts
         if not numbers or sorted(numbers) != list(range(1, len(numbers) + 1)):
             raise WrongParts("The parts must be counted from 1 on, each once")
-        if parts.keys() != set(numbers):
+        is_whole = (self._folder / f"whole-{len(numbers)}").exists()
+        if not is_whole and parts.keys() != set(numbers):
             raise WrongParts(f"The parts do not match: {len(parts)} have come")
         fd = os.open(self._folder / "data", os.O_RDWR | os.O_CLOEXEC)
         file = TemporaryFile(fd, self._folder / "data")
         try:
-            size = self._close_gaps(fd, [parts[number] for number in sorted(parts)])
-            os.ftruncate(fd, size)
+            if not is_whole:
+                self._close_gaps(fd, [parts[number] for number in sorted(parts)])
             file.take_in()
         except BaseException:
             file.close()
@@ -273,10 +287,10 @@ class OpenUpload:
         self._forget_parts("part-*")
         (self._folder / "data").unlink(missing_ok=True)
 
-    def _close_gaps(self, fd: int, sizes: Sequence[int]) -> int:
-        """Move parts down to where those before them end, and return the size of all.
+    def _close_gaps(self, fd: int, sizes: Sequence[int]) -> None:
+        """Move parts down to where those before them end, and end the file behind the last one.
 
-        A crash in the middle of that must leave nothing that looks whole: the client sends again.
+        A crash in the middle of that leaves nothing that looks whole: the client sends again.
         """
         end = 0
         for index, size in enumerate(sizes):
@@ -287,7 +301,10 @@ class OpenUpload:
                     piece = os.pread(fd, min(_PIECE, size - offset), start + offset)
                     _write(fd, piece, end + offset)
             end += size
-        return end
+        if os.fstat(fd).st_size != end:  # what is published already keeps its time, and its ETag
+            os.ftruncate(fd, end)
+        if not self.parts:
+            (self._folder / f"whole-{len(sizes)}").touch()
 
     def _forget_parts(self, pattern: str) -> None:
         for mark in self._folder.glob(pattern):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import uuid4
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from cache_actors.kinds import Kind
 from cache_actors.storage.errors import Shortage
 from cache_actors.storage.files import unfinished
-from cache_actors.storage.files.store import FileStore
+from cache_actors.storage.files.store import FileStore, Publication
 from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.files.unfinished import (
     ArtifactTooLarge,
@@ -24,7 +25,8 @@ from cache_actors.storage.files.unfinished import (
 )
 from cache_actors.storage.integrity.checksum import read_checksum
 from cache_actors.storage.layout import TEMPORARY, Key, Project
-from tests.storage.stores import STORED, publish_file
+from cache_actors.storage.locks import FolderLock
+from tests.storage.stores import EXISTS, STORED, files_below, publish_file
 from tests.support.stored import APP, LIB
 
 PART = 8
@@ -41,8 +43,37 @@ def uploads(store: FileStore) -> UnfinishedUploads:
     return UnfinishedUploads(store)
 
 
+@pytest.fixture
+def place(root: Path) -> Path:
+    """Where the artifact of `KEY` lies."""
+    return KEY.path(root)
+
+
 def folder_of(store: FileStore, upload: str) -> Path:
     return store.root / TEMPORARY / "uploads" / upload
+
+
+def begun(uploads: UnfinishedUploads, *parts: bytes, key: Key = KEY) -> str:
+    """An upload of which these parts have come."""
+    upload_id = uploads.start(key)
+    for number, part in enumerate(parts, 1):
+        uploads.put(upload_id, key.project, number, [part])
+    return upload_id
+
+
+def published(
+    store: FileStore, uploads: UnfinishedUploads, upload_id: str, *numbers: int
+) -> object:
+    """The outcome of publishing those parts; the upload is not told, as if the process had died."""
+    with uploads.open(upload_id, APP) as upload:
+        file = upload.assembled(numbers)
+        try:
+            (outcome,) = store.publish(
+                [Publication(upload.key.path(store.root), store.prepare(file))]
+            )
+        finally:
+            file.close()
+    return outcome
 
 
 def assembled(uploads: UnfinishedUploads, upload: str, numbers: list[int]) -> bytes:
@@ -141,6 +172,81 @@ def test_part_that_fails_half_way_does_not_count(
         assembled(uploads, upload, [1])
 
 
+def test_part_that_came_while_the_upload_was_removed_is_of_no_upload(
+    uploads: UnfinishedUploads, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload_id = begun(uploads, b"part")
+
+    def removed_meanwhile(folder: Path) -> FolderLock:
+        lock = FolderLock(folder)
+        shutil.rmtree(folder)
+        return lock
+
+    monkeypatch.setattr(unfinished, "FolderLock", removed_meanwhile)
+    with pytest.raises(UnknownUpload):
+        uploads.put(upload_id, APP, 2, [b"part"])
+
+
+# A process that dies at the end of an upload, before it has noted that it was the end.
+
+
+ends = pytest.mark.parametrize(
+    "parts", [(b"12345678", b"9"), (b"12", b"3456")], ids=["full", "odd"]
+)
+
+
+@ends
+def test_part_that_comes_after_such_an_end_leaves_the_artifact_alone(
+    uploads: UnfinishedUploads, store: FileStore, place: Path, parts: tuple[bytes, ...]
+) -> None:
+    upload_id = begun(uploads, *parts)
+    assert published(store, uploads, upload_id, 1, 2) is STORED
+    with pytest.raises(UnknownUpload):
+        uploads.put(upload_id, APP, 1, [b"xxxx"])
+    assert place.read_bytes() == b"".join(parts)
+
+
+@ends
+def test_such_an_end_can_be_repeated(
+    uploads: UnfinishedUploads, store: FileStore, place: Path, parts: tuple[bytes, ...]
+) -> None:
+    upload_id = begun(uploads, *parts)
+    assert published(store, uploads, upload_id, 1, 2) is STORED
+    before = place.stat().st_mtime_ns
+    assert published(store, uploads, upload_id, 1, 2) is EXISTS
+    assert (place.read_bytes(), place.stat().st_mtime_ns) == (b"".join(parts), before)
+
+
+def test_upload_of_what_another_has_stored_is_not_taken_for_it(
+    uploads: UnfinishedUploads, store: FileStore, place: Path
+) -> None:
+    first, second = begun(uploads, b"1234"), begun(uploads, b"abcd")
+    assert published(store, uploads, first, 1) is STORED
+    uploads.put(second, APP, 2, [b"ef"])
+    assert published(store, uploads, second, 1, 2) is EXISTS
+    assert place.read_bytes() == b"1234"
+
+
+@ends
+def test_upload_whose_end_has_failed_can_be_tried_again(
+    uploads: UnfinishedUploads, store: FileStore, place: Path, parts: tuple[bytes, ...]
+) -> None:
+    upload_id = begun(uploads, *parts)
+    with uploads.open(upload_id, APP) as upload:
+        upload.assembled([1, 2]).close()  # and then, say, the digest is wrong
+    assert published(store, uploads, upload_id, 1, 2) is STORED
+    assert place.read_bytes() == b"".join(parts)
+
+
+def test_wrong_numbers_change_nothing(uploads: UnfinishedUploads, root: Path) -> None:
+    upload_id = begun(uploads, b"12", b"34")
+    before = files_below(root)
+    for numbers in (), (1,), (1, 1, 2), (0, 1), (1, 2, 3):
+        with uploads.open(upload_id, APP) as upload, pytest.raises(WrongParts):
+            upload.assembled(numbers)
+    assert files_below(root) == before
+
+
 def test_others_know_nothing_of_it(uploads: UnfinishedUploads) -> None:
     upload = uploads.start(KEY)
     for name, project in (upload, LIB), (str(uuid4()), APP), ("../x", APP), ("", APP):
@@ -234,12 +340,8 @@ def test_part_is_refused_where_there_is_no_room(
     assert getattr(refused.value, "shortage", None) is Shortage.LIMIT
 
 
-def test_lock_is_not_waited_for_without_end(
-    uploads: UnfinishedUploads, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(unfinished, "LOCK_SECONDS", 0.0)
+def test_upload_that_another_request_has_is_busy(uploads: UnfinishedUploads) -> None:
     upload = uploads.start(KEY)
-    with uploads.open(upload, APP), pytest.raises(OSError, match="another request") as busy:
+    with uploads.open(upload, APP), pytest.raises(OSError, match="another request"):
         uploads.put(upload, APP, 1, [b"part"])
-    assert busy.value.errno == errno.EBUSY
     uploads.put(upload, APP, 1, [b"part"])
