@@ -14,6 +14,8 @@ goes, or into a new one, and stays: its client asked for both at once. Writers t
 which have been taken away find that out, and see to it that the new ones survive a power cut
 (`files/folders.py`).
 
+Uploads in parts that are not complete go too: their parts were sent before.
+
 The rename is synced before the clean is done, and so is that of the project's folder in the
 quarantine. What lies in the trash is nobody's, so it can be removed by anyone at any time, by
 several at once, and by the next one from wherever the last one was killed.
@@ -29,6 +31,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from .files.folders import sync_folder
+from .files.unfinished import uploads_of
 from .integrity.quarantine import FOLDER_MODE, chown_like
 from .layout import QUARANTINE, TRASH
 from .project_lock import exclusive
@@ -73,6 +76,7 @@ def clean(root: Path, project: Project, *, durable: bool = True) -> bool:
         trash.mkdir(mode=FOLDER_MODE)
         chown_like(trash, root)
     wanted = [broken]  # first: while the lock is held nothing of the project is moved there
+    wanted += uploads_of(project, root)
     with ExitStack() as lock:
         with suppress(FileNotFoundError):
             lock.enter_context(exclusive(folder))

@@ -23,6 +23,7 @@ from cache_actors.storage.eviction.sweep import Sweep
 from cache_actors.storage.files.folders import UNSETTLED_MODE, is_complete
 from cache_actors.storage.files.store import FileStore
 from cache_actors.storage.files.temporary import TemporaryFolder
+from cache_actors.storage.files.unfinished import UnfinishedUploads, UnknownUpload
 from cache_actors.storage.health import StorageState
 from cache_actors.storage.integrity.scrub import Scrub
 from cache_actors.storage.layout import QUARANTINE, TEMPORARY, TRASH, Key
@@ -435,3 +436,17 @@ def test_cleans_beside_builds_take_all_from_before_nothing_from_after_and_leave_
     assert incomplete(root) == []
     folders = {folder for path in files_below(root / "acme") for folder in path.parents}
     assert all(is_complete(each.stat()) for each in folders if root in each.parents)
+
+
+def test_uploads_that_are_not_complete_go_too(store: FileStore, root: Path) -> None:
+    uploads = UnfinishedUploads(store)
+    gone, other = (uploads.start(Key(project, Kind.MODULE, "ab" * 32)) for project in (APP, LIB))
+    for upload, project in (gone, APP), (other, LIB):
+        uploads.put(upload, project, 1, [b"part"])
+    with uploads.open(gone, APP) as opened:
+        assert clean(root, APP)
+        with pytest.raises(UnknownUpload):
+            opened.assembled([1])
+    with pytest.raises(UnknownUpload):
+        uploads.put(gone, APP, 2, [b"part"])
+    uploads.put(other, LIB, 2, [b"part"])

@@ -23,7 +23,7 @@ import json
 import os
 import shutil
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -36,7 +36,7 @@ from cache_actors.storage.locks import FolderLock
 from .temporary import FILE_MODE, TemporaryFile
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from cache_actors.storage.layout import Project
 
@@ -60,6 +60,9 @@ MAX_SHARE = 0.1
 IDLE_SECONDS = 300.0
 """Time in seconds after which an upload that nobody continues is removed."""
 
+UPLOADS = "uploads"
+"""The folder for them below that of temporary files."""
+
 _PIECE = 1 << 20
 
 
@@ -79,12 +82,34 @@ class TooManyUploads(Exception):
     """There are too many unfinished uploads, or they take too much room."""
 
 
+def uploads_of(project: Project, root: Path) -> list[Path]:
+    """The folders of all unfinished uploads of `project` below the storage folder `root`."""
+    folders = root / TEMPORARY / UPLOADS
+    keys = {folder: _about(folder)[0] for folder in _listed(folders)}
+    return [folder for folder, key in keys.items() if key is not None and key.project == project]
+
+
+def _listed(folder: Path) -> list[Path]:
+    with suppress(FileNotFoundError):
+        return list(folder.iterdir())
+    return []
+
+
+def _about(folder: Path) -> tuple[Key | None, str]:
+    """The artifact that the upload in `folder` will be, and the boot that it was begun in."""
+    try:
+        about = json.loads((folder / "about").read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None, ""
+    return key_at(tuple(about["place"].split("/"))), about["boot"]
+
+
 class UnfinishedUploads:
     """The unfinished uploads below the folder of `store`."""
 
     def __init__(self, store: FileStore) -> None:
         self._store = store
-        self._folder = store.root / TEMPORARY / "uploads"
+        self._folder = store.root / TEMPORARY / UPLOADS
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
     def start(self, key: Key) -> str:
@@ -94,7 +119,8 @@ class UnfinishedUploads:
             TooManyUploads: there are too many already, in all or of the project.
             OSError: the disk failed, or has no room.
         """
-        projects = [each.project for each in map(self._key, self._uploads()) if each is not None]
+        keys = map(self._key, _listed(self._folder))
+        projects = [each.project for each in keys if each is not None]
         if len(projects) >= MAX_UPLOADS or projects.count(key.project) >= MAX_PROJECT_UPLOADS:
             raise TooManyUploads("Too many uploads have been started and are not complete")
         self._store.capacity.check_room(0, files=3)
@@ -138,7 +164,7 @@ class UnfinishedUploads:
             TooManyUploads: all unfinished uploads together take too much room.
             OSError: the disk failed, is full, or another has the lock (EBUSY).
         """
-        with self.open(upload_id, project) as upload:
+        with self.open(upload_id, project) as upload, _still_there():
             if upload.is_done or upload.is_published:
                 raise UnknownUpload("The upload is complete already")
             size = source.size if isinstance(source, TemporaryFile) else sum(map(len, source))
@@ -173,32 +199,24 @@ class UnfinishedUploads:
 
     def sweep(self) -> None:
         """Remove the uploads that nobody has continued for `IDLE_SECONDS`."""
-        for folder in self._uploads():
+        for folder in _listed(self._folder):
             with suppress(OSError), FolderLock(folder):
                 if time.time() - folder.stat().st_mtime > IDLE_SECONDS:
                     shutil.rmtree(folder)
 
     def _check_share(self, size: int) -> None:
         taken = 0
-        for folder in self._uploads():
+        for folder in _listed(self._folder):
             with suppress(FileNotFoundError):
                 taken += (folder / "data").stat().st_blocks * 512
         limit = self._store.capacity.usage().limit.bytes * MAX_SHARE
         if taken + size > max(limit, MAX_ARTIFACT_BYTES + MAX_PART_BYTES):
             raise TooManyUploads("Uploads that are not complete take too much room")
 
-    def _uploads(self) -> list[Path]:
-        with suppress(FileNotFoundError):
-            return list(self._folder.iterdir())
-        return []
-
     def _key(self, folder: Path) -> Key | None:
         """The artifact that an upload will be, if that was begun since the last boot."""
-        try:
-            about = json.loads((folder / "about").read_text())
-        except (FileNotFoundError, NotADirectoryError, ValueError):
-            return None
-        return key_at(tuple(about["place"].split("/"))) if about["boot"] == self._boot else None
+        key, boot = _about(folder)
+        return key if boot == self._boot else None
 
 
 @dataclass(slots=True)
@@ -261,9 +279,15 @@ class OpenUpload:
         """The file of all parts in their order; closing it, rather than discarding, keeps it here.
 
         Raises:
+            UnknownUpload: it has been taken away.
             WrongParts: `numbers` are not those of the parts that have come, from 1 on, each once.
             OSError: the disk failed.
         """
+        with _still_there():
+            self._folder.stat()
+            return self._assembled(numbers)
+
+    def _assembled(self, numbers: Sequence[int]) -> TemporaryFile:
         parts = self.parts
         if not numbers or sorted(numbers) != list(range(1, len(numbers) + 1)):
             raise WrongParts("The parts must be counted from 1 on, each once")
@@ -309,6 +333,15 @@ class OpenUpload:
     def _forget_parts(self, pattern: str) -> None:
         for mark in self._folder.glob(pattern):
             mark.unlink()
+
+
+@contextmanager
+def _still_there() -> Iterator[None]:
+    """An upload is unknown whose folder goes meanwhile: all of its project is taken away."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UnknownUpload("There is no such upload any more") from None
 
 
 def _write(fd: int, data: bytes, at: int) -> None:
