@@ -38,6 +38,7 @@ def test_small_disk_never_fills_at_full_speed_whoever_is_killed(tuist: StandInTu
         expect_all_is_well(site, load)
 
 
+@pytest.mark.nightly
 def test_inodes_are_a_bound_as_bytes_are(tuist: StandInTuist) -> None:
     marks = {"DISK_HIGH_WATERMARK_PERCENT": "60", "DISK_TARGET_PERCENT": "50"}
     with (
@@ -47,6 +48,7 @@ def test_inodes_are_a_bound_as_bytes_are(tuist: StandInTuist) -> None:
         expect_all_is_well(site, load)
 
 
+@pytest.mark.nightly
 def test_folder_stays_within_a_limit_of_its_own(tuist: StandInTuist) -> None:
     limit = {"STORAGE_MAX_BYTES": str(48 << 20)}
     with (

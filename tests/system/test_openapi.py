@@ -27,7 +27,7 @@ DESCRIBED = [
     for method in item
     if method != "parameters"
 ]
-EXAMPLES = 150 if NIGHTLY else 25
+EXAMPLES = 150 if NIGHTLY else 8
 
 OWN = handles("acme/app")
 

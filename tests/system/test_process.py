@@ -160,6 +160,7 @@ def test_stop_that_hangs_is_ended_from_outside(
         eventually(lambda: not any(map(is_alive, pids)))
 
 
+@mostly("1")
 def test_tree_that_cannot_be_mended_ends_the_process(
     tmp_path: Path, tuist: StandInTuist, workers: str
 ) -> None:

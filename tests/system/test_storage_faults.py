@@ -464,14 +464,14 @@ def test_processes_share_a_storage_while_one_of_them_is_killed(
     tmp_path: Path, tuist: StandInTuist
 ) -> None:
     storage = tmp_path / "cas"
-    with ExitStack() as stack, ThreadPoolExecutor(8) as threads:
+    with ExitStack() as stack, ThreadPoolExecutor(4) as threads:
         services = [
             stack.enter_context(running_service(Service(storage, tuist.url))) for _ in range(3)
         ]
         crowd = Crowd(services)
-        working = [threads.submit(crowd.work) for _ in range(8)]
+        working = [threads.submit(crowd.work) for _ in range(4)]
         try:
-            for wanted in 50, 100, 150:
+            for wanted in 50, 100:
                 eventually(lambda n=wanted: crowd.reads >= n or any(w.done() for w in working))  # type: ignore[misc]
                 services[1].stop(signal.SIGKILL)
                 services[1].start()
