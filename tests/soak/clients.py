@@ -9,12 +9,12 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import httpx
 
 from cache_actors.kinds import Kind
-from cache_actors.storage.layout import Key, Project
+from cache_actors.storage.layout import Key, Project, module_id
 
 from .report import Tally
 from .service import MARK
@@ -25,6 +25,10 @@ SIZES = ((10 << 10, 256 << 10, 2 << 20), (60, 30, 10))
 """Sizes of artifacts, and how often each of them comes in a hundred."""
 
 PROJECTS = (APP, OTHER)
+MODULE_NAME = "App.xcframework.zip"
+HASHES: dict[str, str] = {}
+"""The hashes of modules, by their ids."""
+
 DIGEST = "tuist-checksum-sha256"
 TIMEOUT = 15.0
 PAUSE = 0.1
@@ -40,6 +44,9 @@ OPERATIONS = {
     "upload, wrong digest": 3,
     "upload, cut short": 6,
     "put": 18,
+    "store output": 6,
+    "store module": 4,
+    "read other": 8,
     "read artifact": 22,
     "read entry": 20,
     "read nothing": 2,
@@ -88,9 +95,21 @@ class Round:
 
 
 def new_entry(rng: random.Random, project: Project, kind: Kind) -> Key:
-    """An entry with an id such as clients use."""
-    name = rng.randbytes(32).hex().upper()
-    return Key(project, kind, name if kind is Kind.CAS else f"0~{name}==")
+    """A key with an id such as clients use."""
+    name = rng.randbytes(32).hex()
+    match kind:
+        case Kind.CAS:
+            return Key(project, kind, name.upper())
+        case Kind.KEYVALUE:
+            return Key(project, kind, f"0~{name.upper()}==")
+        case Kind.GRADLE:
+            return Key(project, kind, name[:32])
+        case Kind.MODULE:
+            key = Key(project, kind, module_id("builds", name, MODULE_NAME))
+            HASHES[key.id] = name
+            return key
+        case _:
+            assert_never(kind)
 
 
 class Pool:
@@ -131,6 +150,7 @@ class Client:
             for url in (site.nginx.url, site.service.url)
         )
         self._may_have_lost_connection = False
+        self._others: list[Content] = []  # outputs and modules that it has stored
 
     def close(self) -> None:
         """Close its connections."""
@@ -185,6 +205,16 @@ class Client:
                 return True
             case "put":
                 return self._put(this.shared(Kind.KEYVALUE, rng.randrange(KEYS * 2)), rng, this)
+            case "store output":
+                content = self._new(new_entry(rng, project, Kind.GRADLE), rng)
+                return self._store_output(kind, content, rng, this)
+            case "store module":
+                content = self._new(new_entry(rng, project, Kind.MODULE), rng)
+                return self._store_module(kind, content, rng, this)
+            case "read other":
+                if not self._others:
+                    return False
+                return self.read(rng.choice(self._others[-20:]).entry, this, name=kind)
             case "read artifact":
                 content = self._pool.pick(rng)
                 if content is None:
@@ -218,6 +248,49 @@ class Client:
         by_nginx = answer is not None and not direct and MARK not in answer.headers
         result = result_of(answer)
         self._world.end(upload, result, time.monotonic(), by_nginx=by_nginx)
+        return result is Result.ACKNOWLEDGED
+
+    def _store_output(self, kind: str, content: Content, rng: random.Random, this: Round) -> bool:
+        data = content.data()
+        upload = self._world.begin(content, data, time.monotonic(), may_be_undone=this.calls_fail)
+        direct = rng.random() < 0.15
+        answer = self._ask(
+            kind, "PUT", content.entry, this, {200, 201}, direct=direct, content=data
+        )
+        result = result_of(answer)
+        self._world.end(upload, result, time.monotonic())
+        self._others.append(content)
+        return result is Result.ACKNOWLEDGED
+
+    def _store_module(self, kind: str, content: Content, rng: random.Random, this: Round) -> bool:
+        """Store a module in parts, in any order; a crash in between costs the upload at most."""
+        data, key = content.data(), content.entry
+        half = rng.randrange(1, len(data))
+        parts = [(1, data[:half]), (2, data[half:])]
+        rng.shuffle(parts)
+        upload = self._world.begin(content, data, time.monotonic(), may_be_undone=this.calls_fail)
+        self._others.append(content)
+        answer = self._ask(kind, "POST", key, this, {200}, call="start")
+        result = result_of(None if answer is None else answer)
+        if answer is not None and answer.status_code == 200:
+            where = f"&upload_id={answer.json()['upload_id']}"
+            for number, part in parts:
+                more = f"{where}&part_number={number}"
+                answer = self._ask(
+                    kind, "POST", key, this, {204}, call="part", more=more, content=part
+                )
+                if answer is None or answer.status_code != 204:
+                    break
+            else:
+                digest = hashlib.sha256(data).hexdigest()
+                end = {"parts": [1, 2], "checksum_sha256": digest}
+                answer = self._ask(
+                    kind, "POST", key, this, {204}, call="complete", more=where, json=end
+                )
+                result = result_of(answer)
+        if result is Result.ACKNOWLEDGED and (answer is None or answer.status_code != 204):
+            result = Result.REFUSED
+        self._world.end(upload, result, time.monotonic())
         return result is Result.ACKNOWLEDGED
 
     def _upload_wrong(self, kind: str, content: Content, rng: random.Random, this: Round) -> bool:
@@ -327,19 +400,26 @@ class Client:
         *,
         direct: bool = False,
         store: bool = False,
+        call: str | None = None,
+        more: str = "",
         headers: dict[str, str] | None = None,
         **how: Any,
     ) -> httpx.Response | None:
-        """Send a request, and judge the answer's status and form; None if none came."""
+        """Send a request, and judge the answer's status and form; None if none came.
+
+        `call` is one about an upload in parts, and `more` what it has in its query.
+        """
         path = "/api/cache/keyvalue" if store else path_of(key)
+        path = f"/api/cache/module/{call}" if call else path
+        url = f"{path}?{query_of(key.project)}{module_query(key)}{more}"
         what = f"{method} {name_of(key)} " + ("to the service" if direct else "through nginx")
         client = self._direct if direct else self._nginx
-        sends_body = store or method == "POST"
+        sends_body = store or "content" in how or method == "POST"
         how["headers"] = {"Authorization": f"Bearer {TOKENS[key.project]}"} | (headers or {})
         asked = time.monotonic()
         try:
             try:
-                answer = client.request(method, f"{path}?{query_of(key.project)}", **how)
+                answer = client.request(method, url, **how)
             except httpx.TransportError:
                 # An upload that is refused before its body has been read may cost its connection,
                 # says docs/how-to/nginx.md: the next request finds out, and is sent again.
@@ -347,7 +427,7 @@ class Client:
                     raise
                 self._may_have_lost_connection = False
                 self._tally.add("connections")
-                answer = client.request(method, f"{path}?{query_of(key.project)}", **how)
+                answer = client.request(method, url, **how)
         except httpx.TransportError as error:
             self._tally.operation(kind, "no answer")
             if not direct:
@@ -394,7 +474,7 @@ def result_of(answer: httpx.Response | None) -> Result:
     """What a client knows of its upload."""
     if answer is None:
         return Result.UNKNOWN
-    return Result.ACKNOWLEDGED if answer.status_code == 204 else Result.REFUSED
+    return Result.ACKNOWLEDGED if answer.status_code in {200, 201, 204} else Result.REFUSED
 
 
 def is_json_error(answer: httpx.Response) -> bool:
@@ -409,8 +489,13 @@ def is_json_error(answer: httpx.Response) -> bool:
 
 
 def path_of(key: Key) -> str:
-    """The path that reads an entry, or stores an artifact."""
-    return f"/api/cache/{key.kind.folder}/{key.id}"
+    """The path that reads a key, or stores an artifact or an output."""
+    return f"/api/cache/{key.kind.folder}/{HASHES.get(key.id, key.id)}"
+
+
+def module_query(key: Key) -> str:
+    """What the query of a module has beside its project; nothing for others."""
+    return f"&hash={HASHES[key.id]}&name={MODULE_NAME}" if key.kind is Kind.MODULE else ""
 
 
 def query_of(project: Project) -> str:

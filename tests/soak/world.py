@@ -82,7 +82,7 @@ class Content:
         """The bytes of the file: an artifact, or the response that retrieves an entry."""
         head = f"{name_of(self.entry)} {self.writer} {self.size} "
         filler = random.Random(head).randbytes
-        if self.entry.kind is Kind.CAS:
+        if not self.entry.kind.refers:
             return (head.encode() + filler(self.size))[: max(self.size, len(head))]
         return b'{"entries":[{"value":"%b"}]}' % self.value().encode()
 
