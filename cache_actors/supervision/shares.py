@@ -1,20 +1,19 @@
-"""Shares: a bound on how much may be held at once, which nobody can use up for others.
+"""Shares: a limit on what is held in all, which no project and no client can exhaust.
 
 Theory of operation
 -------------------
-Who holds something is told by a path from the larger to the smaller: a project, then one of those
-who send for it. A project may hold as much as is left when it has it: one that is alone half of the
-limit, each of three that come and go a quarter. A sender may hold as much as he leaves of what his
-project may have. So there is something left for whoever comes next, and nothing has to be known of
-anybody before.
+An owner is a path, from the larger to the smaller: a project, then one client of that project. A
+project may take no more than it leaves free: a single project gets half of the limit, and each of
+three projects a quarter. A client, likewise, may take no more than it leaves free of its project's
+share. So there is always something left for the next owner, without knowing the owners beforehand.
 
-What waits is served project by project, those that hold least first; the one that was served last
-comes last. What one sender waits for is served in order.
+Waiting requests are served project by project, those that hold least first; of equals, the project
+that was served longest ago comes first. Requests of one client are served in order.
 
-What is held for somebody who gets nowhere is no use to anyone. A `Holding` says when it has moved
-last. When there is not enough for others, those that have not moved for `STALLED` seconds are asked
-to let go of what they can do without; but only if their senders hold at least as much as the one
-that wants more.
+A stalled client must not keep others waiting. Each `Holding` records when it last made progress.
+When others run short, holdings without progress for `STALLED` seconds are asked to release what
+they do not need at the moment, but only those of owners that hold at least as much as the owner
+that is waiting.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
 STALLED = 0.5
-"""Time without a move after which a holding may be asked to let go, in seconds."""
+"""Time without progress after which a holding may be asked to release its surplus, in seconds."""
 
 MAX_TURNS = 1_000
 """Largest number of projects whose last turn is remembered."""
@@ -40,15 +39,15 @@ Owner: TypeAlias = "tuple[Hashable, ...]"
 
 
 class Shares:
-    """An allowance of `limit` units.
+    """A limit of `limit` units, shared by all owners.
 
     Args:
-        limit: how much all may hold together.
-        leave_room: whether there has to be something left for those who come next. Where what is
-            held is soon given back it is enough that everybody gets his turn.
+        limit: how much all owners may hold together.
+        leave_room: whether owners must leave room for the next one. It is not needed where units
+            are soon given back: there it is enough that owners take turns.
 
     Attributes:
-        taken: how much is held.
+        taken: how much is held in all.
     """
 
     def __init__(self, limit: int, *, leave_room: bool = True) -> None:
@@ -63,11 +62,11 @@ class Shares:
         self._last_turn: dict[Owner, int] = {}
 
     def held(self, owner: Owner) -> int:
-        """How much all those hold whose path begins with `owner`."""
+        """How much all owners hold whose path begins with `owner`."""
         return self._held.get(owner, 0)
 
     def fits(self, owner: Owner, amount: int) -> bool:
-        """Whether `owner` may have `amount` more. Whoever is the only one may have all there is."""
+        """Whether `owner` may take `amount` more. An owner that is alone may take everything."""
         if not self._leave_room or not self.taken:
             return self.taken + amount <= self.limit
         left, outer = float(self.limit), self.taken
@@ -80,7 +79,7 @@ class Shares:
         return True
 
     def count(self, holding: Holding, amount: int) -> None:
-        """Take in that `holding` has grown by `amount`, or has become smaller."""
+        """Account for `holding` growing by `amount`, which is negative if it shrinks."""
         holding.amount += amount
         self.taken += amount
         if amount > 0:
@@ -99,11 +98,11 @@ class Shares:
             self._holdings.discard(holding)
 
     def must_wait(self, owner: Owner, amount: int) -> bool:
-        """Whether `owner` can't have `amount` more at once; its own that wait come first."""
+        """Whether `owner` cannot take `amount` more now. Its own waiting requests come first."""
         return owner in self._waiting or not self.fits(owner, amount)
 
     async def wait(self, holding: Holding, amount: int) -> None:
-        """Return when `holding` has grown by `amount`."""
+        """Wait until `holding` has grown by `amount`."""
         ticket = _Ticket(holding, amount)
         self._waiting.setdefault(holding.owner, deque()).append(ticket)
         try:
@@ -127,7 +126,7 @@ class Shares:
             del self._waiting[ticket.holding.owner]
 
     def grant(self) -> None:
-        """Serve those who wait, as far as there is something for them."""
+        """Serve waiting requests for as long as there are units for one of them."""
         served = True
         while self._waiting and served:
             served = False
@@ -143,11 +142,11 @@ class Shares:
                     break
 
     def _rank(self, owner: Owner) -> tuple[int, int]:
-        """Who is served first: the one with the least."""
+        """The sort key for waiting owners; the lowest is served first."""
         return self.held(owner[:1]), self._last_turn.get(owner[:1], -1)
 
     def reclaim(self, owner: Owner) -> None:
-        """Have holdings let go that do not move, of those that have no less than `owner`."""
+        """Ask stalled holdings of owners that hold at least as much as `owner` to release some."""
         now = trio.current_time()
         if now < self._reclaimed + STALLED / 5:  # it looks at all of them
             return
@@ -158,12 +157,12 @@ class Shares:
 
 
 class Holding:
-    """What one task of an owner holds, until it gives it back.
+    """The units that one task holds for an owner.
 
     Attributes:
-        owner: for whom it is held.
-        amount: how much that is.
-        moved: when it was last of any use, in `trio.current_time()`.
+        owner: for whom they are held.
+        amount: how many there are.
+        moved: when the task last made progress, in `trio.current_time()`.
     """
 
     def __init__(self, shares: Shares, owner: Owner) -> None:
@@ -173,7 +172,7 @@ class Holding:
         self.moved = trio.current_time()
 
     def move(self) -> None:
-        """Say that it is of use at the moment."""
+        """Record progress."""
         self.moved = trio.current_time()
 
     def take_nowait(self, amount: int) -> None:
@@ -196,18 +195,18 @@ class Holding:
         self.move()
 
     def give_back(self, amount: int | None = None) -> None:
-        """Return `amount` units, or all of them, and have those served who can go on now."""
+        """Return `amount` units, or all of them, and serve the requests that can go on now."""
         amount = self.amount if amount is None else amount
         if amount:
             self._shares.count(self, -amount)
             self._shares.grant()
 
     def let_go(self) -> None:
-        """Give back what can be done without; called when it has not moved, and others wait."""
+        """Give back the surplus. Called when the task makes no progress and others are waiting."""
 
 
 class _Ticket:
-    """Somebody who waits for an amount."""
+    """A waiting request for an amount."""
 
     __slots__ = ("amount", "granted", "holding")
 

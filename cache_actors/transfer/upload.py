@@ -1,11 +1,12 @@
-"""An upload that is being received: in memory if it is small, else in a temporary file.
+"""Receiving an upload: in memory if it is small, else in a temporary file.
 
-However many clients send at once, and however slowly, the bytes held in memory stay within one
-bound, of which each project and each of its senders has a share. A small upload waits for memory of
-its sender's share before it is read at all, since those before it are soon stored. What it has been
-given for bytes that do not come it loses when others need it. If it has waited in vain for a while,
-because those before it come from slow clients, it goes to a temporary file, as large ones do. Those
-use what memory is free to write in larger pieces, and are read only as fast as they are written.
+However many clients send at once, and however slowly, the bytes in memory stay within one limit, of
+which each project and each of its clients has a share (`supervision/shares.py`). A small upload
+waits for memory before its body is read, since the uploads ahead of it are soon stored. Memory that
+was reserved for bytes which do not arrive is taken back when other uploads need it. If the wait
+exceeds `PATIENCE`, because the uploads ahead come from slow clients, the upload goes to a temporary
+file, as large uploads do. Large uploads use free memory only to write in larger pieces, and are
+read no faster than they are written.
 """
 
 from __future__ import annotations
@@ -36,25 +37,25 @@ PATIENCE = 1.0
 
 
 class EmptyUpload(ValueError):
-    """The body of an upload had no bytes."""
+    """The body of an upload is empty."""
 
 
 class WrongDigest(ValueError):
-    """The body of an upload is not what its sender has declared."""
+    """The body of an upload does not match the digest that the client declared."""
 
 
 class _Memory(Holding):
-    """Memory for an upload, of which `needed` bytes hold what has come."""
+    """Memory for an upload, of which `needed` bytes hold data that has arrived."""
 
     needed = 0
 
     def let_go(self) -> None:
-        """Give back what was taken for bytes that do not come."""
+        """Give back memory that was reserved for bytes which have not arrived."""
         self.give_back(max(0, self.amount - self.needed))
 
 
 class Upload:
-    """Receives one upload. As a context manager it releases in the end whatever it holds."""
+    """Receives one upload. As a context manager, releases its memory and its file on exit."""
 
     def __init__(
         self,
@@ -90,15 +91,15 @@ class Upload:
         expected_size: int | None,
         expected_digest: bytes | None,
     ) -> bool:
-        """Take in all `chunks`, or none if they are many and `path` exists already.
+        """Receive all of `chunks`; a large upload whose `path` exists already is not received.
 
-        Returns whether they have been taken in.
+        Returns whether the chunks were received.
 
         Raises:
-            EmptyUpload: there was not one byte.
-            WrongDigest: the SHA-256 of the bytes is not the one expected.
-            StorageError: the temporary file could not be written; if `expected_size` is known and
-                there is no room for it, before any chunk is asked for.
+            EmptyUpload: the body is empty.
+            WrongDigest: the SHA-256 of the body is not `expected_digest`.
+            StorageError: the temporary file could not be written. If there is no room for
+                `expected_size` bytes, this is raised before the first chunk is read.
         """
         if expected_size is not None and not (
             await self._reserve(expected_size) or await self._spill(path, expected_size)
@@ -119,7 +120,7 @@ class Upload:
         return True
 
     async def prepare(self) -> None:
-        """Make what has been received ready to be published, if it is large.
+        """Make a large upload ready to be published.
 
         Raises:
             StorageError: it could not be synced.
@@ -128,11 +129,11 @@ class Upload:
             self._file = await in_thread(self._store.prepare, self._file, threads=self._threads)
 
     def source(self) -> tuple[bytes, ...] | TemporaryFile:
-        """The bytes that have been received, or the file with them."""
+        """The received bytes, or the file that holds them."""
         return self._file or tuple(self._pieces)
 
     async def _reserve(self, size: int) -> bool:
-        """Get memory for an upload of `size` bytes; say no if it is large, or has to wait long."""
+        """Reserve memory for `size` bytes. Returns False if that is too much, or takes too long."""
         if size > SMALL_BYTES:
             return False
         try:
@@ -144,7 +145,7 @@ class Upload:
         return True
 
     def _keep(self, chunk: bytes) -> bool:
-        """Keep `chunk` in memory, and say whether it may stay there and be joined by more."""
+        """Add `chunk` to those in memory. Returns False if they must be written to a file now."""
         self._pieces.append(chunk)
         self._memory.needed += len(chunk)
         self._memory.move()
@@ -165,7 +166,7 @@ class Upload:
         return digest.digest()
 
     async def _spill(self, path: Path | None, size: int = 0) -> bool:
-        """Go on in a temporary file with room for `size` bytes, unless `path` exists: say no."""
+        """Switch to a temporary file for `size` bytes. Returns False if `path` exists already."""
         self._file = await in_thread(self._open, path, size, threads=self._threads)
         if self._file is None:
             return False
@@ -193,7 +194,7 @@ class Upload:
             self._drop_pieces()
 
     def _append(self, file: TemporaryFile) -> None:
-        """Write what has been received, if there is room for it beside the reserve."""
+        """Write the chunks in memory, if the disk has room for them beside the reserve."""
         with self._store.capacity.reserve(self._memory.needed):
             file.write(self._pieces)
 

@@ -2,31 +2,31 @@
 
 Theory of operation
 -------------------
-A scan of the disk gives a cut-off, a fixed rule of what is too old (`cutoff.py`). Then, for each
-project, everything too old goes in two phases. Entries here are all files of kinds that refer to
-others, and artifacts are the files of all other kinds (`kinds.py`):
+A scan of the disk yields a cut-off: a fixed rule for what is too old (`cutoff.py`). Each project is
+then swept in two phases. *Entries* here are the files of all kinds that refer to others, and
+*artifacts* are the files of all other kinds (`kinds.py`):
 
-1. *Entries.* Each entry that is too old goes, and each that refers to an artifact which is not
-   there, or is going to go. Of the others, each artifact that they refer to is touched with the
-   entry's own last use, so that it is no older than the entry.
-2. *Artifacts*, after a pause: those that are too old.
+1. *Entries.* An entry is removed if it is too old, or if it refers to an artifact that is missing
+   or about to be removed. If an entry stays, each artifact it refers to is given a last use no earlier
+   than the entry's own.
+2. *Artifacts.* After a pause, the artifacts that are too old are removed.
 
-No entry is left that refers to an artifact which goes. The artifacts of one that phase 1 has kept
-are not too old, since they have been touched. One that was put later has touched its artifacts
-itself (`entries.py`), at a time after the cut-off. Last uses never move back, and the rule spares a
-file at every later last use too. One whose put began before the cut-off may have touched its
-artifacts long ago, on a slow disk: phase 1 begins when those have come to their end.
+No remaining entry refers to a removed artifact. The artifacts of entries that phase 1 kept are not
+too old, since their last use was moved forward. Entries that are stored later touch their artifacts
+themselves (`entries.py`), after the cut-off. Last uses never move back, and a file that the rule
+spares is spared at any later last use too. A store that began before the cut-off may, on a slow
+disk, have touched its artifacts long ago; phase 1 waits until all such stores have ended.
 
-Between a look and the removal that follows from it nobody may put an entry: those two happen under
-the project's exclusive lock, a few files at a time. All folders of entries are synced before phase
-2, so that no power cut brings an entry back whose artifact is gone. A pass that dies at any point
-has removed some entries that were too old, and artifacts that nothing referred to.
+No entry may be stored between the check of a file and its removal. Both happen under the project's
+exclusive lock, a few files at a time. All folders of entries are synced before phase 2, so that a
+power cut cannot restore an entry whose artifact is gone. A pass that is killed at any point has
+removed only old entries, and artifacts that nothing referred to.
 
-A folder that is empty goes too: it takes an inode, as a file does. Whoever was just about to put
-something into it makes it again (`folders.py`). Those of entries are synced before, so that no
-power cut brings one back with an entry in it.
+Empty folders are removed too, since each takes an inode. A writer that finds its folder gone makes
+it again (`folders.py`). Folders of entries are synced before that, so that a power cut cannot
+restore one with an entry in it.
 
-A client that was given an entry just before it went has the length of the pause, the *grace*, to
+A client that received an entry just before its removal has the length of the pause, the *grace*, to
 fetch its artifacts.
 """
 
