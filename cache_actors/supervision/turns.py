@@ -1,11 +1,11 @@
-"""Turns: who may have something done, when several want to have much done.
+"""Turns: fair queueing of requests, by project.
 
-A queue that is first come, first served is as long for everybody as the one who asks for most makes
-it. Here each project has a line of its own, and only so many of a line are let through at once, if
-others have been there lately: the next ones when those have been done. So what is being done stays
-short, and whoever asks for little is soon served. In a line the senders take turns.
+In a single queue, one project with many requests delays the requests of all others. Here each
+project has a queue of its own. While several projects are active, only a few requests of each are
+in progress at once, and the next follows when one of them is done. So a project with few requests
+is served soon. Within a project, clients take turns.
 
-A project that is alone is let through as it comes: together things are done faster.
+While only one project is active its requests do not wait, since larger batches are faster.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from .shares import Owner
 
 TOGETHER = 16
-"""Number of those who are let through at once, of all projects that have been there lately."""
+"""Number of requests in progress at once, of all active projects together."""
 
 LEAST = 2
-"""Number of those of one project who are let through at once in any case."""
+"""Number of requests of one project in progress at once, however many projects are active."""
 
 LATELY = 10.0
-"""Time for which a project counts as one that comes and goes, in seconds."""
+"""Time since its last request for which a project counts as active, in seconds."""
 
 
 class _Line:
-    """The line of a project: how many have been let through, and who waits, by sender."""
+    """The queue of a project: requests in progress, and those that wait, by client."""
 
     __slots__ = ("inside", "seen_at", "waiting")
 
@@ -44,7 +44,7 @@ class _Line:
 
 
 class Turns:
-    """The lines of all projects."""
+    """The queues of all projects."""
 
     def __init__(self) -> None:
         self._lines: dict[Hashable, _Line] = {}

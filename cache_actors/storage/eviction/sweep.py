@@ -7,8 +7,8 @@ then swept in two phases. *Entries* here are the files of all kinds that refer t
 *artifacts* are the files of all other kinds (`kinds.py`):
 
 1. *Entries.* An entry is removed if it is too old, or if it refers to an artifact that is missing
-   or about to be removed. If an entry stays, each artifact it refers to is given a last use no earlier
-   than the entry's own.
+   or about to be removed. If an entry stays, each artifact it refers to is given a last use no
+   earlier than the entry's own.
 2. *Artifacts.* After a pause, the artifacts that are too old are removed.
 
 No remaining entry refers to a removed artifact. The artifacts of entries that phase 1 kept are not
