@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,6 +100,10 @@ def _try_socket(folder: Path) -> int:
         os.close(fd)
 
 
+_IS_SERVICE = re.compile(r"[/ (]cache-actors (?:serve|dev)\b|-m cache_actors\b")
+"""Matches the command of the service, but not that of others below a folder of its name."""
+
+
 def _port(host: str, port: int) -> CheckResult:
     """Whether the service may listen there, or does already."""
     where = f"port {port} of {host}"
@@ -107,7 +112,7 @@ def _port(host: str, port: int) -> CheckResult:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             holder = listener_at(host, port)
-            if "cache_actors" in holder or "cache-actors" in holder:
+            if _IS_SERVICE.search(holder):
                 return CheckResult("port", Verdict.OK, f"{where} is the service's, {holder}")
             advice = "If that is not the service, end it, or set PORT to another port."
             return CheckResult("port", Verdict.WARNING, f"{where} is taken by {holder}", advice)

@@ -109,8 +109,15 @@ def test_port_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
         found = findings(port=port)["port"]
         assert found.verdict is Verdict.WARNING
         assert f"port {port} of 127.0.0.1 is taken by process {os.getpid()} (" in found.text
-        monkeypatch.setattr(sockets_module, "listener_at", lambda *_: "process 7 (cache-actors)")
-        assert findings(port=port)["port"].verdict is Verdict.OK
+        for command, verdict in (
+            ("/srv/cache-actors/bin/cache-actors serve", Verdict.OK),
+            ("cache-actors dev", Verdict.OK),
+            ("python3 -m cache_actors.workers {}", Verdict.OK),
+            ("/srv/cache-actors/bin/python3 -m http.server", Verdict.WARNING),
+        ):
+            holder = f"process 7 ({command})"
+            monkeypatch.setattr(sockets_module, "listener_at", lambda *_, it=holder: it)
+            assert findings(port=port)["port"].verdict is verdict
     free = findings(port=port)["port"]
     assert (free.verdict, free.advice) == (Verdict.OK, None)
     elsewhere = findings(port=port, bind="192.0.2.1")["port"]
