@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from cache_actors.cli.dev.tuist import Question
+from cache_actors.storage.files.unfinished import UPLOADS
 from cache_actors.storage.layout import TEMPORARY, shard
 from tests.support.service import Service
 from tests.support.strace import family
@@ -196,7 +197,10 @@ def artifact_file(storage: Path, cas_id: str, project: str = PROJECT) -> Path:
 
 
 def temporary_bytes(service: Service) -> int:
-    """The size of all temporary files together; most have no name, but are open."""
+    """The size of all temporary files together; most have no name, but are open.
+
+    Without the parts of modules, which are kept for as long as somebody may continue the upload.
+    """
     assert service.process is not None
     folder = str(service.storage / TEMPORARY)
     opened = [
@@ -206,7 +210,8 @@ def temporary_bytes(service: Service) -> int:
         if _target(path).startswith(folder)
     ]
     below = (Path(top, name) for top, _, names in os.walk(folder) for name in names)
-    return sum(_file_size(path) for path in [*opened, *below])
+    files = [path for path in [*opened, *below] if UPLOADS not in path.parts]
+    return sum(map(_file_size, files))
 
 
 def _target(link: Path) -> str:
