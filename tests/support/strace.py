@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -269,9 +269,24 @@ def injected(service: Service, output: Path, names: Sequence[str], error: str) -
 
 def family(pid: int) -> list[int]:
     """A process and those that it has started."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    children = [int(child) for task in tasks for child in task.read_text().split()]
-    return [pid, *(each for child in children for each in family(child))]
+    return [pid, *(each for child in children_of(pid) for each in family(child))]
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started itself; any of them may end meanwhile."""
+    children: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            children += map(int, task.read_text().split())
+    return children
+
+
+def last_argument(pid: int) -> bytes:
+    """The last word of a process's command; nothing of one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").rpartition(b"\0")[2]
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def _is_traced(pid: int) -> bool:

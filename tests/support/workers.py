@@ -3,7 +3,6 @@
 import os
 import sys
 from contextlib import suppress
-from pathlib import Path
 
 import msgspec
 
@@ -16,6 +15,7 @@ from cache_actors.writer_process.__main__ import run
 from cache_actors.writer_process.protocol import WriterConfig
 
 from .service import Service
+from .strace import children_of, last_argument
 
 
 def run_service(module: str) -> int:
@@ -44,12 +44,10 @@ def run_as_writer_process_if_asked(module: str) -> None:
 def worker_pids(service: Service) -> dict[str, int]:
     """The process ids of a service's workers, by name."""
     assert service.process is not None
-    tasks = Path(f"/proc/{service.process.pid}/task").glob("*/children")
     names = {}
-    for pid in (pid for task in tasks for pid in task.read_text().split()):
-        config = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").rpartition(b"\0")[2]
+    for pid in children_of(service.process.pid):
         with suppress(msgspec.DecodeError):  # it has only just been forked, or has ended
-            names[msgspec.json.decode(config, type=WorkerConfig).name] = int(pid)
+            names[msgspec.json.decode(last_argument(pid), type=WorkerConfig).name] = pid
     return names
 
 
