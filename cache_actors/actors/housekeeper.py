@@ -75,9 +75,11 @@ class Housekeeper:
 
     def _look(self, looks: int) -> None:
         self._store.probe()
+        sweeps: list[Callable[[], None]] = []
         if looks % SWEEP_UPLOADS_EVERY == 0:
-            self._unfinished.sweep()
+            sweeps.append(self._unfinished.sweep)
         if looks % SWEEP_EVERY == 0:
-            for folder in self._temporaries:
-                with suppress(OSError):  # there is nothing to do about it but to try again
-                    folder.sweep()
+            sweeps += [folder.sweep for folder in self._temporaries]
+        for sweep in sweeps:
+            with suppress(OSError):  # there is nothing to do about it but to try again
+                sweep()

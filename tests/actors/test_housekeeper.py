@@ -17,7 +17,7 @@ from cache_actors.actors import housekeeper
 from cache_actors.actors.housekeeper import PROBE_SECONDS, Housekeeper
 from cache_actors.storage.files.store import FileStore
 from cache_actors.storage.files.temporary import TemporaryFolder
-from cache_actors.storage.files.unfinished import UnfinishedUploads
+from cache_actors.storage.files.unfinished import UPLOADS, UnfinishedUploads
 from cache_actors.storage.health import StorageState, StorageStatus
 from cache_actors.storage.layout import TEMPORARY
 
@@ -157,3 +157,11 @@ async def test_every_folder_is_swept_at_the_first_look_though_one_fails(
         assert not left.exists()
         assert (await household.look()).state is OK
     other.remove()
+
+
+async def test_folder_of_uploads_that_cannot_be_read_ends_nothing(
+    store: FileStore, temporary: TemporaryFolder, storage: Path, clock: MockClock
+) -> None:
+    (storage / TEMPORARY / UPLOADS).touch()
+    async with Household(store, [temporary], clock).at_work() as household:
+        assert (await household.look()).state is OK
