@@ -77,7 +77,7 @@ Seconds = Annotated[float, Field(ge=0, le=31_536_000, description="seconds, from
 class Settings(BaseSettings):
     """The service's settings. Each is read from the environment variable of its name in capitals.
 
-    An empty variable counts as unset. The table in the README says what each one is for.
+    An empty variable counts as unset. What each one is for is in docs/reference/settings.md.
     """
 
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="ignore")

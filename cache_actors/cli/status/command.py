@@ -111,7 +111,7 @@ def _latest(ask: Callable[[], UpAnswer], console: Console) -> RenderableType:
 
 
 def _read(answer: UpAnswer) -> Health:
-    """The picture of an answer.
+    """What an answer of `/up` says.
 
     Raises:
         NotAnAnswer: it is somebody else's; the message says what it is.
