@@ -6,17 +6,16 @@ response. They own nothing and hold nothing but the clients in `Services`.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
+from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 from werkzeug.routing import BaseConverter
 
 from cache_actors.kinds import Kind
 from cache_actors.metrics.registry import NGINX_TROUBLES
-from cache_actors.metrics.request_event import STORES, RequestEvent, Responder, Route
+from cache_actors.metrics.request_event import UPLOADS, RequestEvent, Responder, Route
 from cache_actors.storage.entries import MissingArtifact
 from cache_actors.storage.errors import StorageError, StorageFull
 
@@ -92,10 +91,12 @@ class CacheApp(QuartTrio):
             HttpError: the token is too long.
         """
         decision.refuse_long_token(request)
-        if BODY_HEADER in request.headers:
-            self._refuse_as_nginx(request)
-        route, arguments = self._match(request)
-        request.route = Route(route)
+        try:
+            route, arguments = self._match(request)
+            request.route = Route(route)
+        finally:  # what nginx would have said comes before what there is no route for
+            if BODY_HEADER in request.headers:
+                self._refuse_as_nginx(request)
         return self.view_functions[route], arguments
 
     def _match(self, request: Request) -> tuple[str, Mapping[str, Any]]:
@@ -111,9 +112,7 @@ class CacheApp(QuartTrio):
         Raises:
             HTTPException: nginx would have answered that.
         """
-        with suppress(HTTPException):  # so that it is counted as what it was to be
-            request.route = Route(self._match(request)[0])
-        kind = (STORES | {Route.MODULE_PART: Kind.MODULE}).get(request.route, Kind.CAS)
+        kind = UPLOADS.get(request.route, Kind.CAS)
         if (request.content_length or 0) > self.settings.largest(kind):
             raise RequestEntityTooLarge
         if ANSWER_HEADER in request.headers:

@@ -54,6 +54,9 @@ READS = {Route(f"{kind.label}_read"): kind for kind in Kind}
 STORES = {Route(f"{kind.label}_store"): kind for kind in Kind}
 """Routes that store something."""
 
+UPLOADS = STORES | {Route.MODULE_PART: Kind.MODULE}
+"""Routes whose bodies are stored, or a part of what is stored."""
+
 FROM_CLIENTS = {
     *READS,
     *STORES,

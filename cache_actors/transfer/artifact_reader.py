@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from .disk_threads import in_thread
@@ -64,6 +65,15 @@ class ArtifactReader:
     def __init__(self, store: FileStore, threads: trio.CapacityLimiter) -> None:
         self._store = store
         self._threads = threads
+
+    async def find(self, key: Key) -> bool:
+        """Whether there is such an artifact, and a whole one; it is in use from then on.
+
+        Raises:
+            StorageError: the disk failed.
+        """
+        path = key.path(self._store.root)
+        return await in_thread(self._store.touch, path, time.time_ns(), threads=self._threads)
 
     async def open(self, key: Key) -> Artifact | None:
         """The artifact, or None if there is none.

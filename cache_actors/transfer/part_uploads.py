@@ -101,18 +101,10 @@ class PartUploads:
             TooManyUploads: there are too many.
             StorageError: the disk is full, or failed.
         """
-        if await self.exists(key):
+        path = key.path(self._store.root)
+        if await in_thread(self._store.exists, path, threads=self._threads):
             return None
         return await in_thread(self._unfinished.start, key, threads=self._threads)
-
-    async def exists(self, key: Key) -> bool:
-        """Whether `key` is stored; it is in use from then on.
-
-        Raises:
-            StorageError: the disk failed.
-        """
-        path = key.path(self._store.root)
-        return await in_thread(self._store.exists, path, threads=self._threads)
 
     async def put(
         self,

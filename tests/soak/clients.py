@@ -271,7 +271,7 @@ class Client:
         upload = self._world.begin(content, data, time.monotonic(), may_be_undone=this.calls_fail)
         self._others.append(content)
         answer = self._ask(kind, "POST", key, this, {200}, call="start")
-        result = result_of(None if answer is None else answer)
+        result = Result.REFUSED  # nothing is stored before it is asked to be complete
         if answer is not None and answer.status_code == 200:
             where = f"&upload_id={answer.json()['upload_id']}"
             for number, part in parts:
@@ -288,8 +288,6 @@ class Client:
                     kind, "POST", key, this, {204}, call="complete", more=where, json=end
                 )
                 result = result_of(answer)
-        if result is Result.ACKNOWLEDGED and (answer is None or answer.status_code != 204):
-            result = Result.REFUSED
         self._world.end(upload, result, time.monotonic())
         return result is Result.ACKNOWLEDGED
 

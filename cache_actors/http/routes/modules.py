@@ -54,7 +54,7 @@ async def retrieve_module(request: Request, **_: str) -> Response:
     """
     key = await _key(request)
     if request.method == "HEAD" or FILES_HEADER in request.headers:
-        if not await request.services.parts.exists(key):
+        if not await request.services.reader.find(key):
             raise HttpError(HTTPStatus.NOT_FOUND, "Artifact does not exist")
         if request.method == "HEAD":
             return empty_response()

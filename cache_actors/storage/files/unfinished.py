@@ -168,7 +168,7 @@ class UnfinishedUploads:
             if upload.is_done or upload.is_published:
                 raise UnknownUpload("The upload is complete already")
             size = source.size if isinstance(source, TemporaryFile) else sum(map(len, source))
-            others = sum(upload.parts[each] for each in upload.parts if each != number)
+            others = sum(each for other, each in upload.parts.items() if other != number)
             if others + size > MAX_ARTIFACT_BYTES:
                 raise ArtifactTooLarge(f"The parts are more than {MAX_ARTIFACT_BYTES} bytes")
             self._check_share(size)
@@ -189,7 +189,7 @@ class UnfinishedUploads:
                 lock = undo.enter_context(FolderLock(folder))
                 if not lock.is_on(folder):  # else it was removed before we had the lock
                     raise UnknownUpload("There is no such upload")
-                upload = OpenUpload(key, folder, lock)
+                upload = OpenUpload(key, folder, lock, (folder / "done").exists())
             except FileNotFoundError:
                 raise UnknownUpload("There is no such upload") from None
             except BlockingIOError:
@@ -225,11 +225,13 @@ class OpenUpload:
 
     Attributes:
         key: the artifact that it will be.
+        is_done: whether that had been stored when the upload was opened.
     """
 
     key: Key
     _folder: Path
     _lock: FolderLock
+    is_done: bool
 
     def __enter__(self) -> Self:
         return self
@@ -240,11 +242,6 @@ class OpenUpload:
     def close(self) -> None:
         """Let others have it."""
         self._lock.close()
-
-    @property
-    def is_done(self) -> bool:
-        """Whether its artifact has been stored."""
-        return (self._folder / "done").exists()
 
     @property
     def is_published(self) -> bool:
