@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from quart_trio.wrappers import TrioResponse as Response
@@ -27,8 +28,9 @@ class _Empty(Response):
 
 
 def empty_response(status: int = 204, headers: Mapping[str, str] = {}) -> Response:
-    """A response without a body, nor headers that describe one."""
-    return _Empty(b"", status=status, headers=dict(headers))
+    """A response without a body, nor headers that describe one but a length where one may be."""
+    length = {} if status == HTTPStatus.NO_CONTENT else {"Content-Length": "0"}
+    return _Empty(b"", status=status, headers={**length, **headers})
 
 
 __all__ = ["NO_STORE", "Response", "empty_response", "json_response"]

@@ -4,7 +4,8 @@ Of Hypercorn's parts it uses the HTTP/1.1 protocol and its side of ASGI. Hyperco
 each request, another that waits for the connection to be idle for too long, and pushes what it
 reads to the first. Here the application *pulls*: it runs in the connection's task, and what it asks
 for is read from the socket then. So nothing is read that nobody wants yet, and a request costs no
-task, no channel and no timer. With that come these differences:
+task, no channel and no timer. Plain requests, which nearly all are, do without the protocol too
+(`plain.py`). With that come these differences:
 
 * It speaks HTTP/1.1 and 1.0 only. An upgrade, to WebSocket or HTTP/2, is ignored, as RFC 9110
   (section 7.8) allows: the request is answered as if it had not been asked for.
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -36,6 +38,8 @@ from hypercorn.utils import parse_socket_addr
 from cache_actors.http.errors import BodyStalled, error_body
 from cache_actors.http.request_id import request_id
 
+from .plain import PlainExchange, plain_request
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -51,6 +55,8 @@ if TYPE_CHECKING:
     )
 
     from cache_actors.http.app import CacheApp
+
+    from .plain import PlainRequest
 
 SEND_SECONDS = 60.0
 """Longest time that a client may take to receive one piece of a response (1 MiB at most), in
@@ -118,8 +124,8 @@ class Connection:
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RD)
 
-    async def read(self) -> bytes:
-        """The next bytes from the client; empty if it will send no more.
+    async def read(self, most: int = MAX_READ) -> bytes:
+        """The next bytes from the client, at most `most`; empty if it will send no more.
 
         While a request is under way, patience with its client is limited: it has `body_timeout`
         seconds in all, and wins them back with what it sends, one for each `min_body_rate`
@@ -129,7 +135,7 @@ class Connection:
         Raises:
             BodyStalled: it has none left.
         """
-        size = self._share() if self.idle_since is None else min(FIRST_READ, self._share())
+        size = min(most, self._share(), MAX_READ if self.idle_since is None else FIRST_READ)
         waited = False
         while True:
             try:
@@ -228,6 +234,7 @@ class _Protocol(H11Protocol):
         self._connection = connection
         self._inline = _Inline()
         self._output: list[bytes] = []
+        self._behind = b""  # what has come behind a plain request
         self._request_id = ""
         self._wants_no_body = False
         super().__init__(
@@ -245,6 +252,16 @@ class _Protocol(H11Protocol):
     async def answer_next(self) -> None:
         """Wait for a request and answer it, or end the connection if there is none."""
         self._wants_no_body = False
+        if not self.connection.trailing_data[0]:
+            data, self._behind = self._behind or await self._connection.read(), b""
+            request = plain_request(data, MAX_HEADER_BYTES)
+            if (
+                request is not None
+                and self.keep_alive_requests < self.config.keep_alive_max_requests
+            ):
+                await self._answer_plain(request)
+                return
+            self.connection.receive_data(data)
         try:
             event = await self._next_event()
         except h11.RemoteProtocolError as error:
@@ -260,6 +277,36 @@ class _Protocol(H11Protocol):
         await self._create_stream(event)
         if self.stream is not None:
             await self._run_application()
+
+    async def _answer_plain(self, request: PlainRequest) -> None:
+        """Have the application answer a request that h11 does not hear of."""
+        self._connection.begin_request()
+        self.keep_alive_requests += 1
+        self._request_id = request.headers.get(b"x-request-id", b"").decode()
+        exchange = PlainExchange(
+            self._connection,
+            request,
+            self.config.response_headers("h11"),
+            partial(self._refuse, HTTPStatus.BAD_REQUEST),
+            self.client,
+            self.server,
+        )
+        try:
+            await self._application(exchange.scope, exchange.receive, exchange.send)
+        except Exception:
+            await self._answer_for_application(exchange)
+            raise
+        await self._answer_for_application(exchange)
+        behind = exchange.behind()
+        if behind is None or self.context.terminated.is_set():
+            self._connection.ended = True
+        else:
+            self._behind = behind
+
+    async def _answer_for_application(self, exchange: PlainExchange) -> None:
+        """Answer a client that the application has not answered, if it is still there."""
+        if not (exchange.started or exchange.cut):
+            await self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR)
 
     async def _run_application(self) -> None:
         """Have the application answer the request that has just come."""

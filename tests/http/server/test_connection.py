@@ -142,8 +142,11 @@ class Client:
         return self._received
 
 
-@pytest.fixture
-def app() -> App:
+@pytest.fixture(params=["plain", "h11"])
+def app(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> App:
+    """An application whose requests are all plain, or all left to h11."""
+    if request.param == "h11":
+        monkeypatch.setattr(module, "plain_request", lambda _data, _most: None)
     return App()
 
 
@@ -356,3 +359,77 @@ async def test_without_a_least_rate_only_a_pause_is_too_long(
             await client.send(piece)
         await client.read_until(b"\r\n\r\nstead")
     assert trio.current_time() - began > 4 * app.body_timeout
+
+
+def responding(
+    *pieces: bytes, status: int = 200, headers: dict[bytes, bytes], ends: bool = True
+) -> Handler:
+    """A handler that answers with these pieces and headers, whether or not they fit."""
+
+    async def respond(_: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        await body_of(receive)
+        fields = list(headers.items())
+        start: Any = {"type": "http.response.start", "status": status, "headers": fields}
+        await send(start)
+        for piece in pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        if ends:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    return respond
+
+
+LENGTH = b"content-length"
+
+
+@pytest.mark.parametrize(
+    ("handler", "received", "crashes"),
+    [
+        (responding(b"ab", headers={LENGTH: b"3"}), b"\r\n\r\nab", None),
+        (responding(b"ab", headers={LENGTH: b"2"}, ends=False), b"\r\n\r\nab", False),
+        (responding(b"ab", b"cd", headers={LENGTH: b"3"}), b"\r\n\r\nab", True),
+        (responding(b"ab", headers={LENGTH: b"2", b"connection": b"close"}), b"\r\n\r\nab", False),
+        (responding(headers={LENGTH: b"0", b"x": b"y\r\nz: z"}), b"", None),
+    ],
+    ids=["too short", "without its end", "too long", "closes", "line end in a header"],
+)
+async def test_response_after_which_there_can_be_no_other_ends_the_connection(
+    app: App, handler: Handler, received: bytes, crashes: bool | None
+) -> None:
+    app.handler = handler
+    async with connected(app) as client:
+        await client.send(GET % 1 + GET % 2)
+        answer_ = await client.read_to_end()
+    assert app.paths == ["/no-1"]
+    assert answer_.endswith(received)
+    assert b"z: z" not in answer_
+    if crashes is not None:
+        assert bool(app.events) is crashes
+
+
+@pytest.mark.parametrize("status", [204, 304])
+async def test_response_that_has_no_body_is_sent_without_one(app: App, status: int) -> None:
+    app.handler = responding(b"abc", status=status, headers={})
+    async with connected(app) as client:
+        for number in range(3):
+            await client.send(GET % number)
+            head = await client.read_until(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 %d" % status)
+        assert client._received == b""
+
+
+async def test_client_that_ends_its_side_in_the_middle_of_a_body_is_told(app: App) -> None:
+    app.handler = say_body
+    async with connected(app) as client:
+        await client.send(POST % 10 + b"half")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await client.stream.send_eof()
+        assert (await client.read_to_end()).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_requests_that_come_together_are_answered_one_after_another(app: App) -> None:
+    app.handler = say_body
+    async with connected(app) as client:
+        await client.send(b"".join(POST % 1 + b"%d" % number for number in range(5)))
+        for number in range(5):
+            await client.read_until(b"\r\n\r\n%d" % number)
