@@ -185,6 +185,7 @@ def store_artifact(artifact: str, body: bytes) -> Request:
 
 def _head(method: str, path: str, length: int | None = None) -> bytes:
     lines = [f"{method} {path} HTTP/1.1", "Host: cache", f"Authorization: Bearer {TOKEN}"]
+    lines.append("X-Request-ID: farm")
     if length is not None:
         lines += [f"Content-Length: {length}", "Content-Type: application/octet-stream"]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()

@@ -335,7 +335,7 @@ class Wrk:
     def burst(self, case: Case) -> tuple[int, float]:
         """See `Loader`. wrk tells only whether a status is below 400."""
         command = [self.program, "-t1", f"-c{CONNECTIONS}", f"-d{BURST_SECONDS}s"]
-        command += ["-H", f"Authorization: Bearer {TOKEN}"]
+        command += ["-H", f"Authorization: Bearer {TOKEN}", "-H", "X-Request-ID: read"]
         if case.body is not None:
             script = self.folder / "upload.lua"
             script.write_text(f'wrk.method = "POST"\nwrk.body = "{case.body.decode()}"\n')
@@ -359,7 +359,7 @@ class H2load:
     def burst(self, case: Case) -> tuple[int, float]:
         """See `Loader`. h2load tells the first digit of a status."""
         command = [self.program, "-t1", f"-c{CONNECTIONS}", f"-D{BURST_SECONDS}"]
-        command += ["-H", f"Authorization: Bearer {TOKEN}"]
+        command += ["-H", f"Authorization: Bearer {TOKEN}", "-H", "X-Request-ID: read"]
         if case.body is not None:
             body = self.folder / "body"
             body.write_bytes(case.body)

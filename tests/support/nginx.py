@@ -47,6 +47,11 @@ class Nginx:
         """The port that it listens on."""
         return int(self.options.listen.rpartition(":")[2])
 
+    @property
+    def pid(self) -> int:
+        """The id of its master process."""
+        return int((self.options.runtime / "nginx.pid").read_text())
+
     def error_log(self) -> str:
         """What it has complained of."""
         return (self.options.runtime / "error.log").read_text()

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from .nginx import Nginx
 from .programs import find_program
 from .service import Service
 from .waiting import LIMIT, eventually
@@ -222,10 +223,10 @@ def _synced(calls: Sequence[SystemCall], folder: str, after: int, before: int) -
 
 
 @contextmanager
-def attached(service: Service, output: Path, *options: str) -> Iterator[None]:
-    """strace is attached to all threads of `service` and of its processes, until it is detached."""
+def attached(traced: Service | Nginx, output: Path, *options: str) -> Iterator[None]:
+    """strace is attached to all processes of a service or of nginx, until it is detached."""
     program = find_program("strace")
-    pids = family(service.pid)
+    pids = family(traced.pid)
     errors = output.with_name(output.name + ".errors")
     with errors.open("wb") as file:
         strace = subprocess.Popen(

@@ -33,6 +33,7 @@ from tests.contract.raw import RawConnection, RawResponse, pieces_of
 from tests.support.nginx import BRIEF_KEEPALIVE, NOBODY, new_certificate, nginx_before
 from tests.support.programs import find_program
 from tests.support.service import client_of
+from tests.support.strace import attached
 from tests.support.tuist import HeldTuist
 from tests.support.waiting import eventually
 from tests.support.wire import QUERY
@@ -213,10 +214,25 @@ def test_reads_ask_nobody_and_a_restart_of_the_service_loses_none(site: Site) ->
     assert site.requests(cas_path(cas_id), "GET") == site.requests(kv_path(kv_id), "GET") == []
 
 
+@one_kind
+def test_artifacts_are_handed_to_sendfile_and_entries_are_read(site: Site, tmp_path: Path) -> None:
+    """The decision, which comes last, has a say in it too."""
+    cas_id, kv_id, calls = site.stored(new_body(50_000)), new_kv_id(), tmp_path / "calls"
+    site.put(kv_id, "value")
+    for path, is_handed in ((cas_path(cas_id), True), (kv_path(kv_id), False)):
+        with attached(site.nginx, calls, "-e", "trace=sendfile,recvfrom"):
+            assert site.ask("GET", path).status_code == 200
+        assert "recvfrom" in calls.read_text()
+        assert ("sendfile" in calls.read_text()) is is_handed
+
+
 # --- What stays inside --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["_auth_cas", "metrics", "_cache_decision", "_cache_entry"])
+@pytest.mark.parametrize(
+    "name",
+    ["_auth_cas", "metrics", "_cache_decision", "_cache_decision_on_entry", "_cache_entry"],
+)
 def test_inner_locations_cannot_be_reached(site: Site, name: str) -> None:
     first, rest = name[0], name[1:]
     last = f"%{ord(name[-1]):02x}"
