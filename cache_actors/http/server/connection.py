@@ -66,7 +66,7 @@ MAX_HEADER_BYTES = 16 * 1024
 """Largest head, in bytes, without the token, which has a limit of its own; largest target too."""
 
 FIRST_READ = 16 * 1024
-MIN_READ, MAX_READ = 2 * 1024, 64 * 1024
+MIN_READ, MAX_READ = 2 * 1024, 256 * 1024
 READS_TOGETHER = 6 * 1024 * 1024
 """Largest number of bytes that all requests in flight read at once. A connection reads its share of
 this; with a request's head, no more of the body than a small one has, since it may have to wait.
