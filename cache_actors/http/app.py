@@ -20,7 +20,6 @@ from cache_actors.storage.entries import MissingArtifact
 from cache_actors.storage.errors import StorageError, StorageFull
 
 from .errors import HttpError, error_response, translate
-from .request import Request
 from .routes import artifacts, clean, decision, gradle, health, keyvalue, metrics, modules
 from .server.in_flight import InFlight
 from .server.request_cycle import BODY_HEADER, RequestCycle
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from cache_actors.services import Services
     from cache_actors.settings import Settings
 
+    from .request import Request
     from .responses import Response
 
 
@@ -46,7 +46,6 @@ class CacheApp(QuartTrio):
     """Quart-Trio with this project's way of handling connections, errors and logs."""
 
     asgi_http_class = RequestCycle
-    request_class = Request
 
     def __init__(
         self, services: Services, settings: Settings, metrics: Metrics, log: FilteringBoundLogger

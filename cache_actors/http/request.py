@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import trio
 from quart_trio.wrappers import TrioRequest
@@ -21,9 +22,9 @@ from cache_actors.supervision import Holding
 from .errors import ClientDisconnected, HttpError, overloaded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
-    from hypercorn.typing import ASGIReceiveEvent
+    from hypercorn.typing import ASGIReceiveEvent, HTTPScope
 
     from cache_actors.services import Services
     from cache_actors.storage.layout import Project
@@ -161,10 +162,38 @@ class _Collection(Holding):
             self.give_back()
 
 
+class RequestHeaders:
+    """The headers of a request, as far as somebody reads them; names are of any case.
+
+    werkzeug's, which decode all of them first, take longer than a handler.
+    """
+
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self._headers = tuple(headers)
+        self._first = dict(reversed(self._headers))
+
+    def __contains__(self, name: str) -> bool:
+        return name.lower().encode() in self._first
+
+    def __getitem__(self, name: str) -> str:
+        return self._first[name.lower().encode()].decode("latin-1")
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        """The first value of a header; `default` if there is none."""
+        value = self._first.get(name.lower().encode())
+        return default if value is None else value.decode("latin-1")
+
+    def getlist(self, name: str) -> list[str]:
+        """All values of a header."""
+        wanted = name.lower().encode()
+        return [value.decode("latin-1") for each, value in self._headers if each == wanted]
+
+
 class Request(TrioRequest):
-    """A request whose body is pulled.
+    """A request whose body is pulled. It has what handlers read, and no more.
 
     Attributes:
+        method, path, query_string, headers, scope: as Quart's.
         app: the application that it came to.
         route: what it asks for, once that is known.
         id: what ties together its lines in the logs.
@@ -173,14 +202,22 @@ class Request(TrioRequest):
         duplicate: whether it has brought an artifact that existed, for the metrics.
     """
 
-    body_class = RequestBody
-    body: RequestBody
-    app: CacheApp
     route: Route = Route.OTHER
     id: str = ""
     project: Project | None = None
     owner: Owner = ()
     duplicate: bool = False
+
+    def __init__(self, app: CacheApp, scope: HTTPScope, receive: Receive) -> None:
+        self.app = app
+        self.scope = scope
+        self.method = scope["method"]
+        path = scope["path"]
+        self.path = "/" + (path if path[0] == "/" else urlsplit(path).path).lstrip("/")
+        self.query_string = scope["query_string"]
+        self.headers = RequestHeaders(scope["headers"])  # type: ignore[assignment]
+        self.body: RequestBody = RequestBody(self.content_length, None)
+        self.body.pull_from(receive)
 
     @property
     def services(self) -> Services:

@@ -235,6 +235,7 @@ class _Protocol(H11Protocol):
         self._inline = _Inline()
         self._output: list[bytes] = []
         self._behind = b""  # what has come behind a plain request
+        self._is_h11s_turn = False  # it has bytes of the next request already
         self._request_id = ""
         self._wants_no_body = False
         super().__init__(
@@ -252,7 +253,7 @@ class _Protocol(H11Protocol):
     async def answer_next(self) -> None:
         """Wait for a request and answer it, or end the connection if there is none."""
         self._wants_no_body = False
-        if not self.connection.trailing_data[0]:
+        if not self._is_h11s_turn:
             data, self._behind = self._behind or await self._connection.read(), b""
             request = plain_request(data, MAX_HEADER_BYTES)
             if (
@@ -277,6 +278,7 @@ class _Protocol(H11Protocol):
         await self._create_stream(event)
         if self.stream is not None:
             await self._run_application()
+        self._is_h11s_turn = bool(self.connection.trailing_data[0])
 
     async def _answer_plain(self, request: PlainRequest) -> None:
         """Have the application answer a request that h11 does not hear of."""

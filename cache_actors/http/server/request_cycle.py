@@ -23,6 +23,7 @@ from quart.utils import encode_headers
 from quart_trio.asgi import TrioASGIHTTPConnection
 
 from cache_actors.http.errors import CLIENT_CLOSED_REQUEST, BodyStalled, ClientDisconnected
+from cache_actors.http.request import Request
 from cache_actors.http.request_id import request_id
 from cache_actors.kinds import Kind
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
 
     from cache_actors.http.app import CacheApp
-    from cache_actors.http.request import Request
     from cache_actors.http.responses import Response
 
 LINGER_SECONDS = 5.0
@@ -52,10 +52,8 @@ class RequestCycle(TrioASGIHTTPConnection):
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Handle the request, answer it, and log it."""
-        request = cast("Request", self._create_request_from_scope(send))
-        request.app = self.app
+        request = Request(self.app, self.scope, receive)
         request.id = request_id(request.headers.get("X-Request-ID", ""))
-        request.body.pull_from(receive)
         if _has_no_body(request):
             await request.body.pull()  # the mark of its end, which is there already
         began = trio.current_time()
