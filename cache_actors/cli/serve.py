@@ -58,7 +58,7 @@ def run_process(
     _require_usable_proxies(settings)
     log = new_log(settings)
     with bind(settings) as sock:
-        sock.say = log.warning
+        sock.log_warning = log.warning
         return trio.run(_run, settings, sock, log, announce, worker_command)
 
 
