@@ -1,7 +1,7 @@
-"""The commands: `cache-actors serve`, `dev`, `nginx-config`, `scrub`, `check` and more.
+"""The commands of `cache-actors`: their options, help texts and exit statuses.
 
-Each command imports what it needs when it runs. Together that is most of a second of work, which
-`healthcheck`, asked every few seconds in every container, would repeat for nothing.
+Each command imports its modules when it runs. Importing all of them takes most of a second, too
+long for `healthcheck`, which every container runs every few seconds.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ EXIT_UNHEALTHY = 1
 """Exit status: the service is not up."""
 
 EXIT_BAD_START = 2
-"""Exit status: a setting is bad, or what it names cannot be used."""
+"""Exit status: the command cannot run, as with a bad setting or a folder that cannot be used."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -246,7 +246,7 @@ def clean(storage: Path, handles: str) -> None:
 @_STORAGE
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def usage(storage: Path, as_json: bool) -> None:
-    """Say which project has stored how much, and when that was used."""
+    """Show how much each project has stored, and when that was last used."""
     from .usage import run_usage
 
     _exit_with(lambda: run_usage(storage, as_json=as_json))
@@ -318,7 +318,11 @@ def check(
 
 
 def _project(handles: str) -> Project:
-    """The project that `ACCOUNT/PROJECT` names."""
+    """The project with the handles `ACCOUNT/PROJECT`.
+
+    Raises:
+        click.BadParameter: a handle is invalid.
+    """
     from cache_actors.storage.layout import InvalidIdentifier, parse_project
 
     account, _, project = handles.partition("/")
@@ -329,7 +333,7 @@ def _project(handles: str) -> Project:
 
 
 def _exit_with(action: Callable[[], int]) -> None:
-    """Run `action` and exit with the status that it returns, or say why it cannot be done."""
+    """Exit with the status that `action` returns, or print its `CommandError` and exit with 2."""
     try:
         status = action()
     except CommandError as error:
