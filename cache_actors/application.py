@@ -95,7 +95,7 @@ class Peers(Protocol):
         """The recent requests of the other processes."""
 
     def nginx_troubles(self, own: tuple[str, ...]) -> tuple[str, ...]:
-        """Names of nginx's recent failures that any process has seen."""
+        """Names of recent troubles with nginx that any process has seen."""
 
 
 class NoPeers:
@@ -118,7 +118,7 @@ class NoPeers:
         return []
 
     def nginx_troubles(self, own: tuple[str, ...]) -> tuple[str, ...]:
-        """Names of nginx's recent failures that this process has seen."""
+        """Names of recent troubles with nginx that this process has seen."""
         return own
 
 

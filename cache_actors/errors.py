@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class CommandError(Exception):
-    """A command failed for a reason that its user can mend; the message says which.
+    """A command failed for a reason that its user can mend; the message names it.
 
     The command line prints the message, without a traceback, and exits with status 2.
     """

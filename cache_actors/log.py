@@ -76,7 +76,7 @@ class _Window:
 
 
 class Repetitions:
-    """A structlog processor that drops repeated warnings and errors, and later logs their number.
+    """A structlog processor that drops repeated warnings and errors, and logs their number later.
 
     The number is logged before the first line, of any event, after the window has ended.
 
@@ -93,11 +93,7 @@ class Repetitions:
         self._windows: dict[str, _Window] = {}
 
     def __call__(self, _logger: object, method: str, event: EventDict) -> EventDict:
-        """Return the event.
-
-        Raises:
-            structlog.DropEvent: the event is repeated too often.
-        """
+        """Return the event, or raise `structlog.DropEvent` if it is repeated too often."""
         now = self._clock()
         if self._windows:
             self._close_windows(now)

@@ -39,7 +39,7 @@ class Services:
         storage: state of the disk, by its latest writes.
         is_replaced: whether another instance gets the new connections.
         eviction: totals and the last pass of the evictor.
-        nginx_troubles: names of recent failures of nginx, for `/up`.
+        nginx_troubles: names of recent troubles with nginx, for `/up`.
     """
 
     auth: AuthCacheClient

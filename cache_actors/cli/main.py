@@ -158,10 +158,10 @@ def nginx_config(nginx: Path | None, listen: tuple[str, ...], **options: Any) ->
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def scrub(storage: Path, rate: float, as_json: bool) -> None:
-    """Read everything that is stored, and move what is broken to <storage>/.quarantine.
+    """Read all stored files, and move broken ones to <storage>/.quarantine.
 
-    Run it as the service's user. Exit status: 0, all is well; 1, something was found; 2, it cannot
-    run; 130, it was interrupted.
+    Run it as the service's user. Exit status: 0, no file is broken; 1, broken files were found; 2,
+    the scrub cannot run; 130, it was interrupted.
     """
     from .scrub import run_scrub
 
@@ -212,10 +212,10 @@ def evict(
     parent: int | None,
     **how: bool,
 ) -> None:
-    """Remove what was used least recently, until the disk is not fuller than the target.
+    """Remove the least recently used artifacts and entries, until the disk is down to the target.
 
-    The service does this by itself. Run it as the service's user. Exit status: 0; 2, it cannot run;
-    3, another pass is running; 130, it was interrupted.
+    The service does this by itself. Run it as the service's user. Exit status: 0, the pass is done;
+    2, it cannot run; 3, another pass is running; 130, it was interrupted.
     """
     from cache_actors.storage.eviction.run import Limits
 
@@ -232,10 +232,10 @@ def evict(
 @_STORAGE
 @click.option("--project", "handles", metavar="ACCOUNT/PROJECT", required=True, help="Which one.")
 def clean(storage: Path, handles: str) -> None:
-    """Remove everything that is stored of a project.
+    """Remove all stored files of a project.
 
-    It is gone at once, also for a running service; what is stored later stays. Run it as the
-    service's user. Exit status: 0; 2, it cannot run; 130, it was interrupted.
+    A running service stops serving them at once; files stored later stay. Run it as the service's
+    user. Exit status: 0, the files are removed; 2, the clean cannot run; 130, it was interrupted.
     """
     from .clean import run_clean
 
@@ -276,9 +276,9 @@ def healthcheck() -> None:
 def status(watch: bool, url: str | None, as_json: bool) -> None:
     """Show the supervision tree and the main figures of the service.
 
-    It asks the service with the same environment, of which it reads SOCKET_DIR, SOCKET_PATH, BIND
-    and PORT, or the one at --url. Exit status: 0, it is up, or a watch has ended; 1, it is degraded
-    or draining, or does not answer; 2, it is not clear whom to ask.
+    The command asks the service with the same SOCKET_DIR, SOCKET_PATH, BIND and PORT in its
+    environment, or the one at --url. Exit status: 0, the service is up, or a watch was interrupted;
+    1, the service is degraded or draining, or does not answer; 2, its address is not valid.
     """
 
     from .status.command import run_status
@@ -303,9 +303,9 @@ def check(
     token: str | None,
     as_json: bool,
 ) -> None:
-    """Look at everything that the service needs, in the same environment as the service.
+    """Check everything that the service needs, in the same environment as the service.
 
-    With --through an artifact is stored and read at nginx, and removed.
+    With --through, an artifact is stored and read through nginx, and removed.
 
     Exit status: 0, nothing is broken; 1, something is.
     """

@@ -99,11 +99,7 @@ async def _run(
 
 
 def _require_usable_proxies(settings: Settings) -> None:
-    """Build the client of the Tuist server as a trial: `auth_cache` would crash if that fails.
-
-    Raises:
-        CannotStart: the proxies or CA certificates of the environment are invalid.
-    """
+    """Build a client of the Tuist server as a trial, and raise `CannotStart` if that fails."""
     try:
         tuist_api(settings)
     except Exception as error:

@@ -29,13 +29,7 @@ if TYPE_CHECKING:
 
 
 class StatusCollector(Collector):
-    """Collects metrics from records, without asking an actor or the disk.
-
-    Args:
-        status: the status of the supervision tree.
-        storage: the status of the storage.
-        eviction: the status of eviction.
-    """
+    """Collects metrics of tree, storage and eviction, without asking an actor or the disk."""
 
     def __init__(
         self,

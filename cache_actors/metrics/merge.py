@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 
 
 def merged(texts: Mapping[str, bytes]) -> bytes:
-    """Merge the metrics of several processes, without adding them up: that is left to Prometheus.
+    """Merge the metrics of several processes, given by name of the process.
 
-    Args:
-        texts: the metrics in Prometheus's text format, by name of the process.
+    Samples are not added up: Prometheus does that, and for some metrics it makes no sense.
     """
     families: dict[str, Metric] = {}
     for worker, text in texts.items():

@@ -162,11 +162,7 @@ class NginxLog:
         return True
 
     def _open(self) -> bool:
-        """Open and lock the log, and make it if it is missing; return False if another holds it.
-
-        Raises:
-            OSError: the log cannot be made, locked or read, or is not a regular file.
-        """
+        """Open and lock the log, or make it; return False if another process holds the lock."""
         is_emptied = True
         try:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | _FLAGS, FILE_MODE)

@@ -78,10 +78,7 @@ class Step:
         return round(self.hits / reads, 4) if reads else None
 
     def milliseconds(self, by: Responder, part: float) -> float | None:
-        """The quantile `part`, from 0 to 1, of the durations of answers, in milliseconds.
-
-        None without answers of the responder `by`. The error is a tenth, by the class's width.
-        """
+        """The quantile `part` (0 to 1) of the durations of answers, in milliseconds, to 10 %."""
         durations = self.durations[by]
         missing = part * sum(durations.values())
         for number, times in sorted(durations.items()):
@@ -100,11 +97,7 @@ class History:
 
 
 class Recent:
-    """The recent requests of clients, answered by the service or by nginx alone.
-
-    Args:
-        clock: the time in seconds, which all processes share.
-    """
+    """The recent requests of clients. `clock` is in seconds, and shared by all processes."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

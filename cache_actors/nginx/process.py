@@ -123,11 +123,7 @@ def _guarded(nginx: int, runtime: Path) -> Iterator[None]:
 def _wait_until_started(
     process: subprocess.Popen[bytes], options: NginxOptions, errors: Path
 ) -> None:
-    """Wait until nginx has written its pid, which it does once it listens.
-
-    Raises:
-        NginxFailed: nginx ended, or did not start within `START_SECONDS`.
-    """
+    """Wait until nginx has written its pid, which it does once it listens."""
     deadline = time.monotonic() + START_SECONDS
     while not (options.runtime / "nginx.pid").exists():
         if process.poll() is not None or time.monotonic() > deadline:

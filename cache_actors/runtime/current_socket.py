@@ -55,7 +55,7 @@ class CurrentLink:
         self._point_to(self._own)
 
     def hand_off(self) -> None:
-        """Point the link to another live instance, if there is one and the link is this one's.
+        """Point the link to another live instance, if there is one and the link points to this one.
 
         Raises:
             OSError: the link cannot be made.

@@ -1,4 +1,4 @@
-"""Handover: `current.sock` points to this instance once it is up, and later to a live one."""
+"""Handover: `current.sock` is pointed to this instance once it is up, and kept at a live one."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Tree(Protocol):
 
 
 class SideTask(Protocol):
-    """A task beside the tree. It may set `stop` to stop the tree, or cancel it at once."""
+    """A task beside the tree, which may set `stop`, or cancel `cancel_scope` to end at once."""
 
     async def __call__(self, stop: trio.Event, cancel_scope: trio.CancelScope, /) -> None: ...
 

@@ -13,7 +13,7 @@ _LISTENS = "0A"
 def listener_at(host: str, port: int) -> str:
     """The process that listens at `host` and `port`, in words.
 
-    Another user's process cannot be seen; then the user's number, or "somebody".
+    Another user's process is not visible, and is described by the user's number or as "somebody".
     """
     wanted = ipaddress.ip_address(host.partition("%")[0])
     for table in "tcp", "tcp6":

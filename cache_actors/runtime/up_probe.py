@@ -1,4 +1,4 @@
-"""Finding a running instance, and asking its `/up`.
+"""Probes of `/up` at a running instance, which is found by its environment or a URL.
 
 `healthcheck` and `status` have to start fast, often without the service's full environment. So this
 module needs only the standard library, and reads only the settings of the address.

@@ -18,11 +18,7 @@ class Budget:
         self._waiting: deque[tuple[int, trio.Event]] = deque()
 
     def take_nowait(self, amount: int) -> None:
-        """Take `amount` units at once.
-
-        Raises:
-            trio.WouldBlock: too few units are free, or earlier requests wait.
-        """
+        """Take `amount` units, or raise `trio.WouldBlock` if too few are free or others wait."""
         amount = min(amount, self.limit)
         if self._waiting or self.taken + amount > self.limit:
             raise trio.WouldBlock

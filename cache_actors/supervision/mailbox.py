@@ -19,7 +19,7 @@ does so once, and cannot poison the service. Every call thus ends with a reply, 
 
 *Deadlines belong to the caller*, who cancels the scope around the call. A message whose caller is
 gone is skipped if it still waits. If it is in hand it is handled to its end, and the caller does
-not learn how far it got. Messages that change something must therefore be safe to repeat.
+not learn the outcome. Messages that change something must therefore be safe to repeat.
 
 *A mailbox is bounded* twice. Its capacity limits the messages that wait; its weight limits the
 bytes of all messages from when they are sent until they are answered. When it is full the caller
@@ -194,12 +194,7 @@ class Mailbox:
     # For senders.
 
     async def put(self, envelope: Envelope, *, wait_for_room: bool) -> None:
-        """Queue `envelope`.
-
-        Raises:
-            MailboxFull: the mailbox is full, and `wait_for_room` is false.
-            ActorStopped: the mailbox is closed.
-        """
+        """Queue `envelope`, or raise `MailboxFull` or `ActorStopped`."""
         if self._closed:
             raise ActorStopped(f"{self.name} has stopped")
         weight = envelope.message.weight

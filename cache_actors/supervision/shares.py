@@ -175,11 +175,7 @@ class Holding:
         self.moved = trio.current_time()
 
     def take_nowait(self, amount: int) -> None:
-        """Take `amount` units at once.
-
-        Raises:
-            trio.WouldBlock: too few units are free for this owner, or its earlier requests wait.
-        """
+        """Take `amount` units, or raise `trio.WouldBlock` if this owner has to wait for them."""
         amount = min(amount, self._shares.limit)
         self.move()
         if self._shares.must_wait(self.owner, amount):

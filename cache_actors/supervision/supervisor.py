@@ -335,9 +335,7 @@ class Supervisor:
 def supervisor_child(supervisor: Supervisor, *, shutdown: float) -> ChildSpec:
     """The child specification of a supervisor below another.
 
-    Args:
-        supervisor: the supervisor.
-        shutdown: time to stop, in seconds; at least that of all its children together.
+    `shutdown` is in seconds, and has to cover that of all its children together.
     """
     return ChildSpec(
         name=supervisor.name, run=supervisor.run, shutdown=shutdown, supervisor=supervisor

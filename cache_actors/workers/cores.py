@@ -12,11 +12,7 @@ CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
 def usable_cores(cpu_max: Path = CPU_MAX) -> int:
-    """The number of cores in this process's affinity, at most those that its control group allows.
-
-    Args:
-        cpu_max: the file `cpu.max` of the control group.
-    """
+    """The number of cores in this process's affinity, limited by its control group."""
     bound_to = len(os.sched_getaffinity(0))
     try:
         quota, period = map(int, cpu_max.read_text().split())

@@ -36,7 +36,7 @@ class ProcessReport:
         tree: the process's supervision tree.
         metrics: the process's metrics in Prometheus's text format; empty for the parent.
         recent: the process's recent requests; None for the parent.
-        nginx_troubles: names of nginx's recent failures that the process has seen.
+        nginx_troubles: names of recent troubles with nginx that the process has seen.
         replaced: whether the process has learnt that another instance has taken over.
         at: the time of the report, in `time.monotonic()`, a clock that all processes share.
     """
@@ -139,7 +139,7 @@ class WorkerPeers:
         ]
 
     def nginx_troubles(self, own: tuple[str, ...]) -> tuple[str, ...]:
-        """Names of nginx's recent failures that any process has seen; `own` are this worker's."""
+        """Names of recent troubles with nginx that any process has seen; `own` are this one's."""
         others = (report.nginx_troubles for _, report in self._reports())
         return tuple(sorted({*own, *chain.from_iterable(others)}))
 

@@ -32,7 +32,7 @@ def run_worker(config: WorkerConfig) -> int:
     """Run until the parent asks to stop, and return the process's exit status.
 
     The settings are read from the environment, which is the parent's. SIGTERM, SIGINT and SIGHUP
-    are ignored: terminals and systemd send them to all processes, but only the parent acts on them.
+    are ignored: terminals and systemd send them to all processes, and the parent acts on them.
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

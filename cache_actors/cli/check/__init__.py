@@ -1,7 +1,7 @@
 """`cache-actors check`: checks of everything around the service, for a first start or a fault.
 
-Each check prints one line: a subject, a verdict, and advice. Files that a check stores as a trial
-are removed at once; nothing else is changed.
+Each result is one line: a verdict, a subject, a finding and, if something is to be done, advice.
+Files that a check stores as a trial are removed at once; nothing else is changed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MIN_FILES = 65_536
 
 @dataclass(frozen=True, slots=True)
 class NginxProbe:
-    """The parameters of a read through nginx: its URL, a project, and a token that may read it."""
+    """The parameters of a trial through nginx: URL, project, and a token that may write to it."""
 
     url: str
     project: Project
@@ -45,12 +45,7 @@ class NginxProbe:
 
 
 def run_check(nginx_config: Path | None, through: NginxProbe | None, *, as_json: bool) -> int:
-    """Run all checks, print their results, and return the exit status.
-
-    Args:
-        nginx_config, through: as in `check`.
-        as_json: whether to print JSON rather than text.
-    """
+    """Run `check`, print the results as JSON or text, and return the exit status."""
     results = list(check(nginx_config, through))
     if as_json:
         plain = [asdict(result) | {"verdict": result.verdict.value} for result in results]
@@ -67,7 +62,7 @@ def check(nginx_config: Path | None, through: NginxProbe | None) -> Iterator[Che
 
     Args:
         nginx_config: the file with nginx's configuration, to check it too; `-` is standard input.
-        through: the parameters of a read through nginx, to check that too.
+        through: the parameters of a trial through nginx, to check reads there too.
     """
     max_upload_bytes = None
     try:

@@ -15,7 +15,7 @@ _DAY_NS = 86_400_000_000_000
 
 
 class AtimePolicy(Enum):
-    """How often reads update a file's access time; the values are mount options in words."""
+    """How often reads update a file's access time."""
 
     ALWAYS = "at every read"
     ONCE_A_DAY = "relatime"

@@ -1,9 +1,9 @@
 """Reads through nginx: whether they update access times, and whether large uploads pass.
 
 nginx may see the storage through a mount of its own, read-only or with other options than the
-service's. So the check stores an artifact through nginx and reads it back. Then it sends the header
-of the largest upload, for the same artifact: nginx answers that it is too large, or that the
-artifact exists.
+service's. So the check stores an artifact through nginx and reads it back. Then it sends only the
+headers of another upload of it, of the largest size: nginx answers that it is too large, or that
+the artifact exists.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _look(client: httpx.Client, route: str, path: Path, storage: Path) -> CheckR
 
 
 def _announce(request: httpx.Request, largest: int) -> Iterator[CheckResult]:
-    """Check that an upload of `largest` bytes is accepted, by its header alone."""
+    """Check that an upload of `largest` bytes is accepted, by sending its headers alone."""
     url = request.url
     connect = HTTPSConnection if url.scheme == "https" else HTTPConnection
     try:

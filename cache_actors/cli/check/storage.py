@@ -116,10 +116,7 @@ def _features(file: Path, storage: Path) -> Iterator[CheckResult]:
 
 
 def _group(storage: Path) -> CheckResult:
-    """Check that nginx, as a member of the group, may read stored files; otherwise it answers 404.
-
-    Of the stored files and folders, up to `MAX_LISTED` at each depth are checked.
-    """
+    """Check that nginx, as a member of the group, may read stored files; else it answers 404."""
     status = storage.stat()
     mode = stat.S_IMODE(status.st_mode)
     advice = f"`chmod 2750 {storage}`, with a group that nginx is in."
@@ -165,14 +162,9 @@ def _nginx_user(storage: Path) -> Iterator[CheckResult]:
 
 
 def barrier_of(process: Path, storage: Path) -> tuple[int, Path | None] | None:
-    """The user of an nginx worker, and the folder that it may not enter, if any, up from `storage`.
+    """The user of an nginx worker, and the folder that keeps it from `storage`, if any.
 
-    Args:
-        process: the folder of a process in `/proc`.
-        storage: the storage folder.
-
-    Returns:
-        None if the process is not an nginx worker, or has just ended.
+    None if `process`, a folder in `/proc`, is not that of an nginx worker, or has just gone.
     """
     try:
         if (process / "cmdline").read_bytes().rstrip(b" \0") != b"nginx: worker process":

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MAX_CLOCK_SECONDS = 30.0
 
 NO_TOKEN = "cache-actors-check"  # noqa: S105
-"""Token for the trial introspection; nobody has it."""
+"""Token for the trial introspection, which no client has."""
 
 
 def check_tuist(settings: Settings) -> Iterator[CheckResult]:
