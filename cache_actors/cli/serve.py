@@ -1,6 +1,6 @@
-"""The service's process: it binds its socket, and runs until a signal stops it.
+"""`cache-actors serve`: binds the socket, and runs the service until a signal stops it.
 
-What it runs is the application or, with several workers, a tree of processes that do.
+The process runs the application or, with several workers, a tree of processes that run it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class CannotStart(CommandError):
-    """The service cannot use what its settings name; the message says what and why."""
+    """A folder or proxy of the environment cannot be used; the message says which and why."""
 
 
 def run_process(
@@ -46,19 +46,19 @@ def run_process(
     SIGTERM, SIGINT and SIGHUP stop it in order; a second one cuts that short.
 
     Args:
-        settings: what it runs with.
-        announce: called once it takes requests.
-        worker_command: what runs a worker, if there are several.
+        settings: the service's settings.
+        announce: called once the service takes requests.
+        worker_command: the command that runs a worker, if there are several.
 
     Raises:
         CannotListen: the address cannot be listened on.
-        CannotStart: a folder cannot be used, or cannot do what is needed.
+        CannotStart: a folder, its file system, or a proxy cannot be used.
     """
     _raise_file_limit()
     _require_usable_proxies(settings)
     log = new_log(settings)
     with bind(settings) as sock:
-        sock.say = log.warning
+        sock.log_warning = log.warning
         return trio.run(_run, settings, sock, log, announce, worker_command)
 
 
@@ -99,7 +99,7 @@ async def _run(
 
 
 def _require_usable_proxies(settings: Settings) -> None:
-    """Make what asks the Tuist server once, before something has to crash for want of it."""
+    """Build a client of the Tuist server as a trial, and raise `CannotStart` if that fails."""
     try:
         tuist_api(settings)
     except Exception as error:
@@ -108,6 +108,6 @@ def _require_usable_proxies(settings: Settings) -> None:
 
 
 def _raise_file_limit() -> None:
-    """Allow as many open files as the system lets us: every connection is one."""
+    """Raise the limit on open files as far as the system allows: every connection takes one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

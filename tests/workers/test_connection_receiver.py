@@ -53,7 +53,7 @@ class Worker:
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.connections.follow_parent, self.stop, nursery.cancel_scope)
-            nursery.start_soon(self.connections.tell_parent, self.stop, nursery.cancel_scope)
+            nursery.start_soon(self.connections.report_progress, self.stop, nursery.cancel_scope)
             with self.serving:
                 await self.connections.serve(_send_back, nursery)
         self.ended.set()
