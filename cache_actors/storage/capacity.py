@@ -1,6 +1,6 @@
 """Capacity: the usage of the storage, and the check for room before each write.
 
-Without `max_bytes` the usage is that of the file system, whoever fills it. With `max_bytes` it is
+Without `max_bytes` the usage is that of the file system, by all users. With `max_bytes` it is
 that of the storage folder: the bytes that the last scan found, and those stored since.
 """
 
@@ -126,7 +126,7 @@ class Capacity:
         )
         limit = Amount(
             used.bytes
-            + room.f_bavail * room.f_frsize,  # without what is root's alone, as df has it
+            + room.f_bavail * room.f_frsize,  # without blocks reserved for root, as in df
             used.files + room.f_favail if room.f_files else 0,
         )
         return Usage(used, limit)

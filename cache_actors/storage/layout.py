@@ -36,7 +36,7 @@ LAST_SCRUB = ".last-scrub"
 LAST_EVICTION = ".last-eviction"
 """Name of the file below the storage folder that holds the report of the last eviction pass."""
 
-_MODULE_PART = re.compile(r"[^/\\\0\ufffd]{1,1000}")  # U+FFFD stands for what is no UTF-8
+_MODULE_PART = re.compile(r"[^/\\\0\ufffd]{1,1000}")  # U+FFFD replaces invalid UTF-8
 _HANDLE = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 

@@ -19,7 +19,7 @@ def try_lock(fd: int, how: int = fcntl.LOCK_EX) -> bool:
     """Lock the open file or folder `fd` without waiting, and return whether that succeeded.
 
     Raises:
-        OSError: the file system cannot lock it.
+        OSError: the file system cannot lock `fd`.
     """
     try:
         fcntl.flock(fd, how | fcntl.LOCK_NB)

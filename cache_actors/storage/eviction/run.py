@@ -108,7 +108,7 @@ class EvictionPass:
 
     @property
     def removed(self) -> Evicted:
-        """The totals of what has been evicted so far."""
+        """The totals of evicted files so far."""
         return self._eviction.removed if self._eviction else Evicted()
 
     def run(self) -> Iterator[None]:
