@@ -471,7 +471,7 @@ def test_processes_share_a_storage_while_one_of_them_is_killed(
     storage = tmp_path / "cas"
     with ExitStack() as stack, ThreadPoolExecutor(4) as threads:
         services = [
-            stack.enter_context(running_service(Service(storage, tuist.url))) for _ in range(3)
+            stack.enter_context(running_service(Service(storage, tuist.url))) for _ in range(2)
         ]
         crowd = Crowd(services)
         working = [threads.submit(crowd.work) for _ in range(4)]
