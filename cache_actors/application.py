@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from .access.tuist import Credential, TuistApi
+from .access.tuist import tuist_api
 from .actors.auth_cache import AuthCache, AuthCacheClient
 from .actors.cleaner import Cleaner, CleanerClient
 from .actors.disk_writer import DiskWriter, DiskWriterClient
@@ -120,25 +120,6 @@ class NoPeers:
     def nginx_troubles(self, own: tuple[str, ...]) -> tuple[str, ...]:
         """Names of recent troubles with nginx that this process has seen."""
         return own
-
-
-def tuist_api(settings: Settings) -> TuistApi:
-    """Make a client of the Tuist server."""
-    secret = settings.tuist_token_secret
-    return TuistApi(
-        str(settings.server_url),
-        settings.tuist_connections,
-        secret.get_secret_value().encode(errors="surrogateescape") if secret else b"",
-        credential(settings),
-    )
-
-
-def credential(settings: Settings) -> Credential | None:
-    """The cache's own credential at the Tuist server; None if none is set."""
-    client_id, client_secret = settings.tuist_client_id, settings.tuist_client_secret
-    if client_id is None or client_secret is None:
-        return None
-    return Credential(client_id, client_secret.get_secret_value())
 
 
 class Application:

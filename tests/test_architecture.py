@@ -97,7 +97,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "storage": ({"storage", "kinds"}, set()),
     "metrics": ({"metrics", "supervision", "storage", "kinds", "log_output"}, set()),
     "writer_process": ({"writer_process", "storage", "kinds"}, set()),
-    "access": ({"access"}, set()),
+    "access": ({"access"}, {"settings"}),
     "transfer": ({"transfer", "storage", "supervision"}, {"metrics"}),
     "actors": (
         {

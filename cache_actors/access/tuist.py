@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from cache_actors.settings import Settings
+
 TIMEOUT = 10.0
 """Longest time for all requests to Tuist about one token, in seconds."""
 
@@ -263,6 +265,25 @@ class TuistApi:
         except Exception as error:  # any error concerns this request only
             return f"The Tuist server cannot be reached: {_reason(error)}"
         return _Answer(response.status_code, bytes(body), described(response))
+
+
+def tuist_api(settings: Settings) -> TuistApi:
+    """Make a client of the Tuist server."""
+    secret = settings.tuist_token_secret
+    return TuistApi(
+        str(settings.server_url),
+        settings.tuist_connections,
+        secret.get_secret_value().encode(errors="surrogateescape") if secret else b"",
+        credential(settings),
+    )
+
+
+def credential(settings: Settings) -> Credential | None:
+    """The cache's own credential at the Tuist server; None if none is set."""
+    client_id, client_secret = settings.tuist_client_id, settings.tuist_client_secret
+    if client_id is None or client_secret is None:
+        return None
+    return Credential(client_id, client_secret.get_secret_value())
 
 
 @dataclass(frozen=True, slots=True)

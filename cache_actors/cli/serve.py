@@ -6,11 +6,12 @@ The process runs the application or, with several workers, a tree of processes t
 from __future__ import annotations
 
 import resource
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
-from cache_actors.application import Application, tuist_api
+from cache_actors.access.tuist import tuist_api
 from cache_actors.errors import CommandError
 from cache_actors.log import new_log
 from cache_actors.runtime.handover import LinkKeeper
@@ -56,10 +57,24 @@ def run_process(
     """
     _raise_file_limit()
     _require_usable_proxies(settings)
+    new_tree = _factory(settings, worker_command)
     log = new_log(settings)
     with bind(settings) as sock:
         sock.log_warning = log.warning
-        return trio.run(_run, settings, sock, log, announce, worker_command)
+        return trio.run(_run, settings, sock, log, announce, new_tree)
+
+
+def _factory(
+    settings: Settings, worker_command: tuple[str, ...]
+) -> Callable[[ListenSocket, FilteringBoundLogger], Tree]:
+    """Return what makes the application or, with several workers, the tree of their processes."""
+    count = usable_cores() if settings.workers == "auto" else settings.workers
+    if count > 1:
+        return partial(Workers, count, settings, command=worker_command)
+    # A third of what there is to import: a parent of workers starts them sooner without it.
+    from cache_actors.application import Application
+
+    return partial(Application, settings)
 
 
 async def _run(
@@ -67,18 +82,13 @@ async def _run(
     sock: ListenSocket,
     log: FilteringBoundLogger,
     announce: Callable[[], None],
-    worker_command: tuple[str, ...],
+    new_tree: Callable[[ListenSocket, FilteringBoundLogger], Tree],
 ) -> int:
-    count = usable_cores() if settings.workers == "auto" else settings.workers
-    tree: Tree
     try:
         require_storage(
             settings.cas_storage_dir, settings.tmp_dir, durable=settings.durability == "fsync"
         )
-        if count == 1:
-            tree = Application(settings, sock, log)
-        else:
-            tree = Workers(count, settings, sock, log, worker_command)
+        tree = new_tree(sock, log)
     except OSError as error:
         where = error.filename or settings.cas_storage_dir
         advice = f". {error.advice}" if isinstance(error, Unfit) else ""

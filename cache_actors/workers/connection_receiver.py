@@ -59,7 +59,7 @@ class ConnectionReceiver:
                 self._ended += 1
                 self._news.set()
             elif message:
-                self._replaced = msgspec.json.decode(message, type=Drain).replaced
+                self._replaced |= msgspec.json.decode(message, type=Drain).replaced
                 stop.set()
             else:
                 cancel_scope.cancel()

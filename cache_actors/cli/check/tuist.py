@@ -15,10 +15,10 @@ from cache_actors.access.tuist import (
     INTROSPECTION,
     PROJECTS,
     client_options,
+    credential,
     described,
     url_at,
 )
-from cache_actors.application import credential
 
 from .result import CheckResult, Verdict
 
