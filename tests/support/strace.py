@@ -222,10 +222,15 @@ def _synced(calls: Sequence[SystemCall], folder: str, after: int, before: int) -
 
 
 @contextmanager
-def attached(service: Service, output: Path, *options: str) -> Iterator[None]:
-    """strace is attached to all threads of `service` and of its processes, until it is detached."""
+def attached(
+    service: Service, output: Path, *options: str, pids: Sequence[int] = ()
+) -> Iterator[None]:
+    """strace is attached to all threads of `service` and of its processes, until it is detached.
+
+    Or to `pids` alone, some of these processes, and to what they start.
+    """
     program = find_program("strace")
-    pids = family(service.pid)
+    pids = pids or family(service.pid)
     errors = output.with_name(output.name + ".errors")
     with errors.open("wb") as file:
         strace = subprocess.Popen(
