@@ -223,10 +223,15 @@ def _synced(calls: Sequence[SystemCall], folder: str, after: int, before: int) -
 
 
 @contextmanager
-def attached(service: Service, output: Path, *options: str) -> Iterator[None]:
-    """Attach strace to all threads of `service` and of its processes."""
+def attached(
+    service: Service, output: Path, *options: str, pids: Sequence[int] = ()
+) -> Iterator[None]:
+    """Attach strace to all threads of `service` and of its processes.
+
+    Or to `pids` alone, some of these processes, and to what they start.
+    """
     program = find_program("strace")
-    pids = family(service.pid)
+    pids = pids or family(service.pid)
     errors = output.with_name(output.name + ".errors")
     with errors.open("wb") as file:
         strace = subprocess.Popen(
