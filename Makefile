@@ -29,6 +29,8 @@ test-all: export HYPOTHESIS_PROFILE := nightly
 test-all: $(READY) system-packages
 	@$(call lanes,)
 
+# Compiled tests are kept for the next run, whatever the shell says: compiling them takes longer than finding them.
+unexport PYTHONDONTWRITEBYTECODE
 TESTS ?= tests
 DURATIONS := --durations=25 --durations-min=1
 define lanes

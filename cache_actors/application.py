@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from .access.tuist import Credential, TuistApi
+from .access.tuist import tuist_api
 from .actors.auth_cache import AuthCache, AuthCacheClient
 from .actors.cleaner import Cleaner, CleanerClient
 from .actors.disk_writer import DiskWriter, DiskWriterClient
@@ -56,102 +56,88 @@ STREAM_THREADS = 16
 MEBIBYTE = 1024 * 1024
 
 UPLOADS_BYTES = 32 * MEBIBYTE
-"""Memory for all small uploads together, in bytes; one sender has a quarter of it."""
+"""Memory for all small uploads together, in bytes; a single client may have a quarter of it."""
 
 ENTRIES_BYTES = 16 * MEBIBYTE
-"""Memory for all key-value entries that are being received, in bytes; apart from uploads, so that
-slow ones do no harm. If eight of the largest are more, it is that."""
+"""Memory for all key-value entries that are being received, in bytes, or that of eight entries of
+the largest size if it is more. It is separate from that of uploads, which may be slow."""
 
 COMMITTED_BYTES = 8 * MEBIBYTE
 """Memory for entries that have been received and wait for the key-value store, in bytes."""
 
 RECENT_ENTRIES_BYTES = 64 * MEBIBYTE
-"""Memory for the key-value entries that were used last, in bytes."""
+"""Memory for the most recently used key-value entries, in bytes."""
 
 ACTOR_SHUTDOWN = 10.0
+"""Longest stop of an actor or of another task beside the listener, in seconds."""
+
 LISTENER_SHUTDOWN = 32.0
-"""Longest stop of the listener, in seconds: requests in flight have 30. The process has a limit for
-all children together."""
+"""Longest stop of the listener, in seconds; requests in flight have 30 of them. The limit for the
+whole process is `MAX_STOP_SECONDS`."""
 
 
 class Peers(Protocol):
-    """The other processes of the same service, for answers about the whole of it."""
+    """The other processes of the same service, for answers about all of them.
+
+    In each method `own` is the value of this process.
+    """
 
     def tree(self, own: Status) -> Status:
-        """The tree of the whole service."""
+        """The supervision tree of the whole service."""
 
     def is_replaced(self, own: bool) -> bool:
-        """Whether another instance has taken over from the service."""
+        """Whether another instance gets the new connections."""
 
     def metrics(self, own: bytes) -> bytes:
         """The metrics of the whole service."""
 
     def histories(self) -> list[History]:
-        """The recent answers of the other processes."""
+        """The recent requests of the other processes."""
 
     def nginx_troubles(self, own: tuple[str, ...]) -> tuple[str, ...]:
-        """What nginx could not do by itself lately."""
+        """Names of recent troubles with nginx that any process has seen."""
 
 
 class NoPeers:
-    """No others: this process is the service."""
+    """The `Peers` of a service with a single process."""
 
     def tree(self, own: Status) -> Status:
-        """This process's own."""
+        """The supervision tree of this process."""
         return own
 
     def is_replaced(self, own: bool) -> bool:
-        """Whether this process has been replaced."""
+        """Whether another instance gets the new connections."""
         return own
 
     def metrics(self, own: bytes) -> bytes:
-        """This process's own."""
+        """The metrics of this process."""
         return own
 
     def histories(self) -> list[History]:
-        """None."""
+        """An empty list, as there are no other processes."""
         return []
 
     def nginx_troubles(self, own: tuple[str, ...]) -> tuple[str, ...]:
-        """This process's own."""
+        """Names of recent troubles with nginx that this process has seen."""
         return own
 
 
-def tuist_api(settings: Settings) -> TuistApi:
-    """A connection to the Tuist server, as it is asked with these settings."""
-    secret = settings.tuist_token_secret
-    return TuistApi(
-        str(settings.server_url),
-        settings.tuist_connections,
-        secret.get_secret_value().encode(errors="surrogateescape") if secret else b"",
-        credential(settings),
-    )
-
-
-def credential(settings: Settings) -> Credential | None:
-    """The cache's own credential at the Tuist server, if it has one."""
-    client_id, client_secret = settings.tuist_client_id, settings.tuist_client_secret
-    if client_id is None or client_secret is None:
-        return None
-    return Credential(client_id, client_secret.get_secret_value())
-
-
 class Application:
-    """The service, with its tree, for the connections of one source.
+    """The service in one process, with its supervision tree.
 
     Attributes:
-        metrics: what it counts.
-        supervisor: the root of its tree.
+        metrics: the metrics of this process.
+        supervisor: the root of the tree.
 
     Args:
-        settings: what it runs with.
-        source: where its connections come from.
-        log: where it logs.
+        settings: the service's settings.
+        source: the source of connections.
+        log: the log of this process.
         peers: the other processes of the service, if it has several.
-        since: when the service was started, in `time.monotonic()`; now, if it is not said.
+        since: start of the service, in `time.monotonic()`; by default now.
 
     Raises:
-        OSError: the storage folder or the temporary one cannot be used.
+        OSError: the storage folder or a temporary folder cannot be used.
     """
 
     def __init__(
@@ -187,7 +173,7 @@ class Application:
         )
         self._unfinished = UnfinishedUploads(self._store)
         self._disk_threads = trio.CapacityLimiter(2)  # one for each actor that commits
-        self._background_threads = trio.CapacityLimiter(4)  # of those that look after the disk
+        self._background_threads = trio.CapacityLimiter(4)  # shared by those that maintain the disk
         self._stream_threads = trio.CapacityLimiter(STREAM_THREADS)
         self._artifacts = Mailbox("disk_writer", capacity=256, max_weight=4 * MEBIBYTE, prompt=True)
         self._entries = Mailbox("kv_store", capacity=4096, max_weight=COMMITTED_BYTES, prompt=True)
@@ -200,7 +186,7 @@ class Application:
         self.supervisor = self._tree()
 
     def _tree(self) -> Supervisor:
-        """The supervision tree, in start order. It stops in reverse: requests end first."""
+        """The supervision tree, in start order. It stops in reverse, so that requests end first."""
         housekeeper = Housekeeper(
             self._store,
             [self._temporary, self._uploads],
@@ -267,7 +253,7 @@ class Application:
         )
 
     async def _announce(self, stored: Sequence[StoredKey]) -> None:
-        """Tell of what has been stored: whoever wants to know of it is called here."""
+        """Report stored artifacts and entries to the actor that follows them, the evictor."""
         await self._evictor_client.stored(stored)
 
     def _evictor(self) -> Evictor:
@@ -300,7 +286,7 @@ class Application:
         )
 
     def _services(self, source: ConnectionSource) -> Services:
-        """The services of the handlers: clients, no actors."""
+        """The services for request handlers: clients of actors and figures, never actors."""
         secret = self._settings.secret_key_base.get_secret_value().encode(errors="surrogateescape")
         writer = DiskWriterClient(
             self._artifacts.address,
@@ -330,7 +316,7 @@ class Application:
         )
 
     async def run(self, stop: trio.Event, started: Started) -> None:
-        """Run until `stop` is set and everything has come to its end in order.
+        """Run until `stop` is set and the tree has stopped in order.
 
         Raises:
             RestartIntensityError: the tree has given up.

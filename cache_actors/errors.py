@@ -1,10 +1,10 @@
-"""The error of a command that cannot do what it was asked for."""
+"""The base class of errors that the command line prints without a traceback."""
 
 from __future__ import annotations
 
 
 class CommandError(Exception):
-    """A command cannot do what it was asked for; the message says what, and why.
+    """A command failed for a reason that its user can mend; the message names it.
 
     The command line prints the message, without a traceback, and exits with status 2.
     """

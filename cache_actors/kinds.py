@@ -1,7 +1,7 @@
-"""The kinds of things that clients store, in one table. Whatever treats kinds differently reads it.
+"""The kinds of things that clients store, in one table with all their differences.
 
-To storage, eviction, scrub and metrics a new kind is a row here; HTTP and nginx need more
-(docs/architecture.md). Everything that walks over what is stored loops over `Kind`.
+For storage, eviction, scrub and metrics, which loop over `Kind`, a new kind is one more row. HTTP
+and nginx need more (docs/architecture.md).
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ def _is_json_object(content: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class IdGrammar:
-    """The ids of a kind. An id is its file's name up to the ending, and two characters a folder's.
+    """The grammar of a kind's ids.
 
-    So what matches holds no slash and no NUL, has no dot at the start nor as its third character,
-    and is at most 246 bytes with the ending (the quarantine adds nine). Its third and fourth
-    character should vary. What clients name in other characters or in several parts becomes such an
-    id where a request is read.
+    An id is the name of its file without the ending, and its third and fourth characters are the
+    name of the folder. So an id must not contain a slash or NUL, nor a dot at its start or as its
+    third character, and has at most 246 bytes with the ending (the quarantine adds nine). Its third
+    and fourth characters should vary. Names of another form are turned into ids where requests are
+    parsed.
 
     Attributes:
-        pattern: matches each id whole, and nothing else; nginx has the same expression.
-        meaning: the same in words, for error messages.
+        pattern: an expression that matches exactly the ids; nginx has the same one.
+        meaning: the grammar in words, for error messages.
     """
 
     pattern: re.Pattern[str]
@@ -56,19 +57,20 @@ class Kind(Enum):
     """A kind of thing that clients store.
 
     Attributes:
-        folder: the folder below a project's in which its files lie; in URLs too.
-        ending: how the names of its files end.
-        label: its name in nginx's log, from which metrics are counted.
-        read_methods: the HTTP methods that nginx answers with its files, at a URL with an id;
-            none if the service answers, and names the file for nginx to send.
-        store_methods: those that store one there; nginx answers them if it exists already.
-        ids: what its ids look like.
+        folder: the folder of the kind's files, below that of a project; also part of URLs.
+        ending: the ending of the names of its files.
+        label: its name in nginx's log and in metrics.
+        read_methods: the HTTP methods that nginx answers from its files, at a URL with an id; empty
+            if the service answers, and names the file for nginx to send.
+        store_methods: the HTTP methods that store a file at that URL; nginx answers them if the
+            file exists already.
+        ids: the grammar of its ids.
         limit: the largest body of a request to store one, or a part of one: bytes, or the name of
-            the setting that says how many.
+            the setting with that number.
         refers: whether its files refer to artifacts (`Kind.CAS`), and so are evicted before them.
             Files of other kinds are evicted by their own last use.
-        has_form: whether content is of its form, for files whose checksum is not recorded; None if
-            any content is.
+        has_form: the test whether a content is valid, for files without a recorded checksum; None
+            if every content is valid.
     """
 
     CAS = (

@@ -1,7 +1,7 @@
-"""Logs: one structured line per event, on standard output.
+"""The log: one structured line per event, on standard output.
 
-Trouble that repeats itself is told a few times, and then how often it was: what goes wrong with
-each request of a build must not fill a disk.
+Repeated warnings and errors are logged a few times and then only counted, so that a fault at every
+request of a build cannot fill a disk.
 """
 
 from __future__ import annotations
@@ -27,21 +27,20 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 MAX_REPEATED = 10
-"""Largest number of warnings, or errors, of one event that are logged in `REPEAT_SECONDS`."""
+"""Largest number of warnings and errors of one event that are logged in `REPEAT_SECONDS`."""
 
 REPEAT_SECONDS = 10.0
 
-ALWAYS_TOLD = {"child_crashed"}
-"""Events that are always logged: a supervisor gives up before they are too many, and each may be
-another child's."""
+ALWAYS_LOGGED = {"child_crashed"}
+"""Events that are always logged. Each may be another child's, and restart intensity limits them."""
 
 
 def new_log(settings: Settings, output: LogOutput = STANDARD_OUTPUT) -> FilteringBoundLogger:
-    """The log that the settings ask for: JSON lines, or text to be read on a terminal.
+    """Make a log that writes JSON lines, or text for a terminal.
 
     Args:
-        settings: its level and its form.
-        output: where its lines go.
+        settings: the settings, for `LOG_LEVEL` and `LOG_FORMAT`.
+        output: the destination of the lines.
     """
     if settings.log_format == "json":
         rendering: list[Processor] = [
@@ -49,7 +48,7 @@ def new_log(settings: Settings, output: LogOutput = STANDARD_OUTPUT) -> Filterin
             structlog.processors.JSONRenderer(serializer=_to_json),
         ]
     else:
-        # Not rich's tracebacks: they show variables, tokens among them, and take seconds to make.
+        # Not rich's tracebacks, which show variables (tokens among them) and take seconds to make.
         plain = structlog.dev.plain_traceback
         colors = os.isatty(output.fd)
         rendering = [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
@@ -70,35 +69,35 @@ def new_log(settings: Settings, output: LogOutput = STANDARD_OUTPUT) -> Filterin
 
 @dataclass(slots=True)
 class _Window:
-    """A window of time, and how often an event has come since it `began`."""
+    """A window of time from `began` on, and the number of an event's lines in it."""
 
     began: float
     times: int = 0
 
 
 class Repetitions:
-    """Drops warnings and errors that come too often, and says afterwards how many it dropped.
+    """A structlog processor that drops repeated warnings and errors, and logs their number later.
 
-    It says so with the first line that is logged after the time is over, of whatever event.
+    The number is logged before the first line, of any event, after the window has ended.
 
     Args:
-        say: logs a warning, given the event's name and fields.
-        clock: in seconds.
+        log_warning: logs a warning, by the event's name and fields.
+        clock: the time in seconds.
     """
 
     def __init__(
-        self, say: Callable[..., object], clock: Callable[[], float] = time.monotonic
+        self, log_warning: Callable[..., object], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._say = say
+        self._log_warning = log_warning
         self._clock = clock
         self._windows: dict[str, _Window] = {}
 
     def __call__(self, _logger: object, method: str, event: EventDict) -> EventDict:
-        """Return the event, or drop it."""
+        """Return the event, or raise `structlog.DropEvent` if it is repeated too often."""
         now = self._clock()
         if self._windows:
             self._close_windows(now)
-        if method not in ("warning", "error") or event["event"] in ALWAYS_TOLD:
+        if method not in ("warning", "error") or event["event"] in ALWAYS_LOGGED:
             return event
         window = self._windows.setdefault(event["event"], _Window(now))
         window.times += 1
@@ -111,27 +110,27 @@ class Repetitions:
         dropped = {name: self._windows.pop(name).times - MAX_REPEATED for name in over}
         for name, times in dropped.items():
             if times > 0:
-                self._say("suppressed", of=name, times=times, seconds=round(REPEAT_SECONDS))
+                self._log_warning("suppressed", of=name, times=times, seconds=round(REPEAT_SECONDS))
 
 
 class _Lines:
-    """The sink of structlog's lines. Lines that were lost are reported once others go through.
+    """The sink of structlog's lines, which reports lost lines once a later one is written.
 
     Args:
-        output: where the lines go.
-        say: logs how many were lost.
+        output: the destination of the lines.
+        log_lost: logs a number of lost lines.
     """
 
-    def __init__(self, output: LogOutput, say: Callable[[int], object]) -> None:
+    def __init__(self, output: LogOutput, log_lost: Callable[[int], object]) -> None:
         self._output = output
-        self._say = say
-        self._told = output.dropped
+        self._log_lost = log_lost
+        self._reported = output.dropped
 
     def msg(self, message: str) -> None:
-        """Write one line."""
-        if self._output.write(message) and (lost := self._output.dropped - self._told):
-            self._told += lost
-            self._say(lost)
+        """Write one line, and report lines lost before it."""
+        if self._output.write(message) and (lost := self._output.dropped - self._reported):
+            self._reported += lost
+            self._log_lost(lost)
 
     debug = info = warning = error = critical = msg
 
@@ -139,5 +138,5 @@ class _Lines:
 def _to_json(event: object, **_: object) -> str:
     try:
         return msgspec.json.encode(event, enc_hook=repr).decode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which UTF-8 does not have
+    except UnicodeEncodeError:  # a lone surrogate, which UTF-8 cannot encode
         return json.dumps(event, default=repr)

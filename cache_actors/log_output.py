@@ -1,7 +1,7 @@
-"""Standard output as log lines need it: writing one never waits, and never raises.
+"""Standard output for log lines: a write never waits and never raises.
 
-A reader that stands still, a disk that is full, or a closed descriptor costs lines, and nothing
-else. Lost lines are counted.
+With a stalled reader, a full disk or a closed descriptor, lines are lost and counted; nothing else
+happens.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ if TYPE_CHECKING:
 
 
 LOCK_ATTEMPTS = 100
-"""Number of attempts to lock a shared pipe; other threads run between two of them."""
+"""Number of attempts to lock a shared pipe; between them, others get the processor."""
 
 
 FINISH_SECONDS = 1.0
-"""Longest time that the end of a process waits for its last line to be taken, in seconds."""
+"""Longest time that a process waits at its end to complete its last line, in seconds."""
 
 
 class LogOutput:
-    """The file behind a descriptor, written to a line at a time.
+    """The file behind a descriptor, to which whole lines are written.
 
     Args:
-        fd: the descriptor; it stays open, and blocking for others who have it.
+        fd: the descriptor. It stays open, and blocking for other processes that share it.
 
     Attributes:
         fd: the descriptor.
-        dropped: how many lines were lost so far.
+        dropped: the number of lines lost so far.
     """
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.dropped = 0
         self._send: Callable[[bytes], int] | None = None
-        self._rest = b""  # of a line that has been written in part
+        self._rest = b""  # unwritten end of a line that has been written in part
         self._opened = ExitStack()
 
     def write(self, line: str) -> bool:
-        """Write `line` and the end of it, and say whether that worked; if not, it is lost."""
+        """Write `line` and a newline, and return whether that worked; if not, the line is lost."""
         try:
             if self._send is None:
                 self._send = self._sender()
@@ -64,9 +64,9 @@ class LogOutput:
         return False
 
     def finish(self) -> None:
-        """Write what is left of a line, if somebody takes it soon: to be called at the end.
+        """Complete a line written in part, within `FINISH_SECONDS`; to be called at process end.
 
-        Else the first line of another process would stand right behind a half of this one's.
+        Otherwise the next line of another process would be joined to it.
         """
         give_up = time.monotonic() + FINISH_SECONDS
         while self._send is not None and self._rest and (left := give_up - time.monotonic()) > 0:
@@ -78,12 +78,12 @@ class LogOutput:
                 break
 
     def close(self) -> None:
-        """Close what was opened to write; the descriptor itself stays open."""
+        """Close the descriptors opened for writing; `fd` itself stays open."""
         self._opened.close()
         self._send = None
 
     def _sender(self) -> Callable[[bytes], int]:
-        """The function that writes bytes without waiting, and returns how many it took.
+        """A function that writes bytes without waiting, and returns the number written.
 
         Raises:
             OSError: the descriptor is closed.
@@ -95,8 +95,8 @@ class LogOutput:
             how = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
             return lambda text: connection.send(text, how)
         if not stat.S_ISREG(mode):
-            # Opened anew, since others, such as a shell, may share the open file and want it to
-            # block.
+            # Opened anew, as O_NONBLOCK would also apply to others that share the open file, such
+            # as a shell.
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
             with suppress(OSError):
                 fd = os.open(f"/proc/self/fd/{fd}", flags)
@@ -106,10 +106,10 @@ class LogOutput:
         return lambda text: os.write(fd, text)
 
     def _send_whole(self, fd: int, text: bytes) -> int:
-        """Write to a pipe that other processes write to, so that none gets into a line of another.
+        """Write to a pipe shared with other processes, without mixing their lines.
 
-        Up to `PIPE_BUF` bytes the kernel sees to that (pipe(7)). Whoever writes more keeps the
-        others out with a lock, until all of it is written.
+        Writes of up to `PIPE_BUF` bytes are atomic (pipe(7)). A longer line is protected by an
+        exclusive lock until all of it is written.
         """
         alone = bool(self._rest) or len(text) > select.PIPE_BUF
         _lock(fd, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
@@ -123,10 +123,10 @@ class LogOutput:
 
 
 def _lock(fd: int, how: int) -> None:
-    """Lock a file, unless another process keeps it for longer than a write takes.
+    """Lock a file, in at most `LOCK_ATTEMPTS` attempts and one more.
 
     Raises:
-        BlockingIOError: it does.
+        BlockingIOError: another process holds the lock for longer than a write takes.
     """
     for _ in range(LOCK_ATTEMPTS):
         with suppress(BlockingIOError):
@@ -136,10 +136,10 @@ def _lock(fd: int, how: int) -> None:
 
 
 def open_standard_descriptors() -> None:
-    """Make sure that descriptors 0 to 2 are open, to nowhere if they were closed.
+    """Open descriptors 0 to 2 at `/dev/null`, if they are closed.
 
-    Else the next files and sockets would get these numbers, and log lines with them. To be called
-    before anything is opened.
+    Otherwise the next files and sockets would get these numbers, and log lines with them. To be
+    called before anything is opened.
     """
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
@@ -147,6 +147,6 @@ def open_standard_descriptors() -> None:
 
 
 STANDARD_OUTPUT = LogOutput(1)
-"""Standard output of this process."""
+"""The standard output of this process."""
 
 atexit.register(STANDARD_OUTPUT.finish)

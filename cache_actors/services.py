@@ -1,7 +1,4 @@
-"""The services: all that a front of the cache may use, whatever protocol it speaks.
-
-A front is `http/`. It sends messages through these clients, and owns nothing itself.
-"""
+"""The services: the interface between the actors and a front of the cache, such as `http/`."""
 
 from __future__ import annotations
 
@@ -25,18 +22,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """All that handlers may use: clients of actors, bounds, and the latest figures.
+    """The clients of actors, limits and figures that request handlers may use.
 
     Attributes:
-        memory: what key-value entries on their way in may take together, in bytes.
-        since: when the service was started, in `time.monotonic()`.
-        status: the supervision tree's own records; with workers, those of all processes.
-        metrics: what `/metrics` answers.
-        recent: what has been answered lately.
-        storage: how writing to the disk has gone lately.
-        is_replaced: whether another instance gets the new connections by now.
-        eviction: what has been evicted.
-        nginx_troubles: what nginx could not do by itself lately.
+        auth: client of the actor that authorises requests.
+        keyvalue: client of the key-value store.
+        writer: client of the disk writer, which publishes artifacts.
+        parts: uploads of modules, which come in parts.
+        reader: opens artifacts for reading.
+        cleaner: client of the actor that removes a project.
+        memory: shares of the memory for key-value entries that are being received, in bytes.
+        since: start of the service, in `time.monotonic()`.
+        status: status of the supervision tree; with workers, of the trees of all processes.
+        metrics: body of `/metrics`, in Prometheus's text format.
+        recent: figures of the last five minutes, for `/up`.
+        storage: state of the disk, by its latest writes.
+        is_replaced: whether another instance gets the new connections.
+        eviction: totals and the last pass of the evictor.
+        nginx_troubles: names of recent troubles with nginx, for `/up`.
     """
 
     auth: AuthCacheClient

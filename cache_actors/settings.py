@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class BadSettings(CommandError):
-    """The environment holds bad values; the message has one line for each of them."""
+    """The environment has invalid values; the message has one line for each of them."""
 
 
 def _absolute(path: Path) -> Path:
@@ -64,7 +64,7 @@ def _random_secret() -> SecretStr:
     return SecretStr(secrets.token_hex(32))
 
 
-# What is allowed is said in the descriptions, once: for readers here and for the error messages.
+# Each description says which values are allowed, for readers and for error messages.
 ABSOLUTE = "an absolute path without control characters"
 Folder = Annotated[Path, AfterValidator(_absolute), Field(description=ABSOLUTE)]
 PREFIX = "a path of letters, digits, _ and -, such as /cache"
@@ -75,9 +75,9 @@ Seconds = Annotated[float, Field(ge=0, le=31_536_000, description="seconds, from
 
 
 class Settings(BaseSettings):
-    """The service's settings. Each is read from the environment variable of its name in capitals.
+    """The service's settings, each read from the environment variable of its name in capitals.
 
-    An empty variable counts as unset. What each one is for is in docs/reference/settings.md.
+    An empty variable counts as unset. The meaning of each is in docs/reference/settings.md.
     """
 
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="ignore")
@@ -138,16 +138,16 @@ class Settings(BaseSettings):
     log_format: Literal["json", "text"] = Field("json", description="json or text")
 
     def largest(self, kind: Kind) -> int:
-        """The largest body of that kind, in bytes."""
+        """The largest body of a request to store one of `kind`, or a part of one, in bytes."""
         return kind.limit if isinstance(kind.limit, int) else int(getattr(self, kind.limit))
 
 
 def load_settings() -> Settings:
-    """The settings in the environment.
+    """Read the settings from the environment.
 
     Raises:
-        BadSettings: some values are bad. All of them are named, with what was given (but for a
-            secret) and what is allowed.
+        BadSettings: some values are invalid. The message names each one, with its value (unless it
+            is a secret) and the values that are allowed.
     """
     try:
         settings = Settings()
@@ -178,7 +178,7 @@ def load_settings() -> Settings:
 
 
 def _is_proxy(url: str) -> bool:
-    """Whether the Tuist server can be asked through it; the scheme may be missing."""
+    """Whether `url` is an http or https URL, as of a proxy; the scheme may be missing."""
     try:
         HttpUrl(url if "://" in url else f"http://{url}")
     except ValidationError:
@@ -197,6 +197,6 @@ def _sentence(name: str, problem: str, given: object) -> str:
 
 
 def without_credentials(url: str) -> str:
-    """`url` for people to read, without a user, a password or a query."""
+    """`url` without user, password and query, for messages."""
     shown = re.sub(r"\?.*", "?...", url)
     return re.sub(r"^([A-Za-z0-9+.-]*:(?=[/\\]))?([/\\]*).*@", r"\1\2...@", shown)

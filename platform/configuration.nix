@@ -1,5 +1,5 @@
-# A host of the cache: nginx in front, Docker for the container that Kamal brings, /cas for what is
-# stored. `host` is one of hosts.nix.
+# A host of the cache: nginx in front, Docker for the container that Kamal deploys, /cas for stored
+# files. `host` is one of hosts.nix.
 { host, ... }:
 
 {
@@ -29,7 +29,7 @@
     efi.canTouchEfiVariables = true;
   };
 
-  # The drivers of the disks that servers and virtual machines have.
+  # Disk drivers of common servers and virtual machines.
   boot.initrd.availableKernelModules = [
     "ahci"
     "nvme"
@@ -40,17 +40,17 @@
     "xhci_pci"
   ];
 
-  # nginx.nix opens 80 and 443. The service itself has no port, just a socket.
+  # nginx.nix opens ports 80 and 443. The service itself has no port, only a Unix socket.
   networking.firewall = {
     enable = true;
     allowedTCPPorts = [ 22 ];
-    # The whole internet knocks; a line for each would crowd out the journal.
+    # A line for each port scan from the internet would crowd out the journal.
     logRefusedConnections = false;
   };
 
   services.openssh = {
     enable = true;
-    # The firewall above is the one place that says what is open.
+    # The firewall above is the one place that opens ports.
     openFirewall = false;
     settings = {
       PasswordAuthentication = false;
@@ -59,11 +59,11 @@
     };
   };
 
-  # Logs: the journal (sshd, nginx's errors, the kernel) is bounded here, nginx's access log in
-  # nginx.nix, the container's in docker.nix.
+  # The journal (sshd, nginx's errors, the kernel) is bounded here, nginx's access log in nginx.nix, and
+  # the container's log in docker.nix.
   services.journald.extraConfig = "SystemMaxUse=1G";
 
-  # What upgrades leave behind. Generations of the last month stay, to go back to.
+  # Leftovers of upgrades. Generations of the last month stay, for rollbacks.
   nix.gc = {
     automatic = true;
     dates = "weekly";

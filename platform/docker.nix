@@ -1,4 +1,4 @@
-# Docker, for the container that Kamal brings: see config/.
+# Docker, for the container that Kamal deploys; see config/.
 { config, ... }:
 
 {
@@ -14,22 +14,22 @@
         max-size = "50m";
         max-file = "5";
       };
-      # Docker opens published ports behind the firewall's back. None is needed; one that is published
-      # by mistake is then on loopback only: by the first line on Docker's own network, by the second on
-      # each that is made from then on, such as Kamal's.
+      # Docker opens published ports past the firewall. None is needed, and one published by mistake is
+      # on loopback only: the first line covers Docker's own network, the second all new networks, such
+      # as Kamal's.
       ip = "127.0.0.1";
       default-network-opts.bridge."com.docker.network.bridge.host_binding_ipv4" = "127.0.0.1";
     };
 
-    # Containers go on while Docker itself is restarted, as by an upgrade of the host. The price is that
-    # Docker does not stop them when the host goes down: systemd does, at the very end, with SIGTERM and
-    # 90 s. By then nginx is gone, so that nothing is in flight; what is acknowledged has been synced.
+    # Containers keep running while Docker is restarted, as by an upgrade of the host. In return Docker
+    # does not stop them at a shutdown: systemd does, at the very end, with SIGTERM and 90 s. By then
+    # nginx has stopped, so no request is in flight, and acknowledged uploads have been synced.
     liveRestore = true;
   };
 
-  # Images of more than two weeks that nobody uses. Not `docker system prune`, which is what NixOS's own
-  # autoPrune runs: it would take Kamal's network away if the service is down at the time. The service's
-  # images are left to Kamal, which keeps the last few at each deploy.
+  # Removes unused images older than two weeks. NixOS's own autoPrune runs `docker system prune`, which
+  # would remove Kamal's network if the service is down at the time. The service's images are left to
+  # Kamal, which keeps the last few at each deploy.
   systemd.services.docker-image-prune = {
     description = "Remove images that no container uses";
     after = [ "docker.service" ];

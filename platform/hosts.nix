@@ -1,11 +1,11 @@
-# What differs between the hosts; everything else is the same for both. Nothing secret: secrets come
-# with Kamal, and stay in the deploying user's home.
+# Differences between the hosts. There are no secrets here: Kamal brings them, and keeps them in the
+# deploying user's home.
 #
-#   hostName      what clients use: PUBLIC_HOST in config/, and the name on the certificate
-#   acmeEmail     whom Let's Encrypt tells when a certificate is about to run out
-#   system        the processor
-#   deployKeys    public SSH keys of those who may deploy, one a string; without any, a build is refused
-#   stateVersion  the NixOS release that the host was installed with; stays as it is on upgrades
+#   hostName      host name for clients: PUBLIC_HOST in config/, and the name on the certificate
+#   acmeEmail     contact address for Let's Encrypt
+#   system        processor architecture
+#   deployKeys    public SSH keys of people who may deploy, one per string; a build needs at least one
+#   stateVersion  NixOS release that the host was installed with; upgrades do not change it
 {
   production = {
     hostName = "cache.example.com";

@@ -8,8 +8,8 @@
 #     storage = "/cas";
 #   };
 #
-# How requests are answered is in nginx/*.conf, unchanged from what the tests run. Here is what belongs to
-# the host: TLS, folders, users, limits, logs.
+# nginx/*.conf, the same files that the tests run, answer requests. This module sets up the host: TLS,
+# folders, users, limits, logs.
 { config, lib, ... }:
 
 let
@@ -17,11 +17,11 @@ let
   decisions = "/run/nginx-decisions";
   shared = "/run/cache-actors";
 
-  # Each worker keeps up to 17,000 files open (open_file_cache in server.conf), and has two sockets for
-  # each of its 8,192 connections.
+  # Each worker has up to 17,000 open files (open_file_cache in server.conf), and two sockets for each of
+  # its 8,192 connections.
   openFiles = 131072;
 
-  # NixOS's usual addresses, with a queue for the burst at the start of a build: nginx's own is 511.
+  # NixOS's default addresses, with a backlog for the burst at a build's start: nginx's default is 511.
   listenOn = port: ssl: addr: {
     inherit addr port ssl;
     extraParameters = [ "backlog=4096" ];
@@ -93,40 +93,40 @@ in
     users.groups.${cfg.storageGroup}.gid = cfg.storageGid;
     users.users.${config.services.nginx.user}.extraGroups = [ cfg.storageGroup ];
 
-    # nginx may read what is stored, as one of the group, but not write: the service owns it. The
-    # set-group-id bit hands the group down.
-    # Decisions hold tokens in their keys: /run is tmpfs, and nobody else may look.
+    # nginx reads stored files through their group, and the service owns and writes them. The setgid bit
+    # passes the group on to new folders.
+    # The keys of cached decisions contain tokens: they are on tmpfs (/run), and for nginx only.
     systemd.tmpfiles.rules = [
       "d ${cfg.storage} 2750 ${toString cfg.storageGid} ${cfg.storageGroup} -"
       "d ${decisions} 0700 ${config.services.nginx.user} ${config.services.nginx.group} -"
-      # Each instance of the service binds a socket here and moves current.sock to it. nginx, of the
-      # group, connects, and writes to a log that the service counts and empties.
+      # Each instance of the service binds a socket here and moves current.sock to it. nginx, through the
+      # group, connects to it, and writes the log that the service counts and empties.
       "d ${shared} 2770 ${toString cfg.storageGid} ${cfg.storageGroup} -"
       "f ${shared}/answers.log 0660 ${toString cfg.storageGid} ${cfg.storageGroup} -"
     ];
 
     systemd.services.nginx = {
       serviceConfig.LimitNOFILE = openFiles;
-      # NixOS makes everything else read-only for nginx. It only reads what is stored, but through a
-      # read-only mount access times would not move.
+      # NixOS makes all else read-only for nginx. nginx only reads stored files, but a read-only mount
+      # would not update their access times.
       serviceConfig.ReadWritePaths = [
         decisions
         cfg.storage
         shared
       ];
-      # Not before the disk is there: nginx would answer that nothing is stored.
+      # Without the disk nginx would answer every request with a miss.
       unitConfig.RequiresMountsFor = [ cfg.storage ];
     };
 
-    # Certificates come from Let's Encrypt, which looks at port 80. NixOS checks every day whether one
-    # has to be renewed, and then reloads nginx.
+    # Certificates come from Let's Encrypt, which validates over port 80. NixOS renews them when they are
+    # due, checked daily, and then reloads nginx.
     security.acme = {
       acceptTerms = true;
       defaults.email = cfg.acmeEmail;
     };
 
-    # A line for each request: NixOS's half a year of them would fill the disk. logrotate comes by
-    # every hour.
+    # The log has a line per request; half a year of it, NixOS's default, would fill the disk. logrotate
+    # runs every hour.
     services.logrotate.settings.nginx = {
       frequency = "daily";
       rotate = 14;
@@ -135,17 +135,17 @@ in
 
     services.nginx = {
       enable = true;
-      # NixOS would refuse to build what gixy has something to say of, and each version of gixy has more
-      # to say: of any `if`, of limits that are set elsewhere. What is found, and why it stays, is in
-      # tests/nginx/test_config.py; nginx itself tests the configuration before each start and reload.
+      # NixOS would refuse to build with any finding of gixy's, and each version has more: any `if`, limits
+      # that are set elsewhere. tests/nginx/test_config.py has the findings and why they stay; nginx
+      # itself tests the configuration before each start and reload.
       validateConfigFile = false;
-      # A new configuration is a reload: a restart would cut connections. It also puts the configuration
-      # where `cache-actors check` can be given it, /etc/nginx/nginx.conf.
+      # A new configuration causes a reload, as a restart would cut connections. The option also puts the
+      # configuration at /etc/nginx/nginx.conf, for `cache-actors check`.
       enableReload = true;
       recommendedTlsSettings = true;
       eventsConfig = "worker_connections 8192;";
-      # No pcre_jit: NixOS allows nginx no memory that is writable and executable, and what PCRE2 has for
-      # that case is not made for a process that forks (nixpkgs, pull request 384302).
+      # No pcre_jit: NixOS allows nginx no memory that is writable and executable, and PCRE2's allocator
+      # for that case is not safe in a process that forks (nixpkgs, pull request 384302).
       appendConfig = ''
         worker_processes auto;
         worker_rlimit_nofile ${toString openFiles};
@@ -173,7 +173,7 @@ in
         http2_max_concurrent_streams 512;
       '';
 
-      # Only the port can be chosen: what is told is nobody's business outside.
+      # Only the port is an option, since metrics are not for other hosts.
       appendHttpConfig = lib.mkIf (cfg.metricsPort != null) ''
         upstream cache_metrics {
             server ${cfg.upstream};

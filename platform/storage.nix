@@ -2,7 +2,7 @@
 #
 #   mkfs.vfat -n boot ...    mkfs.ext4 -L nixos ...    mkfs.ext4 -L cas ...
 #
-# What is stored has a disk of its own: when it is full, uploads are 507 and the host goes on.
+# Stored files have a disk of their own: when it is full, uploads are answered 507 and the host goes on.
 { config, ... }:
 
 let
@@ -19,12 +19,12 @@ in
     "/boot" = {
       device = "/dev/disk/by-label/boot";
       fsType = "vfat";
-      # It holds the random seed of the next boot.
+      # The random seed of the next boot is here.
       options = [ "umask=0077" ];
     };
 
-    # What the service and nginx share while they run. It has a size of its own, as nginx's log there
-    # grows when nobody counts and empties it: when it is full nginx drops lines, and nothing else.
+    # Sockets and a log that the service and nginx share. The size is limited, since nginx's log grows
+    # while no service empties it: when this is full, nginx drops lines of the log and nothing else.
     ${shared} = {
       device = "tmpfs";
       fsType = "tmpfs";
@@ -43,27 +43,27 @@ in
       device = "/dev/disk/by-label/cas";
       fsType = "ext4";
       options = [
-        # Eviction lives by access times: each read counts, where relatime moves them once a day.
+        # Eviction needs the access time of each read; relatime would update it once a day.
         "strictatime"
-        # They are kept in memory and written now and then (kernel.nix), so that reads do not write.
+        # Access times are kept in memory and written later (kernel.nix), so that reads do not write.
         "lazytime"
-        # It holds what clients send: never devices, programs or privileges.
+        # Files from clients are never devices, programs or setuid.
         "nodev"
         "nosuid"
         "noexec"
-        # Without this disk one can still log in; nginx and Docker do not start, see below.
+        # The host boots without this disk, but does not start nginx and Docker (see below).
         "nofail"
         "x-systemd.device-timeout=30s"
-        # nofail takes the mount out of the boot's order: the folder's owner and mode belong on the
-        # disk, not on the mount point below it.
+        # nofail removes the mount from the boot's order, but tmpfiles has to set the owner and mode of the
+        # folder on the disk, not of the mount point below it.
         "x-systemd.before=systemd-tmpfiles-setup.service"
       ];
     };
   };
 
-  # ext4 on an SSD: tell it once a week what is free.
+  # Reports free blocks of ext4 to the SSD once a week.
   services.fstrim.enable = true;
 
-  # Nothing is to be stored on the root disk because /cas is missing. nginx.nix says the same of nginx.
+  # Without /cas, files would be stored on the root disk. nginx.nix does the same for nginx.
   systemd.services.docker.unitConfig.RequiresMountsFor = [ storage ];
 }

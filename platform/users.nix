@@ -1,15 +1,15 @@
-# Who is on the host: the service, by its number, and those who deploy.
+# Users of the host: the service, by its number, and the user for deploys.
 { config, host, ... }:
 
 let
   inherit (config.services.cache-actors-nginx) storageGid storageGroup;
 in
 {
-  # Users are those of this file: no passwords, nothing that has been changed by hand.
+  # Only this file defines users: there are no passwords, and no changes by hand.
   users.mutableUsers = false;
 
-  # The container runs as this number (platform/Dockerfile). The name makes `ls` readable, and keeps
-  # the number from anybody else. Its group is in nginx.nix, as nginx joins it.
+  # The container runs with this number (platform/Dockerfile). The name makes `ls` readable, and reserves
+  # the number. The group is in nginx.nix, since nginx joins it.
   users.users.cache-actors = {
     uid = storageGid;
     group = storageGroup;
@@ -17,8 +17,8 @@ in
     description = "Cache Actors, in its container";
   };
 
-  # Kamal's user. Who may use Docker is as good as root, so sudo gives nothing more away; there is no
-  # password to ask for.
+  # Kamal's user. Access to Docker amounts to root, so sudo grants nothing more, and there is no password
+  # to ask for.
   users.users.deploy = {
     isNormalUser = true;
     extraGroups = [
@@ -28,7 +28,7 @@ in
     openssh.authorizedKeys.keys = host.deployKeys;
   };
   security.sudo.wheelNeedsPassword = false;
-  # nixos-rebuild --target-host copies what it has built, which nobody has signed.
+  # nixos-rebuild --target-host copies builds without a signature.
   nix.settings.trusted-users = [ "@wheel" ];
 
   assertions = [

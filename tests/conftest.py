@@ -1,4 +1,4 @@
-"""For all tests: which process of pytest-xdist runs which, on which clock; sizes of properties."""
+"""Configuration of all tests: pytest-xdist groups, clocks, signals, and Hypothesis profiles."""
 
 import os
 import signal
@@ -12,13 +12,13 @@ import trio
 from hypothesis import settings
 
 SLOW_FOLDERS = ("system", "contract", "platform")
-"""Folders of tests that wait for processes: first, so that no long one is left for the end."""
+"""Folders of tests that wait for processes; they run first, so that no long test is left alone."""
 
 SHARED_PARAMS = ("front", "which", "running")
-"""Parameters of fixtures that start processes for a whole module: each value is a group."""
+"""Parameters of fixtures that start processes for a whole module; each value makes a group."""
 
 CLOCKS = {"autojump_clock", "mock_clock"}
-"""Fixtures that are clocks."""
+"""Fixtures that provide a clock to trio."""
 
 settings.register_profile("quick", max_examples=25, stateful_step_count=30, deadline=None)
 settings.register_profile("nightly", max_examples=500, stateful_step_count=50, deadline=None)
@@ -26,9 +26,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 def pytest_configure() -> None:
-    """Let tests of signals work where a shell has started pytest in the background, or `nohup`.
+    """Restore the default handlers of SIGINT and SIGHUP.
 
-    They have SIGINT or SIGHUP ignored, which all that pytest starts would inherit.
+    A shell ignores SIGINT for background jobs, and `nohup` SIGHUP; processes under test would
+    inherit that.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -38,13 +39,14 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that share what a fixture starts in one process of pytest-xdist, and no others.
+    """Sort tests, and give groups to those that share a fixture, and clocks to async ones.
 
-    They are a group: those of a module, or of one value where the fixture is parametrized. All
-    others run wherever there is time. The contract suite has groups of its own.
+    pytest-xdist runs a group in one process: tests of a module that share a fixture, one group for
+    each value of a parametrized one. Other tests run in any process. The contract suite has groups
+    of its own.
 
-    Tests run on the clock that one of their fixtures has asked for: by itself pytest-trio looks for
-    a clock among the arguments of the test alone.
+    A test runs on the clock that any of its fixtures uses; pytest-trio itself only finds a clock
+    among the arguments of the test.
     """
     items.sort(key=_rank)
     for item in items:
@@ -67,7 +69,7 @@ def _rank(item: pytest.Item) -> int:
 
 
 def _shares(item: pytest.Item) -> bool:
-    """Whether it uses a fixture of these tests, and not of a plugin, that several tests share."""
+    """Whether a test uses a fixture of wider scope that these tests, and no plugin, define."""
     assert isinstance(item, pytest.Function)
     found = item._fixtureinfo.name2fixturedefs.values()
     return any(each.scope != "function" and each.baseid for every in found for each in every)

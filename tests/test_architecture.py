@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "storage": ({"storage", "kinds"}, set()),
     "metrics": ({"metrics", "supervision", "storage", "kinds", "log_output"}, set()),
     "writer_process": ({"writer_process", "storage", "kinds"}, set()),
-    "access": ({"access"}, set()),
+    "access": ({"access"}, {"settings"}),
     "transfer": ({"transfer", "storage", "supervision"}, {"metrics"}),
     "actors": (
         {
@@ -276,3 +277,77 @@ def test_messages_cannot_be_changed(name: str) -> None:
     classes = classes_of(importlib.import_module(name))
     changeable = [c.__name__ for c in classes if issubclass(c, Message) and not is_frozen(c)]
     assert changeable == []
+
+
+# What docs/architecture.md says of files.
+
+ARCHITECTURE = (PROJECT / "docs" / "architecture.md").read_text()
+
+
+def section(heading: str) -> str:
+    return ARCHITECTURE.partition(f"\n## {heading}")[2].partition("\n## ")[0]
+
+
+DRAWN_AS_A_FOLDER = {"check", "dev", "status", "page"}
+
+
+def test_tree_of_the_package_has_each_module_and_no_other() -> None:
+    drawn = section("Packages").partition("\nplatform/")[0]
+    listed = set(re.findall(r"\w+\.py", drawn))
+    modules = {m.name: m.parent.name for m in FILES.values() if not m.name.startswith("__")}
+    assert {m for m, folder in modules.items() if folder not in DRAWN_AS_A_FOLDER} <= listed
+    assert listed <= {*modules, "__main__.py"}
+    assert all(f"{folder}/" in drawn for folder in DRAWN_AS_A_FOLDER)
+
+
+ROWS = [
+    [re.findall("`([^`]+)`", cell) for cell in line.split("|")[1:4]]
+    for line in section("Where would I change").splitlines()
+    if line.startswith("| ") and "`" in line
+]
+
+
+def files_at(path: str) -> list[Path]:
+    """The file at a path below the package or the root, or all files in that folder."""
+    found = next((root / path for root in (PACKAGE, PROJECT) if (root / path).exists()), None)
+    if found is None or found.is_file():
+        return [found] if found else []
+    return [f for f in found.rglob("*") if f.is_file() and f.suffix != ".pyc"]
+
+
+def defined(body: list[ast.stmt], prefix: str = "") -> Iterator[str]:
+    """The names that statements define; those in a class have its name in front."""
+    for node in body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield prefix + node.name
+        if isinstance(node, ast.ClassDef):
+            yield from defined(node.body, f"{node.name}.")
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            names = [name for name in ast.walk(node) if isinstance(name, ast.Name)]
+            yield from (prefix + name.id for name in names if isinstance(name.ctx, ast.Store))
+
+
+def is_there(name: str, file: Path) -> bool:
+    """Whether a file has that name, a module defines it, or another file has it as a word."""
+    if file.name == name:
+        return True
+    text = file.read_text()
+    if file.suffix == ".py" and re.fullmatch(r"[A-Za-z_][\w.]*", name):
+        variable = f"Settings.{name.lower()}" if name.isupper() else name
+        return not {name, variable}.isdisjoint(defined(ast.parse(text).body))
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) is not None
+
+
+def test_table_names_files_that_exist() -> None:
+    assert len(ROWS) > 100
+    assert [path for _, paths, _ in ROWS for path in paths if not files_at(path)] == []
+
+
+def test_table_names_what_is_in_these_files() -> None:
+    wrong = [
+        (paths, name)
+        for _, paths, names in ROWS
+        for name in names
+        if not any(is_there(name, file) for path in paths for file in files_at(path))
+    ]
+    assert wrong == []

@@ -1,1 +1,1 @@
-"""Who may do what: what the Tuist server says of tokens, and what is remembered of that."""
+"""Access: the Tuist server's decisions on tokens, and the memory of them."""

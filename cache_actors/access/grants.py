@@ -1,8 +1,7 @@
-"""What Tuist says of a token, as its server answers it and as the token itself has it: pure
-functions.
+"""Grants: parsers of Tuist's answers about a token and of a token's claims. Pure functions, no I/O.
 
-Handles are compared in lower case. No handle has characters beyond ASCII, and some of those are
-ASCII once they are in lower case, so what has any is nobody's.
+Handles are compared in lower case. A handle that is not ASCII is left out: no valid one is, and
+some such characters become ASCII in lower case.
 """
 
 from __future__ import annotations
@@ -15,18 +14,17 @@ from typing import Any
 
 
 class Action(Enum):
-    """What is to be done in a project: READ is also the PUT that retrieves an entry, WRITE all
-    else."""
+    """An action in a project: READ retrieves files, WRITE is anything else."""
 
     READ = "read"
     WRITE = "write"
 
 
 class Access(Enum):
-    """Tuist's verdict on a token. A project that it does not name is FORBIDDEN too.
+    """Tuist's verdict on a token. A project that Tuist does not name is FORBIDDEN too.
 
-    UNVERIFIABLE is a cache token that Tuist's server refuses because it is one, and that this
-    service has no means to verify; its client is told the same as one that is UNAUTHORIZED.
+    UNVERIFIABLE is a cache token, which Tuist's server refuses as such, and this service has no
+    secret or credential to verify. Clients get the same answer as for UNAUTHORIZED.
     """
 
     GRANTED = "granted"
@@ -37,29 +35,28 @@ class Access(Enum):
 
 
 LEEWAY = 1.0
-"""Seconds that a token is in force beyond its end, as clocks differ. nginx, which keeps a decision
-for a second more than it is told, is told a second less than is left: together this is its end."""
+"""Seconds that a token stays valid beyond its end, since clocks differ."""
 
 UNPAID = "The account's plan does not cover this"
-"""What clients are told with 402 if Tuist says nothing else."""
+"""Message of a 402 for which Tuist has given none."""
 
 MAX_MESSAGE = 500
-"""Longest message of Tuist's that clients are told, in characters."""
+"""Longest message of Tuist's that is passed on to clients, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class TuistReply:
-    """Tuist's word on a token: in an answer of its server, or in the token, which it has signed.
+    """Tuist's grants for a token, from an answer of its server or from the token's signed claims.
 
     Attributes:
-        access: the verdict on the token as such.
-        projects: those that it may read and write to, in lower case, if access is granted.
-        read_only: those that it may only read.
-        unpaid: those whose account is over its plan.
-        is_whole: whether what is not named is forbidden; else the server has to be asked of it.
-        lifetime: seconds, from when it was given, for which it holds at most: until the token ends.
-        message: Tuist's words for people whose account is over its plan, or nothing.
-        oddity: a sentence about what could not be read, and was left out, or nothing.
+        access: verdict on the token itself.
+        projects: projects, in lower case, with read and write access.
+        read_only: projects with read access only.
+        unpaid: projects whose account is over its plan.
+        is_whole: whether all other projects are forbidden; else the server has to be asked.
+        lifetime: seconds from the answer until the token ends; the grants hold no longer.
+        message: Tuist's message for people whose account is over its plan, or "".
+        oddity: a description of malformed items that were left out, or "".
     """
 
     access: Access
@@ -72,7 +69,7 @@ class TuistReply:
     oddity: str = field(default="", compare=False)
 
     def verdict(self, project: str, action: Action) -> Access:
-        """Whether the token may do that in `project`, which is in lower case."""
+        """The verdict on `action` in `project`, which is in lower case."""
         if self.access is not Access.GRANTED:
             return self.access
         if project in self.projects or (action is Action.READ and project in self.read_only):
@@ -81,13 +78,12 @@ class TuistReply:
 
     @property
     def names(self) -> int:
-        """How many projects it names."""
+        """The number of named projects."""
         return len(self.projects) + len(self.read_only) + len(self.unpaid)
 
 
 def handles(value: object) -> frozenset[str]:
-    """The handles in a list of them, in lower case; what is none, and what is no list, is left
-    out."""
+    """The handles in the list `value`, in lower case; anything else is left out."""
     if not isinstance(value, list):
         return frozenset()
     named = (item.strip().lower() for item in value if isinstance(item, str) and item.isascii())
@@ -95,9 +91,9 @@ def handles(value: object) -> frozenset[str]:
 
 
 def read_grants(grants: object) -> TuistReply:
-    """What `cache_grants` say of projects: that is all that the token may do.
+    """The grants in the claim `cache_grants`, which are all that a token may do.
 
-    What has another form grants nothing. Those of accounts say nothing of their projects.
+    A malformed claim grants nothing, and grants on accounts do not extend to their projects.
     """
     of_projects = grants.get("project") if isinstance(grants, dict) else None
     named = of_projects if isinstance(of_projects, dict) else {}
@@ -106,9 +102,9 @@ def read_grants(grants: object) -> TuistReply:
 
 
 def read_claims(claims: dict[str, Any], now: float) -> TuistReply | None:
-    """What a verified token says of itself, if it is in force at `now`, in `time.time()`.
+    """The grants in the claims of a verified token, at the time `now` (`time.time()`).
 
-    None if that is nothing: it has no end that can be read, or has ended.
+    None if the token has ended, or has no valid `exp`.
     """
     ends = seconds(claims.get("exp"))
     if ends is None or ends + LEEWAY <= now:
@@ -122,10 +118,9 @@ def read_claims(claims: dict[str, Any], now: float) -> TuistReply | None:
 
 
 def read_projects(body: bytes | bytearray) -> TuistReply | None:
-    """The projects in the server's answer, to either of its two questions; None if that is none.
+    """The grants in an answer to `GET /api/cache/access` or `GET /api/projects`; None if malformed.
 
-    Items without a name are left out, and told of in the answer's `oddity`, as long as others have
-    one.
+    Items without a name are left out and counted in `oddity`, unless no item has a name.
     """
     answer = decoded(body)
     items = answer.get("projects") if isinstance(answer, dict) else None
@@ -144,10 +139,9 @@ def read_projects(body: bytes | bytearray) -> TuistReply | None:
 
 
 def read_introspection(body: bytes | bytearray, now: float) -> TuistReply | None:
-    """The server's answer about a token that it was given to introspect (RFC 7662, section 2.2).
+    """The grants in an introspection response (RFC 7662, section 2.2), at `now` (`time.time()`).
 
-    None if it cannot be read as one: of `active`, the grants and `exp` each has to be what it must,
-    as nobody knows what is meant otherwise. `now` is in `time.time()`.
+    None if `active`, `cache_grants` or `exp` is malformed: an answer is not to be guessed at.
     """
     answer = decoded(body)
     if not isinstance(answer, dict):
@@ -163,7 +157,7 @@ def read_introspection(body: bytes | bytearray, now: float) -> TuistReply | None
 
 
 def read_message(body: bytes | bytearray) -> str:
-    """Tuist's words for people, if the answer has any that can stand in a header."""
+    """The message in an answer of Tuist's, or "" if there is none that a header can hold."""
     answer = decoded(body)
     message = answer.get("message") if isinstance(answer, dict) else None
     if not isinstance(message, str) or not (message.isascii() and message.isprintable()):
@@ -172,7 +166,7 @@ def read_message(body: bytes | bytearray) -> str:
 
 
 def decoded(body: bytes | bytearray) -> Any:
-    """The JSON in `body`; None if it is none."""
+    """The value of the JSON in `body`; None if malformed."""
     try:
         return json.loads(body.decode("utf-8-sig", errors="replace"))
     except (ValueError, RecursionError):
@@ -180,11 +174,11 @@ def decoded(body: bytes | bytearray) -> Any:
 
 
 def seconds(value: object) -> float | None:
-    """A time, in `time.time()`; None if `value` is no finite number."""
+    """The time `value` as a float, in seconds since the epoch; None if it is no finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
         number = float(value)
-    except OverflowError:  # an integer beyond all floats
+    except OverflowError:  # an integer too large for a float
         return None
     return number if math.isfinite(number) else None

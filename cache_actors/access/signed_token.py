@@ -1,7 +1,7 @@
-"""Tokens that are JWTs: what is in them, verified with Tuist's own secret or not.
+"""JSON web tokens: their claims, verified with Tuist's secret or unverified.
 
-Only what is signed with HS512, as Tuist does it, is verified, whatever a token's header says: it is
-the token's own, and whoever forges one would choose what suits him.
+Only HS512, which Tuist uses, is accepted, and not the algorithm that a token's header names: that
+would be a forger's choice.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from .grants import LEEWAY
 
 ALGORITHM, ISSUER = "HS512", "tuist"
 
-# The secret is the Tuist server's, and as long as that has it.
+# The length of the secret is up to the Tuist server.
 warnings.filterwarnings("ignore", category=InsecureKeyLengthWarning)
 
 _NOTHING: dict[str, Any] = {}
 
 
 def verified_claims(authorization: str, secret: bytes) -> dict[str, Any] | None:
-    """The claims of the token in a header `Authorization`, if `secret` has signed them as Tuist
-    does.
+    """The claims of the token in an `Authorization` header, if Tuist signed them with `secret`.
 
-    None if it is no such token, or not in force yet. When it ends is the caller's to look at.
+    None for any other token, and for one that is not valid yet (`nbf`). The caller checks `exp`.
     """
     token = _token(authorization)
     if token is None:
@@ -35,12 +34,11 @@ def verified_claims(authorization: str, secret: bytes) -> dict[str, Any] | None:
     try:
         return jwt.decode(token, secret, [ALGORITHM], options, issuer=ISSUER, leeway=LEEWAY)
     except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
-        return None  # of a claim `nbf`, PyJWT expects that it is a number
+        return None  # PyJWT raises the last ones on malformed claims
 
 
 def unverified_claims(authorization: str) -> dict[str, Any]:
-    """The claims of the token in a header `Authorization`, which anybody may have written; empty if
-    it has none."""
+    """The claims of the token in an `Authorization` header, which may be forged; {} without any."""
     token = _token(authorization)
     if token is None:
         return _NOTHING
@@ -52,7 +50,7 @@ def unverified_claims(authorization: str) -> dict[str, Any]:
 
 
 def _token(authorization: str) -> str | None:
-    """The token in a header, if it looks like a JWT: three parts with dots between them."""
+    """The bearer token in an `Authorization` header if it has the three parts of a JWT, or None."""
     scheme, _, token = authorization.partition(" ")
     is_jwt = scheme.lower() == "bearer" and token.count(".") == 2 and token.isascii()
     return token if is_jwt else None

@@ -1,4 +1,4 @@
-"""Memory of tokens: Tuist's last answer about each, for those that were used last."""
+"""The memory of tokens: Tuist's last answer about each of the most recently used ones."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from .grants import Access, TuistReply
 
 MAX_TOKENS = 10_000
-"""Largest number of tokens remembered, of those with access and again of those without."""
+"""Largest number of remembered tokens with access, and likewise of those without."""
 
 MAX_NAMES = 500_000
-"""Largest number of project names remembered, over all tokens."""
+"""Largest number of remembered project names of all tokens together."""
 
 NOTHING_KNOWN = TuistReply(Access.UNAUTHORIZED)
 REFUSALS = {Access.UNAUTHORIZED, Access.UNVERIFIABLE, Access.FORBIDDEN}
@@ -20,9 +20,13 @@ NO_WORD = TuistReply(Access.GRANTED, is_whole=False)
 
 @dataclass(slots=True)
 class TokenState:
-    """State of a token: Tuist's last word on it, and its last failure to answer after that.
+    """The state of a token; all times are in `trio.current_time()`.
 
-    `word` is what the token says of itself, until `word_ends`; `answer` what the server has said.
+    Attributes:
+        answer: the server's last answer, at `answered_at`.
+        word: the token's own claims, which hold until `word_ends`.
+        failure: the server's last failure to answer, at `failed_at`.
+        names: number of project names, as counted when the token was remembered.
     """
 
     answer: TuistReply = NOTHING_KNOWN
@@ -31,25 +35,27 @@ class TokenState:
     word_ends: float = float("-inf")
     failure: str = ""
     failed_at: float = float("-inf")
-    names: int = 0  # project names, as counted when it was remembered
+    names: int = 0
 
     def is_refused(self) -> bool:
-        """Whether the server has refused it as such: it says nothing for itself any more."""
+        """Whether the server has refused the token itself, so that its claims are ignored."""
         has_answer = self.answered_at > float("-inf")
         return has_answer and self.answer.access in REFUSALS
 
     def count_names(self) -> int:
-        """How many projects Tuist's words on it name."""
+        """The number of project names in the answer and the claims."""
         return self.answer.names + self.word.names
 
     def is_in_outage(self) -> bool:
-        """Whether Tuist has failed to answer about it since it last did."""
+        """Whether Tuist failed to answer about the token after its last answer."""
         return self.failed_at > self.answered_at
 
 
 class TokenMemory:
-    """The tokens used last: as many as fit, of those with access and of those without. Where names
-    are too many, the token with most of them is not remembered."""
+    """The most recently used tokens, separately for those with and without access.
+
+    If project names exceed `MAX_NAMES`, the token with the most names is forgotten.
+    """
 
     def __init__(self) -> None:
         self._with_access: OrderedDict[bytes, TokenState] = OrderedDict()
@@ -57,14 +63,14 @@ class TokenMemory:
         self._names = 0
 
     def get(self, key: bytes) -> TokenState:
-        """The state of a token; an empty one if it is not remembered."""
+        """The state of a token; a new one if the token is not remembered."""
         if key in self._with_access:
             self._with_access.move_to_end(key)
             return self._with_access[key]
         return self._without.get(key) or TokenState()
 
     def put(self, key: bytes, token: TokenState) -> None:
-        """Remember `token`, and forget others if there are too many."""
+        """Remember `token`, and forget others beyond the limits."""
         self._without.pop(key, None)
         self._forget_with_access(key)
         token.names = token.count_names()
@@ -77,7 +83,7 @@ class TokenMemory:
         self._names += token.names
         while len(self._with_access) > MAX_TOKENS:
             self._forget_with_access(next(iter(self._with_access)))
-        while self._names > MAX_NAMES:  # the largest goes, or it would push out all others
+        while self._names > MAX_NAMES:  # the least recent first would let one token evict all
             largest = max(self._with_access, key=lambda each: self._with_access[each].names)
             self._forget_with_access(largest)
 

@@ -1,19 +1,19 @@
-"""Who is asked about a token, in which order, and how.
+"""The client for Tuist: the sources of a token's grants, in this order.
 
-1. The token itself, if it is a JWT that `TUIST_TOKEN_SECRET` verifies (`TuistApi.word_in`). Its
-   grants are all that it may do. Without grants it may do all in the projects that it lists, and of
-   others the server is asked.
-2. `POST /oauth2/introspect`, if the cache has a credential of its own for that (`TUIST_CLIENT_ID`):
-   Tuist's grants for any token.
-3. `GET /api/cache/access`, with the client's token: the projects in which it may do all.
-4. `GET /api/projects`, likewise, if the server is too old for 3.
+1. The token's own claims, if it is a JWT that `TUIST_TOKEN_SECRET` verifies (`TuistApi.word_in`).
+   Its grants are all that it may do. Without grants it may read and write in the projects that it
+   lists, and the server is asked about others.
+2. `POST /oauth2/introspect`, if the cache has a credential of its own (`TUIST_CLIENT_ID`): the
+   grants of any token.
+3. `GET /api/cache/access`, with the client's token: the projects in which it may read and write.
+4. `GET /api/projects`, likewise, for servers too old for 3.
 
-What a server has no path for (404), it is not asked again for ten minutes (`RETRY_SECONDS`).
-Nothing else leads from one question to the next: 3 and 4 know no actions, so that a token that may
-only read would write as long as 2 fails. So a refused credential is trouble like an outage.
+A path for which the server answers 404 is skipped for ten minutes (`RETRY_SECONDS`). No other
+failure leads to the next source: 3 and 4 do not tell reads from writes, so a read-only token could
+write while 2 fails. So a refused credential counts as an outage.
 
-The server is reached as the environment says: with its CA certificates (`SSL_CERT_FILE`,
-`SSL_CERT_DIR`) and through its proxies (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`).
+The environment sets CA certificates (`SSL_CERT_FILE`, `SSL_CERT_DIR`) and proxies (`HTTPS_PROXY`,
+`HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`) for the connection.
 """
 
 from __future__ import annotations
@@ -48,20 +48,22 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from cache_actors.settings import Settings
+
 TIMEOUT = 10.0
-"""Longest time that one question to Tuist may take, in seconds."""
+"""Longest time for all requests to Tuist about one token, in seconds."""
 
 CONNECTIONS = 16
-"""Largest number of questions to Tuist at once, unless a setting says otherwise."""
+"""Default of the largest number of concurrent questions to Tuist."""
 
 MAX_BYTES = 8 * 1024 * 1024
-"""Largest answer of Tuist that is read, in bytes."""
+"""Largest answer of Tuist's that is read, in bytes."""
 
 RETRY_SECONDS = 600.0
-"""Time after which a server is asked again for what it had no path for, in seconds."""
+"""Time for which a path that the server does not have is skipped, in seconds."""
 
 CLOCK_IS_OFF_SECONDS = 3.0
-"""Lifetime of a yes of the server's about a token that has ended by our clock, in seconds."""
+"""Lifetime, in seconds, of a yes for a token that has expired by this machine's clock."""
 
 INTROSPECTION, ACCESS, PROJECTS = "/oauth2/introspect", "/api/cache/access", "/api/projects"
 
@@ -80,7 +82,7 @@ class Credential:
     client_secret: str = field(repr=False)
 
     def question(self, token: str) -> dict[str, str]:
-        """The body of a question about `token`."""
+        """The body of an introspection request for `token`."""
         return {
             "client_id": self.client_id,
             "client_secret": self.client_secret,
@@ -89,34 +91,37 @@ class Credential:
 
 
 def url_at(server_url: str, path: str) -> str:
-    """The URL of a path of the server's API, below whatever path `server_url` has."""
+    """The URL of the API's `path`, which is appended to `server_url` with any path in that."""
     return server_url.rstrip("/") + path
 
 
 def client_options() -> dict[str, Any]:
-    """How any client of httpx reaches the Tuist server: one built with these options asks as the
-    service does.
+    """Options for an httpx client that reaches the Tuist server as the service does.
 
-    Its CA certificates are those of the environment, or else the system's and certifi's together.
+    CA certificates are those of the environment, or else the system's and certifi's together.
+
+    Raises:
+        OSError: the environment names certificates that cannot be read.
     """
     return {
         "verify": _certificates(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")),
         "timeout": TIMEOUT,
-        # Nothing adds credentials of its own to a request, or replaces those of the client.
+        # Keeps credentials in .netrc or the URL from replacing the client's token.
         "auth": httpx.Auth(),
-        # What listens on this machine is not to be reached through a proxy.
+        # Servers on this machine are not reached through a proxy.
         "mounts": dict.fromkeys(("all://127.0.0.1", "all://localhost", "all://[::1]")),
-        # A session that Tuist opens for one token must never speak for another.
+        # A session cookie for one token must never authorise another.
         "cookies": CookieJar(DefaultCookiePolicy(allowed_domains=())),
     }
 
 
 @lru_cache(1)
 def _certificates(file: str | None, folder: str | None) -> ssl.SSLContext:
-    """Whom to trust, if the environment has these: read once, as that takes 20 to 40 ms.
+    """The CA certificates to trust, given SSL_CERT_FILE and SSL_CERT_DIR; cached, since reading
+    them takes 20 to 40 ms.
 
     Raises:
-        OSError: what they name cannot be read. OpenSSL itself would trust nobody then.
+        OSError: a path cannot be read, for which OpenSSL itself would just trust nobody.
     """
     certificates = ssl.create_default_context()
     for name, path in ("SSL_CERT_FILE", file), ("SSL_CERT_DIR", folder):
@@ -130,13 +135,13 @@ def _certificates(file: str | None, folder: str | None) -> ssl.SSLContext:
 
 
 class TuistApi:
-    """Tuist's word on tokens, over one pool of connections.
+    """A client for Tuist's decisions on tokens, with a pool of connections.
 
     Args:
-        server_url: where the Tuist server is.
-        connections: how many questions there may be at once.
-        token_secret: with which Tuist signs its tokens, if that is known.
-        credential: for introspection, if there is one.
+        server_url: URL of the Tuist server.
+        connections: largest number of concurrent questions.
+        token_secret: secret with which Tuist signs its tokens; empty if unknown.
+        credential: credential for introspection; None to do without.
     """
 
     def __init__(
@@ -149,11 +154,11 @@ class TuistApi:
         self._server_url = server_url
         self._token_secret = token_secret
         self._credential = credential
-        self._missing: dict[str, float] = {}  # paths that the server has not, and until when
+        self._missing: dict[str, float] = {}  # paths that the server lacks, and times to try again
         options = client_options()
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         self._client = httpx.AsyncClient(limits=limits, **options)
-        # For a question whose kept connection was closed just as it was sent.
+        # Retries requests for which a kept-alive connection was closed.
         once = httpx.Limits(max_connections=connections, max_keepalive_connections=0)
         self._fresh = httpx.AsyncClient(limits=once, **options)
 
@@ -172,19 +177,18 @@ class TuistApi:
         await self._client.__aexit__(kind, error, traceback)
 
     def word_in(self, authorization: str) -> TuistReply | None:
-        """What the token in `authorization` says of itself, if Tuist has signed it and it is in
-        force.
+        """The grants in the claims of the token in `authorization`, without a request to Tuist.
 
-        Nobody is asked for that.
+        None if the token is not signed by Tuist, or not in force.
         """
         claims = self._verified(authorization)
         return None if claims is None else read_claims(claims, time.time())
 
     async def ask(self, authorization: str, request_id: str) -> TuistReply | str:
-        """The server's word on the token in `authorization`, or the reason that there is none.
+        """Ask the server about the token in `authorization`, and return its grants or a failure.
 
-        Any trouble is a sentence, without the token in it: unreachable, too slow (`TIMEOUT`), an
-        unexpected status or an unreadable body. `request_id` is forwarded.
+        A failure is a sentence without the token in it: the server is unreachable or too slow
+        (`TIMEOUT`), or its status or body is unexpected. `request_id` is forwarded.
         """
         with trio.move_on_after(TIMEOUT):
             return await self._ask(authorization, request_id)
@@ -216,17 +220,17 @@ class TuistApi:
         return verified_claims(authorization, self._token_secret) if self._token_secret else None
 
     def _cannot_verify(self, authorization: str) -> bool:
-        """Whether a cache token has been asked about as if it were another: as nothing else can
-        be."""
+        """Whether the token is a cache token, which Tuist's API refuses, and not signed by Tuist
+        as far as this service can verify."""
         is_cache_token = unverified_claims(authorization).get("typ") == "cache"
         return is_cache_token and self._verified(authorization) is None
 
     def _has(self, path: str) -> bool:
-        """Whether the server has a path, as far as is known."""
+        """Whether the server may have `path`: no 404 for it is remembered."""
         return trio.current_time() >= self._missing.get(path, -math.inf)
 
     def _is_missing(self, path: str, answer: _Answer | str) -> bool:
-        """Whether an answer says that the server has no such path; that is remembered."""
+        """Whether `answer` is a 404 for `path`, which is remembered."""
         if isinstance(answer, str) or answer.status != HTTPStatus.NOT_FOUND:
             return False
         self._missing[path] = trio.current_time() + RETRY_SECONDS
@@ -235,7 +239,7 @@ class TuistApi:
     async def _send(
         self, method: str, path: str, headers: dict[str, Any], content: object = None
     ) -> _Answer | str:
-        """The answer to one question, or the reason that there is none."""
+        """Send one request, and return its answer or a failure."""
 
         async def exchange(client: httpx.AsyncClient) -> httpx.Response:
             url = url_at(self._server_url, path)
@@ -248,7 +252,7 @@ class TuistApi:
             try:
                 response = await exchange(self._client)
             except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-                # Not a byte of an answer has come, and the question changes nothing.
+                # No byte of an answer has come, and the request is idempotent.
                 response = await exchange(self._fresh)
             try:
                 body = bytearray()
@@ -258,14 +262,33 @@ class TuistApi:
                         return "The Tuist server's answer is too long"
             finally:
                 await response.aclose()
-        except Exception as error:  # whatever it is, it is about this question only
+        except Exception as error:  # any error concerns this request only
             return f"The Tuist server cannot be reached: {_reason(error)}"
         return _Answer(response.status_code, bytes(body), described(response))
 
 
+def tuist_api(settings: Settings) -> TuistApi:
+    """Make a client of the Tuist server."""
+    secret = settings.tuist_token_secret
+    return TuistApi(
+        str(settings.server_url),
+        settings.tuist_connections,
+        secret.get_secret_value().encode(errors="surrogateescape") if secret else b"",
+        credential(settings),
+    )
+
+
+def credential(settings: Settings) -> Credential | None:
+    """The cache's own credential at the Tuist server; None if none is set."""
+    client_id, client_secret = settings.tuist_client_id, settings.tuist_client_secret
+    if client_id is None or client_secret is None:
+        return None
+    return Credential(client_id, client_secret.get_secret_value())
+
+
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """An answer of the server's. `described` is its status, in words for people."""
+    """An answer of the server's; `described` is its status for messages."""
 
     status: int
     body: bytes
@@ -273,7 +296,7 @@ class _Answer:
 
 
 def _of_projects(answer: _Answer | str) -> TuistReply | str:
-    """What is made of an answer about the client's own token."""
+    """The grants, or a failure, in an answer to a request with the client's own token."""
     if isinstance(answer, str):
         return answer
     match answer.status:
@@ -290,7 +313,7 @@ def _of_projects(answer: _Answer | str) -> TuistReply | str:
 
 
 def _of_introspection(answer: _Answer | str) -> TuistReply | str:
-    """What is made of an answer to the cache itself, which is the one that a 401 refuses there."""
+    """The grants, or a failure, in an introspection answer. A 401 refuses the cache itself."""
     if isinstance(answer, str):
         return answer
     match answer.status:
@@ -305,8 +328,8 @@ def _of_introspection(answer: _Answer | str) -> TuistReply | str:
 
 
 def _within(reply: TuistReply | str, authorization: str) -> TuistReply | str:
-    """`reply`, for no longer than the token lasts by its own claims. They may be forged, but can
-    make it only shorter. Where the server accepts what has ended by our clock, that is off."""
+    """Limit the lifetime of `reply` to the token's `exp`. A forged `exp` could only shorten it. If
+    the server grants access to an expired token, this machine's clock is off."""
     if isinstance(reply, str) or reply.access is not Access.GRANTED:
         return reply
     left = reply.lifetime
@@ -317,7 +340,7 @@ def _within(reply: TuistReply | str, authorization: str) -> TuistReply | str:
 
 
 def described(response: httpx.Response) -> str:
-    """The status of a response, and of a redirect to which host it leads."""
+    """The status of a response, with the target host of a redirect."""
     if not response.has_redirect_location:
         return str(response.status_code)
     try:
@@ -329,11 +352,11 @@ def described(response: httpx.Response) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The cause of an error in words that can hold no header, and so no token."""
+    """A description of an error that cannot hold a header, and so no token."""
     name = type(error).__name__
     if not isinstance(error, (httpx.ConnectError, httpx.ProxyError)):
         return name
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OSError):  # which says more
+    while cause is not None and not isinstance(cause, OSError):  # the most specific message
         cause = cause.__cause__ or cause.__context__
     return f"{name}: {cause or error}"

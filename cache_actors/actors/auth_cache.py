@@ -1,24 +1,22 @@
-"""The auth cache: which token may do what in which project, as Tuist says, remembered.
+"""The auth cache: remembers Tuist's decisions on which token may do what in which project.
 
-Whom it asks, and in which order, is in `access/tuist.py`. The life of an answer, per token (the
-times are settings; the contract's are given here):
+The sources of a decision, in order, are in `access/tuist.py`. Its lifetime, per token (the times
+are settings; the contract's are given here):
 
-* What Tuist allows is a yes for 600 s; anything else is a no for 3 s. Neither outlives the token.
-* What a token says of itself, signed by Tuist, is asked of nobody. It is read again after 600 s.
-  Once the server has refused the token it counts for nothing.
-* Questions about one token that come while Tuist is being asked about it wait for that answer.
-* If Tuist cannot answer, a yes goes on being one until 1,500 s after it was given: stale, so that
-  it holds for 3 s at a time. Otherwise the trouble is reported. Either way the next
-  attempt comes 3 s later at the earliest. While Tuist is known to be down, a stale yes is given at
-  once, and Tuist asked behind it, so that a slow outage does not slow every build.
-* A 401 replaces the answer before, so that it ends a yes at once.
+* A yes of Tuist's holds for 600 s, any other answer for 3 s. Neither outlives the token.
+* Claims that Tuist has signed need no request to its server. They are verified again after 600 s,
+  and ignored once the server has refused the token.
+* Requests with a token that Tuist is being asked about wait for that answer.
+* While Tuist cannot answer, a yes goes on as a stale one until 1,500 s after it was given, for 3 s
+  at a time. Without a yes, the failure is the answer. Either way the next attempt comes 3 s later
+  at the earliest. In a known outage, a stale yes is given at once while Tuist is asked in the
+  background, so that a slow outage does not slow every build.
+* A 401 replaces the answer before it, and so ends a yes at once.
 
-Tokens are kept as keyed hashes. What Tuist says of those with access is kept apart from what it
-says of others, and they are asked about in a queue of their own, so that a flood of bad tokens
-neither pushes out the good ones nor keeps them waiting. In both queues projects have their turns
-one after the other, so that one with many new tokens keeps those of others from nothing. Whoever
-would wait for too long is told so at once: by a `TooManyQuestions`, or why Tuist cannot answer, if
-that is why the queue does not move.
+Tokens are kept as keyed hashes. Tokens with access have a memory and a queue of their own, so that
+a flood of bad tokens neither evicts nor delays them. In both queues projects take turns, so that
+many new tokens in one project do not delay others. A request that would wait for too long fails at
+once: with `TooManyQuestions`, or with Tuist's failure, if that is what holds up the queue.
 """
 
 from __future__ import annotations
@@ -59,35 +57,35 @@ ATTEMPT_INTERVAL = 3.0
 """Seconds between two attempts to ask about a token while Tuist cannot answer."""
 
 STALE_LIFETIME = 3.0
-"""Seconds that a stale yes may be remembered: it is the time to the next attempt."""
+"""Lifetime of a stale yes, in seconds: the time to the next attempt."""
 
 MAX_QUESTIONS = 2_000
-"""Largest number of tokens that wait for Tuist's answer: of tokens that had access, and of others.
-A project has half of what others leave."""
+"""Largest number of questions in each of the two queues. A project may have half of the places that
+others leave."""
 
 MAX_WAIT_SECONDS = 5.0
 """Longest time that a question may wait for its turn, in seconds. It may then take 10 s
 (`access.tuist.TIMEOUT`), and nginx waits for 20."""
 
 FIRST_PACE = 0.5
-"""Time that an answer is expected to take before there was any, in seconds."""
+"""Duration of a question, in seconds, that is assumed before the first answer."""
 
 UNVERIFIABLE = (
     "a cache token cannot be verified: set TUIST_TOKEN_SECRET to the Tuist server's token secret, "
     "or TUIST_CLIENT_ID and TUIST_CLIENT_SECRET to a credential for introspection"
 )
-"""What the operator is told of the first token that is refused for that."""
+"""Reason that is logged for the first token refused as `Access.UNVERIFIABLE`."""
 
 
 class TooManyQuestions(Exception):
-    """Too many other tokens are being asked about for one more."""
+    """Tuist cannot be asked in time, as too many questions wait already."""
 
     def __init__(self) -> None:
         super().__init__("Too many tokens are being asked about")
 
 
 class AccessUnknown(Exception):
-    """Tuist cannot answer, and there is no yes to go on with; ask again in `retry_after` s."""
+    """Tuist cannot answer and there is no stale yes; a retry makes sense in `retry_after` s."""
 
     def __init__(self, reason: str, retry_after: int) -> None:
         super().__init__(reason)
@@ -96,9 +94,12 @@ class AccessUnknown(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether a token may do something, and for how many seconds from now that holds.
+    """A decision on a token's access.
 
-    `message` is Tuist's words for people, if it has given any.
+    Attributes:
+        access: the verdict.
+        lifetime: seconds from now for which the verdict holds.
+        message: Tuist's message for people, if any.
     """
 
     access: Access
@@ -107,8 +108,7 @@ class Decision:
 
 
 class AuthCacheClient:
-    """Asks whether a token may do something in a project. `secret` is the key of the tokens'
-    hashes."""
+    """Asks for decisions; `secret` is the key of the tokens' hashes."""
 
     def __init__(self, cache: Address, secret: bytes) -> None:
         self._cache = cache
@@ -117,12 +117,12 @@ class AuthCacheClient:
     async def decide(
         self, authorization: str, project: Project, action: Action, request_id: str
     ) -> Decision:
-        """Whether the token in the header `authorization` may do that in `project`.
+        """Decide whether the token in the header `authorization` may do `action` in `project`.
 
         Raises:
-            AccessUnknown: nobody knows at the moment.
+            AccessUnknown: Tuist cannot answer, and there is no stale yes.
             TooManyQuestions: Tuist cannot be asked in time.
-            ActorError: the cache is overloaded, or did not answer.
+            ActorError: the auth cache is overloaded, or did not answer.
         """
         token = hmac.digest(self._secret, authorization.encode("latin-1"), "sha256")
         return await self._cache.call(
@@ -132,7 +132,7 @@ class AuthCacheClient:
 
 @dataclass(frozen=True, slots=True)
 class Decide(Call[Decision]):
-    """Decide whether `token`, a keyed hash of `authorization`, may do that in `project`."""
+    """Decide whether `token`, a keyed hash of `authorization`, may do `action` in `project`."""
 
     token: bytes
     project: str
@@ -143,10 +143,10 @@ class Decide(Call[Decision]):
 
 @dataclass(frozen=True, slots=True)
 class ReplyReceived(Cast):
-    """Tuist has answered about `token`, or has failed to: then `answer` says how. None: nobody
-    waited for the answer any more, so it was not asked. An exception: there was no time for it.
+    """A question about `token` has ended; the auth cache sends this to itself.
 
-    The cache sends this to itself.
+    `answer` is Tuist's reply, or a string with its failure. It is an exception if the question's
+    turn came too late, and None if Tuist was not asked since nobody waited any more.
     """
 
     token: bytes
@@ -155,30 +155,30 @@ class ReplyReceived(Cast):
 
 @dataclass(slots=True)
 class _Place:
-    """A question's place in the queue, and its turn when that has come."""
+    """A question's place in the queue, and its turn once it has one."""
 
     place: Holding
     turn: Holding
 
     def leave(self) -> None:
-        """Leave them to others."""
+        """Give back the place and the turn."""
         self.turn.give_back()
         self.place.give_back()
 
 
 class _Queue:
-    """Questions that are being asked, `connections` at once, or wait for their turn."""
+    """A queue of questions to Tuist, of which `connections` are asked at once."""
 
     def __init__(self, connections: int) -> None:
         self._places = Shares(MAX_QUESTIONS)
         self._turns = Shares(connections, leave_room=False)
-        self.failure = ""  # of the last question, if it had no answer
-        self._waiting: Counter[str] = Counter()  # by project
-        self._asked: dict[object, float] = {}  # since when
-        self._pace = FIRST_PACE
+        self.failure = ""  # of the last question; "" if that was answered
+        self._waiting: Counter[str] = Counter()  # questions by project
+        self._asked: dict[object, float] = {}  # starts of the questions that are being asked
+        self._pace = FIRST_PACE  # moving average of their durations, in seconds
 
     def enter(self, project: str) -> _Place | None:
-        """A place in the queue, to be left in the end; None if its turn would come too late."""
+        """Enter the queue; return the place to leave again, or None if its turn comes too late."""
         place = _Place(Holding(self._places, (project,)), Holding(self._turns, (project,)))
         if self._expected_wait(project) >= MAX_WAIT_SECONDS:
             return None
@@ -193,7 +193,7 @@ class _Queue:
         return place
 
     async def wait_for_turn(self, project: str, place: _Place) -> bool:
-        """Wait for the turn of a question, and return whether it has come in time."""
+        """Wait for a question's turn, and return whether it came in time."""
         if not place.turn.amount:
             with trio.move_on_after(MAX_WAIT_SECONDS):
                 await place.turn.take(1)
@@ -202,7 +202,7 @@ class _Queue:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Take in how long a question takes."""
+        """Measure the duration of a question, which is asked in the context."""
         key, began = object(), trio.current_time()
         self._asked[key] = began
         try:
@@ -212,7 +212,7 @@ class _Queue:
         self._pace += (trio.current_time() - began - self._pace) / 4
 
     def _expected_wait(self, project: str) -> float:
-        """Seconds that one more question from `project` would wait for its turn."""
+        """The expected wait, in seconds, of one more question from `project`."""
         if self._turns.taken < self._turns.limit:
             return 0.0
         mine = self._waiting[project] + 1
@@ -228,12 +228,12 @@ class AuthCache(Actor):
     """Remembers Tuist's answers, and asks for those that it lacks.
 
     Args:
-        new_api: opens the connection to Tuist, once per incarnation.
-        metrics: where decisions and questions are counted.
-        log: told when Tuist cannot answer, with the event's name and fields.
-        connections: how many questions may be under way at once.
-        success_ttl, failure_ttl, stale_ttl: life of a yes, of a no, and of a yes when Tuist cannot
-            answer, in seconds from when it was given.
+        new_api: makes the client for Tuist, once per incarnation.
+        metrics: metrics to count in.
+        log: logs Tuist's failures and odd answers, with the event's name and fields.
+        success_ttl, failure_ttl, stale_ttl: lifetime, in seconds since Tuist's answer, of a yes, of
+            a no, and of a yes while Tuist cannot answer.
+        connections: largest number of questions at once.
     """
 
     batch_limit: ClassVar[int] = 64
@@ -256,21 +256,21 @@ class AuthCache(Actor):
         self._failure_ttl = failure_ttl
         self._stale_ttl = stale_ttl
         self._tokens = TokenMemory()
-        self._oddity = ""  # of Tuist's answers that was logged last
-        self._has_told_of_cache_tokens = False
+        self._oddity = ""  # the oddity of Tuist's answers that was logged last
+        self._has_logged_unverifiable = False
         self._waiting: dict[bytes, list[Envelope]] = {}
-        # Those who had access before do not queue behind those who may never have any.
+        # Tokens that had access before do not queue behind others.
         self._queues = {known: _Queue(connections // 2) for known in (True, False)}
 
     async def run(self, mailbox: Mailbox, started: Started) -> None:
-        """Live one life, with a nursery for the questions that are under way."""
+        """Run one incarnation, with a nursery for the questions to Tuist."""
         self._self = mailbox.address
         async with self._new_api() as self._api, trio.open_nursery() as self._questions:
             await super().run(mailbox, started)
             self._questions.cancel_scope.cancel()
 
     async def handle(self, batch: list[Envelope]) -> None:
-        """Decide what can be decided; keep the rest until Tuist has been asked."""
+        """Answer what can be decided at once; keep the rest until Tuist has been asked."""
         for envelope in batch:
             match envelope.message:
                 case Decide() as question:
@@ -279,7 +279,7 @@ class AuthCache(Actor):
                     self._record_reply(token, answer)
 
     def _decide(self, envelope: Envelope, question: Decide) -> None:
-        """Answer `question` from memory or from its token, or let it wait for what Tuist says."""
+        """Answer `question` from memory or from its token, or let it wait for Tuist's answer."""
         token = self._tokens.get(question.token)
         now = trio.current_time()
         decision = self._known(token, question, now)
@@ -300,7 +300,7 @@ class AuthCache(Actor):
                 self._ask(question, token, envelope, now)
 
     def _known(self, token: TokenState, question: Decide, now: float) -> Decision:
-        """The decision by Tuist's last word on `token`; its lifetime may be over."""
+        """The remembered decision on `token`, of which the lifetime may be over."""
         if now < token.word_ends and (own := self._by_word(token, question, now)):
             return own
         answer = token.answer
@@ -310,8 +310,7 @@ class AuthCache(Actor):
         return Decision(access, token.answered_at + min(ttl, answer.lifetime) - now, message)
 
     def _read_word(self, token: TokenState, question: Decide, now: float) -> Decision | None:
-        """The decision by what the token itself says, if Tuist has signed it, and if it says
-        that."""
+        """The decision by the token's own claims, if Tuist has signed them; else None."""
         if token.is_refused():
             return None
         word = self._api.word_in(question.authorization)
@@ -322,7 +321,7 @@ class AuthCache(Actor):
         return self._by_word(token, question, now)
 
     def _by_word(self, token: TokenState, question: Decide, now: float) -> Decision | None:
-        """The decision by what `token` was last read to say; None if the server has to be asked."""
+        """The decision by the remembered claims of `token`; None if those do not settle it."""
         access = token.word.verdict(question.project, question.action)
         left = token.word_ends - now
         if access is Access.GRANTED:
@@ -330,7 +329,7 @@ class AuthCache(Actor):
         return Decision(access, min(self._failure_ttl, left)) if token.word.is_whole else None
 
     def _stale(self, token: TokenState, question: Decide, now: float) -> Decision | None:
-        """The yes to go on with while Tuist cannot answer, if there is one."""
+        """The stale yes that holds while Tuist cannot answer, or None."""
         answer = token.answer
         left = token.answered_at + min(self._stale_ttl, answer.lifetime) - now
         if answer.verdict(question.project, question.action) is not Access.GRANTED or left <= 0:
@@ -338,7 +337,7 @@ class AuthCache(Actor):
         return Decision(Access.GRANTED, min(left, STALE_LIFETIME))
 
     def _ask(self, question: Decide, token: TokenState, envelope: Envelope, now: float) -> None:
-        """Have Tuist asked about a token, if that is not under way, and `envelope` wait for it."""
+        """Let `envelope` wait for Tuist's answer about a token, and ask if nobody has yet."""
         waiting = self._waiting.get(question.token)
         if waiting is None:
             queue = self._queues[token.names > 0]
@@ -353,7 +352,7 @@ class AuthCache(Actor):
     async def _fetch(
         self, question: Decide, waiting: list[Envelope], queue: _Queue, place: _Place
     ) -> None:
-        """One question to Tuist; the answer comes back as a message."""
+        """Ask Tuist one question, and send the answer to this actor as a message."""
         answer: TuistReply | str | Exception | None = None
         in_time = await queue.wait_for_turn(question.project, place)
         if not all(envelope.abandoned for envelope in waiting):
@@ -387,8 +386,8 @@ class AuthCache(Actor):
         self._metrics.tuist_asked(outcome, trio.current_time() - began)
         if not isinstance(answer, TuistReply):
             self._log("tuist_failed", request_id=question.request_id, reason=answer)
-        elif answer.access is Access.UNVERIFIABLE and not self._has_told_of_cache_tokens:
-            self._has_told_of_cache_tokens = True
+        elif answer.access is Access.UNVERIFIABLE and not self._has_logged_unverifiable:
+            self._has_logged_unverifiable = True
             self._log("cache_token_unverified", request_id=question.request_id, reason=UNVERIFIABLE)
         elif answer.oddity and answer.oddity != self._oddity:
             self._oddity = answer.oddity
@@ -404,17 +403,17 @@ class AuthCache(Actor):
         envelope.fail(AccessUnknown(reason, retry_after))
 
     def _record_reply(self, key: bytes, answer: TuistReply | str | Exception | None) -> None:
-        """Take in Tuist's answer about a token, or its failure, and tell those who wait for it."""
-        if answer is None:  # somebody may have come after all
+        """Record Tuist's answer about a token, or its failure, and answer the waiting requests."""
+        if answer is None:  # but another request may wait by now
             for envelope in self._waiting.pop(key, ()):
                 if envelope.abandoned:
-                    envelope.reply()  # to nobody: it lets go of the message, and of the token in it
+                    envelope.reply()  # frees the message, with the token in it
                 elif isinstance(envelope.message, Decide):
                     self._decide(envelope, envelope.message)
             return
         now = trio.current_time()
         token = self._tokens.get(key)
-        if isinstance(answer, Exception):  # nothing is known of the token that was not before
+        if isinstance(answer, Exception):  # Tuist was not asked, so the token's state stays
             failure = "" if isinstance(answer, TooManyQuestions) else str(answer)
             for envelope in self._waiting.pop(key, ()):
                 self._refuse(envelope, token, failure)
@@ -441,5 +440,5 @@ class AuthCache(Actor):
 
 
 def _refusal(failure: str) -> AccessUnknown | TooManyQuestions:
-    """Why Tuist is not asked: it fails, which holds up the queue, or too many want to be."""
+    """The error of a question that is not asked: Tuist's failure, or else too many questions."""
     return AccessUnknown(failure, ceil(ATTEMPT_INTERVAL)) if failure else TooManyQuestions()

@@ -1,7 +1,7 @@
-"""The cleaner: takes away all that is stored of a project, and removes it little by little.
+"""The cleaner: moves a project's files to the trash, and empties the trash little by little.
 
-To take it away is quick, and is done when a clean is answered. To remove it may take minutes, and
-goes on after a crash or a new start, wherever it was: the disk says what is left.
+The move is quick, and done before a clean is answered. Emptying the trash may take minutes, and
+goes on after a crash or a restart, since the trash is on disk.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ if TYPE_CHECKING:
     from cache_actors.supervision import Mailbox, Started
 
 STEP = 64
-"""Number of files that are removed in one call of a thread, which takes some milliseconds."""
+"""Number of files that one call of a thread removes, which takes some milliseconds."""
 
 LOOK_SECONDS = 60.0
-"""Longest pause between two looks into the trash, in seconds: others put something there too, and
-are killed before they have removed it."""
+"""Longest pause between two checks of the trash, in seconds, for files of killed processes."""
 
 
 class CleanerClient:
@@ -40,10 +39,10 @@ class CleanerClient:
         self._cleaner = cleaner
 
     async def clean(self, project: Project) -> None:
-        """Take away all that is stored of `project`; on return none of it can come back.
+        """Move all stored files of `project` to the trash; on return they are gone for good.
 
         Raises:
-            StorageError: it cannot be taken away, and is where it was.
+            StorageError: a folder cannot be moved to the trash, and stays.
             ActorError: the cleaner is overloaded, or did not answer.
         """
         await self._cleaner.call(Clean(project))
@@ -51,7 +50,7 @@ class CleanerClient:
 
 @dataclass(frozen=True, slots=True)
 class Clean(Call[None]):
-    """Take away all that is stored of `project`."""
+    """Move all stored files of `project` to the trash."""
 
     project: Project
 
@@ -60,10 +59,10 @@ class Cleaner(Actor):
     """Cleans projects of a `store`, and keeps its trash empty.
 
     Args:
-        store: where they are.
-        metrics: where what it does is counted.
-        threads: for its trips to the disk.
-        log: told what has been cleaned, and what went wrong: the event's name and fields.
+        store: the file store.
+        metrics: metrics to count in.
+        threads: limit on threads for disk access.
+        log: logs cleans and failures, with the event's name and fields.
     """
 
     batch_limit: ClassVar[int] = 16
@@ -82,7 +81,7 @@ class Cleaner(Actor):
         self._look = trio.Event()
 
     async def run(self, mailbox: Mailbox, started: Started) -> None:
-        """Live one life, with a task that empties the trash beside the one that listens."""
+        """Run one incarnation: one task reads the mailbox, another empties the trash."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_empty)
             await super().run(mailbox, started)
@@ -116,7 +115,7 @@ class Cleaner(Actor):
                 await self._look.wait()
 
     async def _empty(self) -> None:
-        """Remove what is in the trash. It rests as long as it has worked, for those who wait."""
+        """Empty the trash, resting as long as each step took, so that other disk access goes on."""
         files, gone = empty(self._store.root), Removed()
         try:
             while True:

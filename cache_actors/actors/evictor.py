@@ -1,8 +1,8 @@
-"""The evictor: sees to it that the disk never fills.
+"""The evictor: keeps the disk from filling up.
 
-It looks at the disk when writers have told it of enough bytes, and every few seconds in any case,
-since others fill the disk too. Past the high watermark it has a pass run, in a process of its own:
-scanning is work for a processor, and would hold up this one's requests.
+The evictor checks the disk's usage when writers have stored enough bytes, and every few seconds
+besides, since others fill the disk too. Above the high watermark it starts a pass of eviction in
+a separate process, since a scan takes CPU time and would delay this one's requests.
 """
 
 from __future__ import annotations
@@ -39,53 +39,48 @@ LOOK_SECONDS = 5.0
 """Longest pause between two checks of disk usage, in seconds."""
 
 LOOK_SHARE = 0.01
-"""Share of the disk, or of its inodes, after which usage is checked early: so much was stored since
-the last check."""
+"""Share of the disk's bytes or inodes that, stored since the last check, triggers an early one."""
 
 RESCAN_SHARE = 0.05
-"""Share of `STORAGE_MAX_BYTES` after which the folder is scanned again: so much was stored since
-the last scan, by this process alone."""
+"""Share of `STORAGE_MAX_BYTES` that, stored by this process since the last scan, triggers one."""
 
 RESCAN_SECONDS = 3600.0
 """Longest time between two scans of a folder with `STORAGE_MAX_BYTES`, in seconds."""
 
 MEND_SECONDS = 60.0
-"""Shortest time between two searches for entries whose artifacts went into quarantine, in
-seconds."""
+"""Shortest time between two searches for entries of quarantined artifacts, in seconds."""
 
 PENDING_FREE_SECONDS = 5.0
-"""Time in seconds for which nginx may keep the space of removed files, as it has them open
-(`open_file_cache`)."""
+"""Time in seconds for which nginx may hold the space of removed files (`open_file_cache`)."""
 
 RETRY_WHEN_FULL_SECONDS = 30.0
-"""Pause in seconds after a pass that found nothing to evict on a full disk: something else fills
-it."""
+"""Pause in seconds after a pass that found nothing to evict on a full disk, as others fill it."""
 
 RETRY_SECONDS = 5.0
-"""Pause in seconds after a pass that failed, or that could not run beside another one."""
+"""Pause in seconds after a pass that failed, or that found another one running."""
 
 
 class EvictorClient:
-    """Tells the evictor of what is stored."""
+    """Reports stored files to the evictor."""
 
     def __init__(self, evictor: Address) -> None:
         self._evictor = evictor
 
     async def stored(self, batch: Sequence[StoredKey]) -> None:
-        """Say what has been stored. A hint: it is dropped if there are too many."""
+        """Report stored files; the report is a hint, and is dropped if the mailbox is full."""
         with suppress(MailboxFull, ActorStopped):
             await self._evictor.cast(Stored(tuple(batch)), wait_for_room=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Stored(Cast):
-    """These have been stored."""
+    """Files have been stored under these keys."""
 
     batch: tuple[StoredKey, ...]
 
 
 class PassFailed(Exception):
-    """A pass of eviction failed; the message says why."""
+    """A pass of eviction failed; the message has the reason."""
 
 
 class Evictor(Actor):
@@ -93,11 +88,11 @@ class Evictor(Actor):
 
     Args:
         root: the storage folder.
-        limits: how full it may be.
-        capacity: how full it is.
-        record: where what it does is noted.
-        threads: for its looks at the disk.
-        log: told what has been evicted, and what went wrong: the event's name and fields.
+        limits: limits on the usage.
+        capacity: usage of the folder.
+        monitor: status of eviction to update.
+        threads: limit on threads for disk access.
+        log: logs passes and failures, with the event's name and fields.
     """
 
     batch_limit: ClassVar[int] = 1024
@@ -107,30 +102,30 @@ class Evictor(Actor):
         root: Path,
         limits: Limits,
         capacity: Capacity,
-        record: EvictionMonitor,
+        monitor: EvictionMonitor,
         threads: trio.CapacityLimiter,
         log: Callable[..., object],
     ) -> None:
         self._root = root
         self._limits = limits
         self._capacity = capacity
-        self._record = record
+        self._monitor = monitor
         self._threads = threads
         self._log = log
-        self._stored = Amount()  # since the last look
-        self._enough = Amount()  # that calls for another; no number of files is none
+        self._stored = Amount()  # since the last check
+        self._enough = Amount()  # stored since then, triggers the next one; 0 files is unlimited
         self._look = trio.Event()
         self._held = _PendingFree()
 
     async def run(self, mailbox: Mailbox, started: Started) -> None:
-        """Live one life, with a task that looks and evicts beside the one that listens."""
+        """Run one incarnation: one task reads the mailbox, another checks usage and evicts."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_within_limits)
             await super().run(mailbox, started)
             nursery.cancel_scope.cancel()
 
     async def handle(self, batch: list[Envelope]) -> None:
-        """Count what has been stored."""
+        """Count stored files, and trigger a check if there are enough."""
         messages = [e.message for e in batch if isinstance(e.message, Stored)]
         sizes = [each.size for message in messages for each in message.batch]
         size = sum(sizes)
@@ -147,20 +142,20 @@ class Evictor(Actor):
                 if await self._look_and_evict():
                     pause = RETRY_WHEN_FULL_SECONDS
             except (StorageError, PassFailed) as error:
-                self._record.note_failure(str(error))
+                self._monitor.note_failure(str(error))
                 self._log("eviction_failed", reason=str(error))
                 await trio.sleep(RETRY_SECONDS)
             with trio.move_on_after(pause):
                 await self._look.wait()
 
     async def _look_and_evict(self) -> bool:
-        """Look, and have a pass run if there is a reason for one.
+        """Check the usage, and run a pass if there is a reason for one.
 
-        Returns whether the disk is full and there is nothing that may go.
+        Returns whether the high watermark is exceeded and a pass has found nothing to evict.
 
         Raises:
             StorageError: the disk failed.
-            PassFailed: the pass did.
+            PassFailed: the pass failed.
         """
         self._look = trio.Event()
         self._stored = Amount()
@@ -172,36 +167,36 @@ class Evictor(Actor):
         if not is_full and not must_scan:
             return False
         limits = self._limits if is_full else replace(self._limits, target=1.0)
-        self._record.note(running=True)
+        self._monitor.note(running=True)
         begun = self._capacity.begin_scan()
         try:
             report = await run_pass(self._root, limits)
         finally:
-            self._record.note(running=False)
-        if report is None:  # another process's is running
+            self._monitor.note(running=False)
+        if report is None:  # another process runs one
             await trio.sleep(RETRY_SECONDS)
             return False
-        self._record.note_pass(report)
+        self._monitor.note_pass(report)
         self._capacity.note_scan(report.stored_bytes, begun)
         if report.artifacts or report.entries or report.folders:
             self._log("evicted", **asdict(report))
         after, _ = await in_thread(self._inspect, threads=self._threads)
         gone = Amount(report.bytes, report.artifacts + report.entries + report.folders)
-        if self._limits.max_bytes is None:  # such a limit is for what has a name
+        if self._limits.max_bytes is None:  # max_bytes counts no removed files that are open
             self._held.note(before.used, gone, self._stored, after.used)
         if gone:
             self._look.set()  # it may not have been enough
         return is_full and not gone
 
     def _inspect(self) -> tuple[Usage, bool]:
-        """The usage of the disk, and whether there is another reason for a pass."""
+        """The current usage, and whether there is a reason for a pass other than that."""
         last = last_eviction(self._root)
-        if last != self._record.status().last:
-            self._record.note(last=last)
+        if last != self._monitor.status().last:
+            self._monitor.note(last=last)
             if last is not None:
                 self._capacity.note_scan(last.stored_bytes)
         usage = self._capacity.usage()
-        self._record.note(used=usage.share, high_watermark=self._limits.high)
+        self._monitor.note(used=usage.share, high_watermark=self._limits.high)
         checked, ended = (last.entries_checked, last.ended) if last else (0.0, 0.0)
         now = time.time()
         must_mend = checked < last_taken(self._root) and ended < now - MEND_SECONDS
@@ -210,14 +205,18 @@ class Evictor(Actor):
 
 
 class _PendingFree:
-    """Space of evicted files that somebody still holds open: it will be free without a pass."""
+    """Space of evicted files that nginx still has open, and that becomes free without a pass."""
 
     def __init__(self) -> None:
         self._amount = Amount()
         self._until = 0.0
 
     def note(self, before: Amount, gone: Amount, stored: Amount, after: Amount) -> None:
-        """Take in what was used before and after a pass, what went, and what was stored since."""
+        """Compute the pending space of a pass that removed `gone`.
+
+        `before` and `after` are the usage before and after the pass, `stored` what was stored
+        meanwhile.
+        """
         self._amount = Amount(
             max(0, after.bytes - (before.bytes - gone.bytes + stored.bytes)),
             max(0, after.files - (before.files - gone.files + stored.files)),
@@ -225,7 +224,7 @@ class _PendingFree:
         self._until = trio.current_time() + PENDING_FREE_SECONDS
 
     def without(self, usage: Usage) -> Usage:
-        """The usage without the space that will be free soon."""
+        """The usage without the pending space."""
         if trio.current_time() > self._until:
             return usage
         used = Amount(
@@ -235,12 +234,12 @@ class _PendingFree:
 
 
 async def run_pass(root: Path, limits: Limits) -> PassReport | None:
-    """Run a pass over the storage folder `root`; None if another one is running.
+    """Run a pass over the storage folder `root` in a process; None if another pass is running.
 
-    If this is cancelled the process is ended, which it can be at any time.
+    Cancellation ends the process, which leaves the storage consistent.
 
     Raises:
-        PassFailed: it could not be started, or failed.
+        PassFailed: the process could not be started, or failed.
     """
     command = [sys.executable, "-m", "cache_actors", "evict", "--json", f"--storage={root}"]
     command += [f"--high={limits.high * 100}", f"--target={limits.target * 100}"]
@@ -253,7 +252,7 @@ async def run_pass(root: Path, limits: Limits) -> PassReport | None:
             capture_stdout=True,
             capture_stderr=True,
             check=False,
-            process_group=0,  # a terminal's Ctrl-C is for the service, which ends the pass itself
+            process_group=0,  # on a terminal's Ctrl-C the service ends the pass itself
         )
     except OSError as error:
         raise PassFailed(f"A pass could not be started: {error.strerror}") from error

@@ -1,7 +1,7 @@
-"""The housekeeper: looks whether the disk can be written to, and removes what others left behind.
+"""The housekeeper: probes whether the disk can be written to, and removes leftovers.
 
-Writers see for themselves how writing goes. The housekeeper also looks when nobody writes, so that
-trouble is known before the next build, and is known to be over without one.
+Each write updates the storage's health; the probes do so while no client writes, so that a failure,
+and its end, are noticed without one.
 """
 
 from __future__ import annotations
@@ -26,22 +26,21 @@ PROBE_SECONDS = 5.0
 """Pause between two probes of the disk, in seconds."""
 
 SWEEP_EVERY = 120
-"""Number of probes after which leftovers of killed processes are removed from the temporary
-folders."""
+"""Number of probes between two removals of killed processes' temporary files."""
 
 SWEEP_UPLOADS_EVERY = 12
-"""Number of probes after which uploads that nobody continues are removed."""
+"""Number of probes between two removals of idle uploads."""
 
 
 class Housekeeper:
     """Looks after a store and its temporary folders.
 
     Args:
-        store: whose health is kept up to date.
-        temporaries: the folders that are swept.
-        unfinished: uploads in parts, of which those that are idle are removed.
-        threads: for its trips to the disk.
-        log: told when the state of the storage has changed.
+        store: the file store to probe.
+        temporaries: folders of temporary files to sweep.
+        unfinished: unfinished uploads, of which idle ones are removed.
+        threads: limit on threads for disk access.
+        log: logs changes of the storage's state, with the event's name and fields.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class Housekeeper:
         self._log = log
 
     async def run(self, stop: trio.Event, started: Started) -> None:
-        """Keep looking until `stop` is set."""
+        """Probe every `PROBE_SECONDS` until `stop` is set."""
         started()
         known = StorageState.OK
         looks = 0
@@ -81,5 +80,5 @@ class Housekeeper:
         if looks % SWEEP_EVERY == 0:
             sweeps += [folder.sweep for folder in self._temporaries]
         for sweep in sweeps:
-            with suppress(OSError):  # there is nothing to do about it but to try again
+            with suppress(OSError):  # the next sweep tries again
                 sweep()

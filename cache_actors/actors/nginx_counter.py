@@ -1,7 +1,7 @@
-"""The nginx counter: counts what nginx answers without asking the service.
+"""The nginx counter: counts, from nginx's log, the requests that nginx answers alone.
 
-During a rollout several instances run. The one that gets the new connections is also the one whose
-metrics are looked at, so it is the one to count; the others leave nginx's log to it.
+Of the several instances during a rollout only the current one, which gets new connections, reads
+the log: it is also the one that Prometheus scrapes.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ LOOK_SECONDS = 1.0
 
 
 class NginxCounter:
-    """Counts what is in nginx's log.
+    """Counts the requests in nginx's log, and empties it.
 
     Args:
-        path: where the log is; without one there is nothing to count.
-        metrics: where it is counted.
-        is_current: whether this is the instance that new connections come to.
-        threads: for its trips to the disk.
-        log: told when the log cannot be read, or not be emptied, with the event's name and fields.
+        path: path of nginx's log; None to count nothing.
+        metrics: metrics to count in.
+        is_current: function that returns whether this instance gets new connections.
+        threads: limit on threads for disk access.
+        log: logs a log file that cannot be read or emptied, with the event's name and fields.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class NginxCounter:
         self._is_current = is_current
         self._threads = threads
         self._log = log
-        self._told: str | None = None  # why it is not counted or not emptied, as was logged last
+        self._logged: str | None = None  # the reason logged last, unless that trouble is over
 
     async def run(self, stop: trio.Event, started: Started) -> None:
-        """Keep counting until `stop` is set."""
+        """Count every `LOOK_SECONDS` until `stop` is set."""
         started()
         if self._nginx_log is None:
             await stop.wait()
@@ -74,7 +74,7 @@ class NginxCounter:
             self._trouble("log_not_counted", str(error))
             return
         if nginx_log.is_emptied:
-            self._told = None
+            self._logged = None
         else:
             self._trouble("log_not_emptied", "It is not ours to write to, so it grows")
         for served in taken.served:
@@ -82,8 +82,8 @@ class NginxCounter:
         self._metrics.nginx_lines_ignored.inc(taken.ignored)
 
     def _trouble(self, trouble: str, reason: str) -> None:
-        """Count a trouble each time, and log it when it is another one than last time."""
+        """Count a trouble, and log it unless its reason is the one logged last."""
         self._metrics.nginx_trouble(trouble)
-        if self._told != reason:
-            self._told = reason
+        if self._logged != reason:
+            self._logged = reason
             self._log("nginx_log_failed", trouble=trouble, reason=reason)

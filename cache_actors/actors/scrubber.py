@@ -1,4 +1,4 @@
-"""The scrubber: a background task that reads the whole store, slowly, and again after a while."""
+"""The scrubber: a background task that reads all stored files, slowly and periodically."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ STEPS = 64
 """Number of steps of a scrub, of at most 1 MiB each, in one call of a thread."""
 
 RETRY_SECONDS = 60.0
-"""Pause in seconds before storage is tried again that another process scrubs, or that failed."""
+"""Pause in seconds after a scrub that failed, or that found another process scrubbing."""
 
 
 class Scrubber:
-    """Scrubs a storage folder, `interval` seconds after the last scrub of any process has ended.
+    """Scrubs a storage folder periodically.
 
     Args:
         root: the storage folder.
-        interval: in seconds; 0 for never.
-        rate: bytes to read in a second.
-        threads: for its trips to the disk.
-        log: told of what is found, with the event's name and fields.
+        interval: seconds from the end of the last scrub by any process; 0 to never scrub.
+        rate: bytes to read per second.
+        threads: limit on threads for disk access.
+        log: logs broken files and ends of scrubs, with the event's name and fields.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Scrubber:
         self._log = log
 
     async def run(self, stop: trio.Event, started: Started) -> None:
-        """Scrub again and again, until `stop` is set."""
+        """Scrub every `interval` seconds until `stop` is set."""
         started()
         if self._interval == 0:
             await stop.wait()
@@ -103,7 +103,7 @@ class Scrubber:
 
 
 def _advance(steps: Iterator[int], enough: float) -> int:
-    """Take a few steps, fewer if their cost in bytes is `enough`, and return that cost."""
+    """Take up to `STEPS` steps, until their cost reaches `enough` bytes, and return that cost."""
     cost = 0
     for step in itertools.islice(steps, STEPS):
         cost += step

@@ -1,4 +1,4 @@
-"""`cache-actors clean`: everything of a project goes, beside a running service or without one."""
+"""`cache-actors clean`: removes all files of a project, beside a running service or without one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cache_actors.storage.layout import Project
 
 EXIT_INTERRUPTED = 130
-"""Exit status: interrupted, as shells have it. The project is gone; its bytes are not yet."""
+"""Exit status: interrupted (128 + SIGINT). Clients no longer see the project; files may remain."""
 
 
 class CannotClean(CommandError):
@@ -26,10 +26,10 @@ class CannotClean(CommandError):
 
 
 def run_clean(storage: Path, project: Project) -> int:
-    """Take away all that is stored of `project`, remove it, and return the exit status.
+    """Hide all files of `project` from clients, remove them, and return the exit status.
 
     Raises:
-        CannotClean: it cannot be taken away, or not be removed.
+        CannotClean: the files cannot be moved or removed.
     """
     try:
         if not clean(storage, project):

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from cache_actors.storage.layout import Project
 
 EXIT_INTERRUPTED = 130
-"""Exit status: interrupted, as shells have it. What has been removed so far is removed
-completely."""
+"""Exit status: interrupted (128 + SIGINT), or the parent process ended; no file is half removed."""
 
 
 class CannotEvict(CommandError):
@@ -46,19 +45,20 @@ def run_evict(
     as_json: bool,
     parent: int | None,
 ) -> int:
-    """Run a pass, print what it did, and return the exit status.
+    """Run one pass of eviction, print its report, and return the exit status.
 
     Args:
         storage: the storage folder.
-        limits: how full it may be.
-        project: the one that is evicted from; None for all.
-        dry_run: whether to look only at what would go.
-        require_artifacts: whether an entry may not be put before its artifacts.
+        limits: the limits on how full the disk, or the folder, may be.
+        project: the only project to evict from; None for all.
+        dry_run: whether to report only what would be evicted.
+        require_artifacts: whether the service refuses entries whose artifacts are missing; if not,
+            artifacts may follow their entry within ten minutes.
         as_json: whether to print JSON rather than text.
-        parent: the process with which this one ends; None for none.
+        parent: the id of the process with which this one ends; None for none.
 
     Raises:
-        CannotEvict: the folder cannot be used, or is not this user's.
+        CannotEvict: the folder cannot be used, belongs to another user, or the clock was set.
     """
     eviction = EvictionPass(
         storage,
@@ -72,9 +72,9 @@ def run_evict(
         with nullcontext() if dry_run else EvictionLock(storage) as lock:
             try:
                 _show_progress(eviction)
-            finally:  # what has gone is known, come what may
+            finally:  # an interrupted pass is reported, too
                 report = eviction.report()
-                if lock is not None and eviction.scan.complete:  # else what is left is not known
+                if lock is not None and eviction.scan.complete:  # else the totals are not known
                     lock.completed(report)
                 if eviction.scan.complete or not dry_run:
                     _print(eviction, report, as_json=as_json, dry_run=dry_run)
@@ -98,7 +98,7 @@ def run_evict(
 
 
 def _show_progress(eviction: EvictionPass) -> None:
-    """Run the pass, with a bar on a terminal; nothing elsewhere."""
+    """Run the pass, with a progress bar on a terminal."""
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -148,7 +148,7 @@ def _print(eviction: EvictionPass, report: PassReport, *, as_json: bool, dry_run
 
 
 def _projects(eviction: EvictionPass) -> list[dict[str, Any]]:
-    """The projects in a report, each with what is left of it."""
+    """The projects for the report, each with what is left of it; the largest first."""
     return [
         {
             "project": str(project),

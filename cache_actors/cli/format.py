@@ -1,4 +1,4 @@
-"""Figures in words, and words that are safe to print. What is not known is a dash."""
+"""Formatting of figures and of untrusted text for a terminal. An unknown figure is a dash."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _UNITS_OF_BYTES = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def format_number(number: float | None) -> str:
-    """A number, with as many digits as say something."""
+    """A number with two or three significant digits; whole, or from 100 on, without decimals."""
     if number is None:
         return UNKNOWN
     if number == int(number) or abs(number) >= 100:
@@ -18,12 +18,12 @@ def format_number(number: float | None) -> str:
 
 
 def format_percent(share: float | None) -> str:
-    """A share of one, in percent."""
+    """A share from 0 to 1, in percent."""
     return UNKNOWN if share is None else f"{format_number(round(share * 100, 1))} %"
 
 
 def format_bytes(number: float | None) -> str:
-    """Bytes, with the unit that suits them."""
+    """A number of bytes, with a decimal unit: `26 MB` is 26,000,000."""
     if number is None:
         return UNKNOWN
     for unit in _UNITS_OF_BYTES[:-1]:
@@ -34,7 +34,7 @@ def format_bytes(number: float | None) -> str:
 
 
 def format_seconds(seconds: float | None) -> str:
-    """Seconds, in one unit or two: `40 ms`, `4 s`, `3 min 20 s`, `2 d 5 h`."""
+    """A duration in seconds, with one or two units: `40 ms`, `4 s`, `3 min 20 s`, `2 d 5 h`."""
     if seconds is None:
         return UNKNOWN
     if seconds < 1:
@@ -48,5 +48,5 @@ def format_seconds(seconds: float | None) -> str:
 
 
 def printable(text: str) -> str:
-    """Somebody else's text, without what could tell a terminal to do something."""
+    """Untrusted text without its unprintable characters, such as a terminal's control codes."""
     return "".join(character for character in text if character.isprintable())

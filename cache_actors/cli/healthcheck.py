@@ -1,6 +1,6 @@
-"""`cache-actors healthcheck`: is this container's own instance up?
+"""`cache-actors healthcheck`: the health of this container's own instance.
 
-Containers are asked every few seconds for as long as they live, so this is cheap: see `instance`.
+A container runtime runs this every few seconds, so it must be cheap: see `runtime/up_probe.py`.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 class Unhealthy(Exception):
-    """The service is not up; the message says what it is."""
+    """The service is not up; the message has its answer, or the reason why there is none."""
 
 
 def check_health(environment: Mapping[str, str]) -> str:
-    """Ask `/up` of the instance with this environment, and return what it answers.
+    """Ask `/up` of the instance with this environment, and return the body of the answer.
 
     Raises:
-        BadAddress: the environment does not say where the service listens.
-        Unhealthy: there is no answer, or it is not 200.
+        BadAddress: the environment has no valid address of the service.
+        Unhealthy: there is no answer, or its status is not 200.
     """
     try:
         answer = own_instance(environment).get()

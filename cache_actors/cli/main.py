@@ -1,7 +1,7 @@
-"""The commands: `cache-actors serve`, `dev`, `nginx-config`, `scrub`, `check` and more.
+"""The commands of `cache-actors`: their options, help texts and exit statuses.
 
-Each command imports what it needs when it runs. Together that is most of a second of work, which
-`healthcheck`, asked every few seconds in every container, would repeat for nothing.
+Each command imports its modules when it runs. Importing all of them takes most of a second, too
+long for `healthcheck`, which every container runs every few seconds.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ EXIT_UNHEALTHY = 1
 """Exit status: the service is not up."""
 
 EXIT_BAD_START = 2
-"""Exit status: a setting is bad, or what it names cannot be used."""
+"""Exit status: the command cannot run, as with a bad setting or a folder that cannot be used."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -158,10 +158,10 @@ def nginx_config(nginx: Path | None, listen: tuple[str, ...], **options: Any) ->
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def scrub(storage: Path, rate: float, as_json: bool) -> None:
-    """Read everything that is stored, and move what is broken to <storage>/.quarantine.
+    """Read all stored files, and move broken ones to <storage>/.quarantine.
 
-    Run it as the service's user. Exit status: 0, all is well; 1, something was found; 2, it cannot
-    run; 130, it was interrupted.
+    Run it as the service's user. Exit status: 0, no file is broken; 1, broken files were found; 2,
+    the scrub cannot run; 130, it was interrupted.
     """
     from .scrub import run_scrub
 
@@ -212,10 +212,10 @@ def evict(
     parent: int | None,
     **how: bool,
 ) -> None:
-    """Remove what was used least recently, until the disk is not fuller than the target.
+    """Remove the least recently used artifacts and entries, until the disk is down to the target.
 
-    The service does this by itself. Run it as the service's user. Exit status: 0; 2, it cannot run;
-    3, another pass is running; 130, it was interrupted.
+    The service does this by itself. Run it as the service's user. Exit status: 0, the pass is done;
+    2, it cannot run; 3, another pass is running; 130, it was interrupted.
     """
     from cache_actors.storage.eviction.run import Limits
 
@@ -232,10 +232,10 @@ def evict(
 @_STORAGE
 @click.option("--project", "handles", metavar="ACCOUNT/PROJECT", required=True, help="Which one.")
 def clean(storage: Path, handles: str) -> None:
-    """Remove everything that is stored of a project.
+    """Remove all stored files of a project.
 
-    It is gone at once, also for a running service; what is stored later stays. Run it as the
-    service's user. Exit status: 0; 2, it cannot run; 130, it was interrupted.
+    A running service stops serving them at once; files stored later stay. Run it as the service's
+    user. Exit status: 0, the files are removed; 2, the clean cannot run; 130, it was interrupted.
     """
     from .clean import run_clean
 
@@ -246,7 +246,7 @@ def clean(storage: Path, handles: str) -> None:
 @_STORAGE
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def usage(storage: Path, as_json: bool) -> None:
-    """Say which project has stored how much, and when that was used."""
+    """Show how much each project has stored, and when that was last used."""
     from .usage import run_usage
 
     _exit_with(lambda: run_usage(storage, as_json=as_json))
@@ -276,9 +276,9 @@ def healthcheck() -> None:
 def status(watch: bool, url: str | None, as_json: bool) -> None:
     """Show the supervision tree and the main figures of the service.
 
-    It asks the service with the same environment, of which it reads SOCKET_DIR, SOCKET_PATH, BIND
-    and PORT, or the one at --url. Exit status: 0, it is up, or a watch has ended; 1, it is degraded
-    or draining, or does not answer; 2, it is not clear whom to ask.
+    The command asks the service with the same SOCKET_DIR, SOCKET_PATH, BIND and PORT in its
+    environment, or the one at --url. Exit status: 0, the service is up, or a watch was interrupted;
+    1, the service is degraded or draining, or does not answer; 2, its address is not valid.
     """
 
     from .status.command import run_status
@@ -303,9 +303,9 @@ def check(
     token: str | None,
     as_json: bool,
 ) -> None:
-    """Look at everything that the service needs, in the same environment as the service.
+    """Check everything that the service needs, in the same environment as the service.
 
-    With --through an artifact is stored and read at nginx, and removed.
+    With --through, an artifact is stored and read through nginx, and removed.
 
     Exit status: 0, nothing is broken; 1, something is.
     """
@@ -318,7 +318,11 @@ def check(
 
 
 def _project(handles: str) -> Project:
-    """The project that `ACCOUNT/PROJECT` names."""
+    """The project with the handles `ACCOUNT/PROJECT`.
+
+    Raises:
+        click.BadParameter: a handle is invalid.
+    """
     from cache_actors.storage.layout import InvalidIdentifier, parse_project
 
     account, _, project = handles.partition("/")
@@ -329,7 +333,7 @@ def _project(handles: str) -> Project:
 
 
 def _exit_with(action: Callable[[], int]) -> None:
-    """Run `action` and exit with the status that it returns, or say why it cannot be done."""
+    """Exit with the status that `action` returns, or print its `CommandError` and exit with 2."""
     try:
         status = action()
     except CommandError as error:

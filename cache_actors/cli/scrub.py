@@ -1,4 +1,4 @@
-"""`cache-actors scrub`: a pass over the whole store from the command line."""
+"""`cache-actors scrub`: one pass over everything stored, which quarantines broken files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXIT_FOUND = 1
 """Exit status: something broken was found."""
 
 EXIT_INTERRUPTED = 130
-"""Exit status: interrupted, as shells have it; what was found until then is reported."""
+"""Exit status: interrupted (128 + SIGINT); the report covers the files read until then."""
 
 MEBIBYTE = 1 << 20
 
@@ -38,7 +38,7 @@ def run_scrub(storage: Path, rate: float, *, as_json: bool) -> int:
 
     Args:
         storage: the storage folder.
-        rate: how much to read in a second at most, in MiB.
+        rate: the highest rate of reading, in MiB per second.
         as_json: whether to print JSON rather than text.
 
     Raises:
@@ -49,9 +49,9 @@ def run_scrub(storage: Path, rate: float, *, as_json: bool) -> int:
         with ScrubLock(storage) as lock:
             try:
                 _run(scrub, rate * MEBIBYTE)
-            finally:  # whatever was found is known, come what may
+            finally:  # an interrupted scrub is reported, too
                 click.echo(_as_json(scrub.report) if as_json else _as_text(scrub.report))
-            with suppress(OSError):  # a full or read-only disk: the next one comes earlier
+            with suppress(OSError):  # on a full or read-only disk the next scrub comes earlier
                 lock.completed()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -63,7 +63,7 @@ def run_scrub(storage: Path, rate: float, *, as_json: bool) -> int:
 
 
 def _run(scrub: Scrub, rate: float) -> None:
-    """Take the steps of a scrub at most at `rate` bytes a second, and show how far it is."""
+    """Run the scrub at `rate` bytes per second at most, with a progress bar."""
     report, cost, begun = scrub.report, 0, time.monotonic()
     with _progress() as progress:
         task = progress.add_task("", total=None, files=0, bytes="")
@@ -80,7 +80,7 @@ def _run(scrub: Scrub, rate: float) -> None:
 
 
 def _progress() -> Progress:
-    """A bar on a terminal; nothing elsewhere."""
+    """A progress bar, shown only on a terminal."""
     console = Console(stderr=True)
     return Progress(
         TextColumn("Scrubbing"),

@@ -1,16 +1,17 @@
-"""The service's process: it binds its socket, and runs until a signal stops it.
+"""`cache-actors serve`: binds the socket, and runs the service until a signal stops it.
 
-What it runs is the application or, with several workers, a tree of processes that do.
+The process runs the application or, with several workers, a tree of processes that run it.
 """
 
 from __future__ import annotations
 
 import resource
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
-from cache_actors.application import Application, tuist_api
+from cache_actors.access.tuist import tuist_api
 from cache_actors.errors import CommandError
 from cache_actors.log import new_log
 from cache_actors.runtime.handover import LinkKeeper
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class CannotStart(CommandError):
-    """The service cannot use what its settings name; the message says what and why."""
+    """A folder or proxy of the environment cannot be used; the message says which and why."""
 
 
 def run_process(
@@ -46,20 +47,34 @@ def run_process(
     SIGTERM, SIGINT and SIGHUP stop it in order; a second one cuts that short.
 
     Args:
-        settings: what it runs with.
-        announce: called once it takes requests.
-        worker_command: what runs a worker, if there are several.
+        settings: the service's settings.
+        announce: called once the service takes requests.
+        worker_command: the command that runs a worker, if there are several.
 
     Raises:
         CannotListen: the address cannot be listened on.
-        CannotStart: a folder cannot be used, or cannot do what is needed.
+        CannotStart: a folder, its file system, or a proxy cannot be used.
     """
     _raise_file_limit()
     _require_usable_proxies(settings)
+    new_tree = _factory(settings, worker_command)
     log = new_log(settings)
     with bind(settings) as sock:
-        sock.say = log.warning
-        return trio.run(_run, settings, sock, log, announce, worker_command)
+        sock.log_warning = log.warning
+        return trio.run(_run, settings, sock, log, announce, new_tree)
+
+
+def _factory(
+    settings: Settings, worker_command: tuple[str, ...]
+) -> Callable[[ListenSocket, FilteringBoundLogger], Tree]:
+    """Return what makes the application or, with several workers, the tree of their processes."""
+    count = usable_cores() if settings.workers == "auto" else settings.workers
+    if count > 1:
+        return partial(Workers, count, settings, command=worker_command)
+    # A third of what there is to import: a parent of workers starts them sooner without it.
+    from cache_actors.application import Application
+
+    return partial(Application, settings)
 
 
 async def _run(
@@ -67,18 +82,13 @@ async def _run(
     sock: ListenSocket,
     log: FilteringBoundLogger,
     announce: Callable[[], None],
-    worker_command: tuple[str, ...],
+    new_tree: Callable[[ListenSocket, FilteringBoundLogger], Tree],
 ) -> int:
-    count = usable_cores() if settings.workers == "auto" else settings.workers
-    tree: Tree
     try:
         require_storage(
             settings.cas_storage_dir, settings.tmp_dir, durable=settings.durability == "fsync"
         )
-        if count == 1:
-            tree = Application(settings, sock, log)
-        else:
-            tree = Workers(count, settings, sock, log, worker_command)
+        tree = new_tree(sock, log)
     except OSError as error:
         where = error.filename or settings.cas_storage_dir
         advice = f". {error.advice}" if isinstance(error, Unfit) else ""
@@ -99,7 +109,7 @@ async def _run(
 
 
 def _require_usable_proxies(settings: Settings) -> None:
-    """Make what asks the Tuist server once, before something has to crash for want of it."""
+    """Build a client of the Tuist server as a trial, and raise `CannotStart` if that fails."""
     try:
         tuist_api(settings)
     except Exception as error:
@@ -108,6 +118,6 @@ def _require_usable_proxies(settings: Settings) -> None:
 
 
 def _raise_file_limit() -> None:
-    """Allow as many open files as the system lets us: every connection is one."""
+    """Raise the limit on open files as far as the system allows: every connection takes one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def print_table(table: Table) -> None:
-    """Print a table; where there is no terminal, as wide as it needs to be."""
+    """Print a table; without a terminal, up to 200 columns wide."""
     table.box = box.SIMPLE
     console = Console()
     if not console.is_terminal:

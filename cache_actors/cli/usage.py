@@ -1,4 +1,4 @@
-"""`cache-actors usage`: who has stored how much, and when it was used."""
+"""`cache-actors usage`: bytes stored by each project, and times of their use."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class CannotLook(CommandError):
 
 
 def run_usage(storage: Path, *, as_json: bool) -> int:
-    """Look at everything that is stored, print it by project, and return the exit status.
+    """Scan the storage folder, print its usage by project, and return the exit status.
 
     Raises:
         CannotLook: the folder cannot be read.

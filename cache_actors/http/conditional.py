@@ -1,7 +1,7 @@
 """Conditional and range requests for an artifact, as RFC 9110 defines them (sections 13 and 14).
 
-Where the RFC leaves a choice, it is nginx's, so that both modes of the service answer alike: one
-range at most is served, several are ignored, and a malformed one is refused.
+Where the RFC leaves a choice, this module does as nginx, so that direct and proxied requests are
+answered alike: a single range is served, several are ignored, and a malformed one is refused.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The status to answer with and, for 200 and 206, the bytes from `start` to before `end`."""
+    """The status of a response and, for 200 and 206, its bytes from `start` to before `end`."""
 
     status: HTTPStatus
     start: int = 0
     end: int = 0
 
 
-# At most 18 digits: no file is larger, and Python refuses to read numbers of thousands of digits.
+# At most 18 digits: no file is larger, and Python refuses to parse numbers of thousands of digits.
 _RANGE = re.compile(r"\s*(?:[0-9]{1,18}-[0-9]{0,18}|-[0-9]{1,18})\s*")
 _UNSATISFIABLE = Selection(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
 
 
 def etag(mtime: int, size: int) -> str:
-    """The strong validator of a file, in nginx's form: both numbers in hexadecimal."""
+    """The ETag of a file, a strong validator, in nginx's form: both numbers in hexadecimal."""
     return f'"{mtime:x}-{size:x}"'
 
 
 def select(headers: Headers, mtime: int, size: int) -> Selection:
-    """The part of a file that a GET or HEAD with these request headers gets.
+    """The selected part of a file for a GET or HEAD request.
 
     Args:
-        headers: the request's.
-        mtime: of the file, in whole seconds since the epoch.
-        size: of the file, in bytes.
+        headers: the request's headers.
+        mtime: modification time of the file, in whole seconds since the epoch.
+        size: size of the file, in bytes.
     """
     tag, _ = unquote_etag(etag(mtime, size))
     modified = datetime.fromtimestamp(mtime, UTC)
@@ -58,14 +58,14 @@ def select(headers: Headers, mtime: int, size: int) -> Selection:
 
 
 def _select_range(wanted: str, size: int) -> Selection:
-    """The one range of those `wanted`, after `bytes=`; the whole if there are several."""
+    """The selection for the ranges `wanted`, which follow `bytes=`; all bytes if several."""
     ranges = [_RANGE.fullmatch(item) for item in wanted.split(",")]
     if None in ranges:
         return _UNSATISFIABLE
     if len(ranges) > 1:
         return Selection(HTTPStatus.OK, 0, size)
     first, last = wanted.strip().split("-")
-    if not first:  # the last so many bytes
+    if not first:  # a suffix: the last bytes of the file
         start, end = max(0, size - int(last)), size
     else:
         start, end = int(first), min(int(last) + 1, size) if last else size
@@ -91,7 +91,7 @@ def _not_modified(headers: Headers, tag: str | None, modified: datetime) -> bool
 
 
 def _range_applies(headers: Headers, mtime: int, size: int) -> bool:
-    """Whether If-Range, if there is one, names this very version."""
+    """Whether If-Range is absent or matches the file."""
     condition = headers.get("If-Range")
     if condition is None or condition == etag(mtime, size):
         return True

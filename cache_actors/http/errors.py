@@ -1,7 +1,7 @@
-"""Errors on their way to a client: every exception is translated here, once.
+"""Error responses: the one place that translates exceptions to statuses and messages.
 
-They sort into the caller's fault (4xx), too much that is asked for at once (429), the service being
-unable at the moment (503, 507), and a failing disk or a bug (500), which are logged.
+Errors are a fault of the client's (4xx), overload (429), a temporary failure of the service (503,
+507), or a failing disk or a bug (500); the last are logged.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from cache_actors.transfer.upload import EmptyUpload, WrongDigest
 from .responses import Response, json_response
 
 RETRY_AFTER = 1
-"""Value of `Retry-After`, in seconds, when an actor has crashed."""
+"""`Retry-After`, in seconds, of a failure that is soon over: a crashed actor, or a held lock."""
 
 LATEST_RETRY = 5
-"""Largest `Retry-After`, in seconds, of what is refused for load; the smallest is 1. Each is told a
-time of its own, so that they do not all come back at once."""
+"""Largest `Retry-After`, in seconds, of a 429; the smallest is 1. It is random, so that clients do
+not all retry at once."""
 
 
 class HttpError(Exception):
-    """An answer other than the one that was asked for."""
+    """An error response, as an exception: its status, message and headers."""
 
     def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
@@ -46,28 +46,28 @@ class HttpError(Exception):
 
 
 class ClientDisconnected(Exception):
-    """The client left before its request was complete. Normal; nobody is there for an answer."""
+    """The client left before its request was complete, which is normal and needs no answer."""
 
 
 class BodyStalled(Exception):
-    """For so many seconds nothing of a request's body has come, or less than has to come."""
+    """A request's body arrived too slowly, or not at all, for `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"Too little of the body has come for {seconds:g} seconds")
 
 
 def error_body(message: str) -> bytes:
-    """The JSON that every error answers with; Tuist's client decodes it."""
+    """The JSON body of an error response, as Tuist's client decodes it."""
     return msgspec.json.encode({"message": message})
 
 
 def error_response(error: HttpError) -> Response:
-    """The response that `error` stands for."""
+    """The response for `error`."""
     return json_response(error_body(error.message), error.status, error.headers)
 
 
 def translate(error: Exception) -> HttpError | None:
-    """The answer to the client that `error` stands for, or None if it is a bug."""
+    """The error response for an exception, or None if that is a bug."""
     match error:
         case HttpError():
             return error
@@ -111,17 +111,17 @@ def translate(error: Exception) -> HttpError | None:
 
 
 def unavailable(message: str, retry_after: int) -> HttpError:
-    """503, with the seconds after which asking again makes sense."""
+    """A 503 with a `Retry-After` of `retry_after` seconds, and 1 at least."""
     return HttpError(
         HTTPStatus.SERVICE_UNAVAILABLE, message, {"Retry-After": str(max(1, retry_after))}
     )
 
 
 def overloaded(message: str) -> HttpError:
-    """429: what is asked for would be possible if others did not ask for so much."""
-    seconds = random.randint(1, LATEST_RETRY)  # noqa: S311 - nobody has to be unable to guess it
+    """A 429 with a random `Retry-After`, for a request that overload alone prevents."""
+    seconds = random.randint(1, LATEST_RETRY)  # noqa: S311 - it may be guessed
     return HttpError(HTTPStatus.TOO_MANY_REQUESTS, message, {"Retry-After": str(seconds)})
 
 
 CLIENT_CLOSED_REQUEST = 499
-"""Status in logs of a request whose client left (nginx's number); nobody receives it."""
+"""Status that is logged for a request whose client left (as nginx does), and never sent."""

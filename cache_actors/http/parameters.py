@@ -1,4 +1,4 @@
-"""The parameters in a request's URL: a project in its query, an id in its path."""
+"""Parameters in a request's query string."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _HANDLES = ("account_handle", "project_handle")
 
 @lru_cache(maxsize=1024)  # a build asks for one project, again and again
 def project_in(query: bytes) -> Project:
-    """The project that a query string names with `account_handle` and `project_handle`.
+    """The project in a query string's `account_handle` and `project_handle`.
 
     Raises:
         InvalidIdentifier: one of them is missing, repeated, spelled in another case, or invalid.
-            nginx takes the first of several and ignores the case of names; as it must never decide
-            about another project than the service, neither is allowed at all.
+            nginx uses the first of several and ignores the case of names, but must never use
+            another project than the service; so both are refused.
     """
     parameters = _parameters(query)
     return parse_project(*(_only(name, parameters) for name in _HANDLES))
@@ -26,11 +26,12 @@ def project_in(query: bytes) -> Project:
 
 @lru_cache(maxsize=1024)
 def action_in(query: bytes) -> Action:
-    """What a question of nginx's is about: its `action` is `read` or `write`. One that has none is
-    asked by a configuration that knows no actions, and uses the answer for all.
+    """The `action`, `read` or `write`, in the query string of nginx's request for a decision.
+
+    Older configurations of nginx send no action, and use one decision for all: that of `write`.
 
     Raises:
-        InvalidIdentifier: it is something else, or is given more than once.
+        InvalidIdentifier: the action is something else, or is given more than once.
     """
     actions = [value for name, value in _parameters(query) if name == "action"]
     if len(actions) > 1:
@@ -43,7 +44,7 @@ def action_in(query: bytes) -> Action:
 
 @lru_cache(maxsize=1024)
 def module_in(query: bytes) -> str:
-    """The id of the module that a query string names.
+    """The id of the module artifact that a query string names.
 
     Raises:
         InvalidIdentifier: `hash`, `name` or `cache_category` is missing, repeated or invalid.
@@ -54,10 +55,10 @@ def module_in(query: bytes) -> str:
 
 
 def parameter(query: bytes, name: str) -> str:
-    """The parameter `name` of a query string.
+    """The value of the parameter `name` in a query string.
 
     Raises:
-        InvalidIdentifier: it is missing, or given more than once.
+        InvalidIdentifier: the parameter is missing, or given more than once.
     """
     value = _optional(name, _parameters(query))
     if value is None:

@@ -1,4 +1,4 @@
 """Metrics for operators: totals for Prometheus, and the last five minutes for `/up`.
 
-Nothing here names a token, an account, a project or an id: labels take few values, all known.
+Labels have few values, all known beforehand: never a token, an account, a project or an id.
 """

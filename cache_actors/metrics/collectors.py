@@ -1,4 +1,4 @@
-"""Metrics that nobody has to count: they are read from records whenever somebody asks."""
+"""Metrics that are not counted, but read from the records of other parts at each scrape."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class StatusCollector(Collector):
-    """Reads the supervision tree's and the storage's own records. Asks no actor and no disk."""
+    """Collects metrics of tree, storage and eviction, without asking an actor or the disk."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class StatusCollector(Collector):
         self._eviction = eviction
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics, as they are now."""
+        """The current metrics."""
         yield InfoMetricFamily(
             "cache_actors_build",
             "What runs.",

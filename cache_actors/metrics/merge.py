@@ -1,4 +1,4 @@
-"""Metrics of several processes as one answer: each sample says of which worker it is."""
+"""The metrics of several processes as one text, in which each sample has a label `worker`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def merged(texts: Mapping[str, bytes]) -> bytes:
-    """The metrics of several processes, by their names, as one text.
+    """Merge the metrics of several processes, given by name of the process.
 
-    Nothing is added up: Prometheus does that, and for some metrics it would make no sense.
+    Samples are not added up: Prometheus does that, and for some metrics it makes no sense.
     """
     families: dict[str, Metric] = {}
     for worker, text in texts.items():
@@ -33,7 +33,7 @@ def merged(texts: Mapping[str, bytes]) -> bytes:
 
 
 def of_tree(status: Status) -> bytes:
-    """The metrics of a process that has a supervision tree, and counts nothing."""
+    """The metrics of a supervision tree alone, for a process that counts nothing else."""
     return _rendered(tree(status))
 
 

@@ -1,16 +1,16 @@
-"""nginx's log of its answers: those that it has given alone are added up, and the log emptied.
+"""nginx's log of its answers, read to count those that it gave without the service.
 
-nginx appends a line for each, in the form that `platform/nginx/http.conf` gives it:
+nginx appends a line for each answer, in the format of `platform/nginx/http.conf`:
 
-    <artifact, entry or nothing> <method> <status> <bytes of the body> <seconds> <service's status>
+    <label of the kind, or empty> <method> <status> <bytes of the body> <seconds> <service's status>
 
-The last is `-` if the service was not asked. What it has answered it has counted itself. It never
-says 502 or 504: those are nginx's own, for when it cannot be reached.
+The last field is `-` if the service was not asked. Its status 502 or 504 is nginx's own, and means
+that the service could not be reached. All other answers have been counted by the service itself.
 
-Whoever reads the lines empties the file, so that it stays small, and what is in it has not been
-counted yet, whoever was to count it. Only one process may read it at a time: the one that holds the
-lock on it. A file that nginx has made, as it was there first, can often be read only: then what
-comes from now on is counted, and the file grows until somebody changes its mode.
+The process that reads the lines empties the file, so that it stays small and has only lines that
+were not counted yet. A lock on the file lets only one process read it. If nginx made the file, the
+service often may not write to it. Then only later lines are counted, and the file grows until its
+mode is changed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MAX_BYTES = 8 * 1024 * 1024
 """Largest part of the log that is read at once, in bytes: some 250,000 lines."""
 
 FILE_MODE = 0o660
-"""Mode of the log: nginx writes to it as another user of the same group."""
+"""Mode of the log, to which nginx writes as another user of the same group."""
 
 _LINE = re.compile(
     rb"([a-z]{0,16}) ([A-Z_-]{1,32}) (\d{3}) (\d{1,15}) (\d{1,6}\.\d{3}) ([0-9 ,:-]{1,64})"
@@ -57,18 +57,18 @@ _ROUTES = {
 
 @dataclass(frozen=True, slots=True)
 class ParsedLog:
-    """The content of lines: nginx's answers, and the number of lines that cannot be read."""
+    """The content of the log: nginx's own answers, and the number of lines with a bad format."""
 
     served: Sequence[RequestEvent] = ()
     ignored: int = 0
 
 
 def read_lines(text: bytes) -> ParsedLog:
-    """The answers in the lines of `text`. Those that differ in nothing but size are added up."""
+    """Parse the lines of `text`. Answers of the same route, status and duration are added up."""
     times: Counter[tuple[Route, int, float]] = Counter()
     sent: defaultdict[tuple[Route, int, float], int] = defaultdict(int)
     ignored = 0
-    # Most lines are there many times. Counting them first costs much less than reading each.
+    # Most lines occur many times, so that counting them first saves most of the parsing.
     for line, count in Counter(text.splitlines()).items():
         found = _LINE.fullmatch(line)
         if found is None:
@@ -89,24 +89,25 @@ def read_lines(text: bytes) -> ParsedLog:
 
 
 class NginxLog:
-    """The log at `path`. All methods block, and belong into a thread.
+    """The log at `path`. All methods block, and belong in a thread.
+
+    Reading and emptying are two steps. Lines that nginx writes between them, in a few microseconds
+    of every second, are lost.
 
     Attributes:
-        is_emptied: whether it may be; if not, what it has had before is not counted.
-
-    Reading and emptying are two steps. What nginx writes in between, in a few microseconds of every
-    second, is lost.
+        is_emptied: whether this process may empty the log; if not, lines from before the log was
+            opened are not counted.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._fd = -1
         self.is_emptied = True
-        self._position = 0  # up to which it has been read
-        self._size = 0  # which it had at the last look
+        self._position = 0  # the end of the lines that have been read
+        self._size = 0  # of the log, after the last read
 
     def take(self) -> ParsedLog:
-        """The lines since the last call; none while another process reads the log.
+        """Read the lines since the last call; none while another process holds the lock.
 
         Raises:
             OSError: the log cannot be made, locked or read.
@@ -114,12 +115,12 @@ class NginxLog:
         if not self._is_open() and not self._open():
             return ParsedLog()
         size = os.fstat(self._fd).st_size
-        if size < self._position:  # somebody else has emptied it
+        if size < self._position:  # another program has emptied it
             self._position = 0
         text = os.pread(self._fd, MAX_BYTES, self._position)
         read = text.rfind(b"\n") + 1
-        # The end of a line may be on its way. If it has not come by the next look, as after a full
-        # disk, or is too far away, that line is dropped.
+        # nginx may not have written the last line in full yet. If it has not grown by the next
+        # call, as on a full disk, or is longer than `MAX_BYTES`, it is dropped.
         is_all = self._position + len(text) == size
         if (is_all and size == self._size) or (read == 0 and len(text) == MAX_BYTES):
             read = len(text)
@@ -131,23 +132,26 @@ class NginxLog:
         return read_lines(text[:read])
 
     def close(self) -> None:
-        """Let another process read it. May be called again."""
+        """Close the log, so that another process may read it. May be called again."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
 
     def _is_open(self) -> bool:
-        """Whether what is open still is the file at the path."""
+        """Whether the open file is still that at the path; closes it if it has to be reopened."""
         if self._fd < 0:
             return False
         with suppress(OSError):
             if os.fstat(self._fd).st_ino == self._path.stat().st_ino:
-                return self.is_emptied or not self._may_be_emptied_now()
+                return self.is_emptied or not self._empty_if_allowed()
         self.close()
         return False
 
-    def _may_be_emptied_now(self) -> bool:
-        """Whether somebody has given us the right to write; what has been counted goes then."""
+    def _empty_if_allowed(self) -> bool:
+        """Empty and close the log, if this process may write to it by now; return whether it may.
+
+        Lines that were not read yet are lost.
+        """
         try:
             fd = os.open(self._path, os.O_WRONLY | _FLAGS)
         except OSError:
@@ -158,7 +162,7 @@ class NginxLog:
         return True
 
     def _open(self) -> bool:
-        """Open the log, and make it if need be, unless another process has it."""
+        """Open and lock the log, or make it; return False if another process holds the lock."""
         is_emptied = True
         try:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | _FLAGS, FILE_MODE)
@@ -175,7 +179,7 @@ class NginxLog:
             if not try_lock(fd):
                 return False
             if status.st_uid == os.geteuid():
-                os.fchmod(fd, FILE_MODE)  # whatever the umask is
+                os.fchmod(fd, FILE_MODE)  # the umask may have removed bits
             undo.pop_all()
         self._fd, self._size, self.is_emptied = fd, -1, is_emptied
         self._position = 0 if is_emptied else os.fstat(fd).st_size

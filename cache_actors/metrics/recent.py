@@ -1,4 +1,4 @@
-"""The last five minutes, in steps of five seconds: for a page that people look at."""
+"""The requests of the last five minutes, in steps of five seconds, for `/up`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ STEPS = 60
 
 _FASTEST = 0.0001
 _GROWTH = math.log(1.2)
-"""Logarithm of the ratio between two classes of durations: each is a fifth longer than the one
-before."""
+"""Logarithm of the ratio between one class of durations and the next, which is a fifth longer."""
 
 
 class Figures(TypedDict, total=False):
-    """One value per step, the oldest first; None where there is nothing to tell.
+    """The figures for `/up`: lists of one value per step, the oldest first.
 
-    Latencies are of the service's own answers and, where they say so, of those of nginx alone.
+    A value is None if the step has no such requests. Latencies named `nginx_...` are those of
+    answers that nginx gave alone, the others those of the service's.
     """
 
     step_seconds: int
@@ -42,7 +42,7 @@ class Figures(TypedDict, total=False):
 
 @dataclass(slots=True)
 class Step:
-    """The requests of one step; `durations` counts answers by class of duration."""
+    """The requests of one step; `durations` counts answers by responder and class of duration."""
 
     number: int
     requests: int = 0
@@ -54,7 +54,7 @@ class Step:
     )
 
     def add(self, served: RequestEvent) -> None:
-        """Take in what has been answered."""
+        """Count answered requests."""
         self.requests += served.times
         self.errors += served.times * served.is_error
         self.hits += served.times * (served.hit is True)
@@ -63,7 +63,7 @@ class Step:
         durations[duration] = durations.get(duration, 0) + served.times
 
     def merge(self, other: Step) -> None:
-        """Take in what another process has answered in the same step."""
+        """Add the requests that another process answered in the same step."""
         self.requests += other.requests
         self.errors += other.errors
         self.hits += other.hits
@@ -73,12 +73,12 @@ class Step:
                 durations[duration] = durations.get(duration, 0) + times
 
     def hit_rate(self) -> float | None:
-        """The share of hits among the reads."""
+        """The share of hits among reads, from 0 to 1; None without reads."""
         reads = self.hits + self.misses
         return round(self.hits / reads, 4) if reads else None
 
     def milliseconds(self, by: Responder, part: float) -> float | None:
-        """The time in milliseconds that `part` of the answers took at most."""
+        """The quantile `part` (0 to 1) of the durations of answers, in milliseconds, to 10 %."""
         durations = self.durations[by]
         missing = part * sum(durations.values())
         for number, times in sorted(durations.items()):
@@ -90,14 +90,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The steps that one process has seen, and the number of the step in which it began."""
+    """The steps that one process has recorded, and the number of the step in which it started."""
 
     first: int
     steps: tuple[Step, ...]
 
 
 class Recent:
-    """The recent requests of builds, whoever answered. `clock` is in seconds."""
+    """The recent requests of clients. `clock` is in seconds, and shared by all processes."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -105,7 +105,7 @@ class Recent:
         self._steps: deque[Step] = deque(maxlen=STEPS + 1)
 
     def add(self, served: RequestEvent) -> None:
-        """Take in what has been answered just now."""
+        """Count requests answered just now, if they came from clients."""
         if not served.is_from_client:
             return
         number = self._number()
@@ -114,14 +114,14 @@ class Recent:
         self._steps[-1].add(served)
 
     def history(self) -> History:
-        """All that is known."""
+        """The recorded steps of this process."""
         return History(self._first, tuple(self._steps))
 
     def figures(self, others: Iterable[History] = ()) -> Figures:
-        """The figures of the steps that have ended, at most five minutes of them.
+        """The figures of the steps that have ended, for at most five minutes.
 
         Args:
-            others: what other processes of the service know, by the same clock.
+            others: the histories of other processes of the service.
         """
         histories = [self.history(), *others]
         now = self._number()
@@ -151,5 +151,5 @@ def _figures(steps: list[Step]) -> Figures:
 
 
 def _duration_class(seconds: float) -> int:
-    """The number of a duration's class: 0 for the fastest."""
+    """The number of the class of a duration; 0 is the fastest."""
     return max(0, math.ceil(math.log(max(seconds, _FASTEST) / _FASTEST) / _GROWTH))

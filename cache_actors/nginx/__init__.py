@@ -1,1 +1,1 @@
-"""nginx in front of the service: the configuration, from the snippets that production uses."""
+"""nginx in front of the service: its configuration, its binary, and a child process for `dev`."""

@@ -1,7 +1,7 @@
 """A complete nginx configuration around the snippets in `platform/nginx`.
 
-The snippets say how requests are answered, and are used unchanged everywhere. What is added here is
-what differs from place to place: addresses, folders, limits.
+The snippets define how requests are answered, and are used unchanged in every deployment. The
+configuration adds what differs between deployments: addresses, folders and limits.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HTTP2_DIRECTIVE_SINCE = (1, 25, 1)
-"""First version of nginx with a directive `http2`. Older ones take it as a parameter of
-`listen`."""
+"""First version of nginx with a directive `http2`; for older ones it is a parameter of `listen`."""
 
 OPEN_FILES = 32_768
-"""Number of files that a worker may have open: 17,000 (open_file_cache in server.conf), and two
-sockets for each of its connections. Without that many, the service reads what nginx cannot open."""
+"""Number of files that an nginx worker may need open: 17,000 (`open_file_cache` in server.conf),
+and two sockets for each of its connections. With fewer, the service has to send what nginx cannot
+open."""
 
-# What may stand between quotes in a configuration; anything else could end the value.
+# Values that need no escaping within quotes; other characters could end the value.
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+~,=*\[\]-]+")
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9_-]+)+")
 
 
 class BadNginxOption(CommandError):
-    """A value that cannot be written into a configuration; the message says which and why."""
+    """An option cannot be written into a configuration; the message says which and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +39,25 @@ class NginxOptions:
     """The options of an nginx configuration.
 
     Attributes:
-        listen: `address:port` to listen on, or several with commas between them.
-        upstream: the service: `unix:/path` or `address:port`.
+        listen: the addresses to listen on, each `address:port`, separated by commas.
+        upstream: the address of the service: `unix:/path` or `address:port`.
         storage: the storage folder.
-        runtime: for the pid, logs, temporary files and decisions; decisions hold tokens in their
-            keys, so it should be on tmpfs.
+        runtime: the folder for the pid, logs, temporary files and decisions; decisions hold tokens
+            in their keys, so the folder should be on tmpfs.
         server_name: the host name that clients use.
-        path_prefix: what clients' paths begin with beside the usual ones, as `/cache`, if anything.
-        max_upload_bytes: the largest upload; the service has to have the same limit.
-        worker_processes: number of them.
-        tls_cert, tls_key: PEM files; with them it speaks TLS and HTTP/2.
-        access_log: where nginx writes a line for each request, if anywhere, for others to rotate.
-        answers_log: where nginx writes what it answers alone, if anywhere: the service's NGINX_LOG.
-        metrics_port: the port on 127.0.0.1 at which Prometheus gets the service's metrics, if any.
-        user: what workers run as, `user` or `user group`, when nginx is started by root.
-        open_files: how many a worker may have open; by default `OPEN_FILES`, if it may have them.
-        nginx_version: for which nginx it is.
-        ktls: whether its OpenSSL knows TLS in the kernel; to an older one the option is an error.
+        path_prefix: a prefix such as `/cache`, removed from clients' paths that have it.
+        max_upload_bytes: the largest upload, in bytes; the same as the service's.
+        worker_processes: the number of nginx's workers.
+        tls_cert, tls_key: PEM files for TLS and HTTP/2; without them, nginx speaks plain HTTP.
+        access_log: the log of all requests, which is not rotated; None for none.
+        answers_log: the log of nginx's own answers, the service's `NGINX_LOG`; None for none.
+        metrics_port: the port on 127.0.0.1 with the service's metrics, for Prometheus; None for
+            none.
+        user: the `user` or `user group` that workers run as, when root starts nginx.
+        open_files: the number of files that a worker may have open; None for `OPEN_FILES`, or this
+            host's limit if that is lower.
+        nginx_version: the version of nginx that the configuration is for.
+        ktls: whether nginx's OpenSSL has the option `KTLS`; for an older one it is an error.
     """
 
     listen: str
@@ -78,10 +80,11 @@ class NginxOptions:
 
 
 def nginx_config(options: NginxOptions) -> str:
-    """The configuration, as text.
+    """The text of an nginx configuration.
 
     Raises:
-        BadNginxOption: a value has characters that it cannot have, or half of the TLS is missing.
+        BadNginxOption: an option has a character that is not allowed, or only one of the TLS files
+            is given.
     """
     if (options.tls_cert is None) != (options.tls_key is None):
         raise BadNginxOption("--tls-cert and --tls-key go together")
@@ -145,7 +148,7 @@ def _rewrite(options: NginxOptions) -> str:
 
 
 def _open_files() -> int:
-    """`OPEN_FILES`, or what the host lets us have: to ask for more is an alert in nginx's log."""
+    """`OPEN_FILES`, or this host's limit if that is lower: beyond it, nginx logs an alert."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
 

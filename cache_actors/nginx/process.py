@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 START_SECONDS = 10.0
 
 STOP_SECONDS = 5.0
-"""Longest time that nginx may take to finish what it answers, in seconds."""
+"""Longest time that nginx may take to finish its requests, in seconds."""
 
 
 class NginxFailed(CommandError):
-    """nginx did not start, or has ended by itself; the message is one line that says why."""
+    """nginx did not start, or has ended by itself; the message is one line with the reason."""
 
 
 @contextmanager
@@ -36,18 +36,17 @@ def running_nginx(
 ) -> Iterator[None]:
     """Run the binary `nginx` with `options` for as long as the context lasts.
 
-    Its runtime folder has to exist. Should this process die, nginx ends too, and the folder is
-    removed: it holds tokens, in memory mostly. nginx is in a session of its own, so that a
-    terminal's Ctrl-C does not reach it, and it goes on until the context ends.
+    If this process dies, nginx is ended and its runtime folder removed, as that holds tokens. nginx
+    has a session of its own, so a terminal's Ctrl-C does not end it before the context does.
 
     Args:
         nginx: the binary.
-        options: of its configuration.
-        ended: called, in a thread, should it end by itself.
+        options: the options of nginx's configuration; the runtime folder has to exist.
+        ended: called in a thread if nginx ends by itself.
 
     Raises:
-        BadNginxOption: the options make no configuration.
-        NginxFailed: it ended at once, does not come up, or had ended when the context did.
+        BadNginxOption: an option cannot be written into a configuration.
+        NginxFailed: nginx did not start within `START_SECONDS`, or ended before the context did.
     """
     config = options.runtime / "nginx.conf"
     config.write_text(nginx_config(options))
@@ -68,17 +67,17 @@ def running_nginx(
                 yield
             if process.poll() is not None:
                 raise NginxFailed(f"nginx has ended by itself, with status {process.returncode}")
-            process.send_signal(signal.SIGQUIT)  # it finishes what it answers
+            process.send_signal(signal.SIGQUIT)  # nginx finishes its requests first
             with suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_SECONDS)
         finally:
-            with suppress(ProcessLookupError):  # its workers too, should it have left them behind
+            with suppress(ProcessLookupError):  # workers that it has left behind, if any
                 os.killpg(process.pid, signal.SIGTERM)
 
 
 @contextmanager
 def _watched(process: subprocess.Popen[bytes], ended: Callable[[], None]) -> Iterator[None]:
-    """Call `ended` if `process` ends inside."""
+    """Call `ended`, in a thread, if `process` ends within the context."""
     is_over = threading.Event()
 
     def watch() -> None:
@@ -100,18 +99,20 @@ kill -TERM "-$1"
 for _ in 1 2 3 4 5 6 7 8 9 10; do kill -0 "-$1" && sleep 0.1; done
 rm -rf "$2"
 """
-"""Program of a shell whose standard input ends when this process does, however that ends."""
+"""Shell script that waits for the end of its standard input, which is the end of this process.
+
+Its arguments are the process group of nginx, which it ends, and a folder, which it removes."""
 
 
 @contextmanager
 def _guarded(nginx: int, runtime: Path) -> Iterator[None]:
-    """See to it that nginx does not outlive this process."""
+    """End nginx, and remove its runtime folder, if this process dies within the context."""
     with subprocess.Popen(  # noqa: S603
         ["/bin/sh", "-c", _GUARD, "sh", str(nginx), str(runtime)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # what ends the terminal's processes must not end this one
+        start_new_session=True,  # the end of the terminal must not end the guard
     ) as guard:
         try:
             yield
@@ -122,15 +123,15 @@ def _guarded(nginx: int, runtime: Path) -> Iterator[None]:
 def _wait_until_started(
     process: subprocess.Popen[bytes], options: NginxOptions, errors: Path
 ) -> None:
-    """nginx writes its pid once it listens."""
+    """Wait until nginx has written its pid, which it does once it listens."""
     deadline = time.monotonic() + START_SECONDS
     while not (options.runtime / "nginx.pid").exists():
         if process.poll() is not None or time.monotonic() > deadline:
-            said = errors.read_text().strip().splitlines() or ["it says nothing"]
-            if any(f"({errno.EADDRINUSE}: " in line for line in said):
+            output = errors.read_text().strip().splitlines() or ["it says nothing"]
+            if any(f"({errno.EADDRINUSE}: " in line for line in output):
                 host, _, port = options.listen.rpartition(":")
                 holder = listener_at(host.strip("[]"), int(port))
                 advice = "end that, or set PORT to another port"
                 raise NginxFailed(f"{options.listen} is taken by {holder}: {advice}")
-            raise NginxFailed(f"nginx did not start: {said[-1]}")
+            raise NginxFailed(f"nginx did not start: {output[-1]}")
         time.sleep(0.01)

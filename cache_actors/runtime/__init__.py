@@ -1,4 +1,1 @@
-"""A process and its sockets: how it starts, listens and ends.
-
-It knows nothing of caches.
-"""
+"""A process and its sockets: start, listening, and end. Independent of the cache."""

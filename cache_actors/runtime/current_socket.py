@@ -1,17 +1,17 @@
 """The link `current.sock`, which leads new connections to one of several instances.
 
-Normally an instance takes the link once, when it is up. That alone would not do: should a new
-instance turn out to be no good, it is stopped or killed with the link still leading to it, and the
-one before it, which lives, would never be asked again. Hence two more rules.
+An instance takes the link once, when it is up. That alone is not enough: if the new instance is
+then stopped or killed, the link still points to its socket, and the previous instance, although
+alive, gets no more connections. Hence two more rules.
 
-* An instance that stops gives the link to another that lives, before it does anything else.
-* All instances look now and then whether anybody listens where the link leads. Whoever sees that
-  nobody does leads it to the one that started last of those that live. As all choose the same
-  one, and leave alone a link that leads to somebody, they never fight over it.
+* An instance that stops first points the link to another live instance.
+* Every instance checks the link regularly. If nobody listens where it points, the instance points
+  it to the live instance that started last. All instances choose the same one and leave a working
+  link alone, so they never compete for it.
 
 An instance listens at `<random>.init` while it starts, and at `<random>.sock` once it takes
-requests: only the latter may be chosen. The link is relative, since a container and its host may
-see the folder at different paths, and replaced with `rename()`, so that it is always there.
+requests; only the latter may be chosen. The link is relative, since a container and its host may
+see the folder at different paths. It is replaced with `rename()`, so that it always exists.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 
 CURRENT = "current.sock"
-"""The link to the socket of the instance that takes new connections."""
+"""Name of the link to the socket of the instance that takes new connections."""
 
 
 class CurrentLink:
-    """The link, as one instance sees it.
+    """The link `current.sock`, read and replaced by one instance.
 
     Args:
-        link: the link itself.
-        own: the socket of this instance, in the same folder.
+        link: the path of the link.
+        own: the path of this instance's socket, in the same folder.
     """
 
     def __init__(self, link: Path, own: Path) -> None:
@@ -41,33 +41,33 @@ class CurrentLink:
         self._own = own
 
     def is_ours(self) -> bool:
-        """Whether new connections come to this instance."""
+        """Whether the link points to this instance."""
         with suppress(OSError):
             return self._link.readlink().name == self._own.name
         return False
 
     def take(self) -> None:
-        """Have new connections come to this instance.
+        """Point the link to this instance.
 
         Raises:
             OSError: the link cannot be made.
         """
-        self._lead_to(self._own)
+        self._point_to(self._own)
 
     def hand_off(self) -> None:
-        """Have new connections go to another instance, if they come here and another one lives.
+        """Point the link to another live instance, if there is one and the link points to this one.
 
         Raises:
             OSError: the link cannot be made.
         """
         if self.is_ours() and (others := self._living_others()):
-            self._lead_to(others[-1])
+            self._point_to(others[-1])
 
     def repair(self) -> str | None:
-        """If nobody listens where the link leads, lead it to the instance that started last.
+        """Point the link to the live instance that started last, if nobody listens where it points.
 
         Returns:
-            The name of that instance's socket, or `None` if there was nothing to do.
+            The name of that instance's socket, or `None` if the link works.
 
         Raises:
             OSError: the link cannot be made.
@@ -75,11 +75,11 @@ class CurrentLink:
         if self.is_ours() or is_listening(self._link):
             return None
         chosen = max([*self._living_others(), self._own], key=_start)
-        self._lead_to(chosen)
+        self._point_to(chosen)
         return chosen.name
 
     def _living_others(self) -> list[Path]:
-        """The sockets of the other instances that take requests, by their starts."""
+        """The sockets of the other instances that take requests, by start time."""
         found = [
             path
             for path in self._link.parent.glob("*.sock")
@@ -87,7 +87,7 @@ class CurrentLink:
         ]
         return sorted(found, key=_start)
 
-    def _lead_to(self, target: Path) -> None:
+    def _point_to(self, target: Path) -> None:
         unready = self._own.with_suffix(".link")
         unready.symlink_to(target.name)
         try:
@@ -98,7 +98,10 @@ class CurrentLink:
 
 
 def is_listening(path: Path) -> bool:
-    """Whether somebody listens at the Unix socket, or link to one, at `path`. It never waits."""
+    """Whether a process listens at the Unix socket `path`, or link to one; checked without waiting.
+
+    Any error but "refused" and "not found" counts as listening: the backlog may be full.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
@@ -106,13 +109,13 @@ def is_listening(path: Path) -> bool:
         except (ConnectionRefusedError, FileNotFoundError):
             return False
         except OSError:
-            return True  # such as one that has too many connections waiting
+            return True
     return True
 
 
 def _start(socket_path: Path) -> tuple[int, str]:
-    """When an instance bound its socket, in nanoseconds; of two at once, the names decide."""
+    """The sort key of an instance: the time at which it bound its socket, in ns, then its name."""
     try:
         return socket_path.lstat().st_mtime_ns, socket_path.name
-    except FileNotFoundError:  # it is just going
+    except FileNotFoundError:  # the instance has just stopped
         return 0, socket_path.name

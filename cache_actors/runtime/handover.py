@@ -1,4 +1,4 @@
-"""Handover: new connections come here once the service is up, and always to a living instance."""
+"""Handover: `current.sock` is pointed to this instance once it is up, and kept at a live one."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ if TYPE_CHECKING:
     from .listen_socket import ListenSocket
 
 LOOK_SECONDS = 1.0
-"""Pause between two checks of where new connections go, in seconds; another instance may have
-died."""
+"""Pause between two checks of the link, in seconds; the instance it points to may have died."""
 
 
 class LinkKeeper:
-    """Announces the service at `sock`, and sees to it that clients find one.
+    """Announces this instance at `sock`, and repairs the link when another instance has died.
 
     Attributes:
-        failure: why it could not be announced, if so.
+        failure: the error of the announcement, if it failed.
     """
 
     def __init__(self, sock: ListenSocket, log: FilteringBoundLogger) -> None:
@@ -32,7 +31,7 @@ class LinkKeeper:
         self.failure: CannotListen | None = None
 
     def announce(self) -> bool:
-        """Have new connections come here, and return whether they do."""
+        """Direct new connections to this instance, and return whether that worked."""
         try:
             self._sock.announce()
         except CannotListen as error:
@@ -41,7 +40,7 @@ class LinkKeeper:
         return self.failure is None
 
     async def run(self, stop: trio.Event, _cancel_scope: trio.CancelScope) -> None:
-        """Look after it until `stop` is set; set it if the service could not be announced."""
+        """Repair the link regularly until `stop` is set; set `stop` if the announcement failed."""
         await self._announced.wait()
         if self.failure is not None:
             stop.set()

@@ -1,4 +1,4 @@
-"""The lifecycle of a process: it runs a supervision tree, stops in order, and always ends."""
+"""The lifecycle of a process: run a supervision tree, stop it in order, and exit in any case."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ EXIT_GAVE_UP = 1
 """Exit status: the supervision tree gave up."""
 
 EXIT_CUT_SHORT = 3
-"""Exit status: a stop was cut short, by a second signal or because it took too long."""
+"""Exit status: the stop was cut short, by a second signal or because it took too long."""
 
 MAX_STOP_SECONDS = 45.0
-"""Longest stop, in seconds; after it the process exits whatever it does. Requests in flight have 30
-of them; a shielded wait, or a thread on a dead disk, would otherwise have no limit at all."""
+"""Longest stop, in seconds; after it the process exits regardless. Requests in flight have 30 of
+them. Without it, a shielded wait or a thread on a dead disk would keep the process for ever."""
 
 
 class Tree(Protocol):
-    """The application, or the tree of workers, that a process runs."""
+    """A supervision tree that a process runs: the application, or the parent of the workers."""
 
     supervisor: Supervisor
 
@@ -39,7 +39,7 @@ class Tree(Protocol):
 
 
 class SideTask(Protocol):
-    """A task beside the tree: it may set `stop`, or cancel `cancel_scope`."""
+    """A task beside the tree, which may set `stop`, or cancel `cancel_scope` to end at once."""
 
     async def __call__(self, stop: trio.Event, cancel_scope: trio.CancelScope, /) -> None: ...
 
@@ -50,10 +50,10 @@ async def run_until_stopped(
     """Run `tree` until a side task stops it, and return the process's exit status.
 
     Args:
-        tree: what is run.
-        log: where its end is logged.
-        started: called once it runs.
-        side_tasks: run for as long as the tree does.
+        tree: the supervision tree.
+        log: the log for the end of the tree.
+        started: called once the tree runs.
+        side_tasks: tasks that run for as long as the tree does.
     """
     stop = trio.Event()
     status = EXIT_CUT_SHORT
@@ -73,13 +73,14 @@ async def run_until_stopped(
 
 
 def stop_on_signal(log: FilteringBoundLogger, before: Callable[[], None]) -> SideTask:
-    """A side task that stops the tree on SIGTERM, SIGINT or SIGHUP; a second one cuts that short.
+    """A side task that stops the tree on SIGTERM, SIGINT or SIGHUP; a second signal cancels it.
 
-    SIGHUP comes when a terminal is closed. Who started the process with `nohup` wants it ignored.
+    SIGHUP, sent when a terminal closes, is not handled if it was ignored from the start, as with
+    `nohup`.
 
     Args:
-        log: where signals are logged.
-        before: called before it stops.
+        log: the log for signals.
+        before: called at each signal, before the tree stops.
     """
 
     numbers = [signal.SIGTERM, signal.SIGINT]

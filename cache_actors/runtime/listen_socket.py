@@ -1,9 +1,9 @@
 """The listening socket: a TCP port, a Unix socket, or one of several in a folder.
 
 The folder is for rollouts without a lost request. Each instance has a socket with a random name
-there and, once it is up, makes the link `current.sock` point to it; nginx connects to the link. So
-for a while two instances run: the new one gets all new connections, the old one finishes what it
-has. What becomes of the link when instances come and go is in `current_socket.py`.
+there and, once it is up, points the link `current.sock` to it; nginx connects to the link. For a
+while two instances run: the new one gets all new connections, the old one finishes its requests.
+The rules for the link are in `current_socket.py`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from cache_actors.settings import Settings
 
-    Say = Callable[..., object]
+    LogWarning = Callable[..., object]
 
 BACKLOG = 4096
 
@@ -40,18 +40,17 @@ START_SECONDS = 60.0
 
 
 ACCEPT_PAUSE = 0.1
-"""Seconds until the next try when nothing can be accepted: the system has no more descriptors, no
-memory for one, or a reason of its own."""
+"""Pause after a failed `accept`, in seconds: the system may be out of descriptors or memory."""
 
 _FATAL_TO_LISTENING = {errno.EBADF, errno.EFAULT, errno.EINVAL, errno.ENOTSOCK}
-"""Errors of `accept` after which it can never succeed; all others are those of a connection, of the
-network, or of the moment (accept(2))."""
+"""Errors of `accept` after which it can never succeed (accept(2)); all others are temporary."""
 
 _OF_ONE_CONNECTION = {errno.ECONNABORTED, errno.EHOSTUNREACH, errno.EPERM, errno.EPROTO}
-"""Errors of `accept` that concern one connection; another may be waiting already."""
+"""Errors of `accept` that concern one connection; no pause is needed, as others may be waiting."""
 
 
-_CREDENTIALS = struct.Struct("3i")  # of unix(7): process, user, group
+_CREDENTIALS = struct.Struct("3i")
+"""Layout of `SO_PEERCRED` (unix(7)): process, user, group."""
 
 
 class CannotListen(CommandError):
@@ -70,33 +69,33 @@ class ConnectionSource(Protocol):
         """Whether another instance gets the new connections by now."""
 
     def close(self) -> None:
-        """Take no more connections, ever. May be called again."""
+        """Refuse connections from now on. May be called again."""
 
 
-def say_nothing(_event: str, /, **_fields: object) -> None:
-    """Log no warning."""
+def log_nothing(_event: str, /, **_fields: object) -> None:
+    """Discard the event."""
 
 
 class Arrivals:
-    """Takes the connections that wait at a socket, one after the other, as a context manager.
+    """Accepts connections from a socket, one after the other, as a context manager.
 
-    What happens to one connection before it is taken harms that connection only.
+    An error of one connection does not affect the next ones.
 
     Args:
         listening: the socket.
-        say: logs a warning when nothing can be accepted, and when that is over.
+        log_warning: logs that nothing can be accepted, and the recovery.
     """
 
-    def __init__(self, listening: socket.socket, say: Say = say_nothing) -> None:
+    def __init__(self, listening: socket.socket, log_warning: LogWarning = log_nothing) -> None:
         self._listening = trio.socket.from_stdlib_socket(listening)
-        self._say = say
+        self._log_warning = log_warning
         self._failures = 0
 
     async def next(self) -> trio.socket.SocketType:
-        """The next connection.
+        """Wait for the next connection, and return it.
 
         Raises:
-            OSError: nothing can be accepted here any more, as the socket itself is not what it was.
+            OSError: the socket itself is closed or broken, so nothing can ever be accepted again.
         """
         while True:
             try:
@@ -107,11 +106,11 @@ class Arrivals:
                 if error.errno not in _OF_ONE_CONNECTION:
                     self._failures += 1
                     if self._failures == 1:
-                        self._say("accept_failed", reason=_reason(error))
+                        self._log_warning("accept_failed", reason=_reason(error))
                     await trio.sleep(ACCEPT_PAUSE)
             else:
                 if self._failures:
-                    self._say("accept_recovered", failures=self._failures)
+                    self._log_warning("accept_recovered", failures=self._failures)
                     self._failures = 0
                 return connection
 
@@ -123,32 +122,32 @@ class Arrivals:
 
 
 class ListenSocket:
-    """A socket of this process's own, and what it is called on disk, if it is a Unix socket.
+    """The socket at which this process listens.
 
-    It outlives the incarnations of whoever accepts here: clients wait in its backlog.
+    The socket outlives the incarnations of the listener: meanwhile clients wait in its backlog.
 
     Args:
         sock: the socket.
-        path: its name on disk.
-        current: the link that leads to it once it is announced, if it is in a folder of sockets.
+        path: the path of the socket, if it is a Unix socket.
+        current: the link `current.sock`, if the socket is in a folder of sockets.
 
     Attributes:
-        say: logs warnings about what happens at the socket.
+        log_warning: logs warnings about the socket.
     """
 
     def __init__(
         self, sock: socket.socket, path: Path | None = None, current: CurrentLink | None = None
     ) -> None:
         self._sock = sock
-        self.say: Say = say_nothing
+        self.log_warning: LogWarning = log_nothing
         self._path = path
         self._current = current
 
     def announce(self) -> None:
-        """Have new connections come here: to be called once, when the service is up.
+        """Direct new connections to this instance; to be called once, when it is up.
 
         Raises:
-            CannotListen: the folder of sockets does not allow it.
+            CannotListen: the folder of sockets cannot be written to.
         """
         if self._current is None or self._path is None:
             return
@@ -159,26 +158,26 @@ class ListenSocket:
             raise CannotListen(f"Cannot have connections come here: {_reason(error)}") from error
 
     def repair(self) -> str | None:
-        """See to it that new connections go to an instance that lives: to be called now and then.
+        """Direct new connections to a live instance, if the current one is dead.
 
         Returns:
-            The name of the socket that they go to from now on, `None` if they do already.
+            The name of that instance's socket, or `None` if nothing was changed.
 
         Raises:
-            OSError: the folder of sockets does not allow it.
+            OSError: the folder of sockets cannot be written to.
         """
         return None if self._current is None else self._current.repair()
 
     def hand_off(self) -> None:
-        """Have new connections go to another instance, if one lives: this one is about to stop."""
+        """Direct new connections to another live instance, if any, before this instance stops."""
         if self._current is not None:
-            with suppress(OSError):  # the others will see it for themselves
+            with suppress(OSError):  # another instance repairs the link
                 self._current.hand_off()
 
     def listen(self) -> Arrivals:
-        """Have connections wait here from now on, and return what takes them."""
+        """Listen at the socket, and return the connections that arrive."""
         self._sock.listen(BACKLOG)
-        return Arrivals(self._sock.dup(), self.say)
+        return Arrivals(self._sock.dup(), self.log_warning)
 
     async def serve(
         self, handle: Callable[[trio.SocketStream], Awaitable[None]], connections: trio.Nursery
@@ -194,12 +193,12 @@ class ListenSocket:
         return self._current is not None and not self._current.is_ours()
 
     def close(self) -> None:
-        """Close the socket and remove it from disk. May be called again."""
+        """Hand off, close the socket, and remove it from disk. May be called again."""
         self.hand_off()
         self._sock.close()
         if self._path is None:
             return
-        with suppress(OSError):  # the link stays: it may be another's a moment later
+        with suppress(OSError):  # not the link: another instance may take it at any moment
             self._path.unlink(missing_ok=True)
         self._path = None
 
@@ -220,10 +219,10 @@ async def _handle(
 
 
 def bind(settings: Settings) -> ListenSocket:
-    """A socket as the settings want it, which connections can wait at from now on.
+    """Bind the socket that the settings name.
 
     Raises:
-        CannotListen: it is taken, or not allowed.
+        CannotListen: the address is taken, or not allowed.
     """
     path, folder = settings.socket_path, settings.socket_dir
     host = f"[{settings.bind}]" if ":" in settings.bind else settings.bind
@@ -252,7 +251,7 @@ def _in_folder(folder: Path) -> ListenSocket:
 
 
 def _remove_remains(folder: Path) -> None:
-    """Remove what dead instances have left: their sockets, and links that never got into place."""
+    """Remove the sockets of dead instances, and links that were never renamed into place."""
     for path in folder.iterdir():
         with suppress(OSError):
             old = time.time() - path.lstat().st_mtime > START_SECONDS
@@ -273,12 +272,12 @@ def _at_path(path: Path) -> ListenSocket:
 
 
 def bind_tcp(host: str, port: int) -> socket.socket:
-    """A socket at an address and a port.
+    """Bind a TCP socket to an address and a port.
 
     Raises:
-        OSError: it is taken, not allowed, or not of this host.
+        OSError: the address is taken, not allowed, or not of this host.
     """
-    # Looked up, as that is what understands the zone of an address (fe80::1%eth0, RFC 4007).
+    # `getaddrinfo` also resolves the zone of an address (fe80::1%eth0, RFC 4007).
     flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV | socket.AI_PASSIVE
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     family, _, _, _, address = found[0]
@@ -294,10 +293,10 @@ def bind_tcp(host: str, port: int) -> socket.socket:
 
 
 def bind_unix(path: Path) -> socket.socket:
-    """A Unix socket that its group may connect to, from the moment that it is there.
+    """Bind a Unix socket, to which its group may connect from the first moment.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the socket cannot be made.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     umask = os.umask(0o007)
@@ -313,7 +312,7 @@ def bind_unix(path: Path) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> bool:
-    """Remove the socket at `path` if nobody listens there any more; return whether that is so."""
+    """Remove the socket at `path` unless a process listens there; return whether it was removed."""
     if is_listening(path):
         return False
     path.unlink(missing_ok=True)
@@ -321,7 +320,7 @@ def _remove_stale(path: Path) -> bool:
 
 
 def _holder(path: Path) -> str:
-    """Who listens at the Unix socket at `path`."""
+    """The process that listens at the Unix socket `path`, in words."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, suppress(OSError):
         probe.setblocking(False)
         probe.connect(str(path))

@@ -1,4 +1,4 @@
-"""Who listens at a port of this host, as far as this user may know: for whoever finds it taken."""
+"""The process that listens at a port of this host, for error messages about a port in use."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import ipaddress
 from contextlib import suppress
 from pathlib import Path
 
-_LISTENS = "0A"  # of the states in /proc/net/tcp
+_LISTENS = "0A"
+"""Code of the state LISTEN in `/proc/net/tcp`."""
 
 
 def listener_at(host: str, port: int) -> str:
-    """Who listens at `host` and `port`: a process and its command, or as much as can be seen."""
+    """The process that listens at `host` and `port`, in words.
+
+    Another user's process is not visible, and is described by the user's number or as "somebody".
+    """
     wanted = ipaddress.ip_address(host.partition("%")[0])
     for table in "tcp", "tcp6":
         with suppress(OSError):
@@ -25,7 +29,7 @@ def listener_at(host: str, port: int) -> str:
 
 
 def process_named(pid: int | str) -> str:
-    """A process, with its command if that can be seen."""
+    """The process `pid` in words, with at most 100 characters of its command if it is visible."""
     command = ""
     with suppress(OSError):
         words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
@@ -35,7 +39,7 @@ def process_named(pid: int | str) -> str:
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """An address as the kernel writes it: words of 32 bits, each with its last byte first."""
+    """Parse an address of `/proc/net/tcp`: words of 32 bits in hexadecimal, little-endian."""
     words = [bytes.fromhex(text[start : start + 8])[::-1] for start in range(0, len(text), 8)]
     address = ipaddress.ip_address(b"".join(words))
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
@@ -43,7 +47,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 
 def _holder(socket: str) -> str | None:
-    """The first process that has the socket open."""
+    """The first process that has the socket open, in words; None if no such process is visible."""
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             for descriptor in (process / "fd").iterdir():

@@ -1,10 +1,10 @@
-"""The instance that an environment belongs to: where it listens, and what its `/up` answers.
+"""Probes of `/up` at a running instance, which is found by its environment or a URL.
 
-This is for commands that have to be quick and may be run where little is set: it needs nothing but
-the standard library, and of the service's settings those alone that say where it listens.
+`healthcheck` and `status` have to start fast, often without the service's full environment. So this
+module needs only the standard library, and reads only the settings of the address.
 
-In a folder of sockets there may be those of other containers too. The kernel tells which are ours:
-the process behind a socket has no number in the namespace of another container.
+A folder of sockets may be shared by several containers. A socket whose listener has no process id
+in this container's namespace belongs to another container.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from .current_socket import CURRENT
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SECONDS = 5.0
-"""Longest time for each step of a question, in seconds."""
+TIMEOUT_SECONDS = 5.0
+"""Timeout of each socket operation of a request, in seconds."""
 
 HIGHEST_PORT = 65_535
 
 
 class BadAddress(CommandError):
-    """The setting or URL that says where the service listens is wrong; the message says how."""
+    """A setting or URL is not a valid address of the service; the message says which and why."""
 
 
 class NoAnswer(Exception):
-    """Nobody answers there; the message says where, and why not."""
+    """The instance does not answer; the message has its address and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpAnswer:
-    """The answer of `/up`."""
+    """The HTTP response of `/up`."""
 
     status: int
     body: bytes
@@ -49,11 +49,11 @@ class UpAnswer:
 
 @dataclass(frozen=True, slots=True)
 class UpProbe:
-    """A probe of `/up` of one instance, which listens at a host and a port, or at a Unix socket.
+    """A probe of `/up` at one instance, by host and port or by Unix socket.
 
     Attributes:
-        path: that of `/up` there.
-        socket: the Unix socket, which then counts instead of the rest.
+        path: the path of `/up` in the URL.
+        socket: the Unix socket; if set, host, port and TLS are ignored.
     """
 
     host: str = "localhost"
@@ -69,10 +69,10 @@ class UpProbe:
         return f"{'https' if self.tls else 'http'}://{host}:{self.port}{self.path}"
 
     def get(self) -> UpAnswer:
-        """Ask `/up` and return what it answers, whatever that is.
+        """Send `GET /up` and return the response, of any status.
 
         Raises:
-            NoAnswer: there is none, or not within `SECONDS`.
+            NoAnswer: the connection failed, timed out, or did not carry HTTP.
         """
         connection = self._connection()
         try:
@@ -89,29 +89,29 @@ class UpProbe:
         if self.socket is not None:
             return _UnixConnection(self.socket)
         kind = HTTPSConnection if self.tls else HTTPConnection
-        return kind(self.host, self.port, timeout=SECONDS)
+        return kind(self.host, self.port, timeout=TIMEOUT_SECONDS)
 
 
 class _UnixConnection(HTTPConnection):
     def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=SECONDS)
+        super().__init__("localhost", timeout=TIMEOUT_SECONDS)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(SECONDS)
+        self.sock.settimeout(TIMEOUT_SECONDS)
         self.sock.connect(str(self._path))
 
 
 def own_instance(environment: Mapping[str, str]) -> UpProbe:
-    """The instance with this environment.
+    """A probe of the instance that has this environment.
 
     Args:
-        environment: `SOCKET_DIR`, `SOCKET_PATH`, or else `BIND` and `PORT` count.
+        environment: the variables `SOCKET_DIR` or `SOCKET_PATH`, or else `BIND` and `PORT`.
 
     Raises:
-        BadAddress: these are bad.
-        NoAnswer: nobody listens in `SOCKET_DIR`, or nobody that may be asked.
+        BadAddress: a variable is invalid, or `SOCKET_DIR` and `SOCKET_PATH` are both set.
+        NoAnswer: no instance of this container listens in `SOCKET_DIR`, or it cannot be read.
     """
     folder, path = environment.get("SOCKET_DIR"), environment.get("SOCKET_PATH")
     if folder and path:
@@ -124,10 +124,10 @@ def own_instance(environment: Mapping[str, str]) -> UpProbe:
 
 
 def instance_at(url: str) -> UpProbe:
-    """The instance at an http or https URL, with or without the path of `/up`.
+    """A probe of the instance at an http or https URL; a URL without a path gets `/up`.
 
     Raises:
-        BadAddress: it is no such URL.
+        BadAddress: `url` is not an http or https URL.
     """
     try:
         parts = urlsplit(url)
@@ -148,7 +148,11 @@ def _port(text: str) -> int:
 
 
 def _own_socket(folder: Path) -> Path:
-    """The socket of this namespace's instance, the newest if there are several."""
+    """The newest socket in `folder` at which an instance of this container listens.
+
+    Raises:
+        NoAnswer: there is none, or the folder or a socket may not be opened.
+    """
     try:
         sockets = [path for path in folder.iterdir() if path.suffix == ".sock"]
         ours = [path for path in sockets if path.name != CURRENT and _is_ours(path)]
@@ -160,13 +164,13 @@ def _own_socket(folder: Path) -> Path:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a process that we can see listens there.
+    """Whether a process of this container's namespace listens at `path`.
 
     Raises:
-        PermissionError: that is not for us to know.
+        PermissionError: this user may not connect to the socket.
     """
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)  # one that hangs, with others waiting, would have us wait too
+        probe.setblocking(False)  # a full backlog would block the connect
         try:
             probe.connect(str(path))
         except PermissionError as error:

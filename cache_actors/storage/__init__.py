@@ -1,4 +1,4 @@
-"""The disk: where files lie, and how they get there without ever being seen half done.
+"""Storage on disk: the layout of files, and the steps that publish each of them whole.
 
-Plain blocking calls, which the actors run in threads; nothing here knows of trio.
+All calls block, and the actors run them in threads; nothing here knows of trio.
 """

@@ -1,7 +1,7 @@
-"""Capacity: how full the storage is, and when that is too full.
+"""Capacity: the usage of the storage, and the check for room before each write.
 
-What counts is the file system itself, whoever fills it; or, with a `max_bytes` of its own, what
-the storage folder holds: what the last scan has found, and what this process has stored since.
+Without `max_bytes` the usage is that of the file system, by all users. With `max_bytes` it is
+that of the storage folder: the bytes that the last scan found, and those stored since.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ if TYPE_CHECKING:
 RESERVE_SHARE = 0.01
 MAX_RESERVE_BYTES = 1 << 30
 MIN_RESERVE_BYTES = 1 << 20
-"""Of the room, in bytes, that uploads leave alone: entries, and eviction itself, need some."""
+"""Smallest reserve, in bytes. Uploads leave the reserve free for entries and eviction: it is
+`RESERVE_SHARE` of the file system, and at most `MAX_RESERVE_BYTES`."""
 
 
 BLOCK_BYTES = 4096
-"""Size in which most disks give space to files, in bytes."""
+"""Allocation unit of most file systems, in bytes."""
 
 
 def on_disk(size: int) -> int:
-    """The bytes that a file of `size` bytes takes on the disk."""
+    """Disk usage, in bytes, of a file of `size` bytes."""
     return -(-size // BLOCK_BYTES) * BLOCK_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """Bytes on disk, and files."""
+    """An amount of storage: bytes on disk, and files."""
 
     bytes: int = 0
     files: int = 0
@@ -46,43 +47,41 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The used amount of a limit. A limit of 0 is none."""
+    """The amount used and its limit; 0 bytes or files as a limit means unlimited."""
 
     used: Amount
     limit: Amount
 
     @property
     def share(self) -> float:
-        """The used share of what is scarcest, from 0 to 1 (or more, of a limit of our own)."""
+        """The used share of bytes or of files, whichever is larger; above 1 only of `max_bytes`."""
         pairs = [(self.used.bytes, self.limit.bytes), (self.used.files, self.limit.files)]
         return max(used / limit if limit else 0.0 for used, limit in pairs)
 
     def excess(self, share: float) -> Amount:
-        """The amount that has to go for no more than `share` of the limit to be used."""
+        """The amount to remove until at most `share` of the limit is used."""
         files = self.used.files - int(share * self.limit.files) if self.limit.files else 0
         return Amount(max(0, self.used.bytes - int(share * self.limit.bytes)), max(0, files))
 
 
 class Capacity:
-    """The room for the storage folder `root`, of which it may take `max_bytes` if that is set.
-
-    Threads and the event loop share it.
+    """The usage of the storage folder `root` and the room left for it; safe to use from threads.
 
     Attributes:
-        max_bytes: that limit.
+        max_bytes: limit on the folder's bytes; None for the file system's own.
     """
 
     def __init__(self, root: Path, max_bytes: int | None = None) -> None:
         self._root = root
         self.max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._stored = 0  # bytes, of a limit of our own
+        self._stored = 0  # bytes that count towards max_bytes
         self._ever_stored = 0  # bytes, by this process
-        self._since_scan: int | None = None  # of those; None before the first scan
+        self._since_scan: int | None = None  # bytes, by this process; None before the first scan
         self._reserved = 0  # bytes that are about to be written
 
     def note_stored(self, size: int) -> None:
-        """Take in that `size` more bytes have been stored."""
+        """Count `size` bytes that have been stored."""
         with self._lock:
             self._ever_stored += size
             self._stored += size
@@ -90,30 +89,30 @@ class Capacity:
                 self._since_scan += size
 
     def begin_scan(self) -> int:
-        """Take in that a scan begins, and return what `note_scan` has to know of that."""
+        """Begin a scan, and return the mark that `note_scan` takes as `begun`."""
         return self._ever_stored
 
     def note_scan(self, size: int, begun: int | None = None) -> None:
-        """Take in that a scan has found `size` bytes.
+        """Record that a scan found `size` bytes.
 
-        What has been stored since it had `begun` counts too, whether or not it was seen.
+        Bytes stored since the mark `begun` are added, whether or not the scan saw them.
         """
         with self._lock:
             self._since_scan = 0 if begun is None else self._ever_stored - begun
             self._stored = size + self._since_scan
 
     def forget_scan(self) -> None:
-        """Take in that much has been removed, so that the last scan says nothing any more."""
+        """Invalidate the last scan, as after large removals."""
         self._since_scan = None
 
     def needs_scan(self, share: float) -> bool:
-        """Whether a limit of our own is set, and `share` of it was stored since the last scan."""
+        """Whether `max_bytes` is set, and no scan is valid or `share` of it was stored since."""
         if self.max_bytes is None:
             return False
         return self._since_scan is None or self._since_scan >= share * self.max_bytes
 
     def usage(self) -> Usage:
-        """The usage at the moment.
+        """The current usage.
 
         Raises:
             OSError: the disk failed.
@@ -127,18 +126,14 @@ class Capacity:
         )
         limit = Amount(
             used.bytes
-            + room.f_bavail * room.f_frsize,  # without what is root's alone, as df has it
+            + room.f_bavail * room.f_frsize,  # without blocks reserved for root, as in df
             used.files + room.f_favail if room.f_files else 0,
         )
         return Usage(used, limit)
 
     @contextmanager
     def reserve(self, size: int, files: int = 1) -> Iterator[None]:
-        """Keep room for `size` bytes of uploads from other uploads, until they are written.
-
-        Args:
-            size: in bytes.
-            files: how many they will be.
+        """Reserve room for `size` bytes in `files` files until the context ends.
 
         Raises:
             As `check_room`.
@@ -154,9 +149,9 @@ class Capacity:
 
     @contextmanager
     def reserve_elsewhere(self, size: int) -> Iterator[tuple[int, int]]:
-        """Speak for `size` bytes that another process writes, which looks itself whether it may.
+        """Reserve `size` bytes, unchecked, for another process that checks for room itself.
 
-        Yields how many bytes are stored, and are reserved by others, for it to `load_counts`.
+        Yields the bytes stored and those reserved by others, for that process to `load_counts`.
         """
         with self._lock:
             others = self._stored, self._reserved
@@ -168,15 +163,15 @@ class Capacity:
                 self._reserved -= size
 
     def load_counts(self, stored: int, reserved: int) -> None:
-        """Take over another process's count of what is stored and reserved, in bytes."""
+        """Replace the counts of stored and reserved bytes by those of another process."""
         with self._lock:
             self._stored, self._reserved = stored, reserved
 
     def check_room(self, size: int, files: int = 1) -> None:
-        """Make sure that there is room for `size` bytes, in so many files, beside the reserve.
+        """Check that there is room for `size` bytes in `files` files, in excess of the reserve.
 
         Raises:
-            NoRoom: there isn't.
+            NoRoom: the disk or `max_bytes` has too little room.
             OSError: the disk failed.
         """
         size += self._reserved

@@ -1,8 +1,8 @@
-"""Key-value entries on disk: none is stored without the artifacts that it refers to.
+"""Key-value entries on disk: none is stored whose CAS artifacts are missing, if that is required.
 
-An entry that refers to an artifact which isn't there breaks the build that finds it. So whoever
-puts one makes sure of its artifacts, and notes that they are in use, while eviction is kept out of
-the project; see `eviction/sweep.py` for the other half.
+An entry whose artifact is missing breaks the build that retrieves it. So the writer checks and
+touches an entry's artifacts while the project's lock keeps eviction out. Eviction's side of the
+protocol is in `eviction/sweep.py`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class MissingArtifact(Exception):
-    """An entry was not stored, since an artifact that it refers to does not exist."""
+    """An entry was refused, since a CAS artifact that it refers to does not exist."""
 
     def __init__(self, artifact_id: str) -> None:
         super().__init__(f"Artifact {artifact_id} does not exist")
@@ -39,7 +39,7 @@ class MissingArtifact(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EntryWrite:
-    """An entry to store: its body, and the ids of the artifacts that it refers to."""
+    """An entry to store: its key, its body, and the ids of the CAS artifacts it refers to."""
 
     key: Key
     body: bytes
@@ -47,11 +47,11 @@ class EntryWrite:
 
 
 class EntryWriter:
-    """Stores entries in a `store`.
+    """A writer of entries into `store`.
 
     Args:
-        store: where they go.
-        require_artifacts: whether an entry is refused if an artifact of it is missing.
+        store: the file store.
+        require_artifacts: whether an entry is refused if one of its CAS artifacts is missing.
     """
 
     def __init__(self, store: FileStore, *, require_artifacts: bool) -> None:
@@ -59,10 +59,10 @@ class EntryWriter:
         self._require_artifacts = require_artifacts
 
     def put(self, batch: Sequence[EntryWrite]) -> list[str | MissingArtifact | OSError | None]:
-        """Store each item of `batch`; of those that share a name the last one stays.
+        """Store the entries in `batch`; of several with the same key, the last one wins.
 
-        Returns, for each, what went wrong; or, of one that was stored all the same, the id of an
-        artifact that is missing; or None.
+        Returns one outcome for each entry: the error that kept it from being stored, the id of a
+        missing artifact if it was stored without that, or None.
         """
         with ExitStack() as locks:
             locked = {
@@ -97,9 +97,9 @@ class EntryWriter:
     def _look(
         self, write: EntryWrite, seen: dict[tuple[Project, str], bool | OSError]
     ) -> str | MissingArtifact | OSError | None:
-        """Note that the artifacts of an entry are in use, and say which one is missing, if any.
+        """Touch the artifacts of an entry, and return an error or the id of a missing one, if any.
 
-        Those that are in `seen` have been looked at since their project was locked: once is enough.
+        `seen` has the artifacts that this batch has touched under the lock: once is enough.
         """
         project = write.key.project
         missing = []
@@ -117,10 +117,9 @@ class EntryWriter:
         return min(missing, default=None)
 
     def _touch(self, project: Project, artifact_id: str) -> bool:
-        """Whether an artifact is there; from then on it is in use.
+        """Touch a CAS artifact under both spellings, and return whether either exists.
 
-        Under both spellings, even if the first one is there: nobody knows here which of them the
-        client is going to ask for, and eviction takes each by its own last use.
+        The client may ask for either spelling, and eviction judges each by its own last use.
         """
         now = time.time_ns()
         is_there = False

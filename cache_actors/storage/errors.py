@@ -1,4 +1,4 @@
-"""Errors of storage, as its callers see them. Anything else that it raises is a bug."""
+"""Storage errors: all that callers of the storage have to handle; any other exception is a bug."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ import os
 from enum import StrEnum
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
-"""Errors that say that there is no room."""
+"""Error numbers of a disk or quota that has no room."""
 
 _BUSY = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 OF_THE_MOMENT = FULL | _BUSY | {errno.EIO, errno.EROFS}
-"""Errors that say nothing of what a file system can do: it is full, busy, or the disk fails."""
+"""Error numbers of a full, busy or failing disk, which prove no lack of a file system feature."""
 
 
 class Shortage(StrEnum):
-    """What there is too little of, when the storage is full."""
+    """The resource that a full storage has too little of."""
 
     BYTES = "bytes"
-    """Bytes on the disk, beside the reserve."""
+    """Bytes on the disk, in excess of the reserve (`Capacity.check_room`)."""
 
     INODES = "inodes"
-    """Inodes on the disk, beside the reserve."""
+    """Inodes on the disk, in excess of the reserve (`Capacity.check_room`)."""
 
     LIMIT = "limit"
-    """Bytes of `STORAGE_MAX_BYTES`."""
+    """Bytes within `STORAGE_MAX_BYTES`."""
 
     QUOTA = "quota"
-    """The user's quota, as the kernel says (EDQUOT)."""
+    """The user's disk quota: a write failed with EDQUOT."""
 
     DISK = "disk"
-    """Bytes or inodes, as the kernel says when something is written (ENOSPC)."""
+    """Bytes or inodes: a write failed with ENOSPC."""
 
 
 class NoRoom(OSError):
-    """There is no room, as was found before anything was written; it lacks `shortage`."""
+    """A check before writing found no room; `shortage` is the resource that is missing."""
 
     def __init__(self, shortage: Shortage) -> None:
         super().__init__(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -44,7 +44,7 @@ class NoRoom(OSError):
 
 
 class Unfit(OSError):
-    """The storage cannot do what is needed: `strerror` says what, `advice` what to do about it."""
+    """The file system lacks a needed feature: `strerror` names it, `advice` is for the operator."""
 
     def __init__(self, number: int | None, text: str, advice: str) -> None:
         super().__init__(number, text)
@@ -52,15 +52,15 @@ class Unfit(OSError):
 
 
 class StorageError(Exception):
-    """The storage could not do what it was asked; nothing partial is left behind."""
+    """A storage operation failed; nothing partial is left behind."""
 
 
 class StorageFull(StorageError):
-    """There is no room."""
+    """The storage has no room."""
 
     @property
     def shortage(self) -> Shortage:
-        """What there is too little of."""
+        """The resource that the storage has too little of."""
         cause = self.__cause__
         if isinstance(cause, NoRoom):
             return cause.shortage
@@ -69,15 +69,15 @@ class StorageFull(StorageError):
 
 
 class StorageBusy(StorageError):
-    """Not at the moment: too many files are open, or there is no memory."""
+    """The process or the machine has no file descriptor or memory left at the moment."""
 
 
 class StorageLocked(StorageBusy):
-    """Not at the moment: another has the lock, and has not given it up for long."""
+    """A lock on a project or an upload is held by somebody else (EBUSY)."""
 
 
 def storage_error(error: OSError) -> StorageError:
-    """The storage error for an operating system error. It names no path: clients may see it."""
+    """The storage error for an operating system error, without a path, since clients may see it."""
     reason = error.strerror or type(error).__name__
     kind, what = StorageError, "failed"
     if error.errno in FULL:

@@ -1,4 +1,4 @@
-"""Whether the storage can be written to at the moment, as everyone sees who writes."""
+"""The health of the storage, derived from the outcomes of all writes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 MAX_PROBE_SECONDS = 10.0
-"""Longest time that a probe may take, in seconds; after that the disk counts as one that hangs."""
+"""Longest duration of a probe in seconds, beyond which the storage counts as failing."""
 
 
 class StorageState(Enum):
-    """The state of writing. Reading goes on in any state."""
+    """The state of writing; reads go on in any state."""
 
     OK = "ok"
     FULL = "full"
@@ -27,10 +27,14 @@ class StorageState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class StorageStatus:
-    """A state, why, and since when (`time.monotonic()`); and the room there was at the last look.
+    """A snapshot of the storage's state.
 
-    `free_bytes` and `free_inodes` are None before the first look, and the latter also where the
-    file system counts no inodes.
+    Attributes:
+        state: the state of writing.
+        reason: the reason for a state other than OK.
+        since: the time of the last change of state (`time.monotonic()`).
+        free_bytes: free bytes at the last probe; None before the first.
+        free_inodes: free inodes likewise; None also on a file system that counts none.
     """
 
     state: StorageState
@@ -41,7 +45,7 @@ class StorageStatus:
 
 
 class StorageHealth:
-    """The latest outcome of writing. Threads note it and anyone reads it, as one value."""
+    """The health of the storage; safe to update and read from any thread."""
 
     def __init__(self) -> None:
         self._state: tuple[StorageState, str | None, float] = (
@@ -53,10 +57,10 @@ class StorageHealth:
         self._probed_since: float | None = None
 
     def note(self, outcomes: Sequence[object]) -> None:
-        """Take in how writes went: those that failed are `OSError`s.
+        """Update the state from the outcomes of writes; each `OSError` is a failure.
 
-        A lack of open files or of memory is not the storage's fault, and says nothing of it; no
-        more does a project whose entries are being evicted.
+        A lack of file descriptors or memory, and a lock that is held (`StorageBusy`), are no fault
+        of the storage and change nothing.
         """
         failures = [storage_error(each) for each in outcomes if isinstance(each, OSError)]
         succeeded = len(failures) < len(outcomes)
@@ -69,12 +73,12 @@ class StorageHealth:
             self._enter(StorageState.OK, None)
 
     def note_room(self, free_bytes: int, free_inodes: int | None) -> None:
-        """Take in how much room there is; inodes only where they are counted."""
+        """Record the free bytes and inodes; None for a file system that counts no inodes."""
         self._room = (free_bytes, free_inodes)
 
     @contextmanager
     def probed(self) -> Iterator[None]:
-        """Somebody tries to write, for as long as the context lasts; he may not come back."""
+        """Time a probe, which runs in the context: one that hangs makes the storage fail."""
         self._probed_since = time.monotonic()
         try:
             yield
@@ -86,7 +90,7 @@ class StorageHealth:
         self._state = (state, reason, since if state is now else time.monotonic())
 
     def status(self) -> StorageStatus:
-        """What is known."""
+        """A snapshot of the current state."""
         since = self._probed_since
         if since is not None and time.monotonic() - since > MAX_PROBE_SECONDS:
             reason = f"The storage has not answered for {MAX_PROBE_SECONDS:g} seconds"

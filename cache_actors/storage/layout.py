@@ -1,4 +1,4 @@
-"""The layout: where everything lies on disk, and what a client may name. Pure, no I/O.
+"""The layout: the path of every stored file, and the names a client may use. Pure, no I/O.
 
     <storage>/<account>/<project>/cas/<shard>/<id>
     <storage>/<account>/<project>/keyvalue/<shard>/<cas_id>.json
@@ -22,26 +22,26 @@ from pathlib import Path
 from cache_actors.kinds import Kind
 
 TEMPORARY = ".tmp"
-"""The folder under the storage folder in which files lie until they are published."""
+"""Name of the folder below the storage folder that holds files until they are published."""
 
 QUARANTINE = ".quarantine"
-"""The folder under the storage folder to which broken files are moved."""
+"""Name of the folder below the storage folder that holds broken files."""
 
 TRASH = ".trash"
-"""The folder under the storage folder to which the folders of cleaned projects are moved."""
+"""Name of the folder below the storage folder that holds the folders of cleaned projects."""
 
 LAST_SCRUB = ".last-scrub"
-"""The file under the storage folder that says when the last scrub ended."""
+"""Name of the file below the storage folder that holds the time of the last scrub's end."""
 
 LAST_EVICTION = ".last-eviction"
-"""The file under the storage folder that holds the report of the last pass of eviction."""
+"""Name of the file below the storage folder that holds the report of the last eviction pass."""
 
-_MODULE_PART = re.compile(r"[^/\\\0\ufffd]{1,1000}")  # U+FFFD stands for what is no UTF-8
+_MODULE_PART = re.compile(r"[^/\\\0\ufffd]{1,1000}")  # U+FFFD replaces invalid UTF-8
 _HANDLE = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
 class InvalidIdentifier(ValueError):
-    """A handle or an id that no client may use; the message says which value and why."""
+    """A handle or an id is invalid; the message has the value and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,41 +55,41 @@ class Project:
         return f"{self.account}/{self.name}"
 
     def path(self, storage: Path) -> Path:
-        """The folder below `storage` that holds all that is the project's."""
+        """The project's folder below the storage folder `storage`."""
         return storage / self.account / self.name
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """The key of what a client can store or read: one id of one kind in one project."""
+    """The key of a stored file: an id of a kind in a project."""
 
     project: Project
     kind: Kind
     id: str
 
     def path(self, storage: Path) -> Path:
-        """The path of this key's file below the `storage` folder."""
+        """The path of the key's file below the storage folder `storage`."""
         return storage / self.place
 
     @property
     def place(self) -> str:
-        """The path from the storage folder to this key's file."""
+        """The path of the key's file, relative to the storage folder."""
         return f"{self.project}/{self.kind.folder}/{shard(self.id)}/{self.id}{self.kind.ending}"
 
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """A key that has just been stored, and the bytes that its file takes on the disk."""
+    """A key that has just been stored, and the bytes on disk of its file."""
 
     key: Key
     size: int
 
 
 def parse_project(account_handle: str, project_handle: str) -> Project:
-    """The project that two handles name.
+    """The project with these handles.
 
     Raises:
-        InvalidIdentifier: one of them isn't 1 to 100 of `A-Z a-z 0-9 _ -`.
+        InvalidIdentifier: a handle is not 1 to 100 characters of `A-Z a-z 0-9 _ -`.
     """
     return Project(
         _parse_handle("account_handle", account_handle),
@@ -98,10 +98,10 @@ def parse_project(account_handle: str, project_handle: str) -> Project:
 
 
 def parse_id(kind: Kind, name: str, value: str) -> str:
-    """`value` itself, if it can be the id of such a kind; `name` is what the error calls it.
+    """Return `value` unchanged if it is a valid id of `kind`; `name` is its name in the error.
 
     Raises:
-        InvalidIdentifier: it isn't what `kind.ids` says.
+        InvalidIdentifier: `value` does not match `kind.ids`.
     """
     if kind.ids.pattern.fullmatch(value) is None:
         raise InvalidIdentifier(f"{name} {_quote(value)} is invalid: it must be {kind.ids.meaning}")
@@ -109,14 +109,13 @@ def parse_id(kind: Kind, name: str, value: str) -> str:
 
 
 def module_id(category: str, module_hash: str, name: str) -> str:
-    """The id of a module: the SHA-256 of what names it.
+    """The id of a module artifact: the SHA-256 of its category, hash and name.
 
-    Names may hold any letters. Those with an accent have two forms in Unicode, which mean the same
-    to whoever reads them, and are the same here.
+    Equivalent Unicode forms of a letter with an accent give the same id (NFC).
 
     Raises:
-        InvalidIdentifier: a part is empty, `.` or `..`, too long, no UTF-8, or has a character that
-            no name may have.
+        InvalidIdentifier: a part is empty, `.` or `..`, longer than 1000 characters, no UTF-8, or
+            has a slash, a backslash or NUL in it.
     """
     parts = {"cache_category": category, "hash": module_hash, "name": name}
     for label, value in parts.items():
@@ -130,7 +129,7 @@ def module_id(category: str, module_hash: str, name: str) -> str:
 
 
 def key_at(parts: tuple[str, ...]) -> Key | None:
-    """The key whose file lies at these parts of a path below the storage folder, if any does."""
+    """The key of the file at the path `parts` below the storage folder; None if it is no key's."""
     if len(parts) < 4:
         return None
     account, name, folder, *shard_parts, file_name = parts
@@ -143,36 +142,36 @@ def key_at(parts: tuple[str, ...]) -> Key | None:
 
 
 def project_at(parts: tuple[str, ...]) -> Project | None:
-    """The project whose folder lies at these parts of a path below storage, if any does."""
+    """The project with its folder at the path `parts` below the storage folder, or None."""
     if len(parts) == 2 and all(map(is_account, parts)):
         return Project(*parts)
     return None
 
 
 def project_folder_of(path: Path, storage: Path) -> Path:
-    """The folder of the project that a file below `storage` belongs to."""
+    """The project folder of the file at `path` below the storage folder `storage`."""
     return storage / Path(*path.relative_to(storage).parts[:2])
 
 
 def quarantine_folder_of(path: Path, storage: Path) -> Path:
-    """The folder that a broken file below `storage` is moved to: one for each kind."""
+    """The quarantine folder of the file at `path`: one for each kind in each project."""
     return storage / QUARANTINE / Path(*path.relative_to(storage).parts[:3])
 
 
 def is_account(name: str) -> bool:
-    """Whether a folder of that name may be an account's (or, one further down, a project's)."""
+    """Whether `name` is a valid name for the folder of an account or of a project."""
     return _HANDLE.fullmatch(name) is not None and name == name.lower()
 
 
 def id_of(kind: Kind, shard_of_file: str, file_name: str) -> str | None:
-    """The id of that kind whose file has that name in that shard, if there is such an id."""
+    """The id, of kind `kind`, of a file name in a shard; None if that is no id's file name."""
     name = file_name.removesuffix(kind.ending)
     is_one = file_name == name + kind.ending and kind.ids.pattern.fullmatch(name)
     return name if is_one and shard(name) == shard_of_file else None
 
 
 def shard(key_id: str) -> str:
-    """The folder that spreads ids: their 3rd and 4th character, `_` for shorter ones.
+    """The shard (subfolder) of an id: its 3rd and 4th character, or `_` for a shorter id.
 
     Key-value ids all start with `0~` and CAS ids are hex, so these two characters vary in both.
     """
@@ -180,12 +179,12 @@ def shard(key_id: str) -> str:
 
 
 def shard_depth() -> int:
-    """The number of folders between a kind's folder and its files."""
+    """The number of folder levels between a kind's folder and its files."""
     return shard("").count("/") + 1
 
 
 def shard_at(folder: str) -> str:
-    """The shard whose folder is at that path."""
+    """The shard of the folder at the path `folder`."""
     return "/".join(folder.split("/")[-shard_depth() :])
 
 

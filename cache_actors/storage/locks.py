@@ -1,4 +1,4 @@
-"""Locks on folders and files (`flock`). They end with whoever holds them, however that ends."""
+"""Locks on folders and files (`flock`), which the kernel releases when their process ends."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from pathlib import Path
 
-_RETRY = 0.001
+_RETRY_SECONDS = 0.001
 
 
 def try_lock(fd: int, how: int = fcntl.LOCK_EX) -> bool:
-    """Lock what is open as `fd`, unless somebody else's lock is in the way; say whether it is ours.
+    """Lock the open file or folder `fd` without waiting, and return whether that succeeded.
 
     Raises:
-        OSError: it cannot be locked.
+        OSError: the file system cannot lock `fd`.
     """
     try:
         fcntl.flock(fd, how | fcntl.LOCK_NB)
@@ -29,13 +29,17 @@ def try_lock(fd: int, how: int = fcntl.LOCK_EX) -> bool:
 
 
 class FolderLock:
-    """The lock on a folder, until it is closed: an exclusive one, unless it is to be `shared`.
+    """A lock on a folder, taken on creation and held until closed.
 
-    It is waited for until `until`, in `time.monotonic()`; for ever only in the kernel, as a thread
-    that waits there cannot give up. Only with `follow` may the folder be a link to one.
+    Args:
+        folder: the folder to lock.
+        shared: whether the lock is shared rather than exclusive.
+        until: deadline in `time.monotonic()` seconds. Up to a finite one the lock is polled, since
+            a thread that waits in the kernel cannot give up; infinity waits in the kernel.
+        follow: whether the folder may be a symbolic link.
 
     Raises:
-        BlockingIOError: another's lock is in the way.
+        BlockingIOError: somebody else still held the lock at the deadline.
         OSError: the folder cannot be opened or locked.
     """
 
@@ -52,15 +56,15 @@ class FolderLock:
             while not try_lock(self._fd, how):
                 if time.monotonic() > until:
                     raise BlockingIOError
-                time.sleep(_RETRY)
+                time.sleep(_RETRY_SECONDS)
             undo.pop_all()
 
     def is_on(self, folder: Path) -> bool:
-        """Whether the folder at that path still is the one that is locked."""
+        """Whether the path `folder` still leads to the locked folder."""
         return os.fstat(self._fd).st_ino == folder.stat().st_ino
 
     def close(self) -> None:
-        """Give up the lock."""
+        """Release the lock."""
         os.close(self._fd)
 
     def __enter__(self) -> Self:

@@ -1,9 +1,9 @@
-"""What the storage's file system has to be able to do, found out by doing it.
+"""Trials of the file system features that the storage needs.
 
-Storing links files under names that are long and told apart by case, renames over others, syncs
-folders, locks them, and hands the group of the storage folder down to nginx. Network file systems,
-FUSE and what comes from other systems lack one or the other, and most of them say so only when it
-is too late: at the first upload, or never.
+The storage needs hard links, long case-sensitive names, renames that replace a file, syncs and
+locks of folders, and the storage folder's group on stored files, for nginx. Network file systems,
+FUSE and file systems of other operating systems lack one or another, and most report that only at
+the first upload, or never.
 """
 
 from __future__ import annotations
@@ -31,30 +31,29 @@ if TYPE_CHECKING:
 ADVICE = "Use a local disk with ext4, xfs or btrfs."
 
 TRIAL = ".try-"
-"""Prefix of the folders in which it is tried; no account's name begins so."""
+"""Prefix of the folders that trials use; no account's name begins with it."""
 
 MAX_TRIAL_SECONDS = 3600.0
-"""Age in seconds from which such a folder counts as left by a process that was killed."""
+"""Age in seconds from which a trial's folder counts as a leftover of a killed process."""
 
 _NAME = "0~" + "aB" * 99 + ".json"
-"""Name of a file, as long as names get, and with a counterpart in the other case."""
+"""A file name as long as stored names get, with letters in both cases."""
 
 _READABLE = {stat.S_IFREG: stat.S_IRGRP, stat.S_IFDIR: stat.S_IRGRP | stat.S_IXGRP}
 
 
 def require_storage(root: Path, tmp_dir: Path | None, *, durable: bool) -> None:
-    """Try everything in the storage folder `root`, and make it before if need be.
+    """Make the storage folder `root` if it is missing, and try all needed features in it.
 
-    A disk that is full, or fails at the moment, may be another in a minute, and reads go on until
-    then: nothing is said of it here.
+    A disk that is full, busy or failing is no error here: that may pass, and reads go on.
 
     Args:
         root: the storage folder.
-        tmp_dir: where large uploads wait, if not below it.
-        durable: whether what is stored will be synced.
+        tmp_dir: folder for large uploads; None if they go below the storage folder.
+        durable: whether stored files will be synced.
 
     Raises:
-        Unfit: something that is needed cannot be done.
+        Unfit: the file system lacks a feature.
         OSError: a folder cannot be made or written to.
     """
     root.mkdir(parents=True, exist_ok=True)
@@ -69,17 +68,17 @@ def require_storage(root: Path, tmp_dir: Path | None, *, durable: bool) -> None:
 def try_storing(
     folder: Path, temporary: TemporaryFolder, *, durable: bool, reserve: int = 0
 ) -> None:
-    """Do in `folder` what storing does, leaving nothing behind.
+    """Store a file in `folder` as the storage does, and remove it.
 
     Args:
         folder: the storage folder, or one below it.
-        temporary: where files wait until they get their names.
-        durable: whether what is stored is synced.
+        temporary: folder for files that are not yet published.
+        durable: whether stored files are synced.
         reserve: bytes that have to be free.
 
     Raises:
-        Unfit: something that is needed cannot be done.
-        OSError: the disk failed, is full, or forbids it.
+        Unfit: the file system lacks a feature.
+        OSError: the disk failed, is full, or denies access.
     """
     file = temporary.create()
     place = folder / f"{TRIAL}{uuid4().hex}"
@@ -112,7 +111,7 @@ def try_storing(
 
 @contextmanager
 def _trouble_may_pass() -> Iterator[None]:
-    """Go on after what says nothing of what the storage can do: it is full, or the disk failed."""
+    """Suppress errors of a full, busy or failing disk, which prove nothing of its features."""
     try:
         yield
     except OSError as error:
@@ -122,7 +121,7 @@ def _trouble_may_pass() -> Iterator[None]:
 
 @contextmanager
 def _needed(lacking: str) -> Iterator[None]:
-    """Something without which nothing can be stored; it is `lacking` if it fails."""
+    """Raise `Unfit`, with the description `lacking`, if the context fails for want of a feature."""
     try:
         yield
     except OSError as error:
@@ -132,7 +131,7 @@ def _needed(lacking: str) -> Iterator[None]:
 
 
 def _try_names(target: Path) -> None:
-    """Whether names that differ in case are different names."""
+    """Check that names which differ only in case are different files."""
     with suppress(FileNotFoundError):
         target.with_name(target.name.swapcase()).lstat()
         text = "its names have no case: one key's value would be read for another's"
@@ -140,7 +139,7 @@ def _try_names(target: Path) -> None:
 
 
 def _try_rename(target: Path, temporary: TemporaryFolder) -> None:
-    """Whether an entry can be put in the place of another."""
+    """Check that a rename can replace an entry."""
     entry = temporary.create(named=True)
     try:
         entry.write([b"entry"])
@@ -152,7 +151,7 @@ def _try_rename(target: Path, temporary: TemporaryFolder) -> None:
 
 
 def _try_lock(folder: Path) -> None:
-    """Whether a folder can be locked, and whether that keeps others out."""
+    """Check that a folder can be locked, and that the lock excludes others."""
     try:
         FolderLock(folder, shared=True).close()
         with FolderLock(folder), suppress(BlockingIOError):
@@ -165,9 +164,9 @@ def _try_lock(folder: Path) -> None:
 
 
 def _try_group(root: Path, *stored: Path) -> None:
-    """Whether the group of `root` may read what is `stored` below, if it is to be handed down.
+    """Check that the group of `root` may read the files `stored`, if `root` has its setgid bit.
 
-    nginx reads as one of that group. What it may not read is a miss, and nobody is told.
+    nginx reads as a member of that group, and answers a file that it may not read with a miss.
     """
     status = root.stat()
     if not status.st_mode & stat.S_ISGID:
@@ -187,7 +186,7 @@ def _try_group(root: Path, *stored: Path) -> None:
 
 
 def is_readable_by(group: int, path: Path) -> bool:
-    """Whether those of `group` may read the file at `path`, or look for files in the folder."""
+    """Whether `path` belongs to `group` and its members may read the file, or search the folder."""
     status = path.lstat()
     needed = _READABLE.get(stat.S_IFMT(status.st_mode), 0)
     return status.st_gid == group and status.st_mode & needed == needed
@@ -203,7 +202,7 @@ def _temporary_folder(parent: Path) -> Iterator[TemporaryFolder]:
 
 
 def _remove_left(root: Path) -> None:
-    """Remove what trials have left that were killed."""
+    """Remove the folders of trials that were killed."""
     for folder in root.glob(f"{TRIAL}*"):
         with suppress(OSError):
             if time.time() - folder.stat().st_mtime > MAX_TRIAL_SECONDS:

@@ -1,12 +1,12 @@
-"""The lock of a project: shared by those who put entries, exclusive to eviction and cleans.
+"""The project lock: shared by writers of entries, exclusive to eviction and cleans.
 
-It is a lock (`flock`) on the project's folder, so it needs no file, works between processes and
-containers, and ends with whoever holds it. Shared holders that follow each other closely could keep
-an exclusive one waiting for ever; hence the gate, a second lock that everyone takes on the way in
-and that the exclusive one holds while it waits.
+The lock (`flock`) is on the project's folder, so it needs no file, works between processes and
+containers, and is released when its holder ends. Overlapping shared holders could starve an
+exclusive one; hence the gate, a second lock on the folder of entries that each holder takes on the
+way in, and that the exclusive one holds while it waits.
 
-A clean takes the folder away, and others make a new one (`trash.py`). So who has got the lock looks
-whether it is that of the folder that is there.
+A clean moves the folder away, and writers make a new one (`trash.py`). So a lock counts only if its
+folder still has the project's path.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_WAIT_SECONDS = 10.0
-"""Seconds that a shared holder waits for an exclusive one, which needs milliseconds at a time."""
+"""Longest wait for a shared lock, in seconds; an exclusive holder needs milliseconds at a time."""
 
 
 @contextmanager
 def shared(project: Path) -> Iterator[None]:
-    """Keep eviction and cleans out of the project's folder, which holds one for entries.
+    """Keep eviction and cleans out of a project whose folder of entries exists.
 
     Raises:
-        OSError: EBUSY, they have not left within `MAX_WAIT_SECONDS`; or the folder cannot be used.
+        OSError: an exclusive holder kept the lock for `MAX_WAIT_SECONDS` (EBUSY), or a folder
+            cannot be opened or locked.
     """
     give_up = time.monotonic() + MAX_WAIT_SECONDS
 
@@ -48,15 +49,15 @@ def shared(project: Path) -> Iterator[None]:
 
 @contextmanager
 def exclusive(project: Path) -> Iterator[None]:
-    """Wait until nobody puts entries into the project, and keep everyone out.
+    """Wait, without limit, for all holders of the project's lock, and keep others out.
 
     Raises:
-        OSError: the folder cannot be used.
+        OSError: a folder cannot be opened or locked.
     """
 
     def lock() -> FolderLock:
         with ExitStack() as entering:
-            with suppress(FileNotFoundError):  # without a gate, nobody comes in a stream
+            with suppress(FileNotFoundError):  # without this folder, no entries are being put
                 gate = FolderLock(project / Kind.KEYVALUE.folder, until=math.inf)
                 entering.enter_context(gate)
             return FolderLock(project, until=math.inf)
@@ -67,10 +68,13 @@ def exclusive(project: Path) -> Iterator[None]:
 
 @contextmanager
 def brief(project: Path) -> Iterator[None]:
-    """Keep them out for a moment. For rare uses, also by those who hold the shared lock.
+    """Keep eviction and cleans out for a moment, without passing the gate.
+
+    Meant for rare uses, which starve nobody, and for holders of the shared lock too: at the gate
+    they would wait for an exclusive holder that waits for them.
 
     Raises:
-        OSError: as with `shared`.
+        As `shared`.
     """
     give_up = time.monotonic() + MAX_WAIT_SECONDS
     with _locked(project, lambda: _shared(project, give_up)):
@@ -79,7 +83,7 @@ def brief(project: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(project: Path, lock: Callable[[], FolderLock]) -> Iterator[None]:
-    """Lock the folder that is the project's: one that a clean has taken away meanwhile is not."""
+    """Hold `lock`, taken again if a clean has moved its folder away meanwhile."""
     while True:
         with lock() as folder:
             if folder.is_on(project):
@@ -88,7 +92,7 @@ def _locked(project: Path, lock: Callable[[], FolderLock]) -> Iterator[None]:
 
 
 def _shared(folder: Path, give_up: float) -> FolderLock:
-    """Lock `folder` before the time `give_up`."""
+    """Take a shared lock on `folder` by `give_up` (`time.monotonic()`), or raise EBUSY."""
     try:
         return FolderLock(folder, shared=True, until=give_up)
     except BlockingIOError:

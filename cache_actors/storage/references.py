@@ -1,8 +1,8 @@
-"""References: the artifacts that a key-value entry needs. Pure functions, no I/O.
+"""References from key-value entries to CAS artifacts. Pure functions, no I/O.
 
 A value is an opaque string to the protocol, but its two forms are known: the base64 of a protobuf
 in which each artifact's id is a field of 64 hexadecimal characters (tag `0x12`, length `0x40`), or
-such an id itself. Whatever has another form refers to nothing.
+such an id itself. A value of any other form refers to nothing.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _URL_SAFE = str.maketrans("-_", "+/")
 
 
 def references(values: Iterable[str]) -> frozenset[str]:
-    """The ids of the artifacts that `values` refer to, in upper case."""
+    """The ids of the CAS artifacts that `values` refer to, in upper case."""
     return frozenset(found for value in values for found in _references(value))
 
 
 def references_in(body: bytes) -> frozenset[str]:
-    """The ids, in upper case, that a stored entry refers to; none if it isn't one."""
+    """The ids, in upper case, of a stored entry's CAS artifacts; none if `body` is no entry."""
     try:
         entries = json.loads(body)["entries"]
         return references(str(entry["value"]) for entry in entries)
@@ -35,7 +35,7 @@ def references_in(body: bytes) -> frozenset[str]:
 
 
 def spellings(artifact_id: str) -> tuple[str, str]:
-    """The ids that an artifact may have on disk: clients compare ids without case."""
+    """Both spellings under which a CAS artifact may be stored: clients compare ids without case."""
     return artifact_id.upper(), artifact_id.lower()
 
 

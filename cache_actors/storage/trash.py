@@ -1,24 +1,24 @@
-"""The trash: what cleans have taken away from projects, until it is removed.
+"""The trash: folders of cleaned projects, until their files are removed.
 
 Theory of operation
 -------------------
-A clean renames the project's folder, to one below `.trash`. That is one step, however much there
-is: before it everything is there, after it nothing, for whoever reads or writes, in any process.
-What has been stored before is gone for good, since no path leads to it any more; whatever comes
-later is put into a folder that its writer makes anew.
+A clean renames the project's folder to one below `.trash`. The rename is one atomic step, however
+many files there are: before it all of them exist, after it none, for readers and writers in every
+process. Files stored before the clean are gone for good, since no path leads to them any more;
+files stored later go into a folder that their writer makes anew.
 
-It happens under the project's exclusive lock. Whoever puts an entry holds that lock shared, from
-the look at its artifacts until it is stored: the entry goes with them, or is refused without them.
-Artifacts are published without a lock. One that is just on its way is put into the old folder, and
-goes, or into a new one, and stays: its client asked for both at once. Writers that know folders
-which have been taken away find that out, and see to it that the new ones survive a power cut
-(`files/folders.py`).
+The rename happens under the project's exclusive lock. The writer of an entry holds that lock
+shared, from the check of the entry's artifacts until the entry is stored: so the entry is moved
+with its artifacts, or refused without them. Artifacts are published without a lock. One that is
+published during a clean goes into the old folder and is lost, or into a new one and stays: its
+client sent both requests at the same time. Writers that remember a folder which was moved away
+notice, and sync its replacement's parents again (`files/folders.py`).
 
-Uploads in parts that are not complete go too: their parts were sent before.
+Unfinished uploads of the project are moved too, since their parts were sent before the clean.
 
-The rename is synced before the clean is done, and so is that of the project's folder in the
-quarantine. What lies in the trash is nobody's, so it can be removed by anyone at any time, by
-several at once, and by the next one from wherever the last one was killed.
+The rename is synced before the clean returns, and so is that of the project's folder in the
+quarantine. Nothing refers to files in the trash, so any process can remove them at any time,
+several can do so at once, and after a kill the next one goes on.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _IMMOVABLE = {errno.EXDEV, errno.EBUSY}
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """Files that have been removed: how many, and their bytes on the disk."""
+    """The number of removed files, and their bytes on disk."""
 
     files: int = 0
     bytes: int = 0
@@ -58,16 +58,16 @@ class Removed:
 
 
 def clean(root: Path, project: Project, *, durable: bool = True) -> bool:
-    """Take away all that is stored of `project`, for good, and return whether there was anything.
+    """Move all stored files of `project` to the trash, and return whether there were any.
 
     Args:
         root: the storage folder.
-        project: whose.
-        durable: whether that has to survive a power cut when this returns.
+        project: the project to clean.
+        durable: whether the clean has to survive a power cut once this returns.
 
     Raises:
-        OSError: it cannot be taken away, and is where it was: the disk failed, the folder is
-            somebody else's, or is a file system of its own (`EXDEV`).
+        OSError: a folder could not be moved and stays: the disk failed, the folder belongs to
+            somebody else, or it is a mount of its own (`EXDEV`).
     """
     folder = project.path(root)
     broken = root / QUARANTINE / project.account / project.name
@@ -75,14 +75,14 @@ def clean(root: Path, project: Project, *, durable: bool = True) -> bool:
     with suppress(FileExistsError):
         trash.mkdir(mode=FOLDER_MODE)
         chown_like(trash, root)
-    wanted = [broken]  # first: while the lock is held nothing of the project is moved there
+    wanted = [broken]  # under the lock, no file of the project is moved into quarantine
     wanted += uploads_of(project, root)
     with ExitStack() as lock:
         with suppress(FileNotFoundError):
             lock.enter_context(exclusive(folder))
             wanted.append(folder)
         moved = [_move(each, trash) for each in wanted]
-    if durable:  # also what another clean, which may not have come to that, has moved
+    if durable:  # even if nothing was moved: another clean may have moved it and not yet synced
         for changed in (trash, folder.parent, broken.parent, root):
             with suppress(FileNotFoundError):
                 sync_folder(changed)
@@ -90,10 +90,10 @@ def clean(root: Path, project: Project, *, durable: bool = True) -> bool:
 
 
 def empty(root: Path) -> Iterator[Removed]:
-    """Remove what is in the trash below the storage folder `root`; yields after each file.
+    """Remove all files in the trash of the storage folder `root`; yield after each file.
 
     Raises:
-        OSError: something cannot be removed; the rest of it has been.
+        OSError: a cleaned folder could not be removed; all others have been.
     """
     failure = None
     for taken in _listed(f"{root}/{TRASH}"):
@@ -110,7 +110,7 @@ def _move(folder: Path, trash: Path) -> bool:
     try:
         folder.rename(trash / uuid4().hex)
     except FileNotFoundError:
-        if folder.exists():  # then it is the trash that is gone
+        if folder.exists():  # so it is the trash that does not exist
             raise
         return False
     except OSError as error:
@@ -130,12 +130,12 @@ def _remove(folder: str) -> Iterator[Removed]:
             status = each.stat(follow_symlinks=False)
             os.unlink(each.path)  # noqa: PTH108 - there may be very many
         except FileNotFoundError:
-            continue  # somebody else has removed it
+            continue  # removed by another process
         yield Removed(1, status.st_blocks * BLOCK)
     try:
         os.rmdir(folder)  # noqa: PTH106 - as above
     except OSError as error:
-        # Gone; or a file was just on its way here, and is left to the next one.
+        # Already removed; or a writer has just put a file here, which the next call removes.
         if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
             raise
 

@@ -1,4 +1,4 @@
-"""Walking over what is stored, with memory for one file at a time, whatever the number of files."""
+"""Walks over stored files, in memory that does not grow with their number."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from .layout import Project
 
 BLOCK = 512
-"""Unit of `st_blocks` in bytes, whatever the file system's own blocks are (POSIX)."""
+"""Unit of `st_blocks` in bytes on Linux, whatever the file system's own block size is."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file of the service's: its path, the id it is stored under, and its status."""
+    """A stored file: its path, its id, and its status."""
 
     path: str
     id: str
@@ -32,19 +32,19 @@ class StoredFile:
 
     @property
     def size(self) -> int:
-        """The bytes that it takes on the disk."""
+        """Disk usage in bytes."""
         return self.status.st_blocks * BLOCK
 
 
 class FolderLost(OSError):
-    """A folder cannot be read any more. The rest of the disk goes on."""
+    """A folder cannot be read any more, as its bytes are lost; other folders may be fine."""
 
 
 def projects(root: Path) -> list[Project]:
     """The projects that have a folder below the storage folder `root`.
 
     Raises:
-        OSError: the storage folder cannot be read.
+        OSError: the storage folder or an account's folder cannot be read.
     """
     accounts = [
         each.name for each in os.scandir(root) if is_account(each.name) and _is_folder(each)
@@ -58,11 +58,11 @@ def projects(root: Path) -> list[Project]:
 
 
 def shards(root: Path, project: Project, kind: Kind) -> list[str]:
-    """The folders in which a project's files of one kind lie.
+    """The paths of the folders that hold a project's files of one kind.
 
     Raises:
-        FolderLost: not all of them can be known.
-        OSError: the disk failed, or a folder is somebody else's.
+        FolderLost: a folder above them is lost.
+        OSError: the disk failed, or a folder belongs to somebody else.
     """
     folders = [str(project.path(root) / kind.folder)]
     for _ in range(shard_depth()):
@@ -71,10 +71,10 @@ def shards(root: Path, project: Project, kind: Kind) -> list[str]:
 
 
 def files(shard: str, kind: Kind) -> Iterator[StoredFile]:
-    """The files in one of those folders. Whatever else lies there is left out.
+    """The stored files of kind `kind` in the folder `shard`; anything else there is left out.
 
     Raises:
-        OSError: as `shards`.
+        As `shards`.
     """
     name = shard_at(shard)
     for each in _listed(shard):
@@ -85,7 +85,7 @@ def files(shard: str, kind: Kind) -> Iterator[StoredFile]:
 
 
 def _listed(folder: str) -> Iterator[os.DirEntry[str]]:
-    """The names in `folder`; no more of them once it is gone."""
+    """The directory entries in `folder`; none if there is no such folder."""
     try:
         with os.scandir(folder) as entries:
             yield from entries

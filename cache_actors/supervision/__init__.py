@@ -1,7 +1,7 @@
 """Supervision for trio: actors, their mailboxes, and the supervisors that keep them running.
 
-Knows nothing of caches. Vocabulary and contract are OTP's; where they depart from it, the essays
-at the head of `mailbox.py` and `supervisor.py` say so.
+The package is independent of the cache. Vocabulary and contract are OTP's; the essays at the head
+of `mailbox.py` and `supervisor.py` describe the differences.
 """
 
 from .actor import Actor, actor_child

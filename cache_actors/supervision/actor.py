@@ -1,4 +1,4 @@
-"""Actors: one task each, which owns its state and works through its mailbox."""
+"""Actors: tasks that own their state and handle the messages in their mailboxes."""
 
 from __future__ import annotations
 
@@ -16,31 +16,33 @@ if TYPE_CHECKING:
 
 
 class Actor:
-    """Base of all actors: OTP's GenServer, except that messages come in batches.
+    """The base class of actors: OTP's GenServer, except that messages come in batches.
 
-    A batch is what waits in the mailbox when the actor has time, at most `batch_limit` messages:
-    an actor whose work has a price per trip (a thread, a disk flush) pays it once for all of them.
+    A batch is all that waits in the mailbox, at most `batch_limit` messages. So an actor whose work
+    has a fixed cost (a thread, a disk flush) pays it once per batch.
     """
 
     batch_limit: ClassVar[int] = 1
 
     async def init(self) -> None:
-        """Build the state this incarnation starts with, from what outlives it."""
+        """Build the initial state of this incarnation. Raising crashes it."""
 
     async def handle(self, batch: list[Envelope]) -> None:
-        """Handle a batch, in order of arrival.
+        """Handle a batch, in order of arrival. Raising crashes the incarnation.
 
-        Every call has to be answered with `Envelope.reply` or `Envelope.fail`, now or, if the actor
-        keeps the envelope, later: a caller waits as long as it takes. Raising crashes the
-        incarnation.
+        Every call has to be answered with `Envelope.reply` or `Envelope.fail`, at once or later:
+        its caller waits without a timeout.
         """
         raise NotImplementedError
 
     async def terminate(self) -> None:
-        """Release what this incarnation holds; called after its last batch when it stops."""
+        """Release the incarnation's resources. Called after the last batch of an orderly stop."""
 
     async def run(self, mailbox: Mailbox, started: Started) -> None:
-        """Live one life: `init`, batches until the mailbox is closed and empty, `terminate`."""
+        """Run one incarnation: `init`, batches until the mailbox is closed and empty, `terminate`.
+
+        Casts in a batch count as answered when `handle` returns.
+        """
         await self.init()
         started()
         while batch := await mailbox.take(self.batch_limit):
@@ -55,9 +57,9 @@ def actor_child(mailbox: Mailbox, new: Callable[[], Actor], *, shutdown: float) 
     """The child specification of an actor.
 
     Args:
-        mailbox: where its messages lie; also gives the child its name.
+        mailbox: the actor's mailbox, which also names the child.
         new: makes an incarnation.
-        shutdown: seconds it has to work through its mailbox when the tree stops.
+        shutdown: time to empty the mailbox when the tree stops, in seconds.
     """
 
     async def run(_stop: trio.Event, started: Started) -> None:

@@ -1,4 +1,4 @@
-"""A bound on how much may be held at once, in whatever unit its users count."""
+"""Budgets: semaphores that count units, such as bytes, instead of holders."""
 
 from collections import deque
 from contextlib import suppress
@@ -7,10 +7,9 @@ import trio
 
 
 class Budget:
-    """A first come, first served allowance of `limit` units.
+    """A limit of `limit` units held at once, granted first come, first served.
 
-    An amount over the limit counts as the limit, so that an oversized holder is alone rather
-    than refused for ever.
+    An amount over the limit counts as the limit, and so is granted once nothing else is held.
     """
 
     def __init__(self, limit: int) -> None:
@@ -19,14 +18,14 @@ class Budget:
         self._waiting: deque[tuple[int, trio.Event]] = deque()
 
     def take_nowait(self, amount: int) -> None:
-        """Take `amount` units, or raise `trio.WouldBlock` if they are not free or others wait."""
+        """Take `amount` units, or raise `trio.WouldBlock` if too few are free or others wait."""
         amount = min(amount, self.limit)
         if self._waiting or self.taken + amount > self.limit:
             raise trio.WouldBlock
         self.taken += amount
 
     async def take(self, amount: int) -> None:
-        """Take `amount` units, after all who came before have had theirs."""
+        """Wait for `amount` units, behind all earlier requests, and take them."""
         await trio.lowlevel.checkpoint_if_cancelled()
         with suppress(trio.WouldBlock):
             self.take_nowait(amount)
@@ -42,14 +41,14 @@ class Budget:
                 self._withdraw(ticket)
 
     def _withdraw(self, ticket: tuple[int, trio.Event]) -> None:
-        if ticket[1].is_set():  # cancelled in the instant of the grant: pass the units on
+        if ticket[1].is_set():  # granted just before the cancellation
             self.taken -= ticket[0]
         else:
             self._waiting.remove(ticket)
         self._grant()
 
     def give_back(self, amount: int) -> None:
-        """Return `amount` units, and wake those who can go on with what is free now."""
+        """Return `amount` units, and grant waiting requests that fit now."""
         self.taken -= min(amount, self.limit)
         self._grant()
 

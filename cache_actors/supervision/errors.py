@@ -1,8 +1,8 @@
-"""Errors between a caller and an actor, and between a child and its supervisor."""
+"""The errors of calls to actors, and of supervisors."""
 
 
 class ActorError(Exception):
-    """A call got no answer from its actor; the message says why. Trying again later may help."""
+    """An actor did not answer a call; the message says why. A later call may succeed."""
 
 
 class ActorCrashed(ActorError):
@@ -14,11 +14,11 @@ class ActorStopped(ActorError):
 
 
 class MailboxFull(ActorError):
-    """The mailbox has no room, and the caller did not want to wait for some."""
+    """The mailbox has no room for the message, and the caller chose not to wait."""
 
 
 class CallingSelfError(RuntimeError):
-    """An actor called itself: it would wait for ever for its own answer (OTP: `calling_self`)."""
+    """An actor called itself, and would wait for ever for its own answer (OTP: `calling_self`)."""
 
 
 class RestartIntensityError(Exception):

@@ -2,29 +2,29 @@
 
 Theory of operation
 -------------------
-An actor is one task that owns its state. Whoever wants something from it sends a message through
-an `Address` and, if the message is a `Call`, waits for a one-shot reply. The messages lie in a
-`Mailbox`, a bounded trio memory channel, until the actor's current incarnation takes them:
+An actor is one task that owns its state. A caller sends it a message through an `Address` and, if
+the message is a `Call`, waits for one reply. Messages wait in a `Mailbox`, a bounded trio memory
+channel, until the actor's current incarnation takes them:
 
     caller -- Address.call --> [ Mailbox: waiting ] -- take --> [ in hand ] -- reply --> caller
 
 *The mailbox belongs to the supervisor, not to the incarnation.* It is made once, with the tree,
-and outlives every crash: what was waiting is handled by the next incarnation. This departs from
-OTP, where a process takes its mailbox with it; there a client notices the `DOWN` message, here it
-does not have to notice anything.
+and outlives every crash: the next incarnation handles the messages that wait. In OTP, by contrast,
+a mailbox dies with its process, and clients have to handle a `DOWN` message.
 
-*What an incarnation has taken is in flight.* If it crashes, every message in flight is
-answered with `ActorCrashed`, and none is delivered again: a message that crashes its reader does
-so once, and cannot poison the service. A caller thus always hears something: a reply, a domain
-error, `ActorCrashed`, or, when the tree stops for good, `ActorStopped`.
+*A message that an incarnation has taken is in hand.* If the incarnation crashes, each message in
+hand is answered with `ActorCrashed` and never delivered again: a message that crashes its actor
+does so once, and cannot poison the service. Every call thus ends with a reply, a domain error,
+`ActorCrashed` or, when the tree stops for good, `ActorStopped`.
 
-*A deadline is the caller's business*: cancel the scope around the call. A message whose caller is
-gone is skipped if its turn has not come; once in hand it is handled to its end, as nobody could
-say how far it got. Messages that change something must therefore be safe to repeat.
+*Deadlines belong to the caller*, who cancels the scope around the call. A message whose caller is
+gone is skipped if it still waits. If it is in hand it is handled to its end, and the caller does
+not learn the outcome. Messages that change something must therefore be safe to repeat.
 
-*A mailbox is bounded*, in messages and in what they weigh (bytes, for those that carry some), from
-the moment they are sent until they are answered. When it is full the caller chooses: wait for room
-(backpressure, for bodies), or `MailboxFull` (overload, for what a client can ask again).
+*A mailbox is bounded* twice. Its capacity limits the messages that wait; its weight limits the
+bytes of all messages from when they are sent until they are answered. When it is full the caller
+chooses: wait for room (backpressure, for bodies), or `MailboxFull` (overload, for requests that a
+client can repeat).
 """
 
 from __future__ import annotations
@@ -45,30 +45,36 @@ R = TypeVar("R")
 
 
 class Message:
-    """Anything that can be put in a mailbox. Subclasses are frozen, one per operation."""
+    """The base class of messages. Subclasses are frozen, one per operation."""
 
     __slots__ = ()
 
     @property
     def weight(self) -> int:
-        """The weight of the message, in bytes, in a mailbox that is bounded by weight."""
+        """The bytes that the message counts for in a mailbox with a `max_weight`."""
         return 0
 
 
 class Call(Message, Generic[R]):
-    """A message that is answered, with an `R`."""
+    """A message that the actor answers with an `R`."""
 
     __slots__ = ()
 
 
 class Cast(Message):
-    """A message that nobody waits for."""
+    """A message without an answer."""
 
     __slots__ = ()
 
 
 class Envelope:
-    """A message on its way: the actor answers it, and it remembers when it was sent."""
+    """A message on its way, with the means to answer it.
+
+    Attributes:
+        message: the message.
+        sent_at: when it was sent, in `trio.current_time()`.
+        abandoned: whether the caller was cancelled before the answer.
+    """
 
     __slots__ = ("_answered", "_error", "_mailbox", "_result", "abandoned", "message", "sent_at")
 
@@ -82,11 +88,11 @@ class Envelope:
         self._error: Exception | None = None
 
     def reply(self, result: Any = None) -> None:
-        """Answer the caller with `result`. Only the first answer counts."""
+        """Answer the call with `result`. Only the first answer counts."""
         self._finish(result, None)
 
     def fail(self, error: Exception) -> None:
-        """Answer the caller with a domain error, which its `call` raises. Not a crash."""
+        """Answer the call with a domain error, which `Address.call` raises. It is not a crash."""
         self._finish(None, error)
 
     def _finish(self, result: Any, error: Exception | None) -> None:
@@ -97,7 +103,7 @@ class Envelope:
             self._answered.set()
 
     async def answer(self) -> Any:
-        """Wait for the answer; if cancelled before it comes, mark the message abandoned."""
+        """Wait for the answer. A cancelled wait marks the message as abandoned."""
         assert self._answered is not None, "a cast is not answered"  # noqa: S101
         try:
             await self._answered.wait()
@@ -109,7 +115,7 @@ class Envelope:
 
 
 class Address:
-    """The address of an actor, for its messages: all that anyone else ever holds of it."""
+    """The address of an actor: the only reference to it that other tasks hold."""
 
     __slots__ = ("_mailbox",)
 
@@ -120,15 +126,15 @@ class Address:
         """Send `message` and wait for its answer.
 
         Args:
-            message: what is asked.
-            wait_for_room: wait while the mailbox is full, instead of raising `MailboxFull`.
+            message: the call.
+            wait_for_room: whether to wait while the mailbox is full.
 
         Raises:
-            MailboxFull: there was no room, and `wait_for_room` was not asked for.
+            MailboxFull: the mailbox is full, and `wait_for_room` is false.
             ActorCrashed: the incarnation that held the message crashed.
-            ActorStopped: the tree has stopped, or did before the answer.
-            CallingSelfError: the actor, or a task that it started, is calling itself.
-            Exception: any domain error the actor answers with.
+            ActorStopped: the tree stopped before the answer.
+            CallingSelfError: the caller is the actor itself, or a task that it started.
+            Exception: the actor answered with this domain error.
         """
         if _running_actor.get() is self._mailbox:
             raise CallingSelfError(f"{self._mailbox.name} called itself")
@@ -137,36 +143,35 @@ class Address:
         return await envelope.answer()  # type: ignore[no-any-return]
 
     async def cast(self, message: Cast, *, wait_for_room: bool = True) -> None:
-        """Send `message`, and do not wait for its handling.
+        """Send `message`, and do not wait until it is handled.
+
+        An actor may cast to itself only from a task that it has started. If its own task did, it
+        would wait for itself whenever the mailbox is full.
 
         Args:
-            message: what is said.
-            wait_for_room: wait while the mailbox is full, instead of raising `MailboxFull`.
-
-        An actor may cast to itself from a task that it has started, not from the one that works
-        through its mailbox: if that is full, it would wait for itself to make room.
+            message: the cast.
+            wait_for_room: whether to wait while the mailbox is full.
 
         Raises:
-            MailboxFull: there was no room, and `wait_for_room` was turned off.
+            MailboxFull: the mailbox is full, and `wait_for_room` is false.
             ActorStopped: the tree has stopped.
         """
         await self._mailbox.put(Envelope(self._mailbox, message), wait_for_room=wait_for_room)
 
 
 class Mailbox:
-    """A bounded queue of envelopes that outlives the incarnations which read it.
+    """A bounded queue of envelopes that outlives the incarnations of its actor.
 
     Args:
         name: the actor's name, for errors and status.
-        capacity: how many messages may wait.
-        max_weight: how much all messages, waiting and in hand, may weigh together (bytes).
-        prompt: whether messages are answered as soon as they can be. Then those in hand count too
-            when it is asked whether the actor is stuck; others may keep messages until something
-            happens elsewhere.
+        capacity: the largest number of waiting messages.
+        max_weight: the largest weight of all messages, waiting and in hand, in bytes.
+        prompt: whether the actor answers messages without waiting for outside events; if so,
+            messages in hand count in `is_stuck`, too.
 
     Attributes:
-        taken: how many messages incarnations have been given.
-        waited: how long those waited together, in seconds.
+        taken: the number of messages that incarnations have taken.
+        waited: the time that those messages waited, in seconds, added up.
     """
 
     def __init__(
@@ -178,15 +183,15 @@ class Mailbox:
         self._send, self._receive = trio.open_memory_channel[Envelope](capacity)
         self._weight = Budget(max_weight)
         self._closed = False
-        # The channel does not show what it holds; insertion order is age. Senders that wait for
-        # room count as waiting too.
+        # A copy of the channel, whose content cannot be seen, and of the senders that wait for
+        # room; in order of age.
         self._waiting: dict[Envelope, None] = {}
         self._in_hand: dict[Envelope, None] = {}
         self._last_finished = float("-inf")
         self.taken = 0
         self.waited = 0.0
 
-    # What senders use.
+    # For senders.
 
     async def put(self, envelope: Envelope, *, wait_for_room: bool) -> None:
         """Queue `envelope`, or raise `MailboxFull` or `ActorStopped`."""
@@ -215,12 +220,13 @@ class Mailbox:
                 if taken:
                     self._weight.give_back(weight)
 
-    # What the incarnation uses.
+    # For the incarnation.
 
     async def take(self, limit: int) -> list[Envelope]:
-        """Wait for a message, then take it and all that wait behind it, `limit` at most.
+        """Wait for a message, then take all that wait, `limit` at most.
 
-        Returns an empty list once the mailbox is closed and empty.
+        Returns:
+            The batch, without abandoned messages; empty once the mailbox is closed and empty.
         """
         batch: list[Envelope] = []
         with suppress(trio.EndOfChannel, trio.WouldBlock):
@@ -248,20 +254,20 @@ class Mailbox:
         self._last_finished = trio.current_time()
         return True
 
-    # What the supervisor uses.
+    # For the supervisor.
 
     def fail_in_flight(self, error: ActorError) -> None:
-        """Answer every message in hand with `error`: the incarnation that held them is gone."""
+        """Answer every message in hand with `error`, after the end of an incarnation."""
         for envelope in list(self._in_hand):
             envelope.fail(error)
 
     def close(self) -> None:
-        """Refuse new messages. Those that wait can still be taken."""
+        """Refuse new messages. Waiting messages can still be taken."""
         self._closed = True
         self._send.close()
 
     def abandon(self) -> None:
-        """Close, and answer everything that still waits or is in hand with `ActorStopped`."""
+        """Close, and answer every message, waiting or in hand, with `ActorStopped`."""
         self.close()
         with suppress(trio.WouldBlock, trio.EndOfChannel):
             while True:
@@ -269,18 +275,20 @@ class Mailbox:
         self.fail_in_flight(ActorStopped(f"{self.name} has stopped"))
 
     def depth(self) -> int:
-        """The number of messages that wait, with those of senders that wait for room."""
+        """The number of waiting messages, with those of senders that wait for room."""
         return len(self._waiting)
 
     def oldest_age(self, now: float) -> float | None:
-        """Seconds the oldest waiting message has waited, or None when none does."""
+        """The age of the oldest waiting message at `now`, in seconds; None if none waits."""
         for envelope in self._waiting:
             return now - envelope.sent_at
         return None
 
     def is_stuck(self, now: float, after: float) -> bool:
-        """Whether a message has waited, with none finished, for `after` seconds; of an actor that
-        answers promptly, whether it has waited or been in hand."""
+        """Whether a message has waited for `after` seconds in which none was finished.
+
+        If the mailbox is `prompt`, the time in hand counts as waiting.
+        """
         waiting = self._in_hand | self._waiting if self._prompt else self._waiting
         oldest = min((envelope.sent_at for envelope in waiting), default=now)
         return now - max(oldest, self._last_finished) > after
@@ -290,5 +298,5 @@ _running_actor: ContextVar[Mailbox | None] = ContextVar("running_actor", default
 
 
 def enter_actor(mailbox: Mailbox) -> None:
-    """Mark the current task, and those it will start, as the actor behind `mailbox`."""
+    """Mark the current task, and tasks that it will start, as the actor of `mailbox`."""
     _running_actor.set(mailbox)

@@ -1,19 +1,18 @@
-"""Shares: a limit on what is held in all, which no project and no client can exhaust.
+"""Shares: a limit on units held in total, which no project and no client can exhaust.
 
 Theory of operation
 -------------------
-An owner is a path, from the larger to the smaller: a project, then one client of that project. A
-project may take no more than it leaves free: a single project gets half of the limit, and each of
-three projects a quarter. A client, likewise, may take no more than it leaves free of its project's
-share. So there is always something left for the next owner, without knowing the owners beforehand.
+An owner is a path: a project, then one client of that project. A project may take no more than it
+leaves free: a single project gets half of the limit, and each of three projects a quarter. A
+client, likewise, may take no more than it leaves free of its project's share. So the next owner
+always finds some units, although the owners are not known beforehand.
 
-Waiting requests are served project by project, those that hold least first; of equals, the project
-that was served longest ago comes first. Requests of one client are served in order.
+Waiting requests are granted by project: the project that holds least comes first, and among equals
+the one that was served longest ago. Requests of one client are granted in order.
 
 A stalled client must not keep others waiting. Each `Holding` records when it last made progress.
-When others run short, holdings without progress for `STALLED` seconds are asked to release what
-they do not need at the moment, but only those of owners that hold at least as much as the owner
-that is waiting.
+While a request waits, holdings without progress for `STALLED` seconds are asked to release their
+surplus; but only those of owners that hold at least as much as the waiting owner.
 """
 
 from __future__ import annotations
@@ -42,19 +41,19 @@ class Shares:
     """A limit of `limit` units, shared by all owners.
 
     Args:
-        limit: how much all owners may hold together.
-        leave_room: whether owners must leave room for the next one. It is not needed where units
-            are soon given back: there it is enough that owners take turns.
+        limit: the largest number of units held by all owners together.
+        leave_room: whether owners must leave room for the next one. If units are soon given back,
+            taking turns is enough.
 
     Attributes:
-        taken: how much is held in all.
+        taken: the number of units held by all owners together.
     """
 
     def __init__(self, limit: int, *, leave_room: bool = True) -> None:
         self.limit = limit
         self.taken = 0
         self._leave_room = leave_room
-        self._held: dict[Owner, int] = {}  # by all beginnings of the paths of those who hold some
+        self._held: dict[Owner, int] = {}  # by each prefix of the holding owners' paths
         self._holdings: set[Holding] = set()
         self._waiting: dict[Owner, deque[_Ticket]] = {}
         self._reclaimed = float("-inf")
@@ -62,11 +61,11 @@ class Shares:
         self._last_turn: dict[Owner, int] = {}
 
     def held(self, owner: Owner) -> int:
-        """How much all owners hold whose path begins with `owner`."""
+        """The units held by all owners whose path begins with `owner`."""
         return self._held.get(owner, 0)
 
     def fits(self, owner: Owner, amount: int) -> bool:
-        """Whether `owner` may take `amount` more. An owner that is alone may take everything."""
+        """Whether `owner` may take `amount` units more; if nothing is held, up to the limit."""
         if not self._leave_room or not self.taken:
             return self.taken + amount <= self.limit
         left, outer = float(self.limit), self.taken
@@ -79,7 +78,7 @@ class Shares:
         return True
 
     def count(self, holding: Holding, amount: int) -> None:
-        """Account for `holding` growing by `amount`, which is negative if it shrinks."""
+        """Record that `holding` grows by `amount` units, or shrinks by a negative amount."""
         holding.amount += amount
         self.taken += amount
         if amount > 0:
@@ -98,11 +97,11 @@ class Shares:
             self._holdings.discard(holding)
 
     def must_wait(self, owner: Owner, amount: int) -> bool:
-        """Whether `owner` cannot take `amount` more now. Its own waiting requests come first."""
+        """Whether `owner` cannot take `amount` units now, or has earlier requests that wait."""
         return owner in self._waiting or not self.fits(owner, amount)
 
     async def wait(self, holding: Holding, amount: int) -> None:
-        """Wait until `holding` has grown by `amount`."""
+        """Wait until `holding` is granted `amount` units more."""
         ticket = _Ticket(holding, amount)
         self._waiting.setdefault(holding.owner, deque()).append(ticket)
         try:
@@ -112,7 +111,7 @@ class Shares:
                 if not ticket.granted.is_set():
                     self.reclaim(holding.owner)
         except trio.Cancelled:
-            if ticket.granted.is_set():  # in the instant of the grant
+            if ticket.granted.is_set():  # granted just before the cancellation
                 self.count(holding, -amount)
             else:
                 self._forget(ticket)
@@ -126,7 +125,7 @@ class Shares:
             del self._waiting[ticket.holding.owner]
 
     def grant(self) -> None:
-        """Serve waiting requests for as long as there are units for one of them."""
+        """Grant waiting requests until none of them fits."""
         served = True
         while self._waiting and served:
             served = False
@@ -146,9 +145,9 @@ class Shares:
         return self.held(owner[:1]), self._last_turn.get(owner[:1], -1)
 
     def reclaim(self, owner: Owner) -> None:
-        """Ask stalled holdings of owners that hold at least as much as `owner` to release some."""
+        """Ask for the surplus of stalled holdings, if their owner holds as much as `owner`."""
         now = trio.current_time()
-        if now < self._reclaimed + STALLED / 5:  # it looks at all of them
+        if now < self._reclaimed + STALLED / 5:  # limits the cost, as every holding is visited
             return
         self._reclaimed = now
         for holding in list(self._holdings):
@@ -160,8 +159,8 @@ class Holding:
     """The units that one task holds for an owner.
 
     Attributes:
-        owner: for whom they are held.
-        amount: how many there are.
+        owner: the owner of the units.
+        amount: the number of units.
         moved: when the task last made progress, in `trio.current_time()`.
     """
 
@@ -176,7 +175,7 @@ class Holding:
         self.moved = trio.current_time()
 
     def take_nowait(self, amount: int) -> None:
-        """Take `amount` units, or raise `trio.WouldBlock`."""
+        """Take `amount` units, or raise `trio.WouldBlock` if this owner has to wait for them."""
         amount = min(amount, self._shares.limit)
         self.move()
         if self._shares.must_wait(self.owner, amount):
@@ -186,7 +185,7 @@ class Holding:
         self._shares.count(self, amount)
 
     async def take(self, amount: int) -> None:
-        """Take `amount` units when it is this owner's turn."""
+        """Wait for this owner's turn, and take `amount` units."""
         await trio.lowlevel.checkpoint_if_cancelled()
         with suppress(trio.WouldBlock):
             self.take_nowait(amount)
@@ -195,18 +194,18 @@ class Holding:
         self.move()
 
     def give_back(self, amount: int | None = None) -> None:
-        """Return `amount` units, or all of them, and serve the requests that can go on now."""
+        """Return `amount` units, or all of them, and grant waiting requests that fit now."""
         amount = self.amount if amount is None else amount
         if amount:
             self._shares.count(self, -amount)
             self._shares.grant()
 
     def let_go(self) -> None:
-        """Give back the surplus. Called when the task makes no progress and others are waiting."""
+        """Return the surplus. Called when the task is stalled and others wait; to be overridden."""
 
 
 class _Ticket:
-    """A waiting request for an amount."""
+    """A waiting request for `amount` units."""
 
     __slots__ = ("amount", "granted", "holding")
 

@@ -2,31 +2,29 @@
 
 Theory of operation
 -------------------
-A supervisor is itself a task with a list of `ChildSpec`s. It starts them one after the other, each
-when the one before it has said that it is ready; it then does nothing but watch. Whatever ends a
-child, an exception or a plain return, is a crash, unless the supervisor asked for it: every child
-is *permanent*. A crashed child is started again at once and alone, whatever its siblings do: the
-strategy is *one for one*. These are the only restart type and the only strategy here, because the
-tree needs no others: mailboxes outlive crashes (see `mailbox.py`), so no child ever holds a stale
-reference to another, and nothing has to be restarted along with it.
+A supervisor is a task with a list of `ChildSpec`s. It starts them one after another, each when the
+one before it is ready, and then watches them. Every child is *permanent*: if it ends, by an
+exception or a plain return, without having been asked to, that is a crash. The strategy is *one for
+one*: a crashed child is restarted at once, and its siblings are left alone. The tree needs no other
+restart type and no other strategy. Mailboxes outlive crashes (see `mailbox.py`), so no child ever
+holds a stale reference to another, and none has to be restarted along with it.
 
 *Intensity.* A supervisor whose children crash more than `max_restarts` times within `max_seconds`
-gives up: it cancels the others, last started first (what is below one of them goes all at once),
-and raises `RestartIntensityError`. To its
-parent that is a crashed child like any other, so a fault that restarting does not mend climbs the
-tree; when the root gives up, the process ends and the container runtime takes over. Restarts are
-not delayed: a back-off that is not far below `max_seconds / max_restarts` would keep the limit from
-ever being reached. When a supervisor gives up, the mailboxes below it stay open, since its parent
-will start it again.
+gives up: it cancels the other children, last started first (all that is below one of them at once),
+and raises `RestartIntensityError`. To its parent that is a crash like any other. So a fault that
+restarts do not mend climbs the tree; when the root gives up, the process ends, and the container
+runtime takes over. Restarts are not delayed, since a delay near `max_seconds / max_restarts` would
+keep the limit from ever being reached. The mailboxes below a supervisor that gave up stay open, as
+its parent starts it again.
 
-*Stopping* is ordered, last started first. Each child is asked, by its `stop` event and by closing
-its mailbox, and has its own `shutdown` seconds to finish what it has; then it is cancelled. A trio
-nursery would cancel all children at once, which is why the order is the supervisor's own work.
-What is left in a stopped child's mailbox is answered with `ActorStopped`. Nothing here can end a
-thread or a shielded wait: whoever runs the root keeps a hard limit behind it.
+*Stopping* is ordered, last started first. Each child is asked to stop, by its `stop` event and by
+closing its mailbox. After `shutdown` seconds it is cancelled. The supervisor does this itself, as a
+trio nursery would cancel all children at once. Messages left in a stopped child's mailbox are
+answered with `ActorStopped`. A supervisor cannot end a thread or a shielded wait, so the process
+needs a hard limit of its own (`runtime/lifecycle.py`).
 
-*Status* is read from the supervisor's own records, never asked of a child, so that a child that is
-stuck cannot hide it.
+*Status* is read from the supervisor's own records and never asked of a child, so a stuck child
+cannot hide it.
 """
 
 from __future__ import annotations
@@ -46,17 +44,17 @@ if TYPE_CHECKING:
     from .mailbox import Mailbox
 
 STUCK_AFTER = 10.0
-"""Seconds without a finished message, while some wait, after which an actor counts as stuck."""
+"""Time without a finished message, while some wait, after which an actor is stuck, in seconds."""
 
 
 class Started(Protocol):
-    """Called by an incarnation once it is ready."""
+    """The callback by which an incarnation reports that it is ready."""
 
     def __call__(self) -> None: ...
 
 
 class Run(Protocol):
-    """One incarnation of a child: calls `started` when ready, returns after `stop` is set."""
+    """The function of one incarnation: it calls `started` when ready, and returns after `stop`."""
 
     async def __call__(self, stop: trio.Event, started: Started, /) -> None: ...
 
@@ -66,11 +64,11 @@ class ChildSpec:
     """The specification of a child: how it is started and stopped.
 
     Args:
-        name: unique among its siblings.
+        name: the child's name, unique among its siblings.
         run: runs one incarnation.
-        shutdown: seconds it may take to stop before it is cancelled.
-        mailbox: an actor's mailbox, which the supervisor keeps across incarnations.
-        supervisor: the child itself, if it is a supervisor; for `status`.
+        shutdown: time to stop before the child is cancelled, in seconds.
+        mailbox: the child's mailbox, if it is an actor; kept across incarnations.
+        supervisor: the child itself, if it is a supervisor.
     """
 
     name: str
@@ -93,9 +91,18 @@ class State(Enum):
 class Status:
     """The status of a child and of the tree below it.
 
-    `uptime` is the age of the incarnation that runs, `oldest` that of the oldest waiting message,
-    and `waited` how long the `taken` messages have waited together, in seconds. `last_error` is the
-    class of the exception that ended the incarnation before this one.
+    Attributes:
+        name: the child's name.
+        state: the state of the child.
+        restarts: the number of restarts since the process started.
+        last_error: the name of the exception's class that ended the previous incarnation.
+        uptime: the age of the running incarnation, in seconds.
+        depth: the number of waiting messages; None without a mailbox.
+        oldest: the age of the oldest waiting message, in seconds.
+        taken: the number of messages that were taken from the mailbox.
+        waited: the time that those messages waited, in seconds, added up.
+        stuck: whether messages wait and none was finished for `STUCK_AFTER` seconds.
+        children: the status of each child, if this is a supervisor.
     """
 
     name: str
@@ -111,7 +118,7 @@ class Status:
     children: tuple[Status, ...] = ()
 
     def is_healthy(self) -> bool:
-        """Whether everything from here down runs and nothing is stuck."""
+        """Whether this child and all below it run, and none is stuck."""
         return (
             self.state is State.RUNNING
             and not self.stuck
@@ -134,7 +141,7 @@ class _Child:
     ended: trio.Event = field(default_factory=trio.Event)
 
     def prepare(self) -> None:
-        """Make ready for a new run of the supervisor; the counts of earlier ones stay."""
+        """Prepare for a new run of the supervisor. The counts of earlier runs stay."""
         self.stop, self.ready, self.ended = trio.Event(), trio.Event(), trio.Event()
 
     def is_stopping(self) -> bool:
@@ -155,11 +162,11 @@ class Supervisor:
     """Keeps its children running.
 
     Args:
-        name: for status and errors.
-        children: in start order.
-        max_restarts, max_seconds: more restarts than this many within so many seconds, and the
-            supervisor gives up.
-        log: told of every crash, with the event's name and fields (`exc_info` among them).
+        name: the supervisor's name, for status and errors.
+        children: the specifications of the children, in start order.
+        max_restarts, max_seconds: the restart intensity; with more crashes than `max_restarts`
+            within `max_seconds`, the supervisor gives up.
+        log: logs each crash, by the event's name and fields such as `exc_info`.
     """
 
     def __init__(
@@ -186,7 +193,7 @@ class Supervisor:
 
         Raises:
             RestartIntensityError: the children crashed too often. Their mailboxes are still open;
-                whoever runs the root answers what is in them with `abandon`.
+                after the root gave up, `abandon` answers the messages in them.
         """
         self._state = State.STARTING
         self._crashes.clear()
@@ -220,7 +227,7 @@ class Supervisor:
             )
 
     async def wait_over(self) -> None:
-        """Return once the current run, or the one to come, has begun to end, for either reason."""
+        """Wait until the current run, or the next one, begins to end, by a stop or by giving up."""
         await self._over.wait()
 
     async def _watch(self, stop: trio.Event) -> None:
@@ -228,13 +235,13 @@ class Supervisor:
         self._begin_shutdown()
 
     def _begin_shutdown(self) -> None:
-        """End the run: on request, or because the children crash too often."""
+        """End the run, on request or because the children crash too often."""
         self._over.set()
         for child in self._children:
-            child.ready.set()  # the start-up waits for one of these
+            child.ready.set()  # `run` may be waiting for one of them
 
     async def _keep_running(self, child: _Child) -> None:
-        """Run incarnation after incarnation, until the supervisor ends the child or gives up."""
+        """Run one incarnation after another, until the supervisor ends the child or gives up."""
         try:
             while not child.is_stopping():
                 error = await self._run_once(child)
@@ -249,8 +256,8 @@ class Supervisor:
                     return
                 child.restarts += 1
                 child.state = State.STARTING
-                # Also where each incarnation crashes before it waits for anything: others, and
-                # signals, get their turn.
+                # Other tasks, and signals, get their turn even if each incarnation crashes before
+                # its first checkpoint.
                 await trio.lowlevel.cancel_shielded_checkpoint()
         finally:
             child.state = State.STOPPED
@@ -264,7 +271,7 @@ class Supervisor:
             with child.scope:
                 await child.spec.run(child.stop, child.mark_running)
         except* trio.Cancelled as cancelled:
-            # The supervisor's own, if it is being cancelled; else one that escaped from its scope.
+            # Raises if the supervisor is being cancelled. Else the child raised `Cancelled` itself.
             await trio.lowlevel.checkpoint_if_cancelled()
             ending = _unwrap(cancelled)
         except* Exception as errors:
@@ -277,7 +284,7 @@ class Supervisor:
         return ending
 
     def _may_restart(self) -> bool:
-        """Count a crash; give up if it is one too many."""
+        """Count a crash, give up if it is one too many, and return whether to restart."""
         now = trio.current_time()
         self._crashes.append(now)
         while self._crashes[0] < now - self.max_seconds:
@@ -288,7 +295,7 @@ class Supervisor:
         return len(self._crashes) <= self.max_restarts and not self._gave_up
 
     async def _end(self, child: _Child, *, gracefully: bool) -> None:
-        """Stop one child and wait for its end; keep its mailbox open unless it is for good."""
+        """Stop one child. `gracefully` gives it time to finish, and then abandons its mailbox."""
         mailbox = child.spec.mailbox
         if child.state in (State.STARTING, State.RUNNING):
             child.state = State.STOPPING
@@ -304,7 +311,7 @@ class Supervisor:
             self._abandon(child.spec)
 
     def abandon(self) -> None:
-        """Answer every caller in every mailbox from here down with `ActorStopped`."""
+        """Answer all messages in the mailboxes below this supervisor with `ActorStopped`."""
         for child in self._children:
             self._abandon(child.spec)
 
@@ -316,7 +323,7 @@ class Supervisor:
             spec.supervisor.abandon()
 
     def status(self) -> Status:
-        """The tree from here down, from records alone."""
+        """The status of this supervisor and the tree below it."""
         now = trio.current_time()
         return Status(
             name=self.name,
@@ -328,7 +335,7 @@ class Supervisor:
 def supervisor_child(supervisor: Supervisor, *, shutdown: float) -> ChildSpec:
     """The child specification of a supervisor below another.
 
-    `shutdown` is in seconds and has to cover the allowances of its children together.
+    `shutdown` is in seconds, and has to cover that of all its children together.
     """
     return ChildSpec(
         name=supervisor.name, run=supervisor.run, shutdown=shutdown, supervisor=supervisor
@@ -353,7 +360,7 @@ def _status(child: _Child, now: float) -> Status:
 
 
 def _unwrap(error: BaseException) -> BaseException:
-    """The exception inside of groups that hold no other."""
+    """The single exception in nested groups; or the innermost group, if it holds several."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error

@@ -1,9 +1,8 @@
 """Turns: fair queueing of requests, by project.
 
-In a single queue, one project with many requests delays the requests of all others. Here each
-project has a queue of its own. While several projects are active, only a few requests of each are
-in progress at once, and the next follows when one of them is done. So a project with few requests
-is served soon. Within a project, clients take turns.
+In a single queue, one project with many requests would delay those of all others. So each project
+has a queue of its own. While several projects are active, only a few requests of each are in
+progress at once; the next follows when one of them is done. Within a project, clients take turns.
 
 While only one project is active its requests do not wait, since larger batches are faster.
 """
@@ -23,17 +22,17 @@ if TYPE_CHECKING:
     from .shares import Owner
 
 TOGETHER = 16
-"""Number of requests in progress at once, of all active projects together."""
+"""Largest number of requests in progress, of all active projects together; but see `LEAST`."""
 
 LEAST = 2
-"""Number of requests of one project in progress at once, however many projects are active."""
+"""Smallest limit on the requests of one project in progress, however many projects are active."""
 
 LATELY = 10.0
-"""Time since its last request for which a project counts as active, in seconds."""
+"""Time after its last request in which a project counts as active, in seconds."""
 
 
 class _Line:
-    """The queue of a project: requests in progress, and those that wait, by client."""
+    """The queue of a project: the number of requests in progress, and waiting ones by client."""
 
     __slots__ = ("inside", "seen_at", "waiting")
 
@@ -60,11 +59,11 @@ class Turns:
             self.leave(owner)
 
     async def enter(self, owner: Owner) -> None:
-        """Wait for a turn; it has to be ended with `leave`, unless this is cancelled."""
+        """Wait for a turn, which `leave` ends. A cancelled wait has no turn to end."""
         line = self._lines.get(owner[0])
         if line is None:
             line = self._lines[owner[0]] = _Line()
-        line.seen_at = trio.current_time()  # or it would be forgotten with nobody in it
+        line.seen_at = trio.current_time()  # or `_most` might remove the empty queue
         if not line.waiting and line.inside < self._most():
             line.inside += 1
             return
@@ -83,7 +82,7 @@ class Turns:
             raise
 
     def leave(self, owner: Owner) -> None:
-        """End a turn, and let the next ones of the line through."""
+        """End a turn, and start the next turns of the project."""
         line = self._lines[owner[0]]
         line.inside -= 1
         line.seen_at = trio.current_time()
@@ -97,7 +96,7 @@ class Turns:
                 line.waiting[sender] = queue  # behind the others
 
     def _most(self) -> float:
-        """How many of a project may be inside."""
+        """The largest number of requests of one project in progress at once."""
         if len(self._lines) == 1:
             return inf
         now = trio.current_time()

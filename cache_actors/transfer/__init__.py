@@ -1,1 +1,1 @@
-"""Bytes on their way between a client and the disk."""
+"""Transfers of bytes between clients and the disk."""

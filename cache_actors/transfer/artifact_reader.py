@@ -1,4 +1,4 @@
-"""Reading artifacts. No actor is needed for that: once published, an artifact never changes."""
+"""Reads of artifacts, without an actor: once published, an artifact never changes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from cache_actors.storage.layout import Key
 
 READ_BYTES = 1 << 20
-"""Largest piece that one call of a thread reads, in bytes."""
+"""Largest number of bytes that one call of a thread reads."""
 
 
 class Artifact:
-    """An artifact that is open for reading: close it after use."""
+    """An artifact that is open for reading, and has to be closed after use."""
 
     def __init__(self, file: OpenFile, threads: trio.CapacityLimiter) -> None:
         self._file = file
@@ -29,17 +29,17 @@ class Artifact:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
         return self._file.size
 
     @property
     def mtime(self) -> int:
-        """When it was stored, in whole seconds since the epoch."""
+        """Modification time, in whole seconds since the epoch."""
         return self._file.mtime
 
     @property
     def digest(self) -> bytes | None:
-        """Its SHA-256, if that has been recorded."""
+        """SHA-256; None if none is recorded."""
         return self._file.digest
 
     async def read(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
@@ -55,7 +55,7 @@ class Artifact:
             yield piece
 
     def close(self) -> None:
-        """Close it. May be called again."""
+        """Close the artifact; further calls do nothing."""
         self._file.close()
 
 
@@ -67,7 +67,7 @@ class ArtifactReader:
         self._threads = threads
 
     async def find(self, key: Key) -> bool:
-        """Whether there is such an artifact, and a whole one; it is in use from then on.
+        """Touch the artifact `key`, and return whether it exists and is not broken.
 
         Raises:
             StorageError: the disk failed.
@@ -76,7 +76,7 @@ class ArtifactReader:
         return await in_thread(self._store.touch, path, time.time_ns(), threads=self._threads)
 
     async def open(self, key: Key) -> Artifact | None:
-        """The artifact, or None if there is none.
+        """Open the artifact `key`; None if it does not exist.
 
         Raises:
             StorageError: the disk failed.

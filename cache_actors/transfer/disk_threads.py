@@ -1,4 +1,4 @@
-"""Trips to a thread: where blocking calls on the disk are made, and their errors get a meaning."""
+"""Blocking disk access in threads, with errors translated to `StorageError`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Result = TypeVar("Result")
 async def in_thread(
     action: Callable[..., Result], *arguments: object, threads: trio.CapacityLimiter
 ) -> Result:
-    """The result of `action(*arguments)`, called in one of `threads`.
+    """Call `action(*arguments)` in one of `threads`, and return its result.
 
     Raises:
-        StorageError: the disk is full, or failed.
+        StorageError: the call raised an `OSError`.
     """
     try:
         return await trio.to_thread.run_sync(action, *arguments, limiter=threads)

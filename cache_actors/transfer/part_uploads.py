@@ -1,8 +1,8 @@
-"""Uploads in parts: of modules, which are larger than one request should be.
+"""Uploads in parts, for module artifacts, which are larger than one request should be.
 
-What has come lies on the disk, where any worker may go on with it
+Received parts are on disk, so that any worker can receive the next one
 (`storage/files/unfinished.py`). A part is received like any other upload; the disk writer publishes
-the artifact in the end, so that those of one id stay in order.
+the artifact in the end, which keeps the writes of one id in order.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Result = TypeVar("Result")
 
     class Publisher(Protocol):
-        """Who receives parts, and publishes: the disk writer's client."""
+        """The disk writer's client, as far as uploads in parts use it."""
 
         def upload(self, owner: Owner) -> Upload:
             """An upload that takes its memory from the share of `owner`."""
@@ -42,19 +42,19 @@ if TYPE_CHECKING:
 
 
 LOCK_SECONDS = 20.0
-"""Longest wait for another request to the same upload, in seconds: the end of a large one takes
-some."""
+"""Longest wait for another request to the same upload, in seconds; completing a large one takes a
+few."""
 
 RETRY_SECONDS = 0.02
-"""Interval in seconds at which is looked whether that is over. It is no thread that waits: the one
-who is waited for needs one of the same."""
+"""Interval in seconds between attempts to lock an upload. No thread waits for the lock, since its
+holder may need one of the same threads."""
 
 NOTED_SECONDS = 60.0
-"""Interval in seconds at which a part that is still coming keeps its upload from being idle."""
+"""Interval in seconds at which a part that is being received restarts its upload's idle time."""
 
 
 class _NotedChunks:
-    """The pieces of a part; while they come, `note` is called every `NOTED_SECONDS`."""
+    """The chunks of a part; `note` is called about every `NOTED_SECONDS` while they arrive."""
 
     def __init__(self, chunks: AsyncIterable[bytes], note: Callable[[], Awaitable[object]]) -> None:
         self._chunks = aiter(chunks)
@@ -73,13 +73,13 @@ class _NotedChunks:
 
 
 class PartUploads:
-    """Takes parts, and makes artifacts of them.
+    """Receives parts, and stores the artifacts that they make.
 
     Args:
-        unfinished: where parts lie.
-        store: where artifacts go.
-        writer: receives and publishes.
-        threads: how many may be at the disk at once for it.
+        unfinished: the unfinished uploads.
+        store: the file store.
+        writer: receives parts and publishes artifacts.
+        threads: limit on threads for disk access.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class PartUploads:
         self._threads = threads
 
     async def start(self, key: Key) -> str | None:
-        """Begin an upload of `key`, and return its id; None if `key` is stored already.
+        """Start an upload of the artifact `key`; return the upload's id, or None if `key` exists.
 
         Raises:
-            TooManyUploads: there are too many.
+            TooManyUploads: the project, or all together, have too many unfinished uploads.
             StorageError: the disk is full, or failed.
         """
         path = key.path(self._store.root)
@@ -116,11 +116,11 @@ class PartUploads:
         expected_digest: bytes | None,
         owner: Owner,
     ) -> None:
-        """Take in part `number` of an upload of `project`.
+        """Receive part `number` of an upload of `project`.
 
         Raises:
-            UnknownUpload: there is no such upload.
-            ArtifactTooLarge, TooManyUploads: it would take too much room.
+            UnknownUpload: the project has no such upload.
+            ArtifactTooLarge, TooManyUploads: the part would take too much room.
             EmptyUpload, WrongDigest, StorageError: as `DiskWriterClient.store`.
         """
         note = partial(in_thread, self._unfinished.key, upload_id, project, threads=self._threads)
@@ -128,7 +128,7 @@ class PartUploads:
         async with self._writer.upload(owner) as upload:
             noted = _NotedChunks(chunks, note)
             await upload.receive(None, noted, expected_size, expected_digest)
-            with trio.CancelScope(shield=True):  # a thread reads what was received
+            with trio.CancelScope(shield=True):  # a thread reads the received bytes
                 source = upload.source()
                 await self._when_free(self._unfinished.put, upload_id, project, number, source)
 
@@ -140,28 +140,28 @@ class PartUploads:
         expected_digest: bytes | None,
         owner: Owner,
     ) -> Published | None:
-        """Store the artifact whose parts are `numbers`; None if that was done before.
+        """Store the artifact with the parts `numbers`; None if the upload was completed before.
 
         Raises:
-            UnknownUpload: there is no such upload.
-            WrongParts: other parts have come.
-            WrongDigest: their SHA-256 is not the one expected.
-            StorageError, ActorError: as `DiskWriterClient.store`; it may be tried again.
+            UnknownUpload: the project has no such upload.
+            WrongParts: `numbers` are not those of the received parts.
+            WrongDigest: the artifact's SHA-256 is not `expected_digest`.
+            StorageError, ActorError: as `DiskWriterClient.store`; the call may be repeated.
         """
         upload = await self._when_free(self._unfinished.open, upload_id, project)
         with upload:
             if upload.is_done:
                 return None
-            with trio.CancelScope(shield=True):  # a half is of no use to anybody
+            with trio.CancelScope(shield=True):  # finishes even if the client leaves
                 published = await self._publish(upload, numbers, expected_digest, owner)
                 await in_thread(upload.finish, threads=self._threads)
             return published
 
     async def _when_free(self, action: Callable[..., Result], *arguments: object) -> Result:
-        """The result of `action(*arguments)`, called once no other request has the upload.
+        """Call `action(*arguments)` once no other request has locked the upload.
 
         Raises:
-            StorageLocked: another has had it for `LOCK_SECONDS`.
+            StorageLocked: another request held the lock for `LOCK_SECONDS`.
         """
         until = trio.current_time() + LOCK_SECONDS
         while True:

@@ -1,4 +1,4 @@
-"""Receiving an upload: in memory if it is small, else in a temporary file.
+"""Reception of an upload: in memory if it is small, else in a temporary file.
 
 However many clients send at once, and however slowly, the bytes in memory stay within one limit, of
 which each project and each of its clients has a share (`supervision/shares.py`). A small upload
@@ -33,7 +33,7 @@ SMALL_BYTES = 256 * 1024
 """Largest upload that stays in memory, in bytes; larger ones are written in pieces of this size."""
 
 PATIENCE = 1.0
-"""Longest time that a small upload waits for memory, in seconds; then it goes to a file."""
+"""Longest time that a small upload waits for memory, in seconds, before it goes to a file."""
 
 
 class EmptyUpload(ValueError):
@@ -120,10 +120,10 @@ class Upload:
         return True
 
     async def prepare(self) -> None:
-        """Make a large upload ready to be published.
+        """Seal and sync a large upload, so that it can be published.
 
         Raises:
-            StorageError: it could not be synced.
+            StorageError: the file could not be synced.
         """
         if self._file is not None:
             self._file = await in_thread(self._store.prepare, self._file, threads=self._threads)
@@ -133,7 +133,7 @@ class Upload:
         return self._file or tuple(self._pieces)
 
     async def _reserve(self, size: int) -> bool:
-        """Reserve memory for `size` bytes. Returns False if that is too much, or takes too long."""
+        """Reserve memory for `size` bytes; return False if that is too much or takes too long."""
         if size > SMALL_BYTES:
             return False
         try:
@@ -145,7 +145,7 @@ class Upload:
         return True
 
     def _keep(self, chunk: bytes) -> bool:
-        """Add `chunk` to those in memory. Returns False if they must be written to a file now."""
+        """Add `chunk` to those in memory; return False if they must be written to a file now."""
         self._pieces.append(chunk)
         self._memory.needed += len(chunk)
         self._memory.move()
@@ -166,7 +166,7 @@ class Upload:
         return digest.digest()
 
     async def _spill(self, path: Path | None, size: int = 0) -> bool:
-        """Switch to a temporary file for `size` bytes. Returns False if `path` exists already."""
+        """Switch to a temporary file for `size` bytes; return False if `path` exists already."""
         self._file = await in_thread(self._open, path, size, threads=self._threads)
         if self._file is None:
             return False
@@ -179,7 +179,7 @@ class Upload:
         self._store.capacity.check_room(size)
         file = self._temporary.create()
         try:
-            if size > 0:  # a quota is only seen by trying; what may never come holds no room
+            if size > 0:  # only an attempt shows a quota; bytes that may not arrive hold no room
                 file.reserve(min(size, SMALL_BYTES))
                 file.release()
         except OSError:
@@ -194,7 +194,7 @@ class Upload:
             self._drop_pieces()
 
     def _append(self, file: TemporaryFile) -> None:
-        """Write the chunks in memory, if the disk has room for them beside the reserve."""
+        """Write the chunks in memory, if the disk has room for them in excess of the reserve."""
         with self._store.capacity.reserve(self._memory.needed):
             file.write(self._pieces)
 

@@ -2,32 +2,30 @@
 
 Theory of operation
 -------------------
-With `WORKERS=N` the process that was started becomes a parent. It binds the socket and runs a tree
-of its own, in which each worker is a child like any other: a process that ends is a crash, and is
-restarted, and more crashes than the intensity allows end the parent. Each worker runs the tree that
-`application.py` draws.
+With `WORKERS=N` the started process becomes a parent. It binds the socket and runs a supervision
+tree, in which each worker is a child: a process that ends has crashed and is restarted, and more
+crashes than the intensity allows end the parent. Each worker runs the tree of `application.py`.
 
     parent    accepts --> Pool --> WorkerChannel ==>     ConnectionReceiver --> listener   worker
               record  --> SharedReport   <------------------------------------------- report
                             `------- all shared reports, read by every worker ---------> /up
 
-*A worker is a fresh interpreter* (`exec`), not a fork: it has to be started at any time, and a fork
-of a process that runs trio and has threads would share its loop and their locks. The price is half
-a second for each start, and memory that is not shared.
+*A worker is a fresh interpreter* (`exec`), not a fork: a fork of the parent, which runs trio and
+has threads, would share its event loop and the state of its locks. The price is half a second for
+each start, and memory that is not shared.
 
-*The parent accepts, and hands each connection over* (`SCM_RIGHTS`) to the worker with the fewest.
-What several processes accept from one socket is shared out by chance, and nginx keeps connections
-for long: figures are in docs/performance.md. The parent keeps its own copy of a connection until
-the worker has said that it takes it, before it reads a byte of it. When a worker ends, what it had
-not taken goes to another, and only what it had taken is lost with it.
+*The parent accepts each connection and sends it* (`SCM_RIGHTS`) to the worker with the fewest. If
+the workers accepted from one socket, connections would be distributed by chance, and nginx keeps
+them open for long (figures: docs/performance.md). A worker reports that it takes a connection
+before it reads from it; until then the parent keeps a copy. When a worker ends, the connections
+that it had not taken go to others.
 
-*Each process has a shared report*, a piece of shared memory with its latest report, which all can
-read (`shared_report.py`). So `/up` shows the whole service through any worker, from records,
-without asking anybody who might be stuck. A report that is older than `STUCK_AFTER` is one of a
-process that is.
+*Each process has a shared report*, a piece of shared memory that all processes can read
+(`shared_report.py`). So any worker answers `/up` for the whole service without asking a process
+that may be stuck. A process whose report is older than `STUCK_AFTER` counts as stuck.
 
-*A stop* begins at the end of the tree, with the acceptor: it tells all workers to drain and hands
-connections to those that still do, until none does. Meanwhile workers stop their own trees in
-order, and end. Nothing keeps a worker alive without its parent: it watches its end of the channel,
-from a thread, and ends at once when the other end is gone.
+*A stop* begins with the acceptor, the last child of the tree. It asks all workers to drain, and
+sends new connections to those that still take them, until none does. Meanwhile the workers stop
+their own trees in order, and end. A worker never outlives its parent: a thread watches the channel,
+and ends the worker at once when the other end is closed.
 """

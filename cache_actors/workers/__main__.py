@@ -1,4 +1,4 @@
-"""`python -m cache_actors.workers CONFIG`: a worker. Only a parent starts it."""
+"""`python -m cache_actors.workers CONFIG` runs a worker; started only by a parent."""
 
 import sys
 

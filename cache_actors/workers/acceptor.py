@@ -1,4 +1,4 @@
-"""The acceptor: accepts connections in the parent, and drains the workers at a stop."""
+"""The acceptor: accepts connections in the parent, and drains the workers on a stop."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ class Acceptor:
     async def run(self, stop: trio.Event, started: Started) -> None:
         """Accept until `stop` is set, then drain the workers.
 
-        While one of them still has something to finish, it also takes new connections: somebody
-        may ask `/up` what is going on.
+        Connections are accepted for as long as a worker takes them, such as requests for `/up`.
         """
         with self._sock.listen() as arrivals:
             async with trio.open_nursery() as accepting:

@@ -16,27 +16,29 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MAX_UNTAKEN = 128
+"""Largest number of connections sent to a worker that it has not taken yet."""
+
 SLOW_SECONDS = 0.5
-"""How many connections may be on their way to a worker, and for how long. One that is stuck cannot
-hold up more of them; the next ones go to the others, or wait in the socket's backlog."""
+"""Time after which a worker that has not taken a connection gets no others, in seconds. They go to
+other workers, or wait in the socket's backlog."""
 
 MESSAGE_BYTES = 4096
 
 
 class WorkerChannel:
-    """Hands connections to one incarnation of a worker, and knows how many it has.
+    """Sends connections to one incarnation of a worker, and counts them.
 
-    A connection that the worker has not said to have taken can be given to another: this end keeps
-    a copy of it until then.
+    The channel keeps a copy of each connection until the worker has taken it, so that it can be
+    given to another worker.
 
     Args:
-        sock: a `SOCK_SEQPACKET` socket, the other end of which is the worker's.
+        sock: the parent's end of a `SOCK_SEQPACKET` socket pair.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._stream = trio.socket.from_stdlib_socket(sock)
-        self._untaken: deque[tuple[float, socket.socket]] = deque()  # and since when
+        self._untaken: deque[tuple[float, socket.socket]] = deque()  # with the times of sending
         self._handed = 0
         self._progress = Progress()
         self._broken = False
@@ -47,7 +49,7 @@ class WorkerChannel:
         return self._progress.closed
 
     def has_room(self) -> bool:
-        """Whether the worker can be handed a connection."""
+        """Whether the worker can be sent a connection now."""
         return (
             self._progress.ready
             and not self._progress.closed
@@ -60,25 +62,25 @@ class WorkerChannel:
         return bool(self._untaken) and trio.current_time() - self._untaken[0][0] > SLOW_SECONDS
 
     def load(self) -> int:
-        """The number of connections of the worker, with those that are on their way to it."""
+        """The number of the worker's open connections, including those not taken yet."""
         return self._handed - self._progress.ended
 
     def hand(self, connection: socket.socket) -> None:
-        """Send `connection`, which is this channel's from now on."""
+        """Send `connection` to the worker. The channel owns it from now on."""
         self._untaken.append((trio.current_time(), connection))
         self._handed += 1
         try:
             socket.send_fds(self._sock, [CONNECTION], [connection.fileno()])
-        except OSError:  # the worker is gone, or going: what is untaken will be taken back
+        except OSError:  # the worker has ended: `take_back` returns the connection
             self._broken = True
 
     def drain(self, message: Drain) -> None:
-        """Have the worker finish what it has, and end."""
-        with suppress(OSError):  # it is gone
+        """Ask the worker to finish its requests, and end."""
+        with suppress(OSError):  # the worker has ended
             self._sock.send(msgspec.json.encode(message))
 
     async def receive(self) -> Progress | None:
-        """The worker's next word, or None when it is gone."""
+        """Wait for the worker's next report of its progress; None when the worker has ended."""
         try:
             message = await self._stream.recv(MESSAGE_BYTES)
         except OSError:
@@ -92,7 +94,7 @@ class WorkerChannel:
         return progress
 
     def take_back(self) -> Iterable[socket.socket]:
-        """The connections that the worker will not take: it is closed, or gone."""
+        """Remove and return the connections that the worker, closed or ended, has not taken."""
         untaken = [connection for _, connection in self._untaken]
         self._untaken.clear()
         self._handed -= len(untaken)

@@ -1,4 +1,4 @@
-"""A worker's source of connections: the connections that its parent has accepted for it."""
+"""The worker's end of the channel: receives the connections that the parent has accepted."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _ONE_DESCRIPTOR = socket.CMSG_SPACE(array.array("i").itemsize)
 
 
 class ConnectionReceiver:
-    """The worker's end of the channel to its parent; a `ConnectionSource`.
+    """The `ConnectionSource` of a worker, fed by the parent's `WorkerChannel`.
 
     Args:
-        sock: the socket whose other end is the parent's `WorkerChannel`.
-        say: logs a warning about a connection that is lost.
+        sock: the worker's end of the channel.
+        log_warning: logs a connection that is lost.
     """
 
     def __init__(
-        self, sock: socket.socket, say: Callable[..., object] = lambda _event: None
+        self, sock: socket.socket, log_warning: Callable[..., object] = lambda _event: None
     ) -> None:
-        self._say = say
+        self._log_warning = log_warning
         self._sock = trio.socket.from_stdlib_socket(sock)
-        # As many as the parent allows to wait.
+        # Unlimited here, since the parent limits them (`MAX_UNTAKEN`).
         self._arrivals, self._waiting = trio.open_memory_channel[socket.socket](math.inf)
         self._replaced = False
         self._ready = False
@@ -45,49 +45,52 @@ class ConnectionReceiver:
         self._news = trio.Event()
 
     async def follow_parent(self, stop: trio.Event, cancel_scope: trio.CancelScope) -> None:
-        """Take in what the parent sends; set `stop` when it says so. The end of it is the end."""
+        """Receive from the parent: connections, and a `Drain`, which sets `stop`.
+
+        When the parent has ended, `cancel_scope` is cancelled.
+        """
         while True:
             message, connection = await self._receive()
             if connection is not None:
                 self._keep(connection)
-            elif message == CONNECTION:  # there was no descriptor free for it: it is lost
-                self._say("connection_lost")
+            elif message == CONNECTION:  # this process has no free descriptor for it
+                self._log_warning("connection_lost")
                 self._taken += 1
                 self._ended += 1
                 self._news.set()
             elif message:
-                self._replaced = msgspec.json.decode(message, type=Drain).replaced
+                self._replaced |= msgspec.json.decode(message, type=Drain).replaced
                 stop.set()
             else:
                 cancel_scope.cancel()
 
-    async def tell_parent(self, _stop: trio.Event, _cancel_scope: trio.CancelScope) -> None:
-        """Tell the parent what has changed, until cancelled."""
+    async def report_progress(self, _stop: trio.Event, _cancel_scope: trio.CancelScope) -> None:
+        """Send the parent each change of the progress, until cancelled."""
         while True:
             await self._news.wait()
             self._news = trio.Event()
-            await self._tell()
+            await self._send_progress()
 
     def announce(self) -> None:
-        """Have connections come here: to be called once, when the tree runs."""
+        """Report that this worker is ready for connections; to be called when its tree runs."""
         self._ready = True
         self._news.set()
 
     async def serve(self, handle: Handle, connections: trio.Nursery) -> None:
         """Start `handle` in `connections` for each connection that comes, until cancelled."""
         async for connection in self._waiting:
-            # Told before its first byte is read: until then it could be given to another worker.
+            # Reported before the first byte is read: until then another worker may get it.
             with trio.CancelScope(shield=True):
                 self._taken += 1
-                await self._tell()
+                await self._send_progress()
             connections.start_soon(self._handle, handle, connection)
 
     def is_replaced(self) -> bool:
-        """Whether another instance gets the new connections by now; known once it has to drain."""
+        """Whether another instance gets the new connections; not known before a `Drain`."""
         return self._replaced
 
     def close(self) -> None:
-        """Take no more connections, ever: those that wait go to other workers."""
+        """Refuse connections from now on; the waiting ones go to other workers."""
         self._closed = True
         self._news.set()
         with suppress(trio.WouldBlock):
@@ -110,7 +113,7 @@ class ConnectionReceiver:
             self._news.set()
 
     async def _receive(self) -> tuple[bytes, socket.socket | None]:
-        """The next bytes and their connection, bytes alone, or neither once the parent is gone."""
+        """Wait for the next message and its connection, if any; empty once the parent has ended."""
         try:
             message, ancillary, _, _ = await self._sock.recvmsg(
                 MESSAGE_BYTES, _ONE_DESCRIPTOR, socket.MSG_CMSG_CLOEXEC
@@ -122,7 +125,7 @@ class ConnectionReceiver:
             descriptors.frombytes(data)
         return message, socket.socket(fileno=descriptors[0]) if descriptors else None
 
-    async def _tell(self) -> None:
+    async def _send_progress(self) -> None:
         progress = Progress(self._ready, self._taken, self._ended, self._closed)
-        with suppress(OSError):  # the parent is gone, and with it this process in a moment
+        with suppress(OSError):  # the parent has ended, and this process follows
             await self._sock.send(msgspec.json.encode(progress))

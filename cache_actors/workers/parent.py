@@ -23,24 +23,26 @@ if TYPE_CHECKING:
     from cache_actors.supervision import Started
 
 SPARE_RESTARTS = 5
+"""Restarts allowed in `RESTART_SECONDS` beyond one for each worker: all of them may end at once, as
+when memory runs out."""
+
 RESTART_SECONDS = 60.0
-"""Window of the restart intensity of workers, in seconds. All of them may be lost at once, as when
-memory runs out. A start takes half a second or more, so a worker that cannot start exceeds the
-intensity."""
+"""Window of the workers' restart intensity, in seconds. A start takes half a second or more, so
+workers that cannot start exceed the intensity within it."""
 
 ACCEPTOR_SHUTDOWN = 35.0
-"""Longest stop of the acceptor, in seconds; the workers' listeners have 32."""
+"""Longest stop of the acceptor, in seconds; the listeners of the workers may take 32."""
 
 
 class Workers:
-    """The service at one socket, as several processes.
+    """The service at one socket, as several worker processes.
 
     Args:
-        count: how many workers there are.
-        settings: what it runs with.
-        sock: where it listens.
-        log: where it logs.
-        command: what runs a worker.
+        count: the number of workers.
+        settings: the service's settings.
+        sock: the socket at which the parent accepts.
+        log: the parent's log.
+        command: the command that runs a worker.
     """
 
     def __init__(
@@ -80,10 +82,10 @@ class Workers:
         )
 
     async def run(self, stop: trio.Event, started: Started) -> None:
-        """Run until `stop` is set and all workers have come to their end in order.
+        """Run until `stop` is set and all workers have stopped in order.
 
         Raises:
-            RestartIntensityError: too many workers have ended by themselves.
+            RestartIntensityError: the workers crashed too often.
         """
 
         def report_and_start() -> None:

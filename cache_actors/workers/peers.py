@@ -1,4 +1,4 @@
-"""Reports: what each process says of itself, and what they say together."""
+"""The report of each process about itself, and the view of the whole service that they give."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class ProcessReport:
     """The report of one process about itself.
 
     Attributes:
-        tree: its supervision tree.
-        metrics: what `/metrics` tells of it; nothing of a process that counts nothing.
-        recent: what it has answered lately.
-        nginx_troubles: what it knows that nginx could not do by itself lately.
-        replaced: whether it knows that another instance has taken over.
-        at: when that was so, in `time.monotonic()`, a clock that all processes share.
+        tree: the process's supervision tree.
+        metrics: the process's metrics in Prometheus's text format; empty for the parent.
+        recent: the process's recent requests; None for the parent.
+        nginx_troubles: names of recent troubles with nginx that the process has seen.
+        replaced: whether the process has learnt that another instance has taken over.
+        at: the time of the report, in `time.monotonic()`, a clock that all processes share.
     """
 
     tree: Status
@@ -49,15 +49,15 @@ class ProcessReport:
     at: float = field(default_factory=time.monotonic)
 
     def is_late(self) -> bool:
-        """Whether there should have been another one since."""
+        """Whether the report is older than `STUCK_AFTER`, so that the process counts as stuck."""
         return time.monotonic() - self.at > STUCK_AFTER
 
 
 class Reporter:
-    """Puts reports on a process's shared report: every second, and when there is news.
+    """Writes a process's report every second, and when asked to.
 
     Args:
-        shared_report: the process's own.
+        shared_report: the shared report of this process.
         new: makes a report.
     """
 
@@ -67,7 +67,7 @@ class Reporter:
         self._news = trio.Event()
 
     async def run(self, stop: trio.Event, started: Started) -> None:
-        """Report until `stop` is set, which it may notice late: it has nothing to finish."""
+        """Report until `stop` is set, which is checked only after each report."""
         started()
         while not stop.is_set():
             self._news = trio.Event()
@@ -76,20 +76,20 @@ class Reporter:
                 await self._news.wait()
 
     def report(self) -> None:
-        """Report now."""
+        """Write a report now."""
         self._shared_report.write(msgspec.msgpack.encode(self._new()))
 
     def report_soon(self) -> None:
-        """Report as soon as those who run now have come to a pause."""
+        """Let `run` write a report as soon as it is scheduled."""
         self._news.set()
 
 
 class WorkerPeers:
-    """The whole service, as its processes' shared reports show it to one of the workers.
+    """The whole service, seen from one worker through the shared reports of all processes.
 
     Args:
-        shared_reports: by the names of the processes, the parent's among them.
-        own: the name of the worker that looks.
+        shared_reports: the shared reports by name of the process, the parent's included.
+        own: the name of this worker.
     """
 
     def __init__(self, shared_reports: Mapping[str, SharedReport], own: str) -> None:
@@ -97,10 +97,13 @@ class WorkerPeers:
         self._own = own
 
     def tree(self, own_tree: Status) -> Status:
-        """The parent's tree, with each worker's tree below the worker.
+        """The parent's tree, with each worker's own tree below it.
 
-        A process is stuck whose report is late. `own_tree` is the looking worker's, as it is now.
-        The service stops as soon as one of them does: they are told one after the other.
+        A process whose report is late counts as stuck. Once one worker is stopping, so is the
+        service, as workers are stopped one after another.
+
+        Args:
+            own_tree: the current tree of this worker.
         """
         parent = read_report(self._shared_reports[PARENT])
         if parent is None:
@@ -115,12 +118,12 @@ class WorkerPeers:
         )
 
     def is_replaced(self, own: bool) -> bool:
-        """Whether any process knows that another instance has taken over; `own` is what we know."""
+        """Whether any process, or this one by `own`, knows that another instance has taken over."""
         reports = map(read_report, self._shared_reports.values())
         return own or any(report.replaced for report in reports if report is not None)
 
     def metrics(self, own: bytes) -> bytes:
-        """The metrics of all processes; `own` are the looking worker's, as they are now."""
+        """The metrics of all processes; `own` are the current ones of this worker."""
         texts = {name: report.metrics for name, report in self._reports()}
         parent = read_report(self._shared_reports[PARENT])
         if parent is not None:
@@ -128,7 +131,7 @@ class WorkerPeers:
         return merged(texts | {self._own: own})
 
     def histories(self) -> list[History]:
-        """The recent answers of the other workers."""
+        """The recent requests of the other workers."""
         return [
             report.recent
             for name, report in self._reports()
@@ -136,7 +139,7 @@ class WorkerPeers:
         ]
 
     def nginx_troubles(self, own: tuple[str, ...]) -> tuple[str, ...]:
-        """What any process knows that nginx could not do by itself lately."""
+        """Names of recent troubles with nginx that any process has seen; `own` are this one's."""
         others = (report.nginx_troubles for _, report in self._reports())
         return tuple(sorted({*own, *chain.from_iterable(others)}))
 
@@ -158,6 +161,6 @@ class WorkerPeers:
 
 
 def read_report(shared_report: SharedReport) -> ProcessReport | None:
-    """The report on `shared_report`, if there is one."""
+    """The latest report in `shared_report`, or None if there is none."""
     report = shared_report.read()
     return None if report is None else msgspec.msgpack.decode(report, type=ProcessReport)

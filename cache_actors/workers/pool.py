@@ -1,4 +1,4 @@
-"""The pool of workers: it decides which of them gets a connection."""
+"""The pool of workers, which chooses the worker for each connection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Pool:
-    """Spreads connections over the workers that run: each goes to the one that has the fewest."""
+    """Sends each connection to the running worker that has the fewest."""
 
     def __init__(self) -> None:
         self._draining = False
@@ -28,7 +28,7 @@ class Pool:
 
     @contextmanager
     def register(self, channel: WorkerChannel) -> Iterator[None]:
-        """Count a worker in, for as long as the context lasts."""
+        """Add a worker to the pool for as long as the context lasts."""
         self._channels.append(channel)
         try:
             yield
@@ -38,12 +38,12 @@ class Pool:
             self.dispatch()
 
     def put(self, connection: socket.socket) -> None:
-        """Give `connection` to a worker, now or when one can take it."""
+        """Send `connection` to a worker, now or once one has room."""
         self._pending.append(connection)
         self.dispatch()
 
     def dispatch(self) -> None:
-        """Give what is pending to those who can take it: to be called when a worker has changed."""
+        """Send pending connections to workers with room; to be called when a worker has changed."""
         for channel in self._channels:
             if channel.closed:
                 self._pending.extend(channel.take_back())
@@ -53,33 +53,31 @@ class Pool:
                 break
             taker = min(takers, key=lambda channel: channel.load())
             taker.hand(self._pending.popleft())
-            self._channels.remove(
-                taker
-            )  # to the end: of those with as many it is the last, next time
+            self._channels.remove(taker)  # to the end, so that workers of equal load take turns
             self._channels.append(taker)
         self._changes.unpark_all()
 
     async def wait_for_room(self) -> None:
-        """Return once a connection can be handed over at once; the next ones better wait."""
+        """Wait until a connection could be sent to a worker at once."""
         while self._pending or not any(channel.has_room() for channel in self._channels):
             await self._changes.park()
 
     def drain(self, *, replaced: bool) -> None:
-        """Tell all workers to finish what they have; `replaced`: see `Drain`."""
+        """Ask all workers to finish their requests, and end; `replaced` as in `Drain`."""
         self._draining = True
         for channel in self._channels:
             channel.drain(Drain(replaced))
 
     def is_draining(self) -> bool:
-        """Whether the workers have been told to finish what they have."""
+        """Whether the workers have been asked to drain."""
         return self._draining
 
     async def wait_closed(self) -> None:
-        """Return once no worker takes connections any more."""
+        """Wait until no worker takes connections any more."""
         while not all(channel.closed for channel in self._channels):
             await self._changes.park()
 
     def close(self) -> None:
-        """Close the connections that nobody has taken."""
+        """Close the connections that no worker has taken."""
         while self._pending:
             self._pending.popleft().close()

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CONNECTION = b"connection"
-"""Message to a worker that comes with a connection. All others are JSON."""
+"""Message to a worker that carries a connection's descriptor. All other messages are JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """The configuration of a worker; JSON, in its command line.
+    """The configuration of a worker, passed as JSON on its command line.
 
     Attributes:
-        name: the worker's.
-        since: when the service was started, in `time.monotonic()`.
-        channel: the descriptor of its end of the channel.
-        shared_reports: the descriptor of each process's shared report, by the process's name.
+        name: the worker's name.
+        since: start of the service, in `time.monotonic()`.
+        channel: the descriptor of the worker's end of the channel.
+        shared_reports: the descriptors of the shared reports, by name of the process.
     """
 
     name: str
@@ -27,10 +27,10 @@ class WorkerConfig:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """To a worker: finish what you have, then end.
+    """Message to a worker: finish your requests, then end.
 
     Attributes:
-        replaced: whether another instance has taken over (see `runtime/listen_socket.py`).
+        replaced: whether another instance has taken over (`runtime/listen_socket.py`).
     """
 
     replaced: bool
@@ -38,13 +38,13 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """To the parent: how far a worker is, as a whole each time. Nothing of it ever decreases.
+    """Message to the parent: the state of a worker. No field ever decreases or becomes false again.
 
     Attributes:
-        ready: its tree runs.
-        taken: how many connections it has taken.
-        ended: how many of these have ended.
-        closed: it takes no more.
+        ready: whether the worker's tree runs.
+        taken: the number of connections that the worker has taken.
+        ended: the number of those connections that have ended.
+        closed: whether the worker takes no more connections.
     """
 
     ready: bool = False

@@ -1,4 +1,4 @@
-"""A process's latest report in shared memory, which other processes may read at any time."""
+"""The latest report of a process, in shared memory that other processes may read at any time."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ import struct
 import zlib
 
 SLOT_BYTES = 4 * 1024 * 1024
-"""Largest report, in bytes. Memory is taken for what has been written, not for this."""
+"""Size of a slot, in bytes: the largest report with its head. Only bytes written take memory."""
 
 ATTEMPTS = 5
-"""Number of attempts to read a report: both slots may be replaced meanwhile."""
+"""Number of attempts to read a report, as both slots may be replaced during one of them."""
 
 _HEAD = struct.Struct("=QQL")  # number of the report, its length, its CRC-32
 
 
 class SharedReport:
-    """Holds one report, by one writer, for any number of readers in any process.
+    """The latest report of one writer, for readers in any process.
 
-    Neither waits for the other, whatever becomes of it. Reports go to two slots in turn, with a
-    number and a checksum: while one is being written, or if its writer died over that, the other
-    is still whole.
+    Writer and readers never wait for each other. Reports go to two slots in turn, with a number and
+    a checksum: while one is being written, or if its writer died meanwhile, the other is whole.
 
     Args:
-        fd: an existing shared report's descriptor; without one, a new shared report is made.
+        fd: the descriptor of an existing shared report; without it, a new one is made.
     """
 
     def __init__(self, fd: int | None = None) -> None:
@@ -31,10 +30,10 @@ class SharedReport:
         self._number = max(number for number, _, _ in self._heads())
 
     def write(self, report: bytes) -> None:
-        """Write `report` in place of the one before.
+        """Replace the report with `report`.
 
         Raises:
-            ValueError: it is larger than a slot.
+            ValueError: `report` is larger than a slot.
         """
         if _HEAD.size + len(report) > SLOT_BYTES:
             raise ValueError(f"a report of {len(report)} bytes does not fit")
@@ -52,7 +51,7 @@ class SharedReport:
         return None
 
     def clear(self) -> None:
-        """Remove what the writer has written: it is gone."""
+        """Remove the reports of a writer that has ended."""
         os.ftruncate(self.fd, 0)
 
     def close(self) -> None:

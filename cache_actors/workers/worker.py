@@ -1,4 +1,4 @@
-"""A worker: the application, with what its parent hands to it."""
+"""A worker: the process that runs the application for its parent."""
 
 from __future__ import annotations
 
@@ -29,11 +29,10 @@ if TYPE_CHECKING:
 
 
 def run_worker(config: WorkerConfig) -> int:
-    """Run until the parent says stop, and return the process's exit status.
+    """Run until the parent asks to stop, and return the process's exit status.
 
-    The settings are those of the environment, which is the parent's. SIGTERM, SIGINT and
-    SIGHUP are for the parent to deal with: terminals and systemd send them to all processes of a
-    group.
+    The settings are read from the environment, which is the parent's. SIGTERM, SIGINT and SIGHUP
+    are ignored: terminals and systemd send them to all processes, and the parent acts on them.
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -72,16 +71,16 @@ async def _run(
         await reporter.run(stop=trio.Event(), started=lambda: None)
 
     return await run_until_stopped(
-        application, log, started, connections.follow_parent, connections.tell_parent, report
+        application, log, started, connections.follow_parent, connections.report_progress, report
     )
 
 
 def _end_with(channel: socket.socket) -> None:
-    """End this process when the other end of `channel` is gone, even if trio's loop hangs."""
+    """End this process when the other end of `channel` is closed, even if trio's loop hangs."""
 
     def watch() -> None:
         poll = select.poll()
-        poll.register(channel, 0)  # a closed other end is always told
+        poll.register(channel, 0)  # POLLHUP is always reported
         poll.poll()
         os._exit(EXIT_CUT_SHORT)
 

@@ -1,4 +1,4 @@
-"""A worker's process, as a child in the parent's tree."""
+"""The process of a worker, as a child in the parent's tree."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from .shared_report import SharedReport
 
 COMMAND = (sys.executable, "-m", "cache_actors.workers")
-"""Command that runs a worker; its configuration is one more argument."""
+"""Command that runs a worker; the configuration is appended as one argument."""
 
 
 class WorkerEnded(Exception):
-    """A worker's process has ended without being asked to, or otherwise than it should."""
+    """A worker's process ended without being asked to, or with an exit status other than 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,10 @@ class Launcher:
     """Starts the processes of workers.
 
     Attributes:
-        shared_reports: those of all processes, by name.
-        since: when the service was started, in `time.monotonic()`.
-        secret: the key of the hashes that tokens are kept as, the same for all workers.
-        command: what runs a worker.
+        shared_reports: the shared reports of all processes, by name.
+        since: start of the service, in `time.monotonic()`.
+        secret: `SECRET_KEY_BASE`, the key for hashes of tokens, which all workers share.
+        command: the command that runs a worker.
     """
 
     shared_reports: Mapping[str, SharedReport]
@@ -51,7 +51,7 @@ class Launcher:
     command: tuple[str, ...] = COMMAND
 
     async def launch(self, name: str, channel: socket.socket) -> trio.Process:
-        """Start a process for the worker `name`, with `channel` as its end of the channel."""
+        """Start a process for the worker `name`; `channel` is the worker's end of the channel."""
         shared_reports = {
             process: shared_report.fd for process, shared_report in self.shared_reports.items()
         }
@@ -64,14 +64,14 @@ class Launcher:
 
 
 class WorkerProcess:
-    """Runs a worker's process, incarnation after incarnation.
+    """A child of the parent's tree that runs a worker's process.
 
     Args:
-        name: the worker's.
-        launcher: starts its process.
-        pool: which it takes connections from.
-        reporter: the parent's, which tells of its starts and ends.
-        log: where its starts are logged.
+        name: the worker's name.
+        launcher: starts the process.
+        pool: the pool from which the worker gets its connections.
+        reporter: the parent's reporter, asked for a report when the worker starts or ends.
+        log: the log for starts of the worker.
     """
 
     def __init__(
@@ -89,12 +89,12 @@ class WorkerProcess:
         self._log = log
 
     async def run(self, stop: trio.Event, started: Started) -> None:
-        """Run one process, until `stop` is set and it has ended.
+        """Run one process, until `stop` is set and the process has ended.
 
-        It may be told to end before that, by the pool. Then it is not missed, nor started again.
+        If the pool has drained the worker before that, the process is not started again.
 
         Raises:
-            WorkerEnded: it has ended by itself, or not with exit status 0.
+            WorkerEnded: the process ended by itself, or with an exit status other than 0.
         """
         if not self._pool.is_draining():
             try:
@@ -126,7 +126,7 @@ class WorkerProcess:
         return status
 
     async def _follow(self, channel: WorkerChannel, started: Started) -> None:
-        """Take in how far the worker is, until it is gone."""
+        """Follow the worker's progress until the worker has ended."""
         ready = False
         while (progress := await channel.receive()) is not None:
             if progress.ready and not ready:
@@ -137,7 +137,7 @@ class WorkerProcess:
 
 
 async def _drain(channel: WorkerChannel, stop: trio.Event) -> None:
-    """Tell the worker to end when the supervisor says so, if the pool has not told it before."""
+    """Drain the worker when `stop` is set; in an orderly stop the pool has done so before."""
     await stop.wait()
     channel.drain(Drain(replaced=False))
 

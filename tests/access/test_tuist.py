@@ -18,7 +18,6 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cache_actors.access import tuist as tuist_api
 from cache_actors.access.grants import Access, Action, TuistReply
 from cache_actors.access.tuist import (
     ACCESS,
@@ -249,7 +248,7 @@ async def test_unreadable_body_is_trouble(server: Server, body: bytes) -> None:
 async def test_endless_body_is_trouble(
     server: Server, framing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuist_api, "MAX_BYTES", 1000)
+    monkeypatch.setattr("cache_actors.access.tuist.MAX_BYTES", 1000)
     fits = NO_PROJECTS.ljust(1000)
     assert await server.ask(ok(fits)) == TuistReply(Access.GRANTED)
     responses = {
@@ -303,7 +302,8 @@ async def test_answer_that_does_not_come_to_its_end_is_trouble(
 
     url = f"http://{await listen(nursery, drip)}"
     async with TuistApi(url) as api:
-        monkeypatch.setattr(tuist_api, "TIMEOUT", 0.1)  # of the question, not of one read
+        # Limits the whole question, not a single read.
+        monkeypatch.setattr("cache_actors.access.tuist.TIMEOUT", 0.1)
         answer = trouble(await api.ask(AUTHORIZATION, "id"))
     assert answer == "The Tuist server cannot be reached: TooSlowError"
     nursery.cancel_scope.cancel()
@@ -312,7 +312,7 @@ async def test_answer_that_does_not_come_to_its_end_is_trouble(
 async def test_it_works_again_after_any_trouble(
     tuist: StandInTuist, api: TuistApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuist_api, "TIMEOUT", 0.05)
+    monkeypatch.setattr("cache_actors.access.tuist.TIMEOUT", 0.05)
     tuist.delay = 0.2
     for _ in range(2 * CONNECTIONS):
         async with trio.open_nursery() as nursery:
@@ -321,7 +321,7 @@ async def test_it_works_again_after_any_trouble(
         if len(tuist.questions) > CONNECTIONS:
             break
     tuist.delay = 0
-    monkeypatch.setattr(tuist_api, "TIMEOUT", 10.0)
+    monkeypatch.setattr("cache_actors.access.tuist.TIMEOUT", 10.0)
     tuist.stop()
     trouble(await api.ask(AUTHORIZATION, "id"))
     tuist.start()
@@ -513,7 +513,7 @@ async def test_introspection_that_cannot_be_read_is_trouble(server: Server, body
 async def test_introspection_that_is_cut_or_endless_or_leads_elsewhere_is_trouble(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuist_api, "MAX_BYTES", 1000)
+    monkeypatch.setattr("cache_actors.access.tuist.MAX_BYTES", 1000)
     inactive = b'{"active": false}'
     for response, reason in [
         (ok(inactive)[:-1], "cannot be reached: RemoteProtocolError"),

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from cache_actors.access import tokens as known_tokens
 from cache_actors.access.grants import Access, Action, TuistReply
 from cache_actors.access.tokens import TokenMemory, TokenState
 from cache_actors.access.tuist import CONNECTIONS, TIMEOUT, TuistApi
@@ -526,7 +525,7 @@ async def test_caller_who_comes_as_a_question_is_dropped_is_answered(
 async def test_flood_of_bad_tokens_pushes_out_no_good_one_and_is_bounded(
     auth: Auth, monkeypatch: pytest.MonkeyPatch, trouble: str | None
 ) -> None:
-    monkeypatch.setattr(known_tokens, "MAX_TOKENS", 50)
+    monkeypatch.setattr("cache_actors.access.tokens.MAX_TOKENS", 50)
     await auth.decide(TOKEN)
     auth.tuist.trouble = trouble
     for number in range(200):
@@ -549,8 +548,8 @@ def test_tokens_used_last_are_remembered_as_far_as_they_and_their_names_fit(
     """Each step puts a token with so many names, or looks one up. Those without any are apart."""
     tokens, good, bad = TokenMemory(), dict[bytes, TokenState](), dict[bytes, TokenState]()
     with pytest.MonkeyPatch.context() as bounds:
-        bounds.setattr(known_tokens, "MAX_TOKENS", 3)
-        bounds.setattr(known_tokens, "MAX_NAMES", 10)
+        bounds.setattr("cache_actors.access.tokens.MAX_TOKENS", 3)
+        bounds.setattr("cache_actors.access.tokens.MAX_NAMES", 10)
         for digit, names in steps:
             key = bytes([digit])
             if names is None:
@@ -575,7 +574,7 @@ def test_tokens_used_last_are_remembered_as_far_as_they_and_their_names_fit(
 async def test_token_with_more_names_than_fit_is_decided_on_and_not_kept(
     auth: Auth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(known_tokens, "MAX_NAMES", 10)
+    monkeypatch.setattr("cache_actors.access.tokens.MAX_NAMES", 10)
     auth.tuist.answers[OTHER_TOKEN] = granting(str(PROJECT), *(f"acme/{n}" for n in range(10)))
     assert await auth.access(OTHER_TOKEN) is Access.GRANTED
     assert auth.remembered() == 0
@@ -853,7 +852,7 @@ async def test_overload_is_counted_as_such(impatient: Auth) -> None:
 async def test_token_with_very_many_projects_pushes_out_no_others(
     auth: Auth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(known_tokens, "MAX_NAMES", 100)
+    monkeypatch.setattr("cache_actors.access.tokens.MAX_NAMES", 100)
     others = [f"Bearer {number}" for number in range(5)]
     auth.tuist.answers |= dict.fromkeys(others, granting(str(PROJECT)))
     large = granting(str(PROJECT), *(f"acme/{n}" for n in range(97)))

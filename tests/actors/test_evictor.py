@@ -153,7 +153,7 @@ class World:
     max_bytes: int | None = None
     epoch: float = 1_700_000_000.0
     log: Log = field(default_factory=Log)
-    record: EvictionMonitor = field(default_factory=EvictionMonitor)
+    monitor: EvictionMonitor = field(default_factory=EvictionMonitor)
     mailbox: Mailbox = field(default_factory=lambda: Mailbox("evictor", capacity=10))
 
     tree: Root = field(init=False)
@@ -169,7 +169,7 @@ class World:
     def _new(self) -> Evictor:
         limits = Limits(self.high, TARGET, self.max_bytes)
         threads = trio.CapacityLimiter(1)
-        return Evictor(self.root, limits, self.capacity, self.record, threads, self.log)
+        return Evictor(self.root, limits, self.capacity, self.monitor, threads, self.log)
 
     def now(self) -> float:
         """The time of day."""
@@ -183,7 +183,7 @@ class World:
         await trio.testing.wait_all_tasks_blocked()
 
     def status(self) -> EvictionStatus:
-        return self.record.status()
+        return self.monitor.status()
 
     def restarts(self) -> int:
         return self.tree.child("evictor").restarts

@@ -7,9 +7,11 @@ import pytest
 
 HEAVY = {"httpx", "hypercorn", "msgspec", "pydantic", "quart", "rich", "structlog", "trio"}
 
+NO_STORAGE = {"SERVER_URL": "http://127.0.0.1:1", "CAS_STORAGE_DIR": "/dev/null/cas"}
 
-def loaded_by(*arguments: str) -> set[str]:
-    """The packages that a command has imported by the time it ends."""
+
+def loaded_by(*arguments: str, **environment: str) -> set[str]:
+    """The packages that a command has imported by the time it ends; a service finds no storage."""
     program = (
         "import sys\n"
         "from cache_actors.cli.main import main\n"
@@ -18,7 +20,7 @@ def loaded_by(*arguments: str) -> set[str]:
     ending = "import atexit, sys\natexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
     done = subprocess.run(
         [sys.executable, "-c", ending + program, *arguments],
-        env={"PORT": "1"},
+        env={"PORT": "1", **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -34,4 +36,8 @@ def test_what_is_asked_often_costs_little(arguments: list[str]) -> None:
 def test_packages_are_seen_when_they_are_imported() -> None:
     """The test above is worth nothing if this is not so."""
     assert loaded_by("status") & HEAVY == {"msgspec", "rich"}
-    assert loaded_by("serve") >= HEAVY
+    assert loaded_by("serve", **NO_STORAGE) >= HEAVY
+
+
+def test_parent_of_workers_does_without_what_only_they_need() -> None:
+    assert loaded_by("serve", WORKERS="2", **NO_STORAGE) & HEAVY == HEAVY - {"hypercorn", "quart"}

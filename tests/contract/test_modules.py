@@ -12,7 +12,16 @@ import pytest
 from cache_actors.kinds import MAX_PART_BYTES
 from tests.support.service import Service
 
-from .examples import all_at_once, bearer, both_nginx, every_front, expect_error, handles, new_body
+from .examples import (
+    all_at_once,
+    bearer,
+    behind_nginx,
+    both_nginx,
+    every_front,
+    expect_error,
+    handles,
+    new_body,
+)
 from .facts import NO_PROJECTS, OTHER_PROJECT, PROJECT
 
 MODULE = "/api/cache/module"
@@ -297,7 +306,7 @@ def test_bytes_are_sent_by_nginx(client: httpx.Client, front: str, service: Serv
     answer = client.get(path_of(module), params=query(module))
     assert answer.content == b"bytes"
     assert "X-Accel-Redirect" not in answer.headers
-    if front != "direct":
+    if behind_nginx(front):
         service.wait_for_log(path_of(module))
         (line,) = [each for each in service.logged("request") if each["path"] == path_of(module)]
         assert line["bytes_out"] == 0

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from cache_actors.runtime.lifecycle import MAX_STOP_SECONDS
-from cache_actors.runtime.up_probe import SECONDS
+from cache_actors.runtime.up_probe import TIMEOUT_SECONDS
 from tests.support.programs import find_program, find_script
 
 PROJECT = Path(__file__).parents[2]
@@ -122,7 +122,7 @@ def test_health_check_is_the_services_own_command() -> None:
     (check,) = instructions("HEALTHCHECK")
     assert check.endswith('CMD ["cache-actors", "healthcheck"]')
     (timeout,) = re.findall(r"--timeout=(\d+)s", check)
-    assert int(timeout) > SECONDS, "it could not say what is wrong"
+    assert int(timeout) > TIMEOUT_SECONDS, "it could not say what is wrong"
     run = subprocess.run(
         [sys.executable, "-m", "cache_actors", "healthcheck", "--help"],
         capture_output=True,

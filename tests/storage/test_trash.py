@@ -40,7 +40,7 @@ from tests.support.stored import (
     body_of,
     value_of,
 )
-from tests.support.waiting import LIMIT, eventually
+from tests.support.waiting import LIMIT, PAUSE, eventually
 
 from .stores import STORED, Journal, can_lock, files_below, load, loaded, publish, replace
 
@@ -376,7 +376,7 @@ class Build:
         store = FileStore(self.root, temporary, durable=False)
         writer = EntryWriter(store, require_artifacts=True)
         count = 0
-        while not self.over.is_set():
+        while not self.over.wait(PAUSE):  # else builds store faster than cleans can remove
             count += 1
             number = self.number * 1_000_000 + count
             began = time.monotonic()

@@ -1,4 +1,4 @@
-"""The application in the tests' own process, so that they can make it crash where they want."""
+"""The application in the tests' own process, so that tests can make any part of it crash."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,16 +19,16 @@ from .waiting import LIMIT, eventually_async
 
 
 class Injected(Exception):
-    """The exception that is injected."""
+    """The exception that tests inject."""
 
 
 class Running:
     """The application, running in this process.
 
     Attributes:
-        client: may see `acme/app`.
-        started, ended: set once it has, by itself or because it was asked to.
-        error: what it ended with, if it gave up.
+        client: HTTP client with access to `acme/app`.
+        started, ended: events that are set once the application has started or ended.
+        error: the error with which the application gave up, or None.
     """
 
     def __init__(self, storage: Path, tuist: StandInTuist) -> None:
@@ -49,7 +49,7 @@ class Running:
         )
 
     async def run(self) -> None:
-        """Run it until `stop` is set, or it gives up."""
+        """Run the application until `stop` is set or its restart intensity is exceeded."""
         with self.socket:
             try:
                 await self.application.run(self.stop, self.started.set)
@@ -58,7 +58,7 @@ class Running:
         self.ended.set()
 
     def child(self, name: str) -> Status:
-        """What is known of a child, wherever it is in the tree."""
+        """The status of the child `name`, anywhere in the tree."""
         todo = [self.application.supervisor.status()]
         while todo:
             status = todo.pop()
@@ -68,7 +68,7 @@ class Running:
         raise LookupError(name)
 
     async def has_restarted(self, name: str, restarts: int) -> None:
-        """Return once a child has crashed so often, and runs again."""
+        """Return once the child `name` has been restarted `restarts` times, and is healthy."""
         await eventually_async(
             lambda: self.child(name).restarts == restarts and self.child(name).is_healthy()
         )
@@ -76,7 +76,7 @@ class Running:
 
 @asynccontextmanager
 async def running_application(storage: Path, tuist: StandInTuist) -> AsyncIterator[Running]:
-    """The application in this process, which is stopped in order in the end."""
+    """Run the application in this process, and stop it in order at the end."""
     running = Running(storage, tuist)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(running.run)

@@ -1,7 +1,7 @@
-"""A real browser without a window: Chromium, told what to do over a pipe.
+"""A headless Chromium, controlled over a pipe with the Chrome DevTools Protocol.
 
-It speaks the Chrome DevTools Protocol: JSON messages, each ended by a zero byte. A command is
-answered under its number; in between come events.
+Messages are JSON, each ended by a zero byte. A response has the number of its command; events come
+in between.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from .programs import find_program
 
 PROGRAM = "chromium-headless-shell"
 SECONDS = 60.0
-"""How long the browser may take for an answer, or for what a test waits for."""
+"""Longest wait for a response, or for a condition in the page, in seconds."""
 
 # As root, as tests run in CI, Chromium does without its sandbox; the pages are our own. It reads
 # commands from file 3 and answers on file 4.
@@ -39,8 +39,8 @@ class Browser:
     """A running Chromium, with one page open.
 
     Attributes:
-        troubles: what the console says: errors, and what a Content-Security-Policy has forbidden.
-        requests: the URLs that have been asked for.
+        troubles: errors in the console, with violations of the Content-Security-Policy.
+        requests: requested URLs.
     """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
@@ -59,7 +59,7 @@ class Browser:
             self._ask(f"{domain}.enable")
 
     def open(self, url: str, *, width: int = 1200, height: int = 900, dark: bool = False) -> None:
-        """Go to a page, in a window of this size in pixels, and wait until it has loaded."""
+        """Load the page at `url`, in a window of `width` x `height` pixels."""
         self._ask(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -77,7 +77,7 @@ class Browser:
             self._note(self._receive(deadline, url))
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression in the page; of a promise, what it comes to."""
+        """The value of a JavaScript expression in the page; a promise is awaited."""
         answer = self._ask(
             "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
         )
@@ -85,15 +85,15 @@ class Browser:
         return answer["result"].get("value")
 
     def text(self, selector: str) -> str:
-        """The text that is to be read in the first element that the selector finds."""
+        """The visible text of the first element that matches `selector`."""
         return str(self.evaluate(f"document.querySelector({json.dumps(selector)}).innerText"))
 
     def wait_until(self, condition: str) -> None:
-        """Return once a condition holds, which is looked at whenever the page changes."""
+        """Return once a JavaScript condition holds, which is checked at each change of the page."""
         self.evaluate(WAIT.format(condition=condition))
 
     def other_hosts(self, url: str) -> list[str]:
-        """What the browser asked of others than the server at `url`."""
+        """The URLs requested from hosts other than that of `url`."""
         ours = urlsplit(url).netloc
         return [
             r for r in self.requests if not r.startswith("data:") and urlsplit(r).netloc != ours
@@ -134,7 +134,7 @@ class Browser:
             case {"method": "Network.requestWillBeSent", "params": {"request": {"url": url}}}:
                 self.requests.append(url)
             case {"method": "Log.entryAdded", "params": {"entry": {"source": "network"}}}:
-                pass  # an answer of 503, or none, which the page is there to show
+                pass  # a 503, or no response, is what the page has to show
             case {"method": "Log.entryAdded", "params": {"entry": entry}}:
                 self.troubles.append(f"{entry['source']}: {entry['text']}")
             case {"method": "Runtime.exceptionThrown", "params": {"exceptionDetails": details}}:
@@ -145,7 +145,7 @@ class Browser:
 
 @contextmanager
 def running_browser() -> Iterator[Browser]:
-    """A browser; without one the test is skipped, or fails where CI is set."""
+    """Run a browser; if it is not installed, skip the test, or fail it if CI is set."""
     program = find_program(PROGRAM)
     with tempfile.TemporaryDirectory(
         prefix="cache-actors-browser-", ignore_cleanup_errors=True

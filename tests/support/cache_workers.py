@@ -1,14 +1,14 @@
-"""Those who work on a storage folder at the same time, each a process that runs until it is killed.
+"""Processes that use a storage folder concurrently, as clients and nginx do, until they are killed.
 
     python -m tests.support.cache_workers write <root> <seed> <ledger>         clients that build
     python -m tests.support.cache_workers read <root> <seed> strictatime       nginx
     python -m tests.support.cache_workers read <root> <seed> noatime           nginx
 
-Writers and readers print a line for each thing that should not be; writers also one into the ledger
-for each entry that has been acknowledged: when its put began, and the files that there have to be.
+Writers and readers print a line for each violation. Writers also append a line to the ledger for
+each acknowledged entry: the time when its put began, and the files that must exist.
 
-What they take for proof depends on the time that has passed, and on nothing if too much has: nobody
-knows then what a pass may have done meanwhile.
+A missing file is a violation only if it was used recently enough; a slow machine can hide one, but
+never cause one.
 """
 
 import hashlib
@@ -31,38 +31,38 @@ PROJECTS = [Project("acme", "app"), Project("acme", "lib")]
 ARTIFACTS = 4000
 ENTRIES = 2000
 HOT = 25
-"""Of the entries: those that are read all the time, while their artifacts aren't."""
+"""Number of entries that are read all the time, while their artifacts are not."""
 
 LARGEST = 12 * 1024
 
 SPARED = MINIMUM_GRACE - RECENT_NS / 1e9
-"""Seconds for which what has been put stays in any case."""
+"""Seconds for which an entry that was put, and its artifacts, must stay."""
 
 GRACE = MINIMUM_GRACE * 0.9
-"""Seconds for which the artifacts of an entry that has been read stay in any case."""
+"""Seconds for which the artifacts of an entry that was read must stay."""
 
 PAUSE = 0.002
-"""Seconds between two builds of a writer, so that the others get on too."""
+"""Seconds between two builds of a writer, so that other processes get CPU time."""
 
 
 def artifact(number: object) -> str:
-    """An id of an artifact."""
+    """The id of the CAS artifact `number`."""
     return hashlib.sha256(f"artifact {number}".encode()).hexdigest().upper()
 
 
 def entry(number: int) -> Key:
-    """An entry that writers share."""
+    """The key of the entry `number`, which all writers put."""
     name = hashlib.sha256(f"entry {number}".encode()).hexdigest()
     return Key(PROJECTS[number % len(PROJECTS)], Kind.KEYVALUE, f"0~{name}=")
 
 
 def artifacts_of(root: Path, project: Project, body: bytes) -> list[Path]:
-    """The files of the artifacts that an entry with this body refers to."""
+    """The paths of the artifacts that an entry with this body refers to."""
     return [Key(project, Kind.CAS, each).path(root) for each in references_in(body)]
 
 
 def incomplete_entries(root: Path) -> list[str]:
-    """The entries on disk of which an artifact is missing."""
+    """The paths of stored entries with a missing artifact."""
     return [
         str(path)
         for path in root.glob("*/*/keyvalue/*/*.json")
@@ -76,12 +76,12 @@ def incomplete_entries(root: Path) -> list[str]:
 
 
 def say(what: str) -> None:
-    """Print a line at once, as the next moment may be the last."""
+    """Print a line unbuffered, since the process may be killed at any time."""
     os.write(sys.stdout.fileno(), f"{what}\n".encode())
 
 
 class Writer:
-    """Builds that miss: they upload what does not exist, or what is new, and then put an entry."""
+    """Builds with cache misses, which upload missing or new artifacts and then put an entry."""
 
     def __init__(self, root: Path, seed: str, ledger: Path) -> None:
         self._store = FileStore(root, TemporaryFolder(root / TEMPORARY), durable=False)
@@ -106,7 +106,7 @@ class Writer:
         write = EntryWrite(wanted, f'{{"entries":[{values}]}}'.encode(), frozenset(ids))
         uploads = {each: Key(wanted.project, Kind.CAS, each).path(self._root) for each in ids}
         for each, path in uploads.items():
-            if not path.exists():  # nginx says 204 to what exists
+            if not path.exists():  # nginx answers 204 if it does
                 self._upload(each, path)
         began = time.time()
         while isinstance(outcome := self._writer.put([write])[0], MissingArtifact):
@@ -131,7 +131,7 @@ class Writer:
             raise outcome
 
     def _look(self, began: float, files: list[Path]) -> None:
-        """What has been put a moment ago has to be there."""
+        """Report files that were put recently and are missing."""
         for path in files:
             if not path.exists() and time.time() - began < SPARED:
                 say(f"gone though just put: {path}")
@@ -141,15 +141,14 @@ class Reader:
     """Reads as nginx does, without a lock.
 
     Args:
-        moves_access_times: whether it reads as from a mount on which reads move them, or from one
-            on which they don't.
+        moves_access_times: whether reads update access times, as on a mount with strictatime.
     """
 
     def __init__(self, root: Path, seed: str, *, moves_access_times: bool) -> None:
         self._root = root
         self._random = random.Random(seed)
         self._moves_access_times = moves_access_times
-        self._hot: dict[Key, float] = {}  # when it was read last
+        self._hot: dict[Key, float] = {}  # time of the last read
         self._retrieved: deque[tuple[float, Path, list[Path]]] = deque()
 
     def run(self) -> None:
@@ -164,7 +163,7 @@ class Reader:
             time.sleep(0.001)
 
     def _read_hot(self, wanted: Key) -> None:
-        """What is read all the time stays."""
+        """Read an entry that is read all the time, and report it if it was evicted."""
         began = time.monotonic()
         body = self._read(wanted.path(self._root))
         before = self._hot.pop(wanted, None)
@@ -184,11 +183,11 @@ class Reader:
                 self._read(each)
 
     def _check(self, began: float, wanted: Key, body: bytes) -> list[Path]:
-        """The artifacts of an entry that was read at `began`; it is an error if one is missing.
+        """The artifacts of an entry that was read at `began`; missing ones are reported.
 
-        One that is missing for a whole retrieval of the entry was evicted before that began: it
-        had been there when the entry was put, and comes back at the earliest with another upload,
-        after which it would have stayed for longer than this has taken.
+        An artifact that is missing during a whole retrieval of the entry was evicted before that
+        began: it existed when the entry was put, and only another upload brings it back, after
+        which it would have stayed for longer than the retrieval took.
         """
         path = wanted.path(self._root)
         artifacts = artifacts_of(self._root, wanted.project, body)
@@ -205,7 +204,7 @@ class Reader:
         return artifacts
 
     def _look(self, began: float, path: Path, artifacts: list[Path]) -> None:
-        """Whoever has an entry has a while for its artifacts."""
+        """Report artifacts that are missing within the grace after their entry was read."""
         for each in artifacts:
             if not each.exists() and time.monotonic() - began < GRACE:
                 say(f"evicted within the grace of {path}: {each}")

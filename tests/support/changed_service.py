@@ -1,13 +1,13 @@
-"""`cache-actors serve` with faults, or with other times, as these variables say.
+"""`cache-actors serve` with faults or changed constants, controlled by environment variables.
 
     CONSTANTS     a JSON object of numbers, each for a constant of a module of `cache_actors`:
                   `{"writer_process.client.END_SECONDS": 0.5}`
-    SLOW_PUBLISH  seconds that each publication takes longer, as with a slow disk; one that takes
-                  long ends with the process that has started its own
-    CRASH_AT      the id of an entry: when it is to be stored, the key-value store crashes
+    SLOW_PUBLISH  seconds by which each publication is delayed, as by a slow disk; the delay ends
+                  early if the parent process does
+    CRASH_AT      the id of an entry; when it is to be stored, the key-value store crashes
     CANNOT_START  if set, the key-value store crashes at every start
-    HELD          a file, into which SIGUSR1 has it write how many requests are in flight, how much
-                  is held of shares, and how many wait for some
+    HELD          a file; at SIGUSR1 the numbers of requests in flight, of shares taken, and of
+                  waiters for shares are written to it
 
 Run as `python -m tests.support.changed_service`.
 """
@@ -75,7 +75,7 @@ def change_constants(values: dict[str, float]) -> None:
     for path, value in values.items():
         module, _, name = path.rpartition(".")
         changed = import_module(f"cache_actors.{module}")
-        getattr(changed, name)  # which there has to be
+        getattr(changed, name)  # fails if there is no such constant
         setattr(changed, name, value)
 
 

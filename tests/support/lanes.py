@@ -1,12 +1,12 @@
-"""How tests share a machine: what runs every day, and who goes first."""
+"""The tests' share of the machine: nightly or daily effort, and thread priorities."""
 
 import os
 import threading
 
 NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
-"""Whether there is time to try things more often, as in `make test-all`."""
+"""Whether tests may take longer, for more repetitions, as in `make test-all`."""
 
 
 def let_others_go_first() -> None:
-    """Give this thread a lower priority: a load must not keep what it loads from running."""
+    """Lower the priority of this thread, so that a load generator does not starve its target."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)

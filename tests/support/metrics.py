@@ -1,4 +1,4 @@
-"""Metrics without a service, and what they, or those of a service, say."""
+"""Metrics without a service, and a parser for scraped metrics."""
 
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ def new_metrics() -> Metrics:
 
 
 def told_metrics() -> Metrics:
-    """The metrics of a process to which all has happened that is counted."""
+    """The metrics of a process in which everything that is counted has happened."""
     health, evictions = StorageHealth(), EvictionMonitor()
     health.note_room(5000, 300)
     evictions.note(used=0.5, high_watermark=0.85)
@@ -64,7 +64,7 @@ def told_metrics() -> Metrics:
 
 @dataclass(frozen=True)
 class Scrape:
-    """What `/metrics` said at one moment."""
+    """One scrape of `/metrics`."""
 
     text: str
 
@@ -73,7 +73,7 @@ class Scrape:
         return cls(metrics.render().decode())
 
     def value(self, name: str, /, **labels: str) -> float:
-        """The sum of the samples of this name with these labels, whatever others they have."""
+        """The sum of the samples of this name that have at least these labels."""
         return sum(
             sample.value
             for family in text_string_to_metric_families(self.text)
@@ -82,7 +82,7 @@ class Scrape:
         )
 
     def labels(self) -> set[str]:
-        """All values of all labels but bounds of buckets."""
+        """All values of all labels, except bounds of buckets."""
         return {
             value
             for family in text_string_to_metric_families(self.text)
@@ -102,5 +102,5 @@ class Scrape:
         return found
 
     def families(self) -> set[str]:
-        """The names of all metrics, as they stand in HELP lines."""
+        """The names of all metrics, as in HELP lines."""
         return {line.split()[2] for line in self.text.splitlines() if line.startswith("# HELP ")}

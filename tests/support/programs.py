@@ -1,4 +1,4 @@
-"""Programs, and a library, that tests need and that may be missing."""
+"""Programs and libraries that tests need; without one, a test is skipped, or fails if CI is set."""
 
 import ctypes
 import os
@@ -11,7 +11,7 @@ import pytest
 
 
 def find_program(name: str) -> str:
-    """The path of a program; without it the test is skipped, or fails where CI is set."""
+    """The path of the program `name`."""
     path = shutil.which(name)
     if path is None:
         _skip(f"{name} is not installed")
@@ -19,7 +19,7 @@ def find_program(name: str) -> str:
 
 
 def require_library(name: str) -> None:
-    """Without a library that a program loads, as with a program that is missing."""
+    """Require the shared library `name`, which a program loads."""
     try:
         ctypes.CDLL(name)
     except OSError:
@@ -33,5 +33,5 @@ def _skip(message: str) -> NoReturn:
 
 
 def find_script(name: str) -> str:
-    """The path of a program that comes with a Python package, beside the Python that runs this."""
+    """The path of a Python package's program, which is beside this process's Python."""
     return find_program(str(Path(sys.executable).with_name(name)))

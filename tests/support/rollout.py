@@ -19,7 +19,7 @@ class Instances:
     started: list[Service] = field(default_factory=list)
 
     def start(self) -> Service:
-        """Start another one, and return it when connections to `current.sock` reach it."""
+        """Start another instance, and return it once connections to `current.sock` reach it."""
         before = self.current()
         environment = {
             "SOCKET_DIR": str(self.sockets),
@@ -38,22 +38,22 @@ class Instances:
         return service
 
     def current(self) -> str | None:
-        """What `current.sock` points to."""
+        """The target of the link `current.sock`, or None."""
         try:
             return os.readlink(self.sockets / "current.sock")  # noqa: PTH115
         except FileNotFoundError:
             return None
 
     def names(self) -> set[str]:
-        """What is in the folder of sockets."""
+        """The names in the folder of sockets."""
         return {path.name for path in self.sockets.iterdir()}
 
     def ask_up(self) -> int:
-        """The status that whoever `current.sock` leads to answers `/up` with."""
+        """The status of `/up` through `current.sock`."""
         with client_at(self.sockets / "current.sock") as client:
             return client.get("/up").status_code
 
     def kill_all(self) -> None:
-        """End those that still run."""
+        """Kill all running instances."""
         for service in self.started:
             service.kill()

@@ -1,4 +1,4 @@
-"""The real service as a process of its own, for tests that talk to it from outside."""
+"""The real service in a process of its own, for tests from outside."""
 
 import itertools
 import json
@@ -21,19 +21,19 @@ from .waiting import eventually
 COMMAND = (sys.executable, "-m", "cache_actors", "serve")
 
 CHANGED_COMMAND = (sys.executable, "-m", "tests.support.changed_service")
-"""Runs a service with other times, or with faults: its environment says which."""
+"""Command of a service with faults or changed constants, controlled by its environment."""
 
 HANDLES = {"account_handle": "acme", "project_handle": "app"}
 
 ID = "00112233445566778899AABBCCDDEEFF00112233445566778899AABBCCDDEEFF"
-"""An artifact's, for tests that need no more than one."""
+"""Id of an artifact, for tests that need only one."""
 
 FIRST_PORT, PORTS_PER_PROCESS = 10_000, 500
-"""Below those that the kernel hands out by itself."""
+"""Range of the tests' ports, below the ephemeral ports that the kernel assigns."""
 
 
 def free_port() -> int:
-    """A port on loopback that nobody listens on, and that nobody else will be given by tests."""
+    """A free port on loopback that no other process of tests uses."""
     _, ports = _ports()
     for port in ports:
         with socket.socket() as probe:
@@ -48,9 +48,9 @@ def free_port() -> int:
 
 @cache
 def _ports() -> tuple[socket.socket, Iterator[int]]:
-    """The ports of this process of tests, over and over, and what keeps others from them.
+    """The ports of this process of tests, in a cycle, and the claim on them.
 
-    The claim is an abstract Unix socket, which goes with the process, however that ends.
+    The claim is an abstract Unix socket, which the kernel removes when the process ends.
     """
     for number in range(40):
         claim = socket.socket(socket.AF_UNIX)
@@ -77,31 +77,31 @@ class Service:
 
     @property
     def url(self) -> str:
-        """Its base URL."""
+        """The base URL."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
-        """The id of its process, or of the parent of its workers."""
+        """The id of the process, which with workers is their parent."""
         assert self.process is not None
         return self.process.pid
 
     @property
     def log(self) -> Path:
-        """The file that its standard output and error go to."""
+        """The file with the service's standard output and error."""
         return self.storage.with_name(self.storage.name + ".log")
 
     def log_tail(self) -> str:
-        """The end of its log."""
+        """The end of the log."""
         return self.log.read_text()[-2000:]
 
     def logged(self, event: str) -> list[dict[str, Any]]:
-        """What it has logged of one event."""
+        """The log lines of an event."""
         lines = map(json.loads, self.log.read_text().rpartition("\n")[0].splitlines())
         return [line for line in lines if line["event"] == event]
 
     def start(self, *, wait: bool = True) -> None:
-        """Start the process and, unless told otherwise, wait until `/up` says that it is up."""
+        """Start the process and, if `wait`, return once `/up` answers 200."""
         environment = {
             "PATH": os.environ["PATH"],
             "SERVER_URL": self.server_url,
@@ -118,7 +118,7 @@ class Service:
             self.wait_until_up()
 
     def is_running(self) -> bool:
-        """Whether its process has not ended yet."""
+        """Whether the process runs."""
         return self.process is not None and self.process.poll() is None
 
     def wait_until_up(self) -> None:
@@ -132,7 +132,7 @@ class Service:
         return False
 
     def up(self, path: str = "/up") -> httpx.Response:
-        """What it says of itself, on a new connection."""
+        """The response to `GET path`, on a new connection."""
         return httpx.get(self.url + path, trust_env=False, verify=False, timeout=60)  # noqa: S501
 
     def nodes(self) -> list[dict[str, Any]]:
@@ -140,50 +140,50 @@ class Service:
         return nodes_of(self.up().json()["tree"])
 
     def wait_for_log(self, text: str, times: int = 1) -> None:
-        """Return once it has logged `text` so many times."""
+        """Return once the log has `text` in it, at least `times` times."""
         eventually(lambda: self.log.exists() and self.log.read_text().count(text) >= times)
 
     def let_it_arrive(self, processes: int = 1) -> None:
-        """Let what has been sent arrive: requests that are sent later have been answered."""
+        """Return once sent bytes have arrived, as later requests have been answered."""
         for _ in range(2 * processes):
             self.up()
 
     def begin_stop(self) -> None:
-        """Send SIGTERM, and return once the service has noticed."""
+        """Send SIGTERM, and return once the service has logged that it stops."""
         assert self.process is not None
         before = len(self.logged("stopping"))
         self.process.send_signal(signal.SIGTERM)
         eventually(lambda: len(self.logged("stopping")) > before)
 
     def stop(self, how: signal.Signals = signal.SIGTERM, timeout: float = 60) -> int:
-        """Send a signal, wait for the end, and return the exit status."""
+        """Send a signal, wait for the process's end, and return its exit status."""
         assert self.process is not None
         self.process.send_signal(how)
         return self.wait(timeout)
 
     def wait(self, timeout: float = 60) -> int:
-        """Wait for the end and return the exit status."""
+        """Wait for the process's end, and return its exit status."""
         assert self.process is not None
         return self.process.wait(timeout)
 
     def kill(self) -> None:
-        """End it, if it still runs."""
+        """Kill the process if it runs."""
         if self.is_running():
             self.stop(signal.SIGKILL)
 
     def stored(self, artifact_id: str) -> bytes:
-        """An artifact of `acme/app` as it lies on disk."""
+        """The bytes on disk of a CAS artifact in `acme/app`."""
         return (self.storage / "acme/app/cas" / artifact_id[2:4] / artifact_id).read_bytes()
 
     def resident_bytes(self) -> int:
-        """Its resident memory."""
+        """The resident memory of the process, in bytes."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager
 def running_service(service: Service, *, wait: bool = True) -> Iterator[Service]:
-    """`service`, up unless that is not waited for; killed in the end if it still runs."""
+    """Run `service`, up if `wait`, and kill it in the end if it still runs."""
     service.storage.mkdir(parents=True, exist_ok=True)
     try:
         service.start(wait=wait)
@@ -193,9 +193,9 @@ def running_service(service: Service, *, wait: bool = True) -> Iterator[Service]
 
 
 def client_of(url: str, **how: Any) -> httpx.Client:
-    """A client of what is at `url`, which shows `token` and names the project `acme/app`.
+    """A client for the server at `url`, with the token `token` and the project `acme/app`.
 
-    It does not look at certificates, also because loading those that it would trust takes long.
+    The client verifies no certificates, also because loading trusted ones is slow.
     """
     usual: dict[str, Any] = {
         "headers": {"Authorization": "Bearer token"},
@@ -207,20 +207,20 @@ def client_of(url: str, **how: Any) -> httpx.Client:
 
 
 def client_at(path: Path) -> httpx.Client:
-    """A client of what listens on a Unix socket."""
+    """A client for the server at a Unix socket."""
     transport = httpx.HTTPTransport(uds=str(path), verify=False)
     return client_of("http://cache", transport=transport)
 
 
 def nodes_of(node: dict[str, Any]) -> list[dict[str, Any]]:
-    """A node of the tree in `/up`, and all below it."""
+    """A node of the tree in `/up`, and all nodes below it."""
     return [node, *(below for child in node.get("children", ()) for below in nodes_of(child))]
 
 
 def constants(values: dict[str, float]) -> dict[str, str]:
-    """The environment in which `CHANGED_COMMAND` gives constants other values.
+    """The environment with which `CHANGED_COMMAND` changes constants.
 
     Args:
-        values: by the constant, as in `writer_process.client.END_SECONDS`.
+        values: new values by constant, such as `writer_process.client.END_SECONDS`.
     """
     return {"CONSTANTS": json.dumps(values)}

@@ -17,60 +17,60 @@ LIB = Project("acme", "lib")
 SECOND = 1_000_000_000
 HOUR, DAY = 3600.0, 86_400.0
 BLOCK_BYTES = 4096
-"""What a small file takes on the disk here; tests that count use files of that size."""
+"""Size of an artifact in bytes: one block on disk, so that tests can count blocks."""
 
 
 def artifact_id(number: int) -> str:
-    """An id such as clients give to artifacts; they lie in four folders."""
+    """The id of the CAS artifact `number`; all ids together use four shards."""
     digest = hashlib.sha256(number.to_bytes(8, "big")).hexdigest().upper()
     return f"{digest[:2]}{number % 4:02X}{digest[4:]}"
 
 
 def value_of(*artifact_ids: str) -> str:
-    """A value as clients store it, which refers to those artifacts: base64 of a protobuf."""
+    """A value as clients store it, base64 of a protobuf, that refers to these artifacts."""
     fields = b"".join(b"\x0a\x42\x12\x40" + each.encode() for each in artifact_ids)
     return base64.b64encode(b"\x08\x01" + fields).decode()
 
 
 def body_of(*values: str) -> bytes:
-    """The body of an entry with those values, as it is stored."""
+    """The stored body of an entry with these values."""
     entries = [{"value": value} for value in values]
     return json.dumps({"entries": entries}, separators=(",", ":")).encode()
 
 
 @dataclass
 class Stored:
-    """What is stored below `root`. Ages are in seconds, from the making of this object."""
+    """The storage folder `root`; ages are in seconds before this object was made."""
 
     root: Path
     now: int = field(default_factory=time.time_ns)
 
     def artifact(self, name: int | str, age: float = 0.0, project: Project = APP) -> Path:
-        """An artifact of that number or id, which takes one block; used last at that age."""
+        """Store a CAS artifact of one block, by number or id, last used at `age`."""
         entry_id = artifact_id(name) if isinstance(name, int) else name
         return self._file(Key(project, Kind.CAS, entry_id), os.urandom(BLOCK_BYTES), age)
 
     def entry(
         self, name: str, *artifacts: int | str, age: float = 0.0, project: Project = APP
     ) -> Path:
-        """An entry that refers to artifacts of those numbers or ids; used last at that age."""
+        """Store an entry, last used at `age`, that refers to artifacts by number or id."""
         ids = [artifact_id(each) if isinstance(each, int) else each for each in artifacts]
         return self.raw_entry(name, body_of(value_of(*ids)), age=age, project=project)
 
     def raw_entry(self, name: str, body: bytes, age: float = 0.0, project: Project = APP) -> Path:
-        """An entry with any body."""
+        """Store an entry with any body, last used at `age`."""
         return self._file(Key(project, Kind.KEYVALUE, f"0~{name}"), body, age)
 
     def at(self, age: float) -> int:
-        """The time of that age, in nanoseconds since the epoch."""
+        """The time of an age, in nanoseconds since the epoch."""
         return self.now - int(age * SECOND)
 
     def age(self, path: Path) -> float:
-        """How long ago a file was used last, in seconds."""
+        """The age of a file's last use, in seconds."""
         return (self.now - last_use(path.stat())) / SECOND
 
     def names(self) -> set[str]:
-        """The names of all that is stored."""
+        """The names of all stored files."""
         return {path.name for path in self.root.glob("*/*/*/*/*")}
 
     def _file(self, key: Key, content: bytes, age: float) -> Path:
@@ -82,12 +82,12 @@ class Stored:
 
 
 def set_age(path: Path, used: int) -> None:
-    """Have a file look as if it had been written and used last at that time (ns)."""
+    """Set a file's modification and access time to `used`, in nanoseconds since the epoch."""
     os.utime(path, ns=(used, used))
 
 
 def times_below(root: Path) -> dict[str, tuple[int, int, int, int]]:
-    """What could change of each file and folder below `root`: times, size, number."""
+    """The times, size and inode number of each file and folder below `root`."""
     return {
         str(path): (status.st_atime_ns, status.st_mtime_ns, status.st_size, status.st_ino)
         for path in sorted(root.rglob("*"))

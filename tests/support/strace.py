@@ -1,6 +1,6 @@
-"""strace on a running process: to see its system calls, or to have some of them fail.
+"""strace of a running service, to record its system calls or to make some of them fail.
 
-And a check of what has been seen: is everything on disk, in order, before a reply says so.
+`violations` checks recorded calls: files must be durable before a reply acknowledges them.
 """
 
 import re
@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .nginx import Nginx
 from .programs import find_program
 from .service import Service
 from .waiting import LIMIT, eventually
@@ -25,7 +24,7 @@ _MKDIRS = {"mkdir", "mkdirat"}
 _SENDS = {"sendto", "sendmsg", "write", "writev"}
 _ALL = _CHANGES | _SYNCS | _LINKS | _RENAMES | _MKDIRS | _SENDS | {"openat", "close"}
 SYSCALLS = ",".join(f"?{name}" for name in sorted(_ALL))
-"""What is traced. `?`: some of these do not exist on every architecture."""
+"""Traced system calls; `?` allows names that an architecture does not have."""
 
 _LINE = re.compile(r"(?P<thread>\d+) +\d+\.\d+ (?P<rest>.*)")
 _WHOLE = re.compile(r"(?P<name>\w+)\((?P<arguments>.*)\) += (?P<result>.*)")
@@ -37,7 +36,7 @@ _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 @dataclass(frozen=True, slots=True)
 class SystemCall:
-    """A system call; `began` and `ended` are places in the order of all that was seen."""
+    """A system call; `began` and `ended` are numbers of lines in the trace."""
 
     thread: str
     name: str
@@ -48,24 +47,24 @@ class SystemCall:
 
     @property
     def succeeded(self) -> bool:
-        """Whether it returned without an error."""
+        """Whether the call returned without an error."""
         return not self.result.startswith(("-1", "?"))
 
     @property
     def descriptor(self) -> tuple[int, str] | None:
-        """The descriptor that is its first argument, and the path that this belongs to."""
+        """The descriptor that is the first argument, and its path; None without one."""
         match = _DESCRIPTOR.match(self.arguments)
         return (int(match["fd"]), match["path"]) if match else None
 
     @property
     def strings(self) -> list[str]:
-        """Its arguments in quotes."""
+        """The arguments in quotes."""
         return _QUOTED.findall(self.arguments)
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """A request with this X-Request-ID has been answered 204: then `path` is there to stay."""
+    """An expectation that `path` is durable once the request with this id is answered 204."""
 
     request_id: str
     path: str
@@ -96,10 +95,10 @@ def parse(lines: Iterable[str]) -> list[SystemCall]:
 
 
 def violations(calls: Sequence[SystemCall], expected: Iterable[Expected]) -> list[str]:
-    """What was not yet sure to survive a power cut when it was given its name or acknowledged.
+    """The files and folders that were not durable when they were named or acknowledged.
 
-    A sync counts for what had returned when it began, and from when it has returned itself. Of
-    a link, a rename and a reply it is the beginning that must not come too early.
+    A sync covers calls that had returned when it began, and counts once it has returned itself. A
+    link, rename or reply must not begin before that.
     """
     return [
         f"{each.request_id}: {problem}" for each in expected for problem in _problems(calls, each)
@@ -144,7 +143,7 @@ def _reply(calls: Sequence[SystemCall], request_id: str) -> SystemCall | None:
 
 
 def _file_problems(calls: Sequence[SystemCall], naming: SystemCall) -> Iterator[str]:
-    """What is wrong with the file that `naming` gives its name."""
+    """The violations in the writing of the file that the link or rename `naming` names."""
     opened = _opening(calls, naming)
     if opened is None:
         yield f"the file of the {naming.name} was not seen to be opened"
@@ -177,7 +176,8 @@ def _file_problems(calls: Sequence[SystemCall], naming: SystemCall) -> Iterator[
 
 
 def _opening(calls: Sequence[SystemCall], naming: SystemCall) -> SystemCall | None:
-    """How the file was opened: the source of a link is a number in /proc/self/fd, or a path."""
+    """The call that opened the file of a link or rename, whose source is a descriptor's number in
+    /proc/self/fd, or a path."""
     source = naming.strings[-2]
     found = [
         call
@@ -190,7 +190,7 @@ def _opening(calls: Sequence[SystemCall], naming: SystemCall) -> SystemCall | No
             and call.result.startswith(f"{source}<")
         )
     ]
-    if source.isdigit():  # of the same process: those that write for an actor have one thread
+    if source.isdigit():  # of the same process: writer processes have one thread each
         pid, pids = _owner(naming), {_owner(call) for call in calls if call.name in _LINKS}
         found = [call for call in found if call.thread == pid] or [
             call for call in found if call.thread not in pids
@@ -199,13 +199,13 @@ def _opening(calls: Sequence[SystemCall], naming: SystemCall) -> SystemCall | No
 
 
 def _owner(link: SystemCall) -> str | None:
-    """The process of a link from /proc/<process>/fd."""
+    """The process id in a link from /proc/<pid>/fd, or None."""
     match = re.search(r"</proc/(\d+)/fd>", link.arguments)
     return match[1] if match else None
 
 
 def _is_of(call: SystemCall, file: str) -> bool:
-    """Whether a call is about `file`, a descriptor and its path as strace writes them."""
+    """Whether a call's first argument is `file`, a descriptor with its path as strace prints it."""
     match = _DESCRIPTOR.match(call.arguments)
     return match is not None and file.startswith(match[0])
 
@@ -223,10 +223,15 @@ def _synced(calls: Sequence[SystemCall], folder: str, after: int, before: int) -
 
 
 @contextmanager
-def attached(traced: Service | Nginx, output: Path, *options: str) -> Iterator[None]:
-    """strace is attached to all processes of a service or of nginx, until it is detached."""
+def attached(
+    service: Service, output: Path, *options: str, pids: Sequence[int] = ()
+) -> Iterator[None]:
+    """Attach strace to all threads of `service` and of its processes.
+
+    Or to `pids` alone, some of these processes, and to what they start.
+    """
     program = find_program("strace")
-    pids = family(traced.pid)
+    pids = pids or family(service.pid)
     errors = output.with_name(output.name + ".errors")
     with errors.open("wb") as file:
         strace = subprocess.Popen(
@@ -254,14 +259,18 @@ def attached(traced: Service | Nginx, output: Path, *options: str) -> Iterator[N
 
 @contextmanager
 def traced(service: Service, output: Path) -> Iterator[None]:
-    """The system calls of `service` go to `output`, to be read by `parse` afterwards."""
+    """Record system calls of `service` in `output`, for `parse`."""
     with attached(service, output, "-y", "-ttt", "-s", "256", "-e", f"trace={SYSCALLS}"):
         yield
 
 
 @contextmanager
 def injected(service: Service, output: Path, names: Sequence[str], error: str) -> Iterator[None]:
-    """The system calls `names` of `service` fail with `error`, such as EIO; some must have done."""
+    """Make the system calls `names` of `service` fail with `error`, such as EIO.
+
+    Raises:
+        AssertionError: none of them was called.
+    """
     calls = ",".join(f"?{name}" for name in names)
     with attached(service, output, "-e", f"trace={calls}", "-e", f"inject={calls}:error={error}"):
         yield
@@ -269,12 +278,12 @@ def injected(service: Service, output: Path, names: Sequence[str], error: str) -
 
 
 def family(pid: int) -> list[int]:
-    """A process and those that it has started."""
+    """The ids of a process and of all its descendants."""
     return [pid, *(each for child in children_of(pid) for each in family(child))]
 
 
 def children_of(pid: int) -> list[int]:
-    """The processes that a process has started itself; any of them may end meanwhile."""
+    """The ids of a process's children; any of them may end meanwhile."""
     children: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(FileNotFoundError, ProcessLookupError):
@@ -283,7 +292,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def last_argument(pid: int) -> bytes:
-    """The last word of a process's command; nothing of one that has ended."""
+    """The last argument of a process's command; empty if the process has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").rpartition(b"\0")[2]
     except (FileNotFoundError, ProcessLookupError):

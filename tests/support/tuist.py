@@ -1,4 +1,4 @@
-"""A stand-in Tuist server that can be held: it is asked, and does not answer for a while."""
+"""A stand-in Tuist server whose answers tests can delay or replace by an outage."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from threading import Event
 from cache_actors.cli.dev.tuist import StandInTuist
 
 LONGEST = 60.0
-"""Seconds for which a question is held if nobody lets it go."""
+"""Longest time for which an answer is held, in seconds."""
 
 
 class HeldTuist(StandInTuist):
@@ -19,13 +19,13 @@ class HeldTuist(StandInTuist):
         self._may_answer.set()
 
     def answer(self, authorization: str | None) -> tuple[int, object]:
-        """Status and body of the answer to a question, once it may be answered."""
+        """The status and body of an answer, once answers are not held."""
         self._may_answer.wait(LONGEST)
         return super().answer(authorization)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Nothing is answered inside; whoever waits for an answer gets it afterwards."""
+        """Hold all answers until the context ends."""
         self._may_answer.clear()
         try:
             yield
@@ -34,7 +34,7 @@ class HeldTuist(StandInTuist):
 
     @contextmanager
     def down(self) -> Iterator[None]:
-        """Connections are refused inside, and those that are open get errors."""
+        """Refuse new connections, and answer 500 on open ones, until the context ends."""
         self.status = 500
         self.stop()
         try:

@@ -1,4 +1,4 @@
-"""What `/up` may answer: with no more than it must tell, and with all that it may."""
+"""Answers of `/up`, from one with required fields only to one with all fields."""
 
 import math
 from typing import Any
@@ -7,7 +7,7 @@ DAY = 86_400.0
 
 
 def part(name: str, *children: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """A part of the tree that runs, but for what `more` says."""
+    """A running node of the tree, with the fields `more` added or replaced."""
     below = {"children": list(children)} if children else {}
     return {
         "name": name,
@@ -20,13 +20,13 @@ def part(name: str, *children: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def actor(name: str, **more: Any) -> dict[str, Any]:
-    """A part with a mailbox."""
+    """A node with a mailbox."""
     mailbox = {"mailbox_depth": 0, "oldest_message_seconds": None, "stuck": False}
     return part(name, **mailbox | more)
 
 
 def tree(**changes: dict[str, Any]) -> dict[str, Any]:
-    """The service's tree; `changes` are to parts of these names."""
+    """The service's tree; `changes` are fields by the name of their node."""
 
     def changed(node: dict[str, Any]) -> dict[str, Any]:
         return node | changes.get(node["name"], {})
@@ -43,7 +43,7 @@ def tree(**changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def aged(node: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """A tree whose every part tells how long it has been running."""
+    """A tree in which each node without an uptime gets one of `seconds`."""
     older = {"uptime_seconds": seconds} | node
     if "children" in node:
         older["children"] = [aged(child, seconds) for child in node["children"]]
@@ -51,7 +51,7 @@ def aged(node: dict[str, Any], seconds: float) -> dict[str, Any]:
 
 
 def traffic(steps: int = 60) -> dict[str, Any]:
-    """What has been going on lately: a swell, a burst of new work, and a pause before it."""
+    """Recent figures for the page's plots: a wave, with a pause and then a burst in it."""
 
     def wave(step: int, amount: float) -> float:
         return amount * (math.sin(step / 7) + 0.4 * math.sin(step * 2.1))
@@ -101,7 +101,7 @@ PLAIN: dict[str, Any] = {
     "storage": STORAGE,
     "tree": tree(),
 }
-"""No more than there has always been."""
+"""Answer with the fields of the first version only."""
 
 NEWBORN = PLAIN | {"uptime_seconds": 3.0, "recent": traffic(steps=1)}
 SILENT = PLAIN | {"recent": traffic(steps=0)}
@@ -172,4 +172,4 @@ FIGURES: list[tuple[str, float | None, str]] = [
     ("percent", 0.876, "87.6 %"),
     ("percent", 1, "100 %"),
 ]
-"""Figures of a kind in words, as the page and the command `status` have them."""
+"""Kinds of figures with their text, as on the page and in the command `status`."""

@@ -1,6 +1,6 @@
-"""Waiting for what others do: the only place in the tests that polls.
+"""Waits for conditions: the only place in the tests that polls.
 
-The limits end a test that hangs. Nothing is concluded from how long something takes.
+The limits end a test that hangs; no test depends on the duration of a wait.
 """
 
 import time
@@ -12,14 +12,14 @@ LIMIT = 60.0
 """Seconds until a wait counts as hanging; a busy machine needs a few."""
 
 PAUSE = 0.01
-"""Seconds between two looks."""
+"""Seconds between two checks of a condition."""
 
 
 def eventually(is_so: Callable[[], object], within: float = LIMIT) -> None:
     """Return once `is_so()` is true.
 
     Raises:
-        AssertionError: it is still not true after `within` seconds.
+        AssertionError: the condition is still false after `within` seconds.
     """
     deadline = time.monotonic() + within
     while not is_so():
@@ -28,10 +28,10 @@ def eventually(is_so: Callable[[], object], within: float = LIMIT) -> None:
 
 
 async def eventually_async(is_so: Callable[[], object], within: float = LIMIT) -> None:
-    """The same, in a trio task: others run meanwhile.
+    """Return once `is_so()` is true, while other trio tasks run.
 
     Raises:
-        trio.TooSlowError: it is still not true after `within` seconds.
+        trio.TooSlowError: the condition is still false after `within` seconds.
     """
     with trio.fail_after(within):
         while not is_so():  # noqa: ASYNC110

@@ -1,4 +1,4 @@
-"""HTTP on a bare socket, for what clients are too polite to do."""
+"""HTTP on a bare socket, for requests that no HTTP client sends."""
 
 import socket
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ TIMEOUT = 60
 
 
 def connect(service: Service) -> socket.socket:
-    """A connection to the service, with a time-out."""
+    """Connect to the service, with a timeout."""
     return socket.create_connection(("127.0.0.1", service.port), timeout=TIMEOUT)
 
 
 @contextmanager
 def connected(service: Service, times: int) -> Iterator[list[socket.socket]]:
-    """So many connections; with several workers, shared out evenly among them."""
+    """Open `times` connections, which the service spreads evenly over its workers."""
     with ExitStack() as stack:
         yield [stack.enter_context(connect(service)) for _ in range(times)]
 
@@ -38,13 +38,13 @@ def get_head(path: str) -> bytes:
 
 
 def ask(connection: socket.socket, request: bytes) -> bytes:
-    """The response to a whole request."""
+    """Send a whole request, and return the response."""
     connection.sendall(request)
     return read_response(connection)
 
 
 def read_to_end(connection: socket.socket) -> bytes:
-    """All that comes until the other side closes the connection."""
+    """Read until the other side closes the connection."""
     received = b""
     while piece := connection.recv(65536):
         received += piece
@@ -52,7 +52,7 @@ def read_to_end(connection: socket.socket) -> bytes:
 
 
 def read_response(connection: socket.socket) -> bytes:
-    """One response whose head gives its length."""
+    """Read one response, whose length is in its head."""
     received = b""
     while b"\r\n\r\n" not in received:
         received += _some(connection)
@@ -76,5 +76,5 @@ def status_of(response: bytes) -> int:
 
 
 def body_of(response: bytes) -> bytes:
-    """What comes after the head of a response."""
+    """The bytes after the head of a response."""
     return response.partition(b"\r\n\r\n")[2]

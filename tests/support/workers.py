@@ -1,4 +1,4 @@
-"""Workers as tests see them: their processes, and changed services that consist of several."""
+"""Workers for tests: their process ids, and changed services that run in several processes."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ def run_service(module: str) -> int:
     """Run the service or, if this process was started as one of its workers, that worker.
 
     Args:
-        module: what `python -m` has to run, so that workers are changed as the service is.
+        module: module for `python -m` that changes workers as it does the service.
     """
     if len(sys.argv) > 1:
         return run_worker(msgspec.json.decode(sys.argv[-1], type=WorkerConfig))
@@ -30,10 +30,10 @@ def run_service(module: str) -> int:
 
 
 def run_as_writer_process_if_asked(module: str) -> None:
-    """Have processes that write to the disk changed as the service is; be one if started as one.
+    """Run `module` in the service's writer processes too; be one if started as one.
 
     Args:
-        module: what `python -m` has to run.
+        module: module for `python -m` that changes writer processes as it does the service.
     """
     if "disk" in sys.argv:
         run(msgspec.json.decode(sys.argv[-1], type=WriterConfig))
@@ -46,13 +46,13 @@ def worker_pids(service: Service) -> dict[str, int]:
     assert service.process is not None
     names = {}
     for pid in children_of(service.process.pid):
-        with suppress(msgspec.DecodeError):  # it has only just been forked, or has ended
+        with suppress(msgspec.DecodeError):  # just forked, or ended
             names[msgspec.json.decode(last_argument(pid), type=WorkerConfig).name] = pid
     return names
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is a process with this id."""
+    """Whether a process with the id `pid` exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""The processes that write to the disk for a service, as tests see them."""
+"""The writer processes of a service, for tests."""
 
 from contextlib import suppress
 
@@ -10,12 +10,12 @@ from .strace import family, last_argument
 
 
 def disk_processes(pid: int) -> list[int]:
-    """Those of the service's process `pid`, or of all its workers."""
+    """The ids of the writer processes of the service with process `pid`, and of its workers."""
     return sorted(each for each in family(pid)[1:] if _is_one(each))
 
 
 def _is_one(pid: int) -> bool:
-    with suppress(msgspec.DecodeError):  # it has only just been forked, or is something else
+    with suppress(msgspec.DecodeError):  # just forked, or another program
         msgspec.json.decode(last_argument(pid), type=WriterConfig)
         return True
     return False

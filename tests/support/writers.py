@@ -1,4 +1,4 @@
-"""Clients that store and read all the time, and know what has to be there in the end."""
+"""Clients that store and read all the time, and remember every acknowledged upload."""
 
 import threading
 from collections import Counter
@@ -13,24 +13,24 @@ from .service import client_of
 from .waiting import eventually
 
 PAUSE = 0.01
-"""Seconds that a thread rests after each pair, so that others on the machine get on too."""
+"""Seconds that a thread rests after each pair, so that other processes get CPU time."""
 
 
 class Writers:
-    """Threads that store artifacts and entries, and read them, until the context is left.
+    """Threads that store artifacts and entries, and read them, until the context ends.
 
-    A connection that breaks is made again: what was under way on it counts as refused by nobody.
+    A broken connection is replaced; its request counts as broken, and not as refused.
 
     Args:
-        url: where it all goes to.
-        threads: how many there are.
-        asked: paths that they ask for as well, and that have to be there.
+        url: URL of the service.
+        threads: number of threads.
+        asked: paths that the threads request too, and that must succeed.
 
     Attributes:
-        acknowledged: the content of each artifact, and of each entry, by the path of its URL.
-        refused: how often a status has come that is not that of success.
-        wrong: what was read and is something else than was stored.
-        broken: how many requests had no answer.
+        acknowledged: contents of acknowledged artifacts and entries, by the path of their URL.
+        refused: numbers of error responses, by status.
+        wrong: paths that were read with another content than was stored, and other violations.
+        broken: number of requests without a response.
     """
 
     def __init__(self, url: str, threads: int = 4, asked: tuple[str, ...] = ()) -> None:
@@ -53,13 +53,13 @@ class Writers:
         self.finish()
 
     def finish(self) -> None:
-        """Let all threads come to their end."""
+        """Stop all threads, and wait for their end."""
         self._over.set()
         for thread in self._threads:
             thread.join()
 
     def store_some_more(self) -> None:
-        """Return once some more have been acknowledged."""
+        """Return once another 50 uploads have been acknowledged."""
         before = len(self.acknowledged)
         eventually(lambda: len(self.acknowledged) > before + 50)
 
@@ -89,12 +89,12 @@ class Writers:
     def _ask(
         self, client: httpx.Client, method: str, path: str, body: bytes | None = None
     ) -> bytes | None:
-        """The body of the answer, if that is a success."""
+        """Send a request, and return the body of a successful response; else count it."""
         try:
             answer = client.request(method, path, content=body)
         except httpx.TransportError:
             self.broken += 1
-            self._over.wait(PAUSE)  # nobody may be there for a while
+            self._over.wait(PAUSE)  # the service may be restarting
             return None
         if answer.is_success:
             return answer.content
@@ -106,7 +106,7 @@ class Writers:
         return None
 
     def lost(self) -> list[str]:
-        """What was acknowledged and is not there, or is or was something else."""
+        """The paths of acknowledged uploads that are missing or wrong, and `wrong`."""
         with client_of(self._url) as client:
             return self.wrong + [
                 path

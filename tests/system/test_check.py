@@ -4,7 +4,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -212,18 +211,14 @@ def found_by(
     service: Service, *options: str, token: str = TOKEN, **environment: str
 ) -> dict[str, dict[str, Any]]:
     """What is found, by subject."""
-    done = subprocess.run(
-        [sys.executable, "-m", "cache_actors", "check", "--json", *options],
-        env={
-            "PATH": os.environ["PATH"],
-            "SERVER_URL": service.server_url,
-            "CAS_STORAGE_DIR": str(service.storage),
-            "CACHE_TOKEN": token,
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        check=False,
+    done = run(
+        "check",
+        "--json",
+        *options,
+        SERVER_URL=service.server_url,
+        CAS_STORAGE_DIR=str(service.storage),
+        CACHE_TOKEN=token,
+        **environment,
     )
     return {found["subject"]: found for found in json.loads(done.stdout)}
 

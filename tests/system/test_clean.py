@@ -88,15 +88,14 @@ def test_other_methods_are_told_which_one_it_is(site: Site) -> None:
 
 
 def test_what_a_killed_service_has_not_removed_is_removed_by_the_next(tuist: HeldTuist) -> None:
-    with running_site(
-        "wheel", tuist, {"WORKERS": "2", **NEVER_EMPTIED}, command=CHANGED_COMMAND
-    ) as site:
+    with running_site("wheel", tuist, NEVER_EMPTIED, command=CHANGED_COMMAND) as site:
         ids = [build(site) for _ in range(3)]
         assert site.ask("DELETE", CLEAN).status_code == 204
         trash = site.service.storage / TRASH
         site.service.stop(signal.SIGKILL)
         assert len([path for path in trash.rglob("*") if path.is_file()]) == 6
         site.service.command = COMMAND
+        site.service.environment["WORKERS"] = "2"  # which both find it
         site.start_again()
         eventually(lambda: not list(trash.iterdir()))
         for each in ids:

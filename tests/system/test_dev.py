@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from cache_actors.cli.main import main
+from cache_actors.storage.files.store import PROBE_BYTES
 from tests.support.programs import find_program
 from tests.support.service import free_port
 from tests.support.strace import family
@@ -154,25 +155,26 @@ def test_it_ends_when_its_nginx_is_killed(tmp_path: Path) -> None:
 
 def test_ctrl_c_lets_an_upload_through_nginx_end(tmp_path: Path) -> None:
     with dev_process(tmp_path) as (process, port, output):
-        body = bytes(1_000_000)
+        body = bytes(3 * PROBE_BYTES)
         head = upload_head(len(body)).replace(b"Bearer token", b"Bearer dev-token")
         with socket.create_connection(("127.0.0.1", port), 60) as connection:
-            connection.sendall(head + body[:500_000])
+            connection.sendall(head + body[: 2 * PROBE_BYTES])
             eventually(lambda: has_temporary_file(process.pid))
             os.killpg(process.pid, signal.SIGINT)
             eventually(lambda: '"stopping"' in output.read_text())
-            connection.sendall(body[500_000:])
+            connection.sendall(body[2 * PROBE_BYTES :])
             assert status_of(read_response(connection)) == 204
         assert process.wait(60) == 0
 
 
 def has_temporary_file(pid: int) -> bool:
-    """Whether an upload that is not in memory has arrived in part."""
-    targets = []
+    """Whether some of an upload is on the disk; probes of that are smaller than what is sent."""
+    sizes = []
     for link in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):
-            targets.append(str(link.readlink()))
-    return any("/.tmp/" in target and target.endswith("(deleted)") for target in targets)
+            if "/.tmp/" in (target := str(link.readlink())) and target.endswith("(deleted)"):
+                sizes.append(link.stat().st_size)
+    return any(size > PROBE_BYTES for size in sizes)
 
 
 def is_up(port: int) -> bool:

@@ -130,7 +130,7 @@ def service_with(
         yield service
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.nightly), "2"])
 def test_reader_that_stands_still_holds_up_nobody(
     tmp_path: Path, tuist: StandInTuist, workers: str
 ) -> None:

@@ -33,7 +33,7 @@ from tests.contract.raw import RawConnection, RawResponse, pieces_of
 from tests.support.nginx import BRIEF_KEEPALIVE, NOBODY, new_certificate, nginx_before
 from tests.support.programs import find_program
 from tests.support.service import client_of
-from tests.support.strace import attached
+from tests.support.strace import attached, family
 from tests.support.tuist import HeldTuist
 from tests.support.waiting import eventually
 from tests.support.wire import QUERY
@@ -220,7 +220,9 @@ def test_artifacts_are_handed_to_sendfile_and_entries_are_read(site: Site, tmp_p
     cas_id, kv_id, calls = site.stored(new_body(50_000)), new_kv_id(), tmp_path / "calls"
     site.put(kv_id, "value")
     for path, is_handed in ((cas_path(cas_id), True), (kv_path(kv_id), False)):
-        with attached(site.nginx, calls, "-e", "trace=sendfile,recvfrom"):
+        with attached(
+            site.service, calls, "-e", "trace=sendfile,recvfrom", pids=family(site.nginx.pid)
+        ):
             assert site.ask("GET", path).status_code == 200
         assert "recvfrom" in calls.read_text()
         assert ("sendfile" in calls.read_text()) is is_handed

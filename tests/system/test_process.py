@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from cache_actors.cli.dev.tuist import StandInTuist
+from tests.support.metrics import Scrape
 from tests.support.service import (
     CHANGED_COMMAND,
     COMMAND,
@@ -76,9 +77,13 @@ def one_or_several(tmp_path: Path, tuist: StandInTuist, workers: str) -> Iterato
         yield service
 
 
-@pytest.fixture
-def service(tmp_path: Path, tuist: StandInTuist) -> Iterator[Service]:
-    with running_service(Service(tmp_path / "cas", tuist.url)) as service:
+@pytest.fixture(scope="module")
+def service(
+    shared_tuist: StandInTuist, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """A service for all tests that only look what it says of them."""
+    storage = tmp_path_factory.mktemp("shared") / "cas"
+    with running_service(Service(storage, shared_tuist.url)) as service:
         yield service
 
 
@@ -251,7 +256,7 @@ def test_log_has_the_figures_of_each_request_and_never_a_body(
 # SIGHUP, which comes when a terminal is closed.
 
 
-@mostly("2")
+@mostly("1")
 def test_hangup_stops_in_order(tmp_path: Path, tuist: StandInTuist, workers: str) -> None:
     """Also if it comes to all processes of the group, as from a terminal."""
     service = Service(tmp_path / "cas", tuist.url, {"WORKERS": workers})
@@ -292,6 +297,7 @@ LARGE_HEAD = b"GET /up?token=secret HTTP/1.1\r\nHost: x\r\nx: " + b"x" * 17_000 
 def test_what_is_refused_as_no_request_is_logged_and_counted(
     service: Service, sent: bytes, status: int | None, method: str | None, path: str | None
 ) -> None:
+    before = Scrape(service.up("/metrics").text)
     with connect(service) as connection:
         connection.sendall(sent)
         response = read_to_end(connection)
@@ -304,8 +310,12 @@ def test_what_is_refused_as_no_request_is_logged_and_counted(
     if status is not None:
         assert (line["method"], line["path"]) == (method, path)
     assert "token=secret" not in service.log.read_text()
-    counted = f'cache_actors_requests_total{{by="service",route="other",status="{answered}"}}'
-    assert counted in service.up("/metrics").text
+    labels = {"by": "service", "route": "other", "status": str(answered)}
+    counted = [
+        scrape.value("cache_actors_requests_total", **labels)
+        for scrape in (before, Scrape(service.up("/metrics").text))
+    ]
+    assert counted == [counted[0], counted[0] + 1]
 
 
 @mostly("1")

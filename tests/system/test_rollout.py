@@ -72,6 +72,7 @@ def test_kept_connection_is_answered_after_the_hand_over_and_told_to_close(
         kept.connect(str(instances.sockets / "current.sock"))
         kept.sendall(b"GET /up HTTP/1.1\r\nHost: cache\r\n\r\n")
         assert status_of(read_response(kept)) == 200
+        instances.workers = 1
         instances.start()
         old.begin_stop()  # it would close idle connections, were there no successor
         eventually(lambda: asking.get("/up").json()["status"] == "handing_over")

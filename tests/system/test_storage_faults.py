@@ -22,6 +22,7 @@ import httpx
 import pytest
 
 from cache_actors.cli.dev.tuist import StandInTuist
+from tests.support.lanes import let_others_go_first
 from tests.support.mounts import remount, require_root, tmpfs
 from tests.support.programs import find_program
 from tests.support.service import (
@@ -36,6 +37,7 @@ from tests.support.service import (
 from tests.support.strace import family, injected
 from tests.support.waiting import eventually
 from tests.support.wire import connect, read_response, status_of, upload_head
+from tests.support.writers import PAUSE
 
 Step = Callable[[], None]
 
@@ -414,6 +416,7 @@ def test_device_where_uploads_wait_may_be_another_and_either_may_be_full(
 class Crowd:
     """Many clients of several services with one storage, who check all that they read.
 
+    They rest after each request and go last, so that a service that starts gets on too.
     They store the same things again and again, each time with another content.
     """
 
@@ -432,12 +435,14 @@ class Crowd:
 
     def work(self) -> None:
         """Write and read at random until it is over."""
+        let_others_go_first()
         with ExitStack() as stack:
             clients = [stack.enter_context(client_of(each.url)) for each in self.services]
             while not self.over.is_set():
                 do = random.choice([self._write, self.read])
                 with suppress(httpx.TransportError):  # the one that was killed
                     do(random.choice(list(self.sent)), random.choice(clients))
+                self.over.wait(PAUSE)
 
     def _write(self, write: Write, client: httpx.Client) -> None:
         version = uuid4().hex
@@ -466,7 +471,7 @@ def test_processes_share_a_storage_while_one_of_them_is_killed(
     storage = tmp_path / "cas"
     with ExitStack() as stack, ThreadPoolExecutor(4) as threads:
         services = [
-            stack.enter_context(running_service(Service(storage, tuist.url))) for _ in range(3)
+            stack.enter_context(running_service(Service(storage, tuist.url))) for _ in range(2)
         ]
         crowd = Crowd(services)
         working = [threads.submit(crowd.work) for _ in range(4)]

@@ -53,7 +53,7 @@ class Worker:
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.connections.follow_parent, self.stop, nursery.cancel_scope)
-            nursery.start_soon(self.connections.tell_parent, self.stop, nursery.cancel_scope)
+            nursery.start_soon(self.connections.report_progress, self.stop, nursery.cancel_scope)
             with self.serving:
                 await self.connections.serve(_send_back, nursery)
         self.ended.set()
@@ -93,6 +93,17 @@ async def test_drain_sets_stop_and_says_who_has_taken_over(parent: Parent, worke
     with trio.fail_after(LIMIT):
         await worker.stop.wait()
     assert worker.connections.is_replaced()
+
+
+async def test_worker_that_has_been_replaced_is_so_though_its_supervisor_drains_it_again(
+    parent: Parent, worker: Worker
+) -> None:
+    for replaced in (True, False):
+        await parent.sock.send(msgspec.json.encode(Drain(replaced=replaced)))
+    client = await parent.hand()
+    await parent.hears()  # and has received what came before the connection
+    assert worker.connections.is_replaced()
+    await client.aclose()
 
 
 async def test_closed_worker_takes_nothing_that_still_comes(parent: Parent, worker: Worker) -> None:

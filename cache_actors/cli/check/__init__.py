@@ -1,8 +1,7 @@
-"""`cache-actors check`: what an operator runs first, and when something is odd.
+"""`cache-actors check`: checks of everything around the service, for a first start or a fault.
 
-It looks at everything around the service that has to be right for it, says of each in one line how
-it is and what to do about it, and changes nothing: what it stores to see whether that works is
-removed at once.
+Each result is one line: a verdict, a subject, a finding and, if something is to be done, advice.
+Files that a check stores as a trial are removed at once; nothing else is changed.
 """
 
 from __future__ import annotations
@@ -33,13 +32,12 @@ EXIT_BROKEN = 1
 """Exit status: something is broken."""
 
 MIN_FILES = 65_536
-"""Smallest limit on open files that passes the check: each connection is one, and each upload
-another."""
+"""Smallest limit on open files that passes: each connection takes one, and each upload another."""
 
 
 @dataclass(frozen=True, slots=True)
 class NginxProbe:
-    """A reader through nginx: nginx's URL, a project, and a token that may see it."""
+    """The parameters of a trial through nginx: URL, project, and a token that may write to it."""
 
     url: str
     project: Project
@@ -47,24 +45,24 @@ class NginxProbe:
 
 
 def run_check(nginx_config: Path | None, through: NginxProbe | None, *, as_json: bool) -> int:
-    """Look at everything, print it, and return the exit status."""
-    findings = list(check(nginx_config, through))
+    """Run `check`, print the results as JSON or text, and return the exit status."""
+    results = list(check(nginx_config, through))
     if as_json:
-        plain = [asdict(finding) | {"verdict": finding.verdict.value} for finding in findings]
+        plain = [asdict(result) | {"verdict": result.verdict.value} for result in results]
         click.echo(msgspec.json.encode(plain))
     else:
-        for finding in findings:
-            advice = f" {finding.advice}" if finding.advice else ""
-            click.echo(f"{finding.verdict.value:8} {finding.subject}: {finding.text}.{advice}")
-    return EXIT_BROKEN if any(f.verdict is Verdict.BROKEN for f in findings) else 0
+        for result in results:
+            advice = f" {result.advice}" if result.advice else ""
+            click.echo(f"{result.verdict.value:8} {result.subject}: {result.text}.{advice}")
+    return EXIT_BROKEN if any(each.verdict is Verdict.BROKEN for each in results) else 0
 
 
 def check(nginx_config: Path | None, through: NginxProbe | None) -> Iterator[CheckResult]:
-    """Everything, one after the other.
+    """Run all checks, one after another. If the settings are bad, those that need them are skipped.
 
     Args:
-        nginx_config: nginx's configuration, if it is to be looked at; `-` is standard input.
-        through: how to read through nginx, if that is to be tried.
+        nginx_config: the file with nginx's configuration, to check it too; `-` is standard input.
+        through: the parameters of a trial through nginx, to check reads there too.
     """
     max_upload_bytes = None
     try:

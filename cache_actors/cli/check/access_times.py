@@ -1,4 +1,4 @@
-"""Access times: whether reads of a file update them, as eviction needs."""
+"""Access times: a test of whether reads update them, which eviction needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DAY_NS = 86_400_000_000_000
 
 
 class AtimePolicy(Enum):
-    """When reads move a file's access time."""
+    """How often reads update a file's access time."""
 
     ALWAYS = "at every read"
     ONCE_A_DAY = "relatime"
@@ -23,16 +23,16 @@ class AtimePolicy(Enum):
 
 
 def atime_policy_of(path: Path, read: Callable[[], object]) -> AtimePolicy:
-    """Try it on the file at `path`, which belongs to this user.
+    """The policy for the file at `path`, found by setting its access time and reading it.
 
-    With `relatime` the kernel believes in a time in the future, and corrects one of two days ago.
+    With `relatime` a read leaves an access time in the future, and updates one of two days ago.
 
     Args:
-        path: the file.
-        read: reads it, on the way that is to be tried.
+        path: the file, which must belong to this user.
+        read: reads the file, through the mount or server under test.
 
     Raises:
-        OSError: the file is not there, or not this user's.
+        OSError: the file does not exist, or belongs to another user.
     """
 
     def moves_from(accessed: int) -> bool:

@@ -1,7 +1,7 @@
-"""nginx's configuration: are the snippets of this version in it, whole and unchanged; and its log.
+"""nginx: its configuration, its log, and its limits on this host.
 
-Each snippet has to stand in it as one run of lines; how they are indented, comments and empty lines
-do not count. What the configuration includes is read in its place.
+The configuration has to contain each snippet of this version as one unbroken run of lines.
+Indentation, comments and empty lines are ignored; included files are read in place.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SNIPPETS = ("http.conf", "server.conf")
 STANDARD_INPUT = Path("-")
 DEEPEST = 10
-"""Deepest nesting of `include` that is followed: a configuration may include itself."""
+"""Deepest nesting of `include` that is followed, as a configuration may include itself."""
 
 _LIMIT = re.compile(r"Max open files +([0-9]+)")
 
@@ -36,7 +36,7 @@ _SIZE = re.compile(r"([0-9]+)([kmg]?)")
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 _FILE = re.compile(r"^# configuration file (.+):$", re.MULTILINE)
-"""Line with which `nginx -T` begins each of the files that it prints."""
+"""Heading of each file in the output of `nginx -T`."""
 
 _INCLUDE = re.compile(r"""include\s+["']?([^"';]+?)["']?\s*;""")
 
@@ -44,11 +44,11 @@ _INCLUDE = re.compile(r"""include\s+["']?([^"';]+?)["']?\s*;""")
 def check_nginx_and_host(
     config: Path, max_upload_bytes: int | None = None
 ) -> Iterator[CheckResult]:
-    """The same first, then its limit on uploads, and what it names on this host.
+    """Check the snippets, the limit on uploads, and nginx's open files and decisions on this host.
 
     Args:
-        config: nginx's configuration, or `STANDARD_INPUT`.
-        max_upload_bytes: the service's own limit, if that is known.
+        config: the file with nginx's configuration, or `STANDARD_INPUT`.
+        max_upload_bytes: the service's own limit, to compare with; None if it is not known.
     """
     name = "standard input" if config == STANDARD_INPUT else str(config)
     try:
@@ -68,14 +68,14 @@ def check_nginx_and_host(
             yield CheckResult("nginx", Verdict.BROKEN, f"{text}, or not in its place", advice)
             return
     yield CheckResult("nginx", Verdict.OK, f"{name} is that of this version")
-    limit = _body_limit(reader.lines, start)  # where server.conf stands, the last of the snippets
+    limit = _body_limit(reader.lines, start)  # at server.conf, the last snippet
     if limit is not None and max_upload_bytes is not None:
         yield _largest_upload(limit, max_upload_bytes)
     yield from _host(name, reader.lines)
 
 
 def check_nginx_log(settings: Settings) -> Iterator[CheckResult]:
-    """What there is to say of the log of nginx's answers, if they are to be counted."""
+    """Check that the service can read and empty the log of nginx's answers, if one is set."""
     path = settings.nginx_log
     if path is None:
         return
@@ -97,10 +97,10 @@ def check_nginx_log(settings: Settings) -> Iterator[CheckResult]:
 
 
 def _largest_upload(limit: str, service: int) -> CheckResult:
-    """Whether nginx takes the bodies that the service does, and no others."""
+    """Check that nginx and the service have the same limit on the bytes of an upload."""
     subject = "largest upload"
     found = _SIZE.fullmatch(limit.lower())
-    nginx = int(found[1]) * _UNITS[found[2]] if found else 0  # which is for no limit
+    nginx = int(found[1]) * _UNITS[found[2]] if found else 0  # 0 means no limit
     if nginx == service:
         return CheckResult(subject, Verdict.OK, f"{service:,} bytes, of nginx and of the service")
     advice = f"`client_max_body_size {service};` for nginx, or another MAX_UPLOAD_BYTES."
@@ -113,8 +113,8 @@ def _largest_upload(limit: str, service: int) -> CheckResult:
 
 
 def _body_limit(lines: Sequence[str], position: int) -> str | None:
-    """The limit on bodies in the block that a line is in; None if it is not known in which."""
-    limits = {-1: "1m"}  # by block, which has the number of the line that begins it; nginx's own
+    """The `client_max_body_size` in force at line `position`; None if that is outside any block."""
+    limits = {-1: "1m"}  # by the number of each block's first line; 1m is nginx's default
     blocks = here = [-1]
     for number, line in enumerate(lines):
         if number == position:
@@ -132,11 +132,11 @@ def _body_limit(lines: Sequence[str], position: int) -> str | None:
 
 
 def _host(name: str, lines: Sequence[str]) -> Iterator[CheckResult]:
-    """What there is to say of nginx's limit of open files, and of the folder of its decisions."""
+    """Check nginx's limit on open files, and that the folder of its decisions exists."""
     given = _value("worker_rlimit_nofile", lines)
     limits = [int(given)] if given and given.isdecimal() else []
     is_running = False
-    with suppress(OSError, ValueError):  # it does not run here, or is not ours to look at
+    with suppress(OSError, ValueError):  # nginx does not run here, or is another user's
         pid = int(Path(_value("pid", lines) or "").read_text())
         for worker in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             is_running = True
@@ -159,13 +159,13 @@ def _host(name: str, lines: Sequence[str]) -> Iterator[CheckResult]:
 
 
 def _value(directive: str, lines: Sequence[str]) -> str | None:
-    """The first value of a directive."""
+    """The first value of the first `directive`, or None if there is none."""
     words = (line.rstrip(";").split() for line in lines)
     return next((each[1] for each in words if each[0] == directive and len(each) > 1), None)
 
 
 def _advice(missing: Sequence[str]) -> str:
-    """The advice for a missing snippet, which may be in a file that could not be read."""
+    """Advice for a missing snippet; `missing` are included files that could not be read."""
     if missing:
         everything = "`nginx -T | cache-actors check --nginx-config -`"
         return f"It includes {missing[0]}, which is not to be read here; try {everything}."
@@ -173,11 +173,11 @@ def _advice(missing: Sequence[str]) -> str:
 
 
 class _Reader:
-    """Reads a configuration with what it includes.
+    """Reads a configuration with the files that it includes.
 
     Attributes:
-        lines: those that count, with those of an included file in the place of its directive.
-        missing: what is included, but could not be read.
+        lines: the significant lines, with those of an included file in place of the directive.
+        missing: the patterns of included files that could not be read.
     """
 
     def __init__(self, config: Path) -> None:
@@ -189,7 +189,7 @@ class _Reader:
             config, text = Path(printed[0]), printed[1]
         self._read: set[str] = {str(config)}
         self.lines = self._with_includes(text, config.parent, 0)
-        for name in self._printed.keys() - self._read:  # it was included in a way that is not seen
+        for name in self._printed.keys() - self._read:  # their `include` was not recognised
             self.lines += _significant(self._printed[name])
 
     def _with_includes(self, text: str, folder: Path, depth: int) -> list[str]:
@@ -219,13 +219,13 @@ class _Reader:
 
 
 def _significant(text: str) -> list[str]:
-    """The lines that mean something, without their indentation."""
+    """The lines of `text` without indentation, comments and empty lines."""
     stripped = (line.strip() for line in text.splitlines())
     return [line for line in stripped if line and not line.startswith("#")]
 
 
 def _longest_start(wanted: Sequence[str], lines: Sequence[str]) -> tuple[int, int]:
-    """How many of `wanted` lines stand in `lines` one after the other, from the first on; where."""
+    """The longest run in `lines` that begins like `wanted`: its length, and where it starts."""
     runs = ((start, zip(wanted, lines[start:], strict=False)) for start in range(len(lines)))
     found = ((sum(1 for _ in takewhile(_are_same, run)), start) for start, run in runs)
     return max(found, default=(0, 0))

@@ -1,9 +1,9 @@
-"""Reads through nginx: do they move access times, by which eviction knows what is in use?
+"""Reads through nginx: whether they update access times, and whether large uploads pass.
 
-They do not on every host where the service's own reads do: nginx may see the storage through a
-mount of its own, read-only, or with other options. So an artifact is stored and read through it.
-Then the largest upload is announced for it: nginx, which has its own limit, refuses it, or says
-that it exists.
+nginx may see the storage through a mount of its own, read-only or with other options than the
+service's. So the check stores an artifact through nginx and reads it back. Then it sends only the
+headers of another upload of it, of the largest size: nginx answers that it is too large, or that
+the artifact exists.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ MEANWHILE = (
 def check_reads(
     settings: Settings, url: str, project: Project, token: str
 ) -> Iterator[CheckResult]:
-    """Store an artifact at `url`, read it there, and look at its file; it is removed at once.
+    """Store an artifact through nginx, read it back, check its file, and remove it.
 
     Args:
-        settings: those of the service.
-        url: nginx's.
-        project: one that the token may see.
-        token: what clients send as their bearer token.
+        settings: the service's settings.
+        url: the URL of nginx.
+        project: a project that the token may write to.
+        token: the bearer token of a client.
     """
     key = Key(project, Kind.CAS, secrets.token_hex(32).upper())
     path = key.path(settings.cas_storage_dir)
@@ -75,7 +75,7 @@ def check_reads(
 def _look(client: httpx.Client, route: str, path: Path, storage: Path) -> CheckResult:
     for answer in (client.post(route, content=b"check"), client.get(route)):
         is_missed = answer.status_code == httpx.codes.NOT_FOUND and path.exists()
-        if is_missed or DIGEST_HEADER in answer.headers:  # which the service sends, and not nginx
+        if is_missed or DIGEST_HEADER in answer.headers:  # only the service sends this header
             return _broken(*_not_found(path, storage))
         if not answer.is_success:
             text = (
@@ -98,7 +98,7 @@ def _look(client: httpx.Client, route: str, path: Path, storage: Path) -> CheckR
 
 
 def _announce(request: httpx.Request, largest: int) -> Iterator[CheckResult]:
-    """Whether an upload of `largest` bytes is taken, of which nothing is sent."""
+    """Check that an upload of `largest` bytes is accepted, by sending its headers alone."""
     url = request.url
     connect = HTTPSConnection if url.scheme == "https" else HTTPConnection
     try:
@@ -109,7 +109,7 @@ def _announce(request: httpx.Request, largest: int) -> Iterator[CheckResult]:
             connection.endheaders()
             status = connection.getresponse().status
     except (OSError, HTTPException):
-        return  # whether nginx answers at all is told of its reads
+        return  # the check of reads reports an nginx that does not answer
     if status == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
         text = f"nginx refuses {largest:,} bytes as too large, which the service takes"
         advice = f"`client_max_body_size {largest};` for nginx, or another MAX_UPLOAD_BYTES."
@@ -119,7 +119,7 @@ def _announce(request: httpx.Request, largest: int) -> Iterator[CheckResult]:
 
 
 def _not_found(path: Path, storage: Path) -> tuple[str, str]:
-    """Why nginx may not find the file at `path`, and what to do about it."""
+    """The likely reason why nginx does not find the file at `path`, and advice."""
     group = storage.stat().st_gid
     above = [*reversed(path.relative_to(storage).parents)]
     for each in (*(storage / folder for folder in above), path):

@@ -16,7 +16,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """The result of one check: its subject, the verdict, and advice if there is something to do."""
+    """The result of one check; `advice` is None if there is nothing to do."""
 
     subject: str
     verdict: Verdict

@@ -1,4 +1,4 @@
-"""Where the service listens: a port, or a folder of sockets, and the link in it for nginx."""
+"""The address of the service: a port, a Unix socket, or a folder of sockets with its link."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from cache_actors.settings import Settings
 
 MAX_PATH_BYTES = 107
-"""Longest path of a Unix socket, in bytes: `sun_path` in unix(7) has 108, with a zero at the
-end."""
+"""Longest path of a Unix socket, in bytes: `sun_path` has 108, with a NUL at its end (unix(7))."""
 
 _ADVICE = {
     errno.EACCES: "Set PORT to one from 1024 on, or give the service CAP_NET_BIND_SERVICE.",
@@ -31,11 +30,11 @@ _ADVICE = {
 }
 
 AN_INSTANCE = "0123456789ab.sock"
-"""Example of a socket's name, as long as all of them."""
+"""Example of a socket's name in the folder; all are equally long."""
 
 
 def check_sockets(settings: Settings) -> Iterator[CheckResult]:
-    """Check the socket or the folder of sockets, if one is configured."""
+    """Check the folder of sockets, the Unix socket or the port, whichever is set."""
     if settings.socket_dir is not None:
         yield _folder(settings.socket_dir)
         yield from _length(settings.socket_dir / AN_INSTANCE)
@@ -48,7 +47,7 @@ def check_sockets(settings: Settings) -> Iterator[CheckResult]:
 
 
 def _folder(folder: Path) -> CheckResult:
-    if not os.path.isdir(folder):  # noqa: PTH112 - which is not upset by what it may not see
+    if not os.path.isdir(folder):  # noqa: PTH112 - unlike Path.is_dir, it never raises
         advice = "Make it, or mount the volume."
         return CheckResult("socket folder", Verdict.BROKEN, f"{folder} is no folder", advice)
     try:
@@ -77,13 +76,13 @@ def _folder(folder: Path) -> CheckResult:
 
 
 def _try_socket(folder: Path) -> int:
-    """Make what a service makes in `folder`, remove it, and return the group of the socket.
+    """Make a socket and a link in `folder`, remove them, and return the socket's group.
 
-    Should the check be killed, the next service removes what is left.
+    If the check is killed, the next start of the service removes them.
     """
     fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        # By a path that is short, however long that of the folder is.
+        # Through /proc, since the folder's own path may be too long for a socket.
         unready = Path(f"/proc/self/fd/{fd}") / f"{uuid4().hex[:12]}.init"
         link = unready.with_suffix(".link")
         try:
@@ -101,11 +100,11 @@ def _try_socket(folder: Path) -> int:
 
 
 _IS_SERVICE = re.compile(r"[/ (]cache-actors (?:serve|dev)\b|-m cache_actors\b")
-"""Matches the command of the service, but not that of others below a folder of its name."""
+"""Pattern of the service's command, which no other command in a folder of its name matches."""
 
 
 def _port(host: str, port: int) -> CheckResult:
-    """Whether the service may listen there, or does already."""
+    """Check that the service may listen at `host` and `port`, or does so already."""
     where = f"port {port} of {host}"
     try:
         bind_tcp(host, port).close()

@@ -1,4 +1,4 @@
-"""The storage folder: can it be written to, what can its file system do, and may nginx read it."""
+"""The storage folder: its permissions, its file system's features, and nginx's access to it."""
 
 from __future__ import annotations
 
@@ -27,17 +27,16 @@ if TYPE_CHECKING:
     from cache_actors.settings import Settings
 
 MAX_LISTED = 1000
-"""Files, or folders, that are looked at at one depth of the storage."""
+"""Largest number of files and folders checked at each depth of the storage."""
 
 MIN_FREE = 0.05
-"""Smallest share of free bytes and inodes that passes the check; with less, uploads may be refused
-before long."""
+"""Smallest free share of bytes and of inodes that passes; with less, uploads may soon fail."""
 
 FOR_ITS_GROUP = stat.S_IRGRP | stat.S_IXGRP
 
 
 def check_storage(settings: Settings) -> Iterator[CheckResult]:
-    """Check the storage folder, and the folder for large uploads."""
+    """Check the storage folder, and `TMP_DIR` if it is set."""
     storage = settings.cas_storage_dir
     try:
         with TemporaryDirectory(prefix=TRIAL, dir=storage) as own:
@@ -55,7 +54,7 @@ def check_storage(settings: Settings) -> Iterator[CheckResult]:
         text = f"{storage} can be written to, and does what is needed"
         yield CheckResult("storage", Verdict.OK, text)
         yield from features
-    if os.path.isdir(storage):  # noqa: PTH112 - which is not upset by what it may not see
+    if os.path.isdir(storage):  # noqa: PTH112 - unlike Path.is_dir, it never raises
         yield _group(storage)
         yield from _nginx_user(storage)
         yield from _room(storage)
@@ -64,7 +63,7 @@ def check_storage(settings: Settings) -> Iterator[CheckResult]:
 
 
 def _try_storing(storage: Path, own: Path, *, durable: bool) -> None:
-    """Do what storing does, by way of the service's temporary folder if there is one already."""
+    """Store a file as the service does, through its temporary folder if that exists already."""
     used = storage / TEMPORARY
     temporary = TemporaryFolder(used if used.exists() else own)
     try:
@@ -74,7 +73,7 @@ def _try_storing(storage: Path, own: Path, *, durable: bool) -> None:
 
 
 def advice_for(number: int | None, folder: Path) -> str:
-    """The advice for a folder that cannot be written to, by the error's `number`."""
+    """Advice for a folder that cannot be written to, by the `errno` of the failure."""
     match number:
         case errno.ENOENT:
             command = f"install -d -m 2750 -o {os.geteuid()} -g <nginx's group> {folder}"
@@ -92,7 +91,7 @@ def advice_for(number: int | None, folder: Path) -> str:
 
 
 def _features(file: Path, storage: Path) -> Iterator[CheckResult]:
-    """Check the features of the file system, by trying them on a file of our own."""
+    """Check extended attributes and access times, on a trial file in the storage."""
     with file.open("rb") as opened:
         write_checksum(opened.fileno(), StoredChecksum(bytes(32), 5))
     if read_checksum(file) is None:
@@ -117,7 +116,7 @@ def _features(file: Path, storage: Path) -> Iterator[CheckResult]:
 
 
 def _group(storage: Path) -> CheckResult:
-    """Whether nginx, as one of the folder's group, may read what is stored: else all is 404."""
+    """Check that nginx, as a member of the group, may read stored files; else it answers 404."""
     status = storage.stat()
     mode = stat.S_IMODE(status.st_mode)
     advice = f"`chmod 2750 {storage}`, with a group that nginx is in."
@@ -142,9 +141,10 @@ def _group(storage: Path) -> CheckResult:
 
 
 def _nginx_user(storage: Path) -> Iterator[CheckResult]:
-    """Whether the workers of nginx may look into the storage, if any run here.
+    """Check that nginx's workers may enter the storage folder, if any run on this host.
 
-    A worker has the groups of when it was started. Several nginx may run: one that may is enough.
+    A worker keeps the groups that it was started with. Several nginx may run: one with access is
+    enough.
     """
     found = [barrier_of(process, storage) for process in Path("/proc").glob("[0-9]*")]
     workers = [each for each in found if each is not None]
@@ -162,9 +162,9 @@ def _nginx_user(storage: Path) -> Iterator[CheckResult]:
 
 
 def barrier_of(process: Path, storage: Path) -> tuple[int, Path | None] | None:
-    """The user that a worker of nginx runs as, and the folder that keeps it from the storage.
+    """The user of an nginx worker, and the folder that keeps it from `storage`, if any.
 
-    None if the process, a folder in /proc, is no worker, or one that is just ending.
+    None if `process`, a folder in `/proc`, is not that of an nginx worker, or has just gone.
     """
     try:
         if (process / "cmdline").read_bytes().rstrip(b" \0") != b"nginx: worker process":
@@ -190,7 +190,7 @@ def _may_pass(user: int, groups: set[int], folder: os.stat_result) -> bool:
 
 
 def _some_stored(storage: Path) -> Iterator[Path]:
-    """Of what is stored some, at every depth, with the folders above it."""
+    """Stored files and their folders, up to `MAX_LISTED` at each depth."""
     found = [storage]
     for depth in range(4 + shard_depth()):
         below: list[Path] = []

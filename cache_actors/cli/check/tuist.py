@@ -1,5 +1,4 @@
-"""The Tuist server: does it answer as one what the service will ask it, and is its clock like
-ours."""
+"""The Tuist server: whether it answers the service's requests, and whether its clock agrees."""
 
 from __future__ import annotations
 
@@ -16,10 +15,10 @@ from cache_actors.access.tuist import (
     INTROSPECTION,
     PROJECTS,
     client_options,
+    credential,
     described,
     url_at,
 )
-from cache_actors.application import credential
 
 from .result import CheckResult, Verdict
 
@@ -31,11 +30,11 @@ if TYPE_CHECKING:
 MAX_CLOCK_SECONDS = 30.0
 
 NO_TOKEN = "cache-actors-check"  # noqa: S105
-"""What is introspected: nobody's token."""
+"""Token for the trial introspection, which no client has."""
 
 
 def check_tuist(settings: Settings) -> Iterator[CheckResult]:
-    """Ask as the service does, in its order, but without a token."""
+    """Ask the Tuist server's endpoints in the service's order, without a valid token."""
     yield _cache_tokens(settings)
     client_credential = credential(settings)
     paths = [ACCESS, PROJECTS] if client_credential is None else [INTROSPECTION, ACCESS, PROJECTS]
@@ -77,7 +76,7 @@ def check_tuist(settings: Settings) -> Iterator[CheckResult]:
 
 
 def _cache_tokens(settings: Settings) -> CheckResult:
-    """Whether there is a way to verify cache tokens, which today's clients send."""
+    """Check that cache tokens, which today's clients send, can be verified."""
     if settings.tuist_token_secret is not None:
         text = "TUIST_TOKEN_SECRET verifies them, and other JWTs, here"
     elif settings.tuist_client_id is not None:

@@ -1,1 +1,1 @@
-"""`cache-actors dev`: the service with all that it needs around it, on one machine."""
+"""`cache-actors dev`: the service, nginx and a stand-in Tuist server, on one machine."""

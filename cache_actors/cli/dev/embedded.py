@@ -1,4 +1,4 @@
-"""`cache-actors dev`: nginx, the service and a stand-in Tuist server, storing in this folder."""
+"""The command `dev`: runs nginx, the service and a stand-in Tuist server."""
 
 from __future__ import annotations
 
@@ -27,22 +27,23 @@ if TYPE_CHECKING:
 TOKEN = "dev-token"  # noqa: S105
 ACCOUNT, PROJECT = "acme", "app"
 STORAGE = Path(".dev/cas")
-"""Storage folder of `cache-actors dev`, below the current folder."""
+"""Storage folder of `cache-actors dev`, relative to the current folder."""
 
 STORAGE_MAX_BYTES = 4 << 30
-"""Default size limit of that folder, in bytes: it is on somebody's own disk."""
+"""Default of `STORAGE_MAX_BYTES`, in bytes; limited, as the folder is on a developer's own disk."""
 
 
 def run_dev() -> int:
-    """Run it until a signal stops it, and return the exit status.
+    """Run nginx, the service and a stand-in Tuist server until a signal; return the exit status.
 
-    nginx, if there is one, listens on `BIND` and `PORT`, and the service on a Unix socket behind
-    it; otherwise the service itself. The limits and the log settings are those in the environment.
+    nginx listens on `BIND` and `PORT`, with the service on a Unix socket behind it. Without an
+    nginx on this machine, the service listens there itself. Limits and log settings come from the
+    environment.
 
     Raises:
-        BadSettings: the environment is bad, or `BIND` is not loopback.
-        CannotListen, NginxFailed: the port is taken, or nginx has ended by itself.
-        CannotStart: the storage folder cannot be made.
+        BadSettings: a setting is bad, or `BIND` is not loopback.
+        CannotListen, NginxFailed: the port is taken, or nginx failed.
+        CannotStart: the storage folder cannot be used.
     """
     with (
         StandInTuist({TOKEN: [f"{ACCOUNT}/{PROJECT}"]}) as tuist,
@@ -79,7 +80,7 @@ def _settings(server_url: str) -> Settings:
 
 
 def _stop() -> None:
-    """Stop in order, as a signal does: without nginx nobody gets here."""
+    """Stop the service in order, when nginx has ended: no client could reach it."""
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -93,7 +94,7 @@ def _nginx_options(nginx: Path, settings: Settings) -> NginxOptions:
         path_prefix=settings.path_prefix,
         max_upload_bytes=settings.max_upload_bytes,
         answers_log=settings.nginx_log,
-        # Workers have to be able to read what this process writes.
+        # nginx's workers have to read files that this process writes.
         user="root root" if os.geteuid() == 0 else None,
         nginx_version=nginx_version(nginx),
     )
@@ -105,7 +106,7 @@ def _address(settings: Settings) -> str:
 
 
 def _tmpfs() -> str | None:
-    """The folder in memory for nginx's decisions, which hold tokens; None if there is none."""
+    """The system's folder in memory, for nginx's decisions, which hold tokens; None without one."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 
 
@@ -117,7 +118,7 @@ def _is_loopback(address: str) -> bool:
 
 
 def _introduce(settings: Settings) -> None:
-    """Print what to try, as lines that can be pasted into a shell."""
+    """Print example commands to paste into a shell."""
     url = f"http://{_address(settings)}{settings.path_prefix}"
     who = "nginx listens" if settings.socket_path else "The service listens"
     query = f"account_handle={ACCOUNT}&project_handle={PROJECT}"

@@ -1,9 +1,7 @@
-"""A stand-in for the Tuist server: it knows a few tokens, and says what each may do.
+"""A stand-in for the Tuist server, for development and tests.
 
-It has the three endpoints that the cache asks (`access/tuist.py`), in the forms of today's Tuist.
-
-For development and tests. It runs in a thread of its own, so that whoever talks to it does so over
-a real connection.
+The stand-in has the three endpoints that the cache asks (`access/tuist.py`), in today's formats,
+and knows a few tokens. It runs in a thread of its own, and answers over real connections.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from cache_actors.access.tuist import ACCESS, INTROSPECTION, PROJECTS
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question that has been asked. Of an introspection, `authorization` is that of the token."""
+    """A request received; `authorization` has the client's token, or the introspected one."""
 
     authorization: str | None
     request_id: str | None
@@ -30,17 +28,17 @@ class Question:
 
 @dataclass(slots=True)
 class StandInTuist:
-    """A Tuist server on loopback, as a context manager; its attributes can be changed as it runs.
+    """A Tuist server on loopback, as a context manager. Its attributes may change while it runs.
 
     Attributes:
-        tokens: the full names of the projects that each token sees, and may write to.
-        grants: what introspection says of a token, if it is not that.
-        unpaid: the projects of accounts that are over their plan.
-        paths: the endpoints that it has; others are 404, as on an older server.
-        credential: the id and the secret of the clients that may introspect, if any may.
-        status: if set, the status of every answer, with an empty object as its body.
-        delay: seconds before each answer.
-        questions: what has been asked so far.
+        tokens: by token, the full names of the projects that it may read and write.
+        grants: by token, the project grants in an introspection, instead of those from `tokens`.
+        unpaid: the full names of projects whose account is over its plan.
+        paths: the available endpoints; others are 404, as on an older server.
+        credential: the client id and secret required for an introspection; None refuses all.
+        status: the status of every answer, with an empty object as body; None for real answers.
+        delay: the delay of each answer, in seconds.
+        questions: the requests received so far.
     """
 
     tokens: dict[str, list[str]] = field(default_factory=dict)
@@ -56,11 +54,11 @@ class StandInTuist:
 
     @property
     def url(self) -> str:
-        """The URL of this server; the same after it has been stopped and started again."""
+        """The URL of this server, which stays the same after a stop and another start."""
         return f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        """Listen."""
+        """Start to listen, at the same port as before if it was stopped."""
         owner = self
 
         class Handler(_Handler):
@@ -71,7 +69,7 @@ class StandInTuist:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:
-        """Refuse connections from now on."""
+        """Stop listening, so that connections are refused."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -85,7 +83,7 @@ class StandInTuist:
         self.stop()
 
     def answer(self, authorization: str | None) -> tuple[int, object]:
-        """Status and body of the answer about a client's token, of `ACCESS`."""
+        """The status and body of the answer at `ACCESS`, about a client's token."""
         if self.status is not None:
             return self.status, {}
         names = self.tokens.get((authorization or "").removeprefix("Bearer "))
@@ -96,7 +94,7 @@ class StandInTuist:
         return HTTPStatus.OK, {"projects": paid} | ({"payment_required": unpaid} if unpaid else {})
 
     def answer_at(self, path: str, authorization: str | None) -> tuple[int, object]:
-        """Status and body of the answer to a `GET`."""
+        """The status and body of the answer to `GET path`."""
         if path not in self.paths - {INTROSPECTION}:
             return HTTPStatus.NOT_FOUND, {"message": "Not Found"}
         status, body = self.answer(authorization)
@@ -107,7 +105,7 @@ class StandInTuist:
         return status, body
 
     def introspect(self, question: dict[str, str]) -> tuple[int, object]:
-        """Status and body of the answer to a question about a token (RFC 7662)."""
+        """The status and body of the answer to an introspection request (RFC 7662)."""
         if INTROSPECTION not in self.paths:
             return HTTPStatus.NOT_FOUND, {"message": "Not Found"}
         if self.status is not None:
@@ -127,7 +125,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing of clients that leave before their answer."""
+        """Ignore clients that disconnect before their answer."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -136,13 +134,13 @@ class _Handler(BaseHTTPRequestHandler):
     tuist: StandInTuist
 
     def do_GET(self) -> None:
-        """Answer a question about the client's token."""
+        """Answer a request about the client's own token."""
         authorization = self.headers.get("Authorization")
         self._note(authorization)
         self._answer(*self.tuist.answer_at(self.path, authorization))
 
     def do_POST(self) -> None:
-        """Introspect a token."""
+        """Answer an introspection request."""
         question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self._note(f"Bearer {question.get('token')}")
         known = self.path == INTROSPECTION
@@ -162,4 +160,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Discard the access log."""

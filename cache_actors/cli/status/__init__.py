@@ -1,1 +1,1 @@
-"""`cache-actors status`: how the service is, in a terminal."""
+"""`cache-actors status`: the health of the service, in a terminal."""

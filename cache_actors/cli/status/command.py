@@ -1,7 +1,7 @@
-"""Asking once or again and again, and what becomes of the answers.
+"""The command `status`: asks `/up` once or repeatedly, and prints the answers.
 
-Errors are one line on standard error. Where there is no terminal, the same text is printed without
-colours and control codes, each answer below the one before it.
+Errors are one line on standard error. Without a terminal the same text is printed without colours
+and control codes, one answer below another.
 """
 
 from __future__ import annotations
@@ -33,32 +33,31 @@ EXIT_NOT_UP = 1
 """Exit status: the service is degraded, draining, or does not answer."""
 
 EVERY_SECONDS = 1.0
-"""Pause in seconds between an answer and the next question, with `--watch`."""
+"""Pause between an answer and the next request, with `--watch`, in seconds."""
 
 WIDE = 200
-"""Width of the output in columns where there is no terminal, so that nothing is cut off."""
+"""Width of the output without a terminal, in columns; wide enough that nothing is cut off."""
 
 
 def run_status(
     environment: Mapping[str, str], url: str | None, *, watch: bool, as_json: bool
 ) -> int:
-    """Show how the service is, and return the exit status.
+    """Print the health of the service, and return the exit status.
 
-    A watch goes on until it is interrupted, whatever the answers are. That is how it ends, so its
-    exit status is 0.
+    A watch ends only when it is interrupted, with exit status 0, whatever the answers were.
 
     Args:
-        environment: that of the service, which says where it listens.
-        url: where to ask instead.
-        watch: whether to ask again and again.
-        as_json: whether to print answers as they come, each on a line.
+        environment: the service's environment, for its address.
+        url: the URL of the service, instead of that address.
+        watch: whether to repeat the request until interrupted.
+        as_json: whether to print the answers as received, one per line.
 
     Raises:
-        BadAddress: neither says where the service listens.
+        BadAddress: the environment or `url` is not a valid address.
     """
 
     def ask() -> UpAnswer:
-        # Each time anew: in a folder of sockets, another instance may have taken over.
+        # The address is looked up each time: another instance may have taken over.
         return (instance_at(url) if url else own_instance(environment)).get()
 
     if not watch:
@@ -72,7 +71,7 @@ def run_status(
 def _once(ask: Callable[[], UpAnswer], *, as_json: bool) -> int:
     try:
         answer = ask()
-        health = _read(answer)
+        health = _parse(answer)
     except (NoAnswer, NotAnAnswer) as error:
         click.echo(str(error), err=True)
         return EXIT_NOT_UP
@@ -80,7 +79,7 @@ def _once(ask: Callable[[], UpAnswer], *, as_json: bool) -> int:
         click.echo(answer.body)
     else:
         console = _console()
-        console.print(_picture(health, console))
+        console.print(_rendered(health, console))
     return 0 if answer.status == HTTPStatus.OK and health.status == "up" else EXIT_NOT_UP
 
 
@@ -103,18 +102,18 @@ def _watch(ask: Callable[[], UpAnswer]) -> int:
 
 
 def _latest(ask: Callable[[], UpAnswer], console: Console) -> RenderableType:
-    """The picture of an answer, or why there is none."""
+    """The next answer, rendered; or the reason why there is none."""
     try:
-        return _picture(_read(ask()), console)
+        return _rendered(_parse(ask()), console)
     except (NoAnswer, NotAnAnswer) as error:
         return Text.assemble(("unreachable", "bold red"), " ", str(error))
 
 
-def _read(answer: UpAnswer) -> Health:
-    """What an answer of `/up` says.
+def _parse(answer: UpAnswer) -> Health:
+    """The health in an answer of `/up`.
 
     Raises:
-        NotAnAnswer: it is somebody else's; the message says what it is.
+        NotAnAnswer: the answer is another server's; the message has its status and its beginning.
     """
     try:
         return read_answer(answer.body)
@@ -123,7 +122,7 @@ def _read(answer: UpAnswer) -> Health:
         raise NotAnAnswer(f"Not the service's own answer: status {answer.status}, {text}") from None
 
 
-def _picture(health: Health, console: Console) -> RenderableType:
+def _rendered(health: Health, console: Console) -> RenderableType:
     return view(health, only_ascii=console.options.ascii_only)
 
 

@@ -1,4 +1,4 @@
-"""The picture of an answer in a terminal: a few lines, and the tree as a table."""
+"""The health of the service, rendered for a terminal: a few lines, and the tree as a table."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ _NUMBERS = {"restarts", "mailbox", "waiting", "up"}
 
 _LINES = ("├── ", "└── ", "│   ", "    ")
 _PLAIN_LINES = ("|-- ", "`-- ", "|   ", "    ")
-"""Lines of the tree in ASCII: to a child, to the last child, and below either of them."""
+"""Branches of the tree in ASCII: to a child, to the last child, and below either of them."""
 
 
 def view(health: Health, *, only_ascii: bool = False) -> RenderableType:
-    """All that is known, for rich to print.
+    """Render `health` for rich to print.
 
     Args:
-        health: the answer.
-        only_ascii: whether the terminal has no other characters.
+        health: the answer of `/up`.
+        only_ascii: whether to draw the tree in ASCII, for terminals without other characters.
     """
     return Group(*_summary(health), Text(), _tree(health, _PLAIN_LINES if only_ascii else _LINES))
 
@@ -110,21 +110,21 @@ def _evicted(eviction: Eviction) -> str:
 def _tree(health: Health, lines: tuple[str, ...]) -> Table:
     rows = list(_rows(health.tree, lines)) if health.tree else []
     table = Table(box=None, pad_edge=False, header_style="dim")
-    told = [any(row[index].plain for row in rows) for index in range(len(_COLUMNS))]
-    for column, is_told in zip(_COLUMNS, told, strict=True):
-        if is_told:
+    filled = [any(row[index].plain for row in rows) for index in range(len(_COLUMNS))]
+    for column, is_filled in zip(_COLUMNS, filled, strict=True):
+        if is_filled:
             table.add_column(
                 column, justify="right" if column in _NUMBERS else "left", no_wrap=True
             )
     for row in rows:
-        table.add_row(*(cell for cell, is_told in zip(row, told, strict=True) if is_told))
+        table.add_row(*(cell for cell, is_filled in zip(row, filled, strict=True) if is_filled))
     return table
 
 
 def _rows(
     part: Node, lines: tuple[str, ...], to_here: str = "", to_below: str = ""
 ) -> Iterator[list[Text]]:
-    """A row for `part` and one for each part below, with lines that lead there."""
+    """Table rows for `part` and for each part below it, with the branches that lead to them."""
     child, last_child, beside, below = lines
     yield [
         Text(to_here, style="dim").append(printable(part.name), style="not dim"),

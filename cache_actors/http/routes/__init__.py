@@ -1,1 +1,1 @@
-"""The handlers: each turns a request into messages to actors, and their answers into a response."""
+"""The handlers: each answers the requests of a route, mostly by messages to actors."""

@@ -1,4 +1,4 @@
-"""Artifacts: the bytes that compile jobs have made."""
+"""Handlers for CAS artifacts, the outputs of compile jobs, and shared parts of other handlers."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from cache_actors.transfer.artifact_reader import Artifact
 
 DIGEST_HEADER = "tuist-checksum-sha256"
-"""Header with an artifact's SHA-256: a client may declare it of its body, and gets it with an
-artifact."""
+"""Header with the SHA-256 of an artifact: optional in an upload, and present in a full response."""
 
 _DIGEST = re.compile("[0-9A-Fa-f]{64}")
 
@@ -46,21 +45,22 @@ async def store_artifact(request: Request, artifact_id: str) -> Response:
 
 
 async def key_of(request: Request, kind: Kind, name: str, value: str) -> Key:
-    """The key that a request names, in the project that it may see.
+    """The key with the id `value` in the project that the request is authorised for.
 
     Raises:
-        InvalidIdentifier: the kind has no such ids; `name` is what the error calls it.
-        HttpError: as `authorized_project`, and all that it raises.
+        InvalidIdentifier: `value` is no id of `kind`; the message calls it `name`.
+        As `authorized_project`.
     """
     parse_id(kind, name, value)
     return Key(await authorized_project(request), kind, value)
 
 
 async def read_file(request: Request, key: Key) -> Response:
-    """The file stored under `key`, or the range of it that the request asks for.
+    """The response with the file stored under `key`, or with the requested range of it.
 
     Raises:
         HttpError: 404, 412 or 416.
+        StorageError: the disk failed.
     """
     artifact = await request.services.reader.open(key)
     if artifact is None:
@@ -73,7 +73,7 @@ async def read_file(request: Request, key: Key) -> Response:
 
 
 async def store_body(request: Request, key: Key) -> Published:
-    """Store the request's body under `key`, unless something is stored there already."""
+    """Store the request's body under `key`, unless that exists already."""
     digest = declared_digest(request)
     body = request.body.limit(request.app.settings.largest(key.kind))
     published = await request.services.writer.store(
@@ -84,10 +84,10 @@ async def store_body(request: Request, key: Key) -> Published:
 
 
 def declared_digest(request: Request) -> bytes | None:
-    """The SHA-256 that the client declares of its body, if it does.
+    """The SHA-256 that the client declares for its body, or None.
 
     Raises:
-        HttpError: 400, it is not 64 hexadecimal characters.
+        HttpError: 400, the header is not 64 hexadecimal characters.
     """
     declared = ",".join(request.headers.getlist(DIGEST_HEADER))
     if DIGEST_HEADER not in request.headers:
@@ -135,7 +135,7 @@ def _response(request: Request, artifact: Artifact) -> Response:
 
 
 class _Pieces(ResponseBody):
-    """A part of an artifact as the body of a response; closes the artifact after use."""
+    """A response body with a range of an artifact, which it closes after use."""
 
     def __init__(self, artifact: Artifact, start: int, end: int) -> None:
         self._artifact = artifact

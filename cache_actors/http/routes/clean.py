@@ -1,4 +1,4 @@
-"""Clean: everything of a project goes."""
+"""The handler for cleans, which remove all stored files of a project."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ if TYPE_CHECKING:
 
 
 async def clean_project(request: Request) -> Response:
-    """`DELETE /api/cache/clean`: what has been stored of the project so far is gone for good."""
+    """`DELETE /api/cache/clean`: remove all stored files of the project for good."""
     await request.services.cleaner.clean(await authorized_project(request))
     return empty_response()

@@ -1,4 +1,4 @@
-"""Who may do what in a project: asked by every handler here, and by nginx through `/_auth_cas`."""
+"""Authorisation of requests, for the other handlers and, through `/_auth_cas`, for nginx."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from cache_actors.storage.layout import Project
 
 PROJECT_HEADER = "X-Cache-Project"
-"""Header that tells nginx the project's canonical name, from which it builds paths."""
+"""Header with the project's canonical name, from which nginx builds paths."""
 
 MAX_TOKEN_BYTES = 16 * 1024
-"""Largest token, in bytes. nginx compares with the same: `$cache_token_is_long` in
+"""Largest token, in bytes; nginx has the same limit, `$cache_token_is_long` in
 platform/nginx/http.conf."""
 
 ERROR_HEADER = "X-Cache-Error"
-"""Header that tells nginx the JSON to answer its client with."""
+"""Header with the JSON body that nginx answers its client with."""
 
 _REFUSALS = {
     Access.UNAUTHORIZED: (HTTPStatus.UNAUTHORIZED, "Unauthorized"),
@@ -35,7 +35,7 @@ _REFUSALS = {
 
 
 def refuse_long_token(request: Request) -> None:
-    """Refuse a token that is longer than any that is remembered.
+    """Refuse a token longer than `MAX_TOKEN_BYTES`.
 
     Raises:
         HttpError: 431.
@@ -47,13 +47,12 @@ def refuse_long_token(request: Request) -> None:
 
 
 async def authorized_project(request: Request) -> Project:
-    """The project that the request names, and in which it may do what it asks for.
+    """The request's project, once its token is authorised for its action there.
 
     Raises:
-        InvalidIdentifier: it names none, or oddly.
+        InvalidIdentifier: the project's handles are missing or invalid.
         HttpError: 400, 401, 402 or 403.
-        AccessUnknown: the Tuist server cannot be asked.
-        ActorError: the auth cache did not answer.
+        AccessUnknown, TooManyQuestions, ActorError: as `AuthCacheClient.decide`.
     """
     project = project_in(request.query_string)
     request.project = project
@@ -63,7 +62,7 @@ async def authorized_project(request: Request) -> Project:
 
 
 async def decide(request: Request) -> Response:
-    """`GET /_auth_cas`: the decision itself, with how long nginx may remember it."""
+    """`GET /_auth_cas`: the decision, with the time for which nginx may cache it."""
     project, action = project_in(request.query_string), action_in(request.query_string)
     request.project = project
     lifetime = 0.0
@@ -85,7 +84,7 @@ async def decide(request: Request) -> Response:
 
 
 def _action(request: Request) -> Action:
-    """What a request asks for. The PUT that retrieves an entry reads."""
+    """The action of a request: GET, HEAD and the PUT that retrieves an entry are reads."""
     reads = request.method in {"GET", "HEAD"} or request.route is Route.ENTRY_READ
     return Action.READ if reads else Action.WRITE
 
@@ -107,6 +106,6 @@ def _allow(decision: Decision) -> None:
 
 
 def _cache_control(lifetime: float) -> str:
-    """The `Cache-Control` of a decision. nginx rounds up, and is told one second less."""
+    """The `Cache-Control` of a decision, one second short, since nginx rounds up."""
     seconds = int(lifetime) - 1
     return f"max-age={seconds}" if seconds > 0 else NO_STORE["Cache-Control"]

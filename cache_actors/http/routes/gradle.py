@@ -1,4 +1,4 @@
-"""Gradle's build cache: outputs of Gradle's tasks, by the key that Gradle has computed."""
+"""Handlers for Gradle's build cache: task outputs, under keys that Gradle computes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def retrieve_output(request: Request, key: str) -> Response:
 
 
 async def store_output(request: Request, key: str) -> Response:
-    """`PUT /api/cache/gradle/:key`: store the body: 201, or 200 if the output exists already."""
+    """`PUT /api/cache/gradle/:key`: store the body; 201, or 200 if the output exists already."""
     output = await key_of(request, Kind.GRADLE, "key", key)
     if request.content_length is None:
         raise HttpError(HTTPStatus.UNPROCESSABLE_ENTITY, "Content-Length is missing")

@@ -1,9 +1,9 @@
-"""Health: `GET /up` says whether everything runs, `GET /ready` whether builds may come.
+"""Handlers for health: `GET /up` for the tree's parts, `GET /ready` for readiness for builds.
 
-Of `/up` programs get JSON, and browsers a page that draws it (`page`). Both paths read records and
-ask neither an actor nor the disk, so that none that is stuck can hang them. Both tell of trouble
-with writing. It leaves the status of `/up` as it is, since reads go on; but an instance that cannot
-write is not ready for builds.
+For `/up` programs get JSON, and browsers a page that draws it (`page`). Both paths read records and
+use neither actors nor the disk, so that neither can hang them. Both report failing writes, which
+leave the status of `/up` as it is, since reads go on; but an instance that cannot write is not
+ready for builds.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _VERSION = version("cache-actors")
 
 
 async def up(request: Request) -> Response:
-    """200 if every part of the tree runs and none is stuck, else 503; 503 too while stopping.
+    """`GET /up`: 200 if every part of the tree runs and none is stuck, else 503.
 
-    An instance that another has taken over from says 200 while it stops: nginx asks it over
-    connections that it keeps, and the service as a whole is up.
+    A stopping instance answers 503, but 200 if another has taken over: nginx may still use kept
+    connections to this one, and the service as a whole is up.
     """
     tree = request.services.status()
     stopping = tree.state is State.STOPPING or request.app.in_flight.draining
@@ -64,7 +64,7 @@ async def up(request: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """200 if requests of all kinds can be taken, else 503; the body says why not."""
+    """`GET /ready`: 200 if all requests can be served, else 503 with the reason in the body."""
     tree = request.services.status().state
     storage = request.services.storage().state
     if tree is State.STARTING:

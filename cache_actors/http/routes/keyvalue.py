@@ -1,4 +1,4 @@
-"""Key-value entries: what a compile job's result is."""
+"""Handlers for key-value entries, the results of compile jobs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 async def retrieve_values(request: Request, cas_id: str) -> Response:
-    """`PUT` (older clients) or `GET /api/cache/keyvalue/:cas_id`: the values stored under it."""
+    """`PUT` (older clients) or `GET /api/cache/keyvalue/:cas_id`: the values under that id."""
     parse_id(Kind.KEYVALUE, "cas_id", cas_id)
     key = Key(await authorized_project(request), Kind.KEYVALUE, cas_id)
     body = await request.services.keyvalue.get(key)
@@ -52,7 +52,7 @@ async def retrieve_values(request: Request, cas_id: str) -> Response:
 
 
 async def store_values(request: Request) -> Response:
-    """`PUT /api/cache/keyvalue`: store values, in place of those that there were."""
+    """`PUT /api/cache/keyvalue`: store values, replacing earlier ones."""
     project = await authorized_project(request)
     services = request.services
     body = request.body.limit(request.app.settings.largest(Kind.KEYVALUE))

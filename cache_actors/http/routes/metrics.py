@@ -1,7 +1,7 @@
-"""`GET /metrics`: all metrics, for Prometheus.
+"""The handler for Prometheus's `GET /metrics`.
 
-It names no token, account or project, but is not for the public: it is for clients on the
-same host. nginx, which is one of them, does not pass it on.
+Metrics name no token, account or project, but are not public: only clients on the same host get
+them. nginx, which is one of those, does not proxy this path.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 async def metrics(request: Request) -> Response:
-    """All metrics, in Prometheus's text format; 404 for clients on other hosts."""
+    """`GET /metrics`: all metrics in Prometheus's text format; 404 for clients on other hosts."""
     if not is_on_this_host(request.scope["client"]):
         raise HttpError(HTTPStatus.NOT_FOUND, "Not Found")
     return Response(request.services.metrics(), content_type=CONTENT_TYPE, headers=dict(NO_STORE))
 
 
 def is_on_this_host(client: tuple[str, int] | None) -> bool:
-    """Whether a client's address and port are on loopback; None is a client on a Unix socket."""
+    """Whether the address of a client is loopback; `client` is None on a Unix socket."""
     if client is None:
         return True
     address = ip_address(client[0])

@@ -1,7 +1,7 @@
-"""Modules: binaries of the module cache, uploaded in parts and read in one piece.
+"""Handlers for module artifacts, which are uploaded in parts and read as a whole.
 
-nginx cannot tell from a URL which file a module is, as names may hold any letters. So it is told
-here, in `X-Accel-Redirect`, and sends the bytes itself.
+nginx cannot derive a module's file from its URL, since names may hold any letters. So the response
+to nginx has the path in `X-Accel-Redirect`, and nginx sends the bytes.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from cache_actors.http.responses import Response
 
 FILES_HEADER = "X-Cache-Sends-Files"
-"""Header in which nginx says that it sends files which it is told the place of."""
+"""Header of requests through nginx, which supports `X-Accel-Redirect` to stored files."""
 
 _PLACE = "/_cache_file/"
-"""The path of nginx's location that has the storage folder behind it."""
+"""Path of nginx's internal location for the storage folder."""
 
 MAX_COMPLETION_BYTES = 256 * 1024
 """Largest body of the request that completes an upload, in bytes."""
 
 NO_CONTENT_SINCE = (4, 202, 0)
-"""Version of Tuist's command line that takes 204 for \"is stored already\"."""
+"""First version of Tuist's command line that understands 204 as "exists already"."""
 
 
 class _Completion(msgspec.Struct, frozen=True):
@@ -48,9 +48,9 @@ class _Completion(msgspec.Struct, frozen=True):
 
 
 async def retrieve_module(request: Request, **_: str) -> Response:
-    """`GET /api/cache/module/:hash`: the bytes, or a range of them; `HEAD`: 204 if it is stored.
+    """`GET /api/cache/module/:hash`: the module's bytes, or a range of them; `HEAD`: 204 if stored.
 
-    The query names the module whole, so its hash in the path says nothing more.
+    The hash in the path is ignored, since the query has it too.
     """
     key = await _key(request)
     if request.method == "HEAD" or FILES_HEADER in request.headers:
@@ -64,7 +64,7 @@ async def retrieve_module(request: Request, **_: str) -> Response:
 
 
 async def start_upload(request: Request) -> Response:
-    """`POST /api/cache/module/start`: the id of a new upload, unless the module is stored."""
+    """`POST /api/cache/module/start`: the id of a new upload, unless the module exists."""
     upload_id = await request.services.parts.start(await _key(request))
     if upload_id is None and _client_version(request) >= NO_CONTENT_SINCE:
         return empty_response()
@@ -72,7 +72,7 @@ async def start_upload(request: Request) -> Response:
 
 
 async def put_part(request: Request) -> Response:
-    """`POST /api/cache/module/part`: the body is a part of an upload."""
+    """`POST /api/cache/module/part`: receive the body as a part of an upload."""
     upload_id = parameter(request.query_string, "upload_id")
     number = _part_number(parameter(request.query_string, "part_number"))
     project = await authorized_project(request)
@@ -89,7 +89,7 @@ async def put_part(request: Request) -> Response:
 
 
 async def complete_upload(request: Request) -> Response:
-    """`POST /api/cache/module/complete`: the parts of an upload become the module."""
+    """`POST /api/cache/module/complete`: store the module from the parts of an upload."""
     upload_id = parameter(request.query_string, "upload_id")
     project = await authorized_project(request)
     body = bytearray()
@@ -134,7 +134,7 @@ def _digest(value: str | None) -> bytes | None:
 
 
 def _client_version(request: Request) -> tuple[int, ...]:
-    """The version of Tuist's command line that asks; (0,) of others."""
+    """The version of Tuist's command line that sent the request; (0,) for other clients."""
     numbers = re.match(
         r"(\d{1,9})\.(\d{1,9})\.(\d{1,9})", request.headers.get("x-tuist-cli-version", "")
     )

@@ -1,6 +1,6 @@
-"""The answer of `/up`: what the service sends, and what `cache-actors status` reads.
+"""The schema of `/up`'s answer, which the service sends and `cache-actors status` reads.
 
-Fields with a default may be missing where somebody else's answer is read.
+Fields with a default may be missing from the answer of another version of the service.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from cache_actors.metrics.recent import Figures  # noqa: TC001  # msgspec looks 
 
 
 class NotAnAnswer(ValueError):
-    """This is not what `/up` answers."""
+    """A body is not an answer of `/up`."""
 
 
 class LastPass(msgspec.Struct, frozen=True):
-    """The last pass of eviction: what it removed, and what it left. Sizes are in bytes on disk.
+    """The last pass of eviction, as in `PassReport`. Artifacts are all files but entries.
 
     Attributes:
-        youngest_evicted_seconds: the age of the youngest evicted artifact, since its last use.
+        youngest_evicted_seconds: age of the youngest evicted artifact, since its last use.
     """
 
     ended_seconds_ago: float
@@ -34,10 +34,11 @@ class LastPass(msgspec.Struct, frozen=True):
 
 
 class Eviction(msgspec.Struct, frozen=True):
-    """The usage of the storage, in percent of its limit, and what has been evicted.
+    """The usage of the storage, in percent of its limit, and evicted files.
 
     Attributes:
-        passes, artifacts, entries, bytes: totals since the service was started.
+        passes, artifacts, entries, bytes: totals since the service was started. Artifacts are all
+            files but entries.
     """
 
     used_percent: float | None = None
@@ -51,7 +52,7 @@ class Eviction(msgspec.Struct, frozen=True):
 
 
 class Node(msgspec.Struct, frozen=True):
-    """A part of the supervision tree, with what is below it.
+    """A node of the supervision tree, with its children.
 
     Only actors have a mailbox, and so `mailbox_depth` and `oldest_message_seconds`.
     """
@@ -68,7 +69,7 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class Storage(msgspec.Struct, frozen=True):
-    """The state of writing to the disk, since how many seconds, and the room that is left."""
+    """The state of writes to the disk, its duration in seconds, and the free room."""
 
     state: str
     reason: str | None = None
@@ -78,13 +79,13 @@ class Storage(msgspec.Struct, frozen=True):
 
 
 class Nginx(msgspec.Struct, frozen=True):
-    """What nginx could not do by itself lately."""
+    """Recent troubles with nginx (`NGINX_TROUBLES`)."""
 
     troubles: tuple[str, ...] = ()
 
 
 class Health(msgspec.Struct, frozen=True):
-    """The whole answer. `recent` has a value for each step of time, the latest last."""
+    """The answer of `/up`; `recent` has a value for each step of time, the latest last."""
 
     status: str
     version: str | None = None
@@ -100,10 +101,10 @@ encode_answer = msgspec.json.Encoder().encode
 
 
 def read_answer(body: bytes) -> Health:
-    """The answer in a body of JSON.
+    """The answer in the JSON `body`.
 
     Raises:
-        NotAnAnswer: it is something else.
+        NotAnAnswer: `body` is something else.
     """
     try:
         return msgspec.json.decode(body, type=Health)

@@ -1,1 +1,1 @@
-"""Eviction: how the storage is kept from filling up."""
+"""Eviction: removal of the least recently used files before the storage fills up."""

@@ -1,8 +1,8 @@
-"""The cut-off of eviction: everything that was used before it goes. Pure, no I/O.
+"""The cut-off of eviction: the age from which files are evicted. Pure, no I/O.
 
-The times of last use go into a histogram whose buckets are a 64th of the age wide, so that its size
-does not depend on the number of files. The cut-off goes through one bucket; of that, a share is
-taken by name, so that no more goes than has to even if all files have the same age.
+Ages are counted in a histogram whose buckets are at most a 64th of the age wide, so that its size
+does not depend on the number of files. The cut-off lies in one bucket, of which only a share is
+evicted, chosen by name: so eviction removes no more than it has to even if all files have one age.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _NEVER = 1 << 32
 
 @dataclass(slots=True)
 class Histogram:
-    """Amounts by time of last use, seen from the time `now` (nanoseconds since the epoch)."""
+    """Bytes and files by age at the time `now` (nanoseconds since the epoch)."""
 
     now: int
     buckets: dict[int, list[int]] = field(default_factory=dict)
 
     def add(self, last_use: int, size: int) -> None:
-        """Count a file of `size` bytes on disk."""
+        """Count a file of `size` bytes on disk, last used at `last_use` (as `now`)."""
         bucket = self.buckets.setdefault(_bucket(_age(self.now, last_use)), [0, 0])
         bucket[0] += size
         bucket[1] += 1
@@ -39,9 +39,9 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Cutoff:
-    """A rule for what goes: older than a bucket of age, and of that bucket a `share` by name.
+    """An eviction rule: all files older than the bucket `bucket`, and a `share` of those in it.
 
-    If it takes a file, it takes it at any earlier last use as well.
+    The rule is monotonic: if it takes a file, it would take that at any earlier last use too.
     """
 
     now: int
@@ -49,24 +49,24 @@ class Cutoff:
     share: float
 
     def takes(self, last_use: int, name: str) -> bool:
-        """Whether a file of that name, used last at that time, has to go."""
+        """Whether the file `name`, last used at `last_use`, is to be evicted."""
         bucket = _bucket(_age(self.now, last_use))
         if bucket != self.bucket:
             return bucket > self.bucket
         return zlib.crc32(name.encode()) < self.share * _NAMES
 
     def takes_all(self, last_use: int) -> bool:
-        """Whether files of any name that were used last at that time have to go."""
+        """Whether files of any name, last used at `last_use`, are to be evicted."""
         return _bucket(_age(self.now, last_use)) > self.bucket
 
 
 def cutoff(histogram: Histogram, excess: Amount, protected: float) -> Cutoff:
-    """The rule that makes `excess` go, least recently used first.
+    """The rule that evicts `excess`, least recently used files first.
 
     Args:
-        histogram: of everything that may go.
-        excess: how much has to go; if there is not so much, everything does. Nothing: nothing.
-        protected: seconds; what was used within them stays in any case.
+        histogram: all files that may be evicted.
+        excess: amount to evict. If there is less, the rule takes all files but protected ones.
+        protected: age in seconds below which a file is never evicted.
     """
     if not excess:
         return Cutoff(histogram.now, _NEVER, 0.0)
@@ -87,21 +87,21 @@ def cutoff(histogram: Histogram, excess: Amount, protected: float) -> Cutoff:
 
 
 def _share(wanted: int, there: int) -> float:
-    """The share of what is there that has to go; more than 1 if all of it is not enough."""
+    """The share of the amount `there` to evict; above 1 if all of it is not enough."""
     if wanted <= 0:
         return 0.0
-    return wanted / there if there else math.inf  # small files may take nothing on the disk
+    return wanted / there if there else math.inf  # tiny files may use no disk blocks
 
 
 def _age(now: int, last_use: int) -> int:
-    """The age in nanoseconds. A time far in the future is that of a wrong clock: it must not keep
-    a file for ever."""
+    """The age in nanoseconds. A last use far in the future comes from a wrong clock, and counts as
+    one as far in the past, so that it keeps no file for ever."""
     age = now - last_use
     return age if age >= -WRONG_CLOCK_NS else -age
 
 
 def _bucket(age_ns: int) -> int:
-    """The bucket of an age: the number of its highest bits, and those bits, in milliseconds."""
+    """The bucket of an age: 64 for each doubling, and none narrower than a millisecond."""
     age = max(0, age_ns) // _MILLISECOND
     shift = max(0, age.bit_length() - _MANTISSA_BITS - 1)
     return (shift << _MANTISSA_BITS) + (age >> shift)

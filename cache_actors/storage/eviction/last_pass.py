@@ -1,9 +1,9 @@
-"""The last pass of eviction: what it did, and the lock that only one pass at a time can hold.
+"""The report of the last pass of eviction, and the lock that only one pass at a time holds.
 
-What it did is in a file below the storage folder, for people and as a hint for processes; whatever
-is missing or broken there is found out again by the next pass. The lock is on the folder of
-temporary files, which every service has made: on a disk without an inode left there may be no file,
-and the storage folder itself is locked by whoever scrubs it.
+The report is a file below the storage folder, for people and as a hint for processes; the next pass
+replaces one that is missing or broken. The lock is on the folder of temporary files, which every
+service makes: a disk without free inodes may have no room for a lock file, and the lock on the
+storage folder itself is that of a scrub.
 """
 
 from __future__ import annotations
@@ -24,23 +24,25 @@ if TYPE_CHECKING:
 
 
 EXIT_RUNNING = 3
-"""Exit status of a process that was to make a pass: another one is running."""
+"""Exit status of an eviction process that found another pass running."""
 
 
 @dataclass(frozen=True, slots=True)
 class PassReport:
-    """The report of a pass; all figures are totals.
+    """The report of a pass. Artifacts are all files but entries.
 
     Attributes:
-        ended: seconds since the epoch.
-        seconds: how long it took.
-        artifacts, entries, bytes: what was evicted; bytes on disk, of both.
-        youngest_evicted_seconds: the age of the youngest evicted artifact, from its last use to
-            the start of the pass: below a few days, the disk is too small. None if none went.
-        stored_artifacts, stored_entries, stored_bytes: what is left.
-        entries_checked: of what is older, no entry refers to an artifact that is missing; in
-            seconds since the epoch; 0 for never looked.
-        folders: empty ones that were removed.
+        ended: time of the end, in seconds since the epoch.
+        seconds: duration of the pass.
+        artifacts, entries: numbers of evicted files.
+        bytes: bytes on disk of the evicted files.
+        youngest_evicted_seconds: age of the youngest evicted artifact, from its last use to the
+            start of the pass; None if no artifact was evicted. Below a few days, the disk is too
+            small.
+        stored_artifacts, stored_entries, stored_bytes: the same of the remaining files.
+        entries_checked: time in seconds since the epoch; no entry is left of an artifact that was
+            missing before it. 0 if entries were never checked.
+        folders: number of removed empty folders.
     """
 
     ended: float
@@ -61,10 +63,10 @@ class EvictionRunning(Exception):
 
 
 class EvictionLock(FolderLock):
-    """The lock on a storage folder that its one pass of eviction holds.
+    """The lock that only one pass of eviction of a storage folder at a time holds.
 
     Raises:
-        EvictionRunning: another one holds it.
+        EvictionRunning: another pass holds the lock.
         OSError: the folder cannot be written to.
     """
 
@@ -86,7 +88,7 @@ class EvictionLock(FolderLock):
                 raise
 
     def completed(self, report: PassReport) -> None:
-        """Keep the report. On a disk that is full to the last byte it is lost."""
+        """Save the report of the pass; a disk without any room loses it."""
         with suppress(OSError):
             fd = self._open()
             try:
@@ -103,7 +105,7 @@ class EvictionLock(FolderLock):
 
 
 def last_eviction(root: Path) -> PassReport | None:
-    """The report of the last pass over the storage folder `root`, if there is one."""
+    """The report of the last pass over the storage folder `root`; None if missing or broken."""
     try:
         report = PassReport(**json.loads((root / LAST_EVICTION).read_bytes()))
     except (OSError, ValueError, TypeError, RecursionError):

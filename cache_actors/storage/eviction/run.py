@@ -1,4 +1,4 @@
-"""A pass of eviction from end to end: look, decide, evict, at a pace that the disk's state sets."""
+"""A pass of eviction from end to end: scan, decide, evict, the faster the fuller the disk is."""
 
 from __future__ import annotations
 
@@ -26,28 +26,26 @@ if TYPE_CHECKING:
     from cache_actors.storage.trash import Removed
 
 GRACE = 10.0
-"""Time in seconds that a client has to fetch the artifacts of an entry that it was given just
-before the entry went; nothing that was used within it is evicted."""
+"""Time in seconds that a client has to fetch the artifacts of an entry that it received just before
+the entry was evicted; also the age below which no file is evicted."""
 
 MINIMUM_GRACE = 1.0
-"""Smallest grace, in seconds, of a pass that has to hurry."""
+"""Smallest grace, in seconds, which a pass has at the pressure `HURRY` or above."""
 
 HURRY = 0.5
-"""Share of the way from the high watermark to a full disk at which a pass goes as fast as it
-can."""
+"""Pressure from which a pass runs at full speed: 0 is the high watermark, 1 a full disk."""
 
 RATE = 2_000.0
-"""Largest number of files removed per second at the high watermark; more as the disk fills
-further."""
+"""Largest number of files removed per second at the high watermark; it rises with the pressure."""
 
 NICENESS = 10
-"""Niceness of the process of a pass, unless it has to hurry from the start."""
+"""Niceness of a pass's process, unless the pressure is `HURRY` or above at its start."""
 
 _SECOND = 1_000_000_000
 
 
 class ParentGone(Exception):
-    """The process that this pass was started by is gone."""
+    """The process that started this pass has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +53,9 @@ class Limits:
     """The limits on the usage of the storage.
 
     Attributes:
-        high: the share, from 0 to 1, from which eviction has to hurry.
-        target: the share down to which it goes.
-        max_bytes: what the storage folder may take; None for the whole disk.
+        high: high watermark, as a share from 0 to 1, from which on eviction runs.
+        target: share down to which eviction goes.
+        max_bytes: limit on the storage folder's bytes; None for the whole disk.
     """
 
     high: float
@@ -70,16 +68,16 @@ class EvictionPass:
 
     Args:
         root: the storage folder.
-        limits: how full it may be.
-        project: the one that is evicted from; None for all.
-        dry_run: whether to look only at what would go.
-        require_artifacts: whether an entry may not be put before its artifacts.
-        parent: the process with which the pass ends; None for none.
+        limits: limits on the usage.
+        project: project to evict from; None for all.
+        dry_run: whether to count, and not remove, what would be evicted.
+        require_artifacts: whether the service refuses entries without their artifacts.
+        parent: pid of the process whose end stops the pass; None for none.
 
     Attributes:
-        scan: what there was.
-        excess: what had to go beside empty folders, once the scan is complete.
-        removed: what has gone, or would go at most.
+        scan: scan of the storage.
+        excess: amount to evict beside empty folders; known when the scan is complete.
+        removed: amount evicted so far, or that would be evicted at most.
     """
 
     def __init__(
@@ -110,15 +108,16 @@ class EvictionPass:
 
     @property
     def removed(self) -> Evicted:
-        """The totals of what has been evicted so far."""
+        """The totals of evicted files so far."""
         return self._eviction.removed if self._eviction else Evicted()
 
     def run(self) -> Iterator[None]:
-        """Run it, at its pace; yields between steps, when no lock is held.
+        """Run the pass, resting as the pressure allows; yield between steps, with no lock held.
 
         Raises:
-            ClockStepped, ParentGone: it cannot go on.
-            OSError: the disk failed, or something on it belongs to somebody else.
+            ClockStepped: the clock was set, so that ages mean nothing.
+            ParentGone: the parent process has ended.
+            OSError: the disk failed, or a file or folder belongs to somebody else.
         """
         if not self._dry_run and self._pressure() < HURRY:
             os.nice(NICENESS)
@@ -151,32 +150,32 @@ class EvictionPass:
         remove_old(self._root)
 
     def _trash(self) -> Iterator[Removed]:
-        """Remove what cleans have taken away, in whatever hurry: nothing has to go in its place."""
+        """Empty the trash first and without rests: what that frees need not be evicted."""
         if not self._dry_run:
-            with suppress(OSError):  # which the cleaner tells
+            with suppress(OSError):  # the cleaner logs it
                 yield from empty(self._root)
 
     def _note_changes(self) -> None:
-        """Take in what was stored and removed since the scan, for a limit of our own."""
+        """Update the usage of `max_bytes` by the change of the whole disk since the scan."""
         if self._limits.max_bytes is not None:
             changed = self._disk.usage().used.bytes - self._disk_bytes
             self._capacity.note_scan(self.scan.bytes + changed)
 
     def _must_mend(self) -> bool:
-        """Whether artifacts have gone into quarantine, and their entries have stayed."""
+        """Whether a file was quarantined since entries were last checked for missing artifacts."""
         return self._entries_checked <= last_taken(self._root)
 
     def _pressure(self) -> float:
-        """The position of the disk between the high watermark (0 or less) and full (1)."""
+        """The pressure to evict: 0 up to the high watermark, and 1 from a full disk on."""
         above = self._capacity.usage().share - self._limits.high
         return min(1.0, max(0.0, above / max(1 - self._limits.high, 0.001)))
 
     def _grace(self) -> float:
-        """Seconds that clients have at the moment."""
+        """The grace in seconds at the current pressure."""
         return max(MINIMUM_GRACE, GRACE * (1 - self._pressure() / HURRY))
 
     def _rate(self) -> float:
-        """Files to remove in a second at most."""
+        """The largest number of files to remove per second at the current pressure."""
         return RATE / max(1 - self._pressure() / HURRY, 0.01)
 
     def _require_parent(self) -> None:
@@ -184,11 +183,11 @@ class EvictionPass:
             raise ParentGone("The process that this pass was started by is gone")
 
     def age(self, used: int | None) -> float | None:
-        """Seconds from a last use to the start of the pass."""
+        """The age in seconds, at the start of the pass, of a file last used at `used`."""
         return None if used is None else max(0.0, (self.scan.now - used) / _SECOND)
 
     def kept(self) -> dict[Project, Remaining]:
-        """The rest of each project, as far as is known."""
+        """The artifacts left in each project; those of the scan if the sweep is not that far."""
         before = {
             project: Remaining(held.artifacts, held.artifact_bytes, held.oldest_use)
             for project, held in self.scan.usage.items()

@@ -1,4 +1,4 @@
-"""A scan: who has stored how much, and when it was used last."""
+"""A scan of the storage: the usage of each project, and the ages of files."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class ProjectUsage:
-    """The usage of one project; bytes are those on the disk.
+    """The usage of a project; all bytes are bytes on disk.
 
     Attributes:
-        artifacts: files of all kinds but those that refer to others, which are `entries`.
-        oldest_use, latest_use: of its artifacts, in nanoseconds since the epoch; None if it has
-            none.
+        artifacts, artifact_bytes: files of all kinds but entries.
+        entries, entry_bytes: files of kinds that refer to others (`Kind.refers`).
+        oldest_use, latest_use: first and last of the artifacts' last uses, in nanoseconds since the
+            epoch; None without artifacts.
     """
 
     artifacts: int = 0
@@ -38,11 +39,11 @@ class ProjectUsage:
 
     @property
     def bytes(self) -> int:
-        """All its bytes."""
+        """Bytes on disk of artifacts and entries together."""
         return self.artifact_bytes + self.entry_bytes
 
     def add(self, kind: Kind, size: int, used: int) -> None:
-        """Count one file."""
+        """Count a file of `size` bytes on disk, last used at `used`."""
         if not kind.refers:
             self.artifacts += 1
             self.artifact_bytes += size
@@ -55,14 +56,16 @@ class ProjectUsage:
 
 @dataclass(slots=True)
 class Scan:
-    """A scan of everything that is stored, at the time `now` (nanoseconds since the epoch).
+    """A scan of all stored files.
 
     Attributes:
-        usage: by project.
-        histogram: of what may be evicted, by last use.
-        folders: how many there are to look at, and `folders_done` of them have been.
-        empty_folders: how many of those, of what may be evicted, hold no file.
-        complete: whether it has come to its end.
+        now: time of the scan, in nanoseconds since the epoch.
+        usage: usage of each project.
+        histogram: ages of the files and folders that may be evicted.
+        folders: number of folders to scan.
+        folders_done: number of scanned folders.
+        empty_folders: number of empty folders that may be removed.
+        complete: whether the scan has reached its end.
     """
 
     now: int
@@ -78,16 +81,14 @@ class Scan:
 
     @property
     def bytes(self) -> int:
-        """All that is stored, in bytes on the disk."""
+        """Bytes on disk of all stored files."""
         return sum(held.bytes for held in self.usage.values())
 
     def run(self, root: Path, wanted: Project | None = None) -> Iterator[None]:
-        """Look at everything; only what is of the project `wanted`, or all, is in the histogram.
-
-        Yields after each folder.
+        """Scan all projects, but let only `wanted` be evicted if it is given; yield per folder.
 
         Raises:
-            OSError: the disk failed.
+            OSError: the disk failed, or a folder belongs to somebody else.
         """
         todo = []
         for project in projects(root):
@@ -106,7 +107,7 @@ class Scan:
                     latest = used if latest is None else max(used, latest)
                     if may_go:
                         self.histogram.add(used, file.size)
-                if may_go and latest is not None:  # the folder goes with the last file in it
+                if may_go and latest is not None:  # the folder is removed after its last file
                     self.histogram.add(latest, 0)
                 elif may_go:
                     self.empty_folders += 1

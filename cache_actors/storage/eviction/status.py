@@ -1,4 +1,4 @@
-"""The status of eviction, for everyone who asks."""
+"""The status of eviction in this process, for `/up`, metrics and the evictor itself."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ class EvictionStatus:
     """The status of eviction.
 
     Attributes:
-        used: the used share of the disk, or of the limit, at the last look; None before it.
-        high_watermark: the share from which on there is a pass; None before the first look.
-        running: whether a pass of this process's is running.
-        passes, seconds, artifacts, entries, bytes: totals of the passes that this process has had
-            run, since it started.
-        last: the last pass, of whatever process.
-        failure: why the last attempt failed; None if it didn't.
-        failures: how many attempts of this process's have failed, since it started.
+        used: used share of the disk, or of `STORAGE_MAX_BYTES`, at the last check; None before it.
+        high_watermark: share from which on a pass runs; None before the first check.
+        running: whether this process has a pass running.
+        passes, seconds, artifacts, entries, bytes: totals of this process's passes.
+        last: report of the last pass of any process.
+        failure: reason why this process's last attempt failed; None if it succeeded.
+        failures: number of this process's failed attempts.
     """
 
     used: float | None = None
@@ -38,21 +37,21 @@ class EvictionStatus:
 
 
 class EvictionMonitor:
-    """The evictor's record, which outlives its crashes; anyone reads it, as one value."""
+    """The status of eviction, which outlives crashes of the evictor; readers get a snapshot."""
 
     def __init__(self) -> None:
         self._status = EvictionStatus()
 
     def status(self) -> EvictionStatus:
-        """What is known."""
+        """A snapshot of the current status."""
         return self._status
 
     def note(self, **changes: object) -> None:
-        """Take in what has changed."""
+        """Update fields of the status."""
         self._status = replace(self._status, **changes)  # type: ignore[arg-type]
 
     def note_pass(self, report: PassReport) -> None:
-        """Take in what a pass has done."""
+        """Add a pass of this process to the totals."""
         status = self._status
         self._status = replace(
             status,
@@ -66,5 +65,5 @@ class EvictionMonitor:
         )
 
     def note_failure(self, reason: str) -> None:
-        """Take in why an attempt to evict has failed."""
+        """Count a failed attempt, and keep its reason."""
         self._status = replace(self._status, failure=reason, failures=self._status.failures + 1)

@@ -1,10 +1,10 @@
-"""Eviction: what was used least recently goes, and no entry stays without its artifacts.
+"""The sweep of eviction, which removes old files, but no artifact that a remaining entry needs.
 
 Theory of operation
 -------------------
 A scan of the disk yields a cut-off: a fixed rule for what is too old (`cutoff.py`). Each project is
-then swept in two phases. *Entries* here are the files of all kinds that refer to others, and
-*artifacts* are the files of all other kinds (`kinds.py`):
+then swept in two phases. *Entries* are the files of all kinds that refer to others, *artifacts*
+those of all other kinds (`kinds.py`), and entries refer to CAS artifacts:
 
 1. *Entries.* An entry is removed if it is too old, or if it refers to an artifact that is missing
    or about to be removed. If an entry stays, each artifact it refers to is given a last use no
@@ -61,22 +61,22 @@ BATCH = 32
 """Number of files that are removed under one hold of the lock, which takes about a millisecond."""
 
 MAX_PAUSE_SECONDS = 0.1
-"""Longest pause between two steps, in seconds: the pass may have to hurry by then."""
+"""Longest pause between two steps, in seconds, so that a change of `Sweep.grace` acts soon."""
 
 ENTRY_GRACE_NS = 600_000_000_000
-"""Time in nanoseconds that an entry may wait for its artifacts where such entries are stored at all
-(`KV_REQUIRE_ARTIFACTS=off`)."""
+"""Time in nanoseconds that an entry may stay without its artifacts if the service stores such
+entries (`KV_REQUIRE_ARTIFACTS=off`)."""
 
 _FLAGS = os.O_RDONLY | os.O_NOATIME | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class ClockStepped(Exception):
-    """The clock was set during a pass: times of last use mean nothing to it any more."""
+    """The clock was set during a pass, which can no longer compare last uses with its cut-off."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A part of a pass that is done: so many files were removed; now rest for `pause` seconds."""
+    """A completed step of a pass: the number of removed files, and the seconds to rest after it."""
 
     removed: int = 0
     pause: float = 0.0
@@ -84,7 +84,13 @@ class Step:
 
 @dataclass(slots=True)
 class Remaining:
-    """The rest of a project. `oldest_use` is in nanoseconds since the epoch, None without any."""
+    """The artifacts that a pass left in a project.
+
+    Attributes:
+        artifacts: number of artifacts.
+        bytes: bytes on disk.
+        oldest_use: earliest last use, in nanoseconds since the epoch; None without artifacts.
+    """
 
     artifacts: int = 0
     bytes: int = 0
@@ -93,12 +99,14 @@ class Remaining:
 
 @dataclass(slots=True)
 class Evicted:
-    """The totals of what has been evicted so far.
+    """The totals of evicted files.
 
     Attributes:
-        bytes: on disk, of artifacts and entries.
-        folders: how many were empty, and have gone.
-        youngest_use: when the artifact used last of them was used, in nanoseconds since the epoch.
+        artifacts, entries: numbers of evicted files.
+        bytes: bytes on disk of both.
+        folders: number of removed empty folders.
+        youngest_use: latest last use of an evicted artifact, in nanoseconds since the epoch; None
+            without any.
     """
 
     artifacts: int = 0
@@ -108,12 +116,12 @@ class Evicted:
     youngest_use: int | None = None
 
     def add_entry(self, entry: StoredFile) -> None:
-        """Count an entry that has gone."""
+        """Count an evicted entry."""
         self.entries += 1
         self.bytes += entry.size
 
     def add_artifact(self, artifact: StoredFile) -> None:
-        """Count an artifact that has gone."""
+        """Count an evicted artifact."""
         used = last_use(artifact.status)
         self.artifacts += 1
         self.bytes += artifact.size
@@ -122,17 +130,17 @@ class Evicted:
 
 @dataclass(slots=True)
 class Sweep:
-    """One pass over some projects of the storage folder `root`.
+    """A sweep of projects in the storage folder `root`.
 
     Attributes:
-        rule: what goes.
-        grace: seconds between the end of a project's entries and the start of its artifacts. May
-            be changed at any time.
-        require_artifacts: whether entries go at once whose artifacts are missing; else they may
-            wait for them for `ENTRY_GRACE_NS`.
-        removed: what has gone so far.
-        kept: what is left of the projects that are done.
-        unsettled: whether there was an entry that still waits for its artifacts.
+        root: the storage folder.
+        rule: the cut-off.
+        grace: seconds between the two phases of a project; may be changed during the sweep.
+        require_artifacts: whether entries with missing artifacts are removed at once; else they
+            stay for `ENTRY_GRACE_NS`.
+        removed: totals of evicted files so far.
+        kept: artifacts left in each project whose second phase has begun.
+        unsettled: whether an entry with missing artifacts was kept.
     """
 
     root: Path
@@ -145,14 +153,14 @@ class Sweep:
     _waiting: list[tuple[Project, float]] = field(default_factory=list)
 
     def run(self, projects: Iterable[Project]) -> Iterator[Step]:
-        """Work through `projects`; between steps no lock is held.
+        """Sweep `projects`; yield between steps, with no lock held.
 
         Raises:
-            ClockStepped: the pass cannot go on.
-            OSError: the disk failed, or belongs to somebody else.
+            ClockStepped: the clock was set, so that ages mean nothing.
+            OSError: the disk failed, or a file or folder belongs to somebody else.
         """
         for project in projects:
-            with suppress(FolderLost):  # entries that cannot be seen may need any of its artifacts
+            with suppress(FolderLost):  # unreadable entries may refer to any of its artifacts
                 yield from self._entries(project)
                 self._waiting.append((project, time.monotonic()))
             yield from self._artifacts_of_those_ready()
@@ -161,7 +169,7 @@ class Sweep:
             yield from self._artifacts_of_those_ready()
 
     def mend(self, projects: Iterable[Project]) -> Iterator[Step]:
-        """Do only the first half: what goes are entries without an artifact.
+        """Run phase 1 alone, which removes entries with a missing artifact.
 
         Raises:
             As `run`.
@@ -171,7 +179,7 @@ class Sweep:
                 yield from self._entries(project)
 
     def look(self, projects: Iterable[Project]) -> Iterator[None]:
-        """Count in `removed` what would go at most, and in `kept` what stays; change nothing."""
+        """Fill `removed` with the most that `run` could evict, and `kept`; remove nothing."""
         for project in projects:
             kept = self.kept[project] = Remaining()
             with suppress(FolderLost):
@@ -193,21 +201,21 @@ class Sweep:
                 yield from self._artifacts(project)
 
     def _entries(self, project: Project) -> Iterator[Step]:
-        """Phase 1."""
+        """Run phase 1 of a project: remove its old entries, and those with missing artifacts."""
         self._await_puts(project)
         folders = self._shards(project, referring=True)
         for kind, shard in folders:
             doomed = (each for each in files(shard, kind) if self._must_go(project, each))
             yield from self._in_batches(project, doomed, self._remove_entry)
             yield Step()
-        for _, shard in folders:  # only now: the first sync does most of the work for the others
+        for _, shard in folders:  # in a row, since the first sync does most of the others' work
             with suppress(FileNotFoundError):
                 sync_folder(shard)
                 self._remove_if_empty(shard)
             yield Step()
 
     def _artifacts(self, project: Project) -> Iterator[Step]:
-        """Phase 2."""
+        """Run phase 2 of a project: remove its old artifacts."""
         kept = self.kept[project] = Remaining()
         for kind, shard in self._shards(project, referring=False):
             doomed = (each for each in files(shard, kind) if not self._is_kept(each, kept))
@@ -216,7 +224,7 @@ class Sweep:
             yield Step()
 
     def _shards(self, project: Project, *, referring: bool) -> list[tuple[Kind, str]]:
-        """A project's folders of all kinds that refer to others, or of all that do not."""
+        """A project's folders, with their kinds, of entries if `referring`, else of artifacts."""
         return [
             (kind, shard)
             for kind in Kind
@@ -225,7 +233,7 @@ class Sweep:
         ]
 
     def _await_puts(self, project: Project) -> None:
-        """Wait until every put that began before this moment has ended."""
+        """Wait until all puts of entries into `project` that have begun have ended."""
         with suppress(FileNotFoundError), exclusive(project.path(self.root)):
             pass
 
@@ -235,18 +243,22 @@ class Sweep:
         doomed: Iterator[StoredFile],
         remove: Callable[[Project, StoredFile], bool],
     ) -> Iterator[Step]:
-        """Remove what is `doomed`, if it still is when nobody may put an entry."""
+        """Remove the files `doomed` in batches, each under the project's exclusive lock.
+
+        `remove` checks each file again, since entries may have been put before the lock was taken.
+        """
         while batch := list(islice(doomed, BATCH)):
             yield Step()
             removed = 0
-            with suppress(FileNotFoundError), exclusive(project.path(self.root)):  # if not cleaned
+            # FileNotFoundError: a clean has moved the project's folder away.
+            with suppress(FileNotFoundError), exclusive(project.path(self.root)):
                 if not 0 <= time.time_ns() - self.rule.now < WRONG_CLOCK_NS:
                     raise ClockStepped("The clock was set during the pass")
                 removed = sum(remove(project, each) for each in batch)
             yield Step(removed)
 
     def _must_go(self, project: Project, entry: StoredFile) -> bool:
-        """Whether an entry has to go. If not, its artifacts are no older than it from now on."""
+        """Whether to evict an entry; the artifacts of one that stays get its last use at least."""
         used = last_use(entry.status)
         if self.rule.takes_all(used):
             return True
@@ -256,7 +268,7 @@ class Sweep:
         return not all(self._stays(project, each, entry) for each in ids)
 
     def _stays(self, project: Project, artifact_id: str, entry: StoredFile) -> bool:
-        """Whether an artifact outlives this pass, given that `entry` refers to it."""
+        """Whether a CAS artifact outlives this pass, given that `entry` refers to it."""
         used = last_use(entry.status)
         is_there = False
         for spelling in spellings(artifact_id):
@@ -283,7 +295,7 @@ class Sweep:
         return True
 
     def _remove_if_empty(self, shard: str) -> None:
-        with suppress(OSError):  # mostly, as there is something in it
+        with suppress(OSError):  # usually ENOTEMPTY
             os.rmdir(shard)  # noqa: PTH106 - a Path keeps its names
             self.removed.folders += 1
 
@@ -305,13 +317,13 @@ class Sweep:
 
 
 def _again(file: StoredFile) -> StoredFile | None:
-    """The file at the path of `file` as it is now, if there is one."""
+    """The current file at the path of `file`, or None."""
     status = _status(file.path)
     return StoredFile(file.path, file.id, status) if status else None
 
 
 def _status(path: str | Path) -> os.stat_result | None:
-    """The status of a file; None if there is none."""
+    """The status of a regular file, or None."""
     try:
         status = os.stat(path, follow_symlinks=False)  # noqa: PTH116 - faster than a Path's
     except (FileNotFoundError, NotADirectoryError):
@@ -320,12 +332,12 @@ def _status(path: str | Path) -> os.stat_result | None:
 
 
 def _is_ours(status: os.stat_result) -> bool:
-    """Whether the file is this user's. Of another's no use can be noted, so none is known."""
+    """Whether this user may touch the file. Last uses of other users' files are not recorded."""
     return os.geteuid() in (0, status.st_uid)
 
 
 def _read(path: str) -> bytes:
-    """The bytes of an entry; none if it is gone or broken. Reading them does not count as a use."""
+    """The bytes of an entry, read without a change of its last use; empty if missing or broken."""
     try:
         with open(os.open(path, _FLAGS), "rb") as file:  # noqa: PTH123
             return file.read()

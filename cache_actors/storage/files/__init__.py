@@ -1,1 +1,1 @@
-"""Files: how they get to the disk, whole and to stay, and how they are read."""
+"""Files: atomic and durable writes of stored files, and reads of them."""

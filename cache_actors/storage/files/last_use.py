@@ -1,7 +1,7 @@
-"""When a file was used last, as the file system itself knows it.
+"""The last use of a file, recorded in its access time by the file system.
 
-nginx's reads move access times, where the mount allows that. What uses a file without reading it
-moves them by hand (`touch`): the modification time stays as it is, since it is in nginx's ETag.
+nginx's reads update the access time, if the mount allows that. A use without a read sets it
+(`touch`) and leaves the modification time, which is part of nginx's ETag.
 """
 
 from __future__ import annotations
@@ -13,19 +13,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WRONG_CLOCK_NS = 86_400_000_000_000
-"""Distance in nanoseconds from which a time in the future is that of a wrong clock."""
+"""Nanoseconds into the future beyond which a timestamp must come from a wrong clock: a day."""
 
 
 def last_use(status: os.stat_result) -> int:
-    """When a file was used last, in nanoseconds since the epoch: read, touched or written."""
+    """The time of the last read, touch or write of a file, in nanoseconds since the epoch."""
     return max(status.st_atime_ns, status.st_mtime_ns)
 
 
 def touch(fd: int, status: os.stat_result, when: int, tolerance: int = 0) -> None:
-    """Note that the open file `fd`, of that status, was used at `when` (nanoseconds).
+    """Set the access time of the open file `fd` to `when`, unless its last use is late enough.
 
-    Unless it was used since, or no more than `tolerance` (nanoseconds) before. Times that only a
-    wrong clock can have set are put right, both: else no use could be noted ever after.
+    Timestamps from a wrong clock are corrected, both of them, or no later use could be recorded.
+
+    Args:
+        fd: descriptor of the file.
+        status: status of the file.
+        when: time of the use, in nanoseconds since the epoch.
+        tolerance: nanoseconds by which the recorded last use may be earlier than `when`.
 
     Raises:
         OSError: the disk failed, or the file belongs to somebody else.
@@ -38,7 +43,7 @@ def touch(fd: int, status: os.stat_result, when: int, tolerance: int = 0) -> Non
 
 
 def touch_path(path: str | Path, when: int) -> bool:
-    """Touch the file at `path`; False if there is none.
+    """Touch the file at `path` (see `touch`), and return whether it exists.
 
     Raises:
         OSError: the disk failed, or the file belongs to somebody else.
@@ -50,7 +55,7 @@ def touch_path(path: str | Path, when: int) -> bool:
     try:
         touch(fd, os.fstat(fd), when)
     except OSError as error:
-        error.filename = str(path)  # of a descriptor nobody knows what it was
+        error.filename = str(path)  # the error of a descriptor has no path
         raise
     finally:
         os.close(fd)

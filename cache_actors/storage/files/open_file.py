@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 
 class OpenFile:
-    """A published file, open for reading; `digest` is its SHA-256, if that is known."""
+    """A published file, open for reading.
+
+    Attributes:
+        size: bytes.
+        mtime: modification time, in whole seconds since the epoch.
+        digest: SHA-256; None if none is recorded.
+    """
 
     __slots__ = ("_fd", "_quarantine", "digest", "mtime", "size")
 
@@ -27,14 +33,14 @@ class OpenFile:
         self._fd = fd
         self._quarantine = quarantine
         self.size = status.st_size
-        self.mtime = status.st_mtime_ns // 1_000_000_000  # exact, as nginx has it
+        self.mtime = status.st_mtime_ns // 1_000_000_000  # exact, for the same ETag as nginx's
         self.digest = digest
 
     def read(self, start: int, size: int) -> bytes:
-        """Up to `size` bytes from the offset `start`; none from the end on.
+        """Read up to `size` bytes from the offset `start`; none at the end of the file.
 
         Raises:
-            OSError: the disk failed. If the bytes are lost, the file is in quarantine from then on.
+            OSError: the disk failed. A file whose bytes are lost is moved to quarantine.
         """
         try:
             piece = os.pread(self._fd, size, start)
@@ -48,7 +54,7 @@ class OpenFile:
         return piece
 
     def close(self) -> None:
-        """Close the file. May be called again."""
+        """Close the file; further calls do nothing."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

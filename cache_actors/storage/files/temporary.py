@@ -1,10 +1,10 @@
-"""Temporary files, in a folder that belongs to one process and is held by a lock.
+"""Temporary files, in a folder that one process owns and keeps locked.
 
-A file that is being written has no name if the file system allows that (`O_TMPFILE`): whatever
-happens to the process, nothing of it remains. Where it doesn't, and for files that will be renamed
-over another, the file lies in the process's folder. The folder's name is random, since in
-containers every process is pid 1, and its owner holds a lock on it: a folder that can be locked has
-lost its owner and is removed.
+A file that is being written has no name if the file system allows that (`O_TMPFILE`), so that
+nothing of it remains when the process is killed. Elsewhere, and for files that will be renamed over
+others, it has a name in the process's folder. That folder's name is random, since in containers
+every process may be pid 1. Its owner holds a lock on it: a folder that can be locked has lost its
+owner, and is removed.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 FILE_MODE = 0o640
 FOLDER_MODE = 0o2750
-"""Mode of a folder: nginx reads as another user of the same group, which the set-group-id bit
-passes on to what is made inside."""
+"""Mode of a folder. nginx reads as another user of the same group, which the setgid bit passes on
+to the files and folders inside."""
 
 _NO_ANONYMOUS_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}
 
@@ -39,7 +39,7 @@ CANNOT_LOCK = "its folders cannot be locked (flock)"
 LOCK_ADVICE = "Use a local disk, or NFS version 3 mounted with local_lock=flock, on one host."
 
 PREFIX = "cache-actors-"
-"""Prefix of the folders' names. Whatever else lies beside them, as in /tmp, is not touched."""
+"""Prefix of the folders' names; other folders beside them, as in /tmp, are left alone."""
 
 MAX_LIFE_SECONDS = 86_400.0
 """Age in seconds, since the last write, from which a temporary file counts as a leftover."""
@@ -51,9 +51,9 @@ _NO_RESERVATIONS = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
 class TemporaryFile:
-    """A file that is being written: its open descriptor, and its path unless it has no name.
+    """A file that is being written, with or without a name.
 
-    Whoever creates one discards it in the end, published or not.
+    Its creator must discard or close it in the end, whether it was published or not.
     """
 
     __slots__ = ("_descriptors", "_fd", "_hash", "_reserved", "is_sealed", "path", "size")
@@ -68,10 +68,10 @@ class TemporaryFile:
         self.is_sealed = False
 
     def reserve(self, size: int) -> None:
-        """Have the disk set aside room for `size` bytes, where it can do that.
+        """Preallocate `size` bytes, if the file system can.
 
         Raises:
-            OSError: it has not so much room.
+            OSError: the disk failed, or has too little room.
         """
         try:
             os.posix_fallocate(self._fd, 0, size)
@@ -82,13 +82,13 @@ class TemporaryFile:
             self._reserved = size
 
     def release(self) -> None:
-        """Give back the room that has been set aside and is not written to."""
+        """Free preallocated room behind the end of the written bytes."""
         if self._reserved > self.size:
             os.ftruncate(self._fd, self.size)
         self._reserved = 0
 
     def write(self, chunks: Sequence[bytes]) -> None:
-        """Append `chunks`."""
+        """Append `chunks` to the file."""
         for chunk in chunks:
             self._hash.update(chunk)
         for start in range(0, len(chunks), _MAX_BUFFERS):
@@ -102,10 +102,10 @@ class TemporaryFile:
                     views[0] = views[0][written:]
 
     def copy_from(self, source: TemporaryFile) -> None:
-        """Append all of `source`, which may lie on another file system, to this empty file.
+        """Copy all of `source`, which may be on another file system, into this empty file.
 
         Raises:
-            OSError: what has been read is not what was written to `source`, among others.
+            OSError: the disk failed, or the bytes read differ from those written to `source`.
         """
         while chunk := os.pread(source._fd, min(_COPY_BYTES, source.size - self.size), self.size):
             self.write([chunk])
@@ -113,9 +113,12 @@ class TemporaryFile:
             raise OSError(errno.EIO, "a temporary file is not as it was written")
 
     def copy_to(self, target: int, at: int) -> None:
-        """Write all of this file into the open file `target`, from the offset `at` on.
+        """Copy all of this file into the open file `target`, from the offset `at` on.
 
-        Where both lie on a file system that can do so, they share the bytes instead.
+        On a file system with reflinks both files share the bytes instead.
+
+        Raises:
+            OSError: the disk failed, or this file is shorter than was written.
         """
         done = 0
         while done < self.size:
@@ -131,51 +134,55 @@ class TemporaryFile:
             done += copied
 
     def take_in(self) -> None:
-        """Take what is in the file already as what has been written."""
+        """Count and hash the bytes that the file already has, as if they had been written here."""
         while chunk := os.pread(self._fd, _COPY_BYTES, self.size):
             self._hash.update(chunk)
             self.size += len(chunk)
 
     def digest(self) -> bytes:
-        """The SHA-256 of what has been written."""
+        """The SHA-256 of the bytes written so far."""
         return self._hash.digest()
 
     def seal(self) -> None:
-        """End the file where its bytes end, and record what they are."""
+        """Free unused room, and record the checksum; nothing may be written afterwards."""
         self.release()
         write_checksum(self._fd, StoredChecksum(self.digest(), self.size))
         self.is_sealed = True
 
     def start_sync(self) -> None:
-        """Have the disk begin to write the file, without waiting: a hint, before `sync`.
+        """Start to write the file back to disk without waiting, as a hint ahead of `sync`.
 
-        The kernel begins to write what it is told will not be needed; it stays in memory as long as
-        that is not over. What has been written already would be dropped from memory.
+        `POSIX_FADV_DONTNEED` starts the writeback of dirty pages, which stay in memory until it has
+        ended, and drops clean pages at once.
         """
-        with suppress(OSError):  # `sync` is going to say what is wrong
+        with suppress(OSError):  # `sync` will raise the error
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def sync(self) -> None:
-        """Return once the file will survive a power cut.
+        """Sync the file, so that it survives a power cut.
 
-        A file that this fails for must be discarded: the kernel may have dropped what it could not
-        write, and would say nothing of it a second time.
+        A file must be discarded if this fails: the kernel may have dropped the pages that it could
+        not write, and would report no error a second time.
+
+        Raises:
+            OSError: the disk failed.
         """
         os.fdatasync(self._fd)
 
     def device(self) -> tuple[int, str]:
-        """The file system that the file lies on, and where that is mounted."""
+        """The file system and the mount of the file; see `device_of`."""
         return device_of(self._fd)
 
     def group(self) -> int:
-        """The group that may read the file."""
+        """The id of the group that the file belongs to."""
         return os.fstat(self._fd).st_gid
 
     def link(self, target: Path) -> None:
-        """Give the file the name `target` too.
+        """Link the file to the path `target`.
 
         Raises:
-            FileExistsError: there is such a file already; the kernel decides between processes.
+            FileExistsError: the path exists; between processes the kernel decides who is first.
+            OSError: the disk failed, or the file cannot be linked there.
         """
         if self.path is not None:
             os.link(self.path, target)
@@ -185,18 +192,18 @@ class TemporaryFile:
         os.link(str(self._fd), target, src_dir_fd=self._descriptors, follow_symlinks=True)
 
     def rename(self, target: Path) -> None:
-        """Move the file to `target`, replacing what is there. Only for named files."""
+        """Rename the file, which must have a name, to `target`, and replace a file there."""
         assert self.path is not None, "an anonymous file has no name to change"  # noqa: S101
         self.path.replace(target)
         self.path = None
 
     def close(self) -> None:
-        """Close the file, and leave its temporary name to others. May be called again."""
+        """Close the file and keep its name, if it has one; further calls do nothing."""
         self.path = None
         self.discard()
 
     def discard(self) -> None:
-        """Close the file and remove its temporary name. May be called again.
+        """Close the file and remove its temporary name; further calls do nothing.
 
         A name that cannot be removed is left to the next sweep.
         """
@@ -213,9 +220,10 @@ class TemporaryFile:
 class TemporaryFolder:
     """A folder below `parent` for this process's temporary files, made and locked on creation.
 
-    Folders there whose owners are gone are removed first.
+    Creation also removes folders below `parent` whose owners are gone.
 
     Raises:
+        Unfit: folders there cannot be locked.
         OSError: the folder cannot be made.
     """
 
@@ -225,7 +233,7 @@ class TemporaryFolder:
         self._numbers = itertools.count()
         self._making = threading.Lock()
         self._make()
-        # Of this process: one that is forked must have a folder of its own.
+        # /proc/self is that of this process: a forked one must make a folder of its own.
         self._descriptors = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         sweep(parent)
 
@@ -246,10 +254,14 @@ class TemporaryFolder:
         self.path, self._lock = path, lock
 
     def create(self, *, named: bool = False) -> TemporaryFile:
-        """A new, empty file; `named` if it is going to be renamed."""
+        """Create an empty file; one that will be renamed has to be `named`.
+
+        Raises:
+            OSError: the disk failed, or has no room.
+        """
         try:
             return self._create(named=named)
-        except FileNotFoundError:  # somebody has removed the folder
+        except FileNotFoundError:  # the folder was removed
             self._make_again()
             return self._create(named=named)
 
@@ -275,7 +287,7 @@ class TemporaryFolder:
         return _with_mode(TemporaryFile(fd, path, self._descriptors), fd)
 
     def sweep(self) -> None:
-        """Remove what others have left behind, and what has been forgotten in this folder."""
+        """Remove folders without owners, and files here that are older than `MAX_LIFE_SECONDS`."""
         sweep(self._parent)
         now = time.time()
         for file in self.path.glob("*"):
@@ -284,16 +296,17 @@ class TemporaryFolder:
                     file.unlink()
 
     def remove(self) -> None:
-        """Remove the folder and all in it, and release the lock."""
+        """Remove the folder with its files, and release the lock."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._descriptors)
         self._lock.close()
 
 
 def device_of(fd: int) -> tuple[int, str]:
-    """The file system of an open file, and its mount: no file can be linked from one to another.
+    """The device number and the mount of the open file `fd`; a link needs both to be equal.
 
-    Two mounts of one file system, such as two volumes of a container, have the same device.
+    The device number is not enough: two mounts of one file system, such as two volumes of a
+    container, share it.
     """
     info = Path(f"/proc/self/fdinfo/{fd}").read_text()
     mount = next((line for line in info.splitlines() if line.startswith("mnt_id:")), "")
@@ -311,7 +324,7 @@ def sweep(parent: Path) -> None:
 
 
 def _lock(folder: Path) -> FolderLock | None:
-    """The lock on `folder`, or None if another has it or has removed it."""
+    """Lock `folder`; None if somebody else holds its lock or has removed it."""
     with suppress(BlockingIOError, FileNotFoundError), ExitStack() as undo:
         lock = undo.enter_context(FolderLock(folder))
         if lock.is_on(folder):

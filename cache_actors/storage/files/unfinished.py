@@ -1,19 +1,19 @@
-"""Unfinished uploads: parts of an artifact that arrive in any order, and become it in the end.
+"""Unfinished uploads: parts of a module artifact, received in any order and assembled at the end.
 
-    <storage>/.tmp/uploads/<upload id>/about         which artifact it will be, and the boot
-    <storage>/.tmp/uploads/<upload id>/data          the parts, each at its place
-    <storage>/.tmp/uploads/<upload id>/part-<n>-<s>  part n has come, with s bytes; an empty file
-    <storage>/.tmp/uploads/<upload id>/whole-<n>     n parts have been moved together; an empty file
+    <storage>/.tmp/uploads/<upload id>/about         the artifact's path, and the id of the boot
+    <storage>/.tmp/uploads/<upload id>/data          the parts, each at its offset
+    <storage>/.tmp/uploads/<upload id>/part-<n>-<s>  part n is complete, with s bytes; an empty file
+    <storage>/.tmp/uploads/<upload id>/whole-<n>     n parts have been joined; an empty file
     <storage>/.tmp/uploads/<upload id>/done          the artifact is stored; an empty file
 
-Everything is on the disk, so that any worker, and any instance that shares the storage folder, can
-take any part, and a crash loses none. A lock on the upload's folder makes their changes follow each
-other. Part n begins at n - 1 times `MAX_PART_BYTES`: if all parts but the last are of that size, as
-clients send them, the data file is the artifact as it is, and is linked to its name without a copy.
-Others are moved down first, within the file.
+The state of an upload is all on disk, so that any worker, and any instance that shares the storage
+folder, can receive any part, and a crash loses none. A lock on the upload's folder serializes
+changes. Part n begins at n - 1 times `MAX_PART_BYTES`: if all parts but the last have that size, as
+clients send them, the data file is the artifact, and is linked to its name without a copy. Smaller
+parts are moved together first, within the file.
 
-Nothing here is synced before the end. After a power cut the parts may be torn, so uploads that were
-begun before the machine's last boot are unknown.
+Parts are not synced before the artifact is stored. A power cut may tear them, so uploads that were
+started before the machine's last boot are unknown.
 """
 
 from __future__ import annotations
@@ -43,43 +43,44 @@ if TYPE_CHECKING:
     from .store import FileStore
 
 MAX_ARTIFACT_BYTES = 2 << 30
-"""Largest artifact that is uploaded in parts, in bytes."""
+"""Largest size of an artifact that is uploaded in parts, in bytes."""
 
 MAX_PART_NUMBER = 10_000
-"""Largest number of a part. Smaller parts than `MAX_PART_BYTES` need more of them."""
+"""Largest number of a part; parts smaller than `MAX_PART_BYTES` need higher numbers."""
 
 MAX_UPLOADS = 1_000
 """Largest number of unfinished uploads of all projects together."""
 
 MAX_PROJECT_UPLOADS = 250
-"""Largest number of unfinished uploads of one project: clients have some 100 at once."""
+"""Largest number of unfinished uploads of one project; clients have about 100 at once."""
 
 MAX_SHARE = 0.1
-"""Largest share of the disk that all unfinished uploads may take together; but one always fits."""
+"""Largest share of the disk, or of `STORAGE_MAX_BYTES`, for all unfinished uploads together; one
+upload of the largest size always fits."""
 
 IDLE_SECONDS = 300.0
-"""Time in seconds after which an upload that nobody continues is removed."""
+"""Time in seconds after which an upload without requests is removed."""
 
 UPLOADS = "uploads"
-"""The folder for them below that of temporary files."""
+"""Name of the folder of unfinished uploads, below that of temporary files."""
 
 _PIECE = 1 << 20
 
 
 class UnknownUpload(LookupError):
-    """There is no such upload, or it is another project's, or it has been idle for too long."""
+    """The upload does not exist, is another project's, is complete, or was idle for too long."""
 
 
 class WrongParts(ValueError):
-    """The parts that the client counts are not those that have come."""
+    """The client's list of parts does not match the received parts."""
 
 
 class ArtifactTooLarge(ValueError):
-    """The parts are larger together than an artifact may be."""
+    """The parts together exceed `MAX_ARTIFACT_BYTES`."""
 
 
 class TooManyUploads(Exception):
-    """There are too many unfinished uploads, or they take too much room."""
+    """Unfinished uploads are too many, or take too much room."""
 
 
 def uploads_of(project: Project, root: Path) -> list[Path]:
@@ -96,7 +97,7 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _about(folder: Path) -> tuple[Key | None, str]:
-    """The artifact that the upload in `folder` will be, and the boot that it was begun in."""
+    """The artifact's key and the boot id of the upload in `folder`; None and "" if unknown."""
     try:
         about = json.loads((folder / "about").read_text())
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -105,7 +106,7 @@ def _about(folder: Path) -> tuple[Key | None, str]:
 
 
 class UnfinishedUploads:
-    """The unfinished uploads below the folder of `store`."""
+    """The unfinished uploads in the storage folder of `store`."""
 
     def __init__(self, store: FileStore) -> None:
         self._store = store
@@ -113,10 +114,10 @@ class UnfinishedUploads:
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
     def start(self, key: Key) -> str:
-        """Begin an upload of `key`, and return its id.
+        """Start an upload of the artifact `key`, and return the upload's id.
 
         Raises:
-            TooManyUploads: there are too many already, in all or of the project.
+            TooManyUploads: the project, or all together, have too many unfinished uploads.
             OSError: the disk failed, or has no room.
         """
         keys = map(self._key, _listed(self._folder))
@@ -139,10 +140,10 @@ class UnfinishedUploads:
         return upload_id
 
     def key(self, upload_id: str, project: Project) -> Key:
-        """The artifact that an upload of `project` will be; it is in use from then on.
+        """The key of the artifact that an upload of `project` is for; restarts its idle time.
 
         Raises:
-            UnknownUpload: there is none.
+            UnknownUpload: the project has no such upload.
         """
         with suppress(ValueError):
             folder = self._folder / str(UUID(upload_id))
@@ -156,13 +157,13 @@ class UnfinishedUploads:
     def put(
         self, upload_id: str, project: Project, number: int, source: Sequence[bytes] | TemporaryFile
     ) -> None:
-        """Take in part `number`; if it has come before, this one counts.
+        """Store part `number` of an upload, replacing an earlier one of that number.
 
         Raises:
-            UnknownUpload: there is no such upload, or it is complete.
-            ArtifactTooLarge: the parts would be too large together.
-            TooManyUploads: all unfinished uploads together take too much room.
-            OSError: the disk failed, is full, or another has the lock (EBUSY).
+            UnknownUpload: the project has no such upload, or the upload is complete.
+            ArtifactTooLarge: the parts together would exceed `MAX_ARTIFACT_BYTES`.
+            TooManyUploads: all unfinished uploads together would take too much room.
+            OSError: the disk failed, is full, or another request holds the lock (EBUSY).
         """
         with self.open(upload_id, project) as upload, _still_there():
             if upload.is_done or upload.is_published:
@@ -176,18 +177,18 @@ class UnfinishedUploads:
                 upload.write(number, size, source)
 
     def open(self, upload_id: str, project: Project) -> OpenUpload:
-        """An upload, locked until it is closed.
+        """Open an upload, which stays locked until it is closed.
 
         Raises:
-            UnknownUpload: there is none.
-            OSError: the disk failed, or another has the lock (EBUSY).
+            UnknownUpload: the project has no such upload.
+            OSError: the disk failed, or another request holds the lock (EBUSY).
         """
         key = self.key(upload_id, project)
         folder = self._folder / str(UUID(upload_id))
         with ExitStack() as undo:
             try:
                 lock = undo.enter_context(FolderLock(folder))
-                if not lock.is_on(folder):  # else it was removed before we had the lock
+                if not lock.is_on(folder):  # removed before the lock was taken
                     raise UnknownUpload("There is no such upload")
                 upload = OpenUpload(key, folder, lock, (folder / "done").exists())
             except FileNotFoundError:
@@ -198,7 +199,7 @@ class UnfinishedUploads:
         return upload
 
     def sweep(self) -> None:
-        """Remove the uploads that nobody has continued for `IDLE_SECONDS`."""
+        """Remove uploads without requests for `IDLE_SECONDS`."""
         for folder in _listed(self._folder):
             with suppress(OSError), FolderLock(folder):
                 if time.time() - folder.stat().st_mtime > IDLE_SECONDS:
@@ -214,18 +215,18 @@ class UnfinishedUploads:
             raise TooManyUploads("Uploads that are not complete take too much room")
 
     def _key(self, folder: Path) -> Key | None:
-        """The artifact that an upload will be, if that was begun since the last boot."""
+        """The artifact's key of the upload in `folder`; None unless started since the last boot."""
         key, boot = _about(folder)
         return key if boot == self._boot else None
 
 
 @dataclass(slots=True)
 class OpenUpload:
-    """An upload whose lock is ours until it is closed.
+    """An upload that is locked until it is closed.
 
     Attributes:
-        key: the artifact that it will be.
-        is_done: whether that had been stored when the upload was opened.
+        key: key of the artifact.
+        is_done: whether the artifact was already stored when the upload was opened.
     """
 
     key: Key
@@ -240,25 +241,25 @@ class OpenUpload:
         self.close()
 
     def close(self) -> None:
-        """Let others have it."""
+        """Release the upload's lock."""
         self._lock.close()
 
     @property
     def is_published(self) -> bool:
-        """Whether the data have been linked to the artifact's name, and so are its bytes too.
+        """Whether the data file is linked to the artifact's name.
 
-        They are if a process has died between that and `finish`.
+        Such a file is found if a process died between publishing and `finish`; it must not change.
         """
         return (self._folder / "data").stat().st_nlink > 1
 
     @property
     def parts(self) -> dict[int, int]:
-        """The sizes in bytes of the parts that have come, by number."""
+        """The sizes in bytes of the received parts, by number."""
         marks = (path.name.split("-") for path in self._folder.glob("part-*"))
         return {int(number): int(size) for _, number, size in marks}
 
     def write(self, number: int, size: int, source: Sequence[bytes] | TemporaryFile) -> None:
-        """Write a part to its place; it counts once it is there whole."""
+        """Write a part at its offset, and mark it as received once it is complete."""
         self._forget_parts("whole-*")
         self._forget_parts(f"part-{number}-*")
         at = (number - 1) * MAX_PART_BYTES
@@ -273,11 +274,11 @@ class OpenUpload:
         (self._folder / f"part-{number}-{size}").touch()
 
     def assembled(self, numbers: Sequence[int]) -> TemporaryFile:
-        """The file of all parts in their order; closing it, rather than discarding, keeps it here.
+        """The file of all parts in order; closing instead of discarding it keeps it in the upload.
 
         Raises:
-            UnknownUpload: it has been taken away.
-            WrongParts: `numbers` are not those of the parts that have come, from 1 on, each once.
+            UnknownUpload: a clean has removed the upload.
+            WrongParts: `numbers` are not those of the received parts, from 1 on, each once.
             OSError: the disk failed.
         """
         with _still_there():
@@ -303,15 +304,15 @@ class OpenUpload:
         return file
 
     def finish(self) -> None:
-        """Remember for a while that the artifact is stored; the parts are not needed any more."""
+        """Mark the upload as done, for clients that ask again, and remove its parts."""
         (self._folder / "done").touch()
         self._forget_parts("part-*")
         (self._folder / "data").unlink(missing_ok=True)
 
     def _close_gaps(self, fd: int, sizes: Sequence[int]) -> None:
-        """Move parts down to where those before them end, and end the file behind the last one.
+        """Move each part to the end of the one before, and truncate the file after the last one.
 
-        A crash in the middle of that leaves nothing that looks whole: the client sends again.
+        A crash meanwhile leaves an upload without parts, which the client has to send again.
         """
         end = 0
         for index, size in enumerate(sizes):
@@ -322,7 +323,7 @@ class OpenUpload:
                     piece = os.pread(fd, min(_PIECE, size - offset), start + offset)
                     _write(fd, piece, end + offset)
             end += size
-        if os.fstat(fd).st_size != end:  # what is published already keeps its time, and its ETag
+        if os.fstat(fd).st_size != end:  # a published file keeps its modification time and ETag
             os.ftruncate(fd, end)
         if not self.parts:
             (self._folder / f"whole-{len(sizes)}").touch()
@@ -334,7 +335,7 @@ class OpenUpload:
 
 @contextmanager
 def _still_there() -> Iterator[None]:
-    """An upload is unknown whose folder goes meanwhile: all of its project is taken away."""
+    """Raise `UnknownUpload` if the upload's folder disappears, as in a clean of its project."""
     try:
         yield
     except FileNotFoundError:
@@ -342,7 +343,7 @@ def _still_there() -> Iterator[None]:
 
 
 def _write(fd: int, data: bytes, at: int) -> None:
-    """Write all of `data` at that offset."""
+    """Write all of `data` at the offset `at`."""
     rest = memoryview(data)
     while rest:
         written = os.pwrite(fd, rest, at)

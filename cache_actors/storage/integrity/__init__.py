@@ -1,1 +1,1 @@
-"""Integrity: what a file's bytes should be, and what becomes of broken ones."""
+"""Integrity: checksums of stored files, validation, scrubbing, and the quarantine."""

@@ -1,10 +1,9 @@
-"""The checksum of a stored file: its SHA-256 and its size, recorded beside its bytes.
+"""Checksums of stored files: SHA-256 and size, recorded in an extended attribute.
 
-The record is one extended attribute, set before the file gets its name, so that no file is ever
-seen without it. 40 bytes fit into an ext4 inode of 256 bytes beside everything else; as text it
-would take another block of the disk for every file. File systems that have no such attributes
-(tmpfs before Linux 6.6, some network file systems) keep files without a record: those work, but
-nobody can tell later whether their bytes are still the same.
+The attribute is set before the file gets its name, so that no file is ever seen without it. Its 40
+bytes fit into an ext4 inode of 256 bytes; text would take another disk block for every file. File
+systems without such attributes (tmpfs before Linux 6.6, some network file systems) store files
+without a checksum: those can be read, but later damage to them goes unnoticed.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ class StoredChecksum:
 
 
 def write_checksum(fd: int, record: StoredChecksum) -> None:
-    """Record it for the open file `fd`, if its file system can do that.
+    """Record the checksum of the open file `fd`, if the file system has extended attributes.
 
     Raises:
-        OSError: the disk failed, or has no room for it.
+        OSError: the disk failed, or has no room for the attribute.
     """
     try:
         os.setxattr(fd, ATTRIBUTE, _FORM.pack(record.digest, record.size))
@@ -46,7 +45,7 @@ def write_checksum(fd: int, record: StoredChecksum) -> None:
 
 
 def read_checksum(file: int | Path) -> StoredChecksum | None:
-    """The record of a file, or None if it has none. A link is not followed.
+    """The recorded checksum of a file, or None; a symbolic link is not followed.
 
     Raises:
         OSError: the disk failed.

@@ -1,8 +1,8 @@
-"""The quarantine: broken files lie there, out of reach, for whoever wants to know why.
+"""The quarantine: a folder for broken files, kept there for people to examine.
 
-A broken file that keeps its name is served, and stands in the way of a new upload. Once it is moved
-here, it is a miss. Nothing in this folder is ever read by the service, and nothing is removed but
-by eviction, after a month.
+A broken file that keeps its name is served, and blocks a new upload. Once it is in quarantine, its
+key is a miss. The service never reads files in quarantine, and removes them only in passes of
+eviction, after `KEPT_SECONDS`, and in cleans of their project.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ FOLDER_MODE = 0o700
 KEPT_SECONDS = 30 * 86_400.0
 
 DAMAGE = {errno.EIO, errno.EUCLEAN, errno.EBADMSG}
-"""Errors of a read that say that the bytes are lost: of the device, or of the file system's own
-checksums."""
+"""Error numbers of a read whose bytes are lost: the device failed, or the file system found a wrong
+checksum of its own."""
 
 
 class Quarantine:
-    """The quarantine folder below the storage folder `root`; made when it is needed."""
+    """The quarantine folder below the storage folder `root`, made on first use."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def take(self, path: Path, inode: int) -> Path | None:
-        """Move `path` here, if it still is the file `inode`; return where to, else None.
+        """Move `path` here, and return the new path; None if it is no longer the file `inode`.
 
         Raises:
-            OSError: it cannot be moved; it is where it was.
+            OSError: the file cannot be moved, and stays.
         """
         target = self._target(path)
         try:
-            # So that eviction takes no other for the one it has seen.
+            # Eviction must not find another file in place of the one that it has checked.
             with brief(project_folder_of(path, self._root)):
                 return self._take(path, inode, target)
         except FileNotFoundError:
@@ -60,7 +60,7 @@ class Quarantine:
             os.utime(self._root / QUARANTINE)
         except FileNotFoundError:
             return None
-        if target.lstat().st_ino != inode:  # replaced by a good one just before it was moved
+        if target.lstat().st_ino != inode:  # a good file came just before the rename: put it back
             try:
                 os.link(target, path, follow_symlinks=False)
             except FileExistsError:
@@ -78,7 +78,7 @@ class Quarantine:
 
 
 def last_taken(root: Path) -> float:
-    """When something was put in quarantine last, in seconds since the epoch; 0 for never."""
+    """The time of the last move into quarantine, in seconds since the epoch; 0 for never."""
     try:
         return (root / QUARANTINE).stat().st_mtime
     except OSError:
@@ -86,16 +86,16 @@ def last_taken(root: Path) -> float:
 
 
 def remove_old(root: Path) -> None:
-    """Remove what has been in quarantine below `root` for longer than `KEPT_SECONDS`."""
+    """Remove files that have been in quarantine below `root` for longer than `KEPT_SECONDS`."""
     oldest = time.time() - KEPT_SECONDS
     for path in (root / QUARANTINE).glob("*/*/*/*"):
         with suppress(OSError):
-            if path.lstat().st_ctime < oldest:  # since when it is here
+            if path.lstat().st_ctime < oldest:  # the time of the move
                 path.unlink()
 
 
 def chown_like(path: Path, root: Path) -> None:
-    """Give `path` to the owner of the storage folder, if root has made it and may do that."""
+    """Give `path` to the owner of the storage folder `root`, if this process runs as root."""
     if os.geteuid() == 0:
         owner = root.stat()
         with suppress(PermissionError):

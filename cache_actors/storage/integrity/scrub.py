@@ -1,9 +1,8 @@
-"""Scrubbing: reading everything that is stored, to find what is broken before a build does.
+"""Scrubbing: reading all stored files, to find broken ones before a build does.
 
-The bytes are read from the disk itself, past the page cache (`O_DIRECT`), where the file system
-allows that: it is the disk that is in question, and nginx needs that memory. Access times stay as
-they are (`O_NOATIME`), since they tell what is in use; a file that belongs to another user cannot
-be read in that way, and is skipped.
+Reads bypass the page cache (`O_DIRECT`) where the file system allows that: the disk is to be
+checked, and nginx needs the memory. They leave access times alone (`O_NOATIME`), which record last
+uses; a file of another user cannot be read like that, and is skipped.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
 READ_BYTES = 1 << 20
 MIN_COST = 4096
-"""Smallest cost of a file, in bytes: opening one costs the disk something too."""
+"""Smallest cost of a file, in bytes, since opening it costs the disk something too."""
 
 _FOREIGN = {errno.EPERM, errno.EACCES}
 _GONE = {errno.ENOENT, errno.ENOTDIR}
@@ -40,9 +39,12 @@ _GONE = {errno.ENOENT, errno.ENOTDIR}
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A broken file, and where it is now; both below the storage folder.
+    """A broken file or folder.
 
-    `quarantined` is None if it could not be moved.
+    Attributes:
+        path: its path below the storage folder.
+        fault: its fault.
+        quarantined: its path in quarantine, below the storage folder; None if it was not moved.
     """
 
     path: str
@@ -55,13 +57,15 @@ class ScrubReport:
     """The report of a scrub so far.
 
     Attributes:
-        files: how many were checked.
-        bytes: how many were read.
-        unrecorded: of the files, those without a recorded digest: only their form was checked.
+        files: number of checked files.
+        bytes: number of bytes read.
+        unrecorded: checked files without a recorded SHA-256, of which only the form was checked.
         skipped: files and folders that belong to another user.
-        unknown: files that are not this service's, which are left alone.
-        folders: how many there are to look at, and `folders_done` of them have been.
-        complete: whether it has come to its end.
+        unknown: files that no key has, which are left alone.
+        folders: number of folders to check.
+        folders_done: number of checked folders.
+        complete: whether the scrub has reached its end.
+        findings: broken files and folders.
     """
 
     files: int = 0
@@ -80,11 +84,11 @@ class ScrubRunning(Exception):
 
 
 class ScrubLock(FolderLock):
-    """The lock on a storage folder that its one scrub holds. It needs no right to write.
+    """The lock that only one scrub of a storage folder at a time holds; needs no write access.
 
     Raises:
-        ScrubRunning: another one holds it.
-        OSError: there is no such folder.
+        ScrubRunning: another scrub holds the lock.
+        OSError: the folder cannot be opened or locked.
     """
 
     def __init__(self, root: Path) -> None:
@@ -95,10 +99,10 @@ class ScrubLock(FolderLock):
             raise ScrubRunning("Another scrub of this storage is running") from None
 
     def completed(self) -> None:
-        """Remember that a scrub has come to its end now.
+        """Record the current time as the end of the last complete scrub.
 
         Raises:
-            OSError: that cannot be written down.
+            OSError: the file cannot be written.
         """
         path = self._root / LAST_SCRUB
         flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -111,7 +115,11 @@ class ScrubLock(FolderLock):
 
 
 def last_scrub(root: Path) -> float | None:
-    """When the last complete scrub ended, in seconds since the epoch; None if there was none."""
+    """The end of the last complete scrub, in seconds since the epoch; None if there was none.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     try:
         return int((root / LAST_SCRUB).read_text())
     except (FileNotFoundError, ValueError):
@@ -119,13 +127,13 @@ def last_scrub(root: Path) -> float | None:
 
 
 class Scrub:
-    """One pass over the storage folder `root`, in random order of its folders.
+    """One scrub of the storage folder `root`, folder by folder in random order.
 
-    A pass that is cut short, as by a restart, is not taken up again; in random order, everything
-    gets its turn all the same.
+    A scrub that a restart interrupts is not resumed; thanks to the random order, every file is
+    checked sooner or later all the same.
 
     Attributes:
-        report: what has been seen so far.
+        report: the report so far.
     """
 
     def __init__(self, root: Path) -> None:
@@ -135,7 +143,7 @@ class Scrub:
         self._buffer = mmap.mmap(-1, READ_BYTES)  # aligned, as O_DIRECT needs it
 
     def run(self) -> Iterator[int]:
-        """Check everything, and yield the cost of each step in bytes, for whoever bounds the rate.
+        """Check all files; yield the cost of each step in bytes, for a limit on the rate.
 
         Raises:
             OSError: the storage folder cannot be read.
@@ -150,7 +158,7 @@ class Scrub:
         self.report.complete = True
 
     def _folders(self) -> Iterator[Path]:
-        """The folders that files lie in, `<account>/<project>/<kind>/<shard>`."""
+        """The folders of stored files, `<account>/<project>/<kind>/<shard>`."""
         for account in self._root.iterdir():
             if not account.name.startswith("."):
                 for project in self._listed(account):
@@ -158,7 +166,7 @@ class Scrub:
                         yield from self._shards(project / kind.folder, shard_depth())
 
     def _shards(self, folder: Path, depth: int) -> Iterator[Path]:
-        """The folders that lie so many levels below `folder`."""
+        """The folders `depth` levels below `folder`."""
         for inner in self._listed(folder):
             if depth == 1:
                 yield inner
@@ -223,12 +231,12 @@ class Scrub:
         return None if digest.digest() == record.digest else Fault.DIGEST
 
     def _found(self, path: Path, fault: Fault, inode: int | None = None) -> None:
-        """Move a broken file away, and report it, unless it is not there any more."""
+        """Move a broken file to quarantine, and report it unless it was replaced or removed."""
         moved = None
         with suppress(OSError):
             moved = self._quarantine.take(path, inode or path.lstat().st_ino)
             if moved is None:
-                return  # another has taken its place, or nothing
+                return  # replaced or removed meanwhile
         self._report(path, fault, moved)
 
     def _report(self, path: Path, fault: Fault, moved: Path | None) -> None:

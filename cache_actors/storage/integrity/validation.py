@@ -1,8 +1,8 @@
-"""What counts as a broken file, for all who open one.
+"""Validation of stored files: the definition of a broken file, shared by readers and the scrub.
 
-A file is valid if it is a regular file with bytes, as many as have been recorded, and those that
-have been recorded. What is not valid is put in quarantine wherever it is met, to make room for
-another.
+A file is valid if it is a regular file, is not empty, and has the recorded size and SHA-256. The
+SHA-256 is checked by scrubs, all else whenever a file is opened. A broken file is moved to
+quarantine when it is found, so that its key can be stored again.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Fault(Enum):
 
 
 def open_or_fault(path: str | Path, more_flags: int = 0) -> int | Fault | None:
-    """A descriptor of the file at `path`, what is wrong with it, or None if there is none.
+    """Open the file at `path`, and return its descriptor, its fault, or None if there is no file.
 
     Raises:
-        OSError: it could not be opened, and that says nothing about the file.
+        OSError: the file could not be opened, for a reason that is no fault of the file.
     """
     try:
         return os.open(path, _FLAGS | more_flags)
@@ -56,7 +56,7 @@ def open_or_fault(path: str | Path, more_flags: int = 0) -> int | Fault | None:
 
 
 def fault_of(status: os.stat_result, recorded: StoredChecksum | None) -> Fault | None:
-    """The fault of a file, as far as can be told without reading it, or None."""
+    """The fault of a file that its status and recorded checksum show, or None."""
     if not stat.S_ISREG(status.st_mode):
         return Fault.NOT_A_FILE
     if status.st_size == 0:
@@ -65,16 +65,16 @@ def fault_of(status: os.stat_result, recorded: StoredChecksum | None) -> Fault |
 
 
 class ValidFiles:
-    """Files that are valid; others go to `quarantine`."""
+    """Opens valid files, and moves broken ones to `quarantine`."""
 
     def __init__(self, quarantine: Quarantine) -> None:
         self._quarantine = quarantine
 
     def open(self, path: str | Path) -> tuple[int, os.stat_result, StoredChecksum | None] | None:
-        """The file at `path` as a descriptor, its status and its checksum; None if none is valid.
+        """The descriptor, status and checksum of the file at `path`; None if missing or broken.
 
         Raises:
-            OSError: it could not be opened, and that says nothing about the file.
+            OSError: the file could not be opened, for a reason that is no fault of the file.
         """
         fd = open_or_fault(path)
         if fd is None:
@@ -94,11 +94,11 @@ class ValidFiles:
         if fault_of(status, recorded) is None:
             return fd, status, recorded
         self.quarantine(path, status.st_ino)
-        os.close(fd)  # not before: the number of a file that nobody holds may be used again
+        os.close(fd)  # not before: the inode number of a closed, removed file may be reused
         return None
 
     def quarantine(self, path: str | Path, inode: int | None = None) -> None:
-        """Put a broken file in quarantine; one that cannot be moved is left to the next reader."""
+        """Move a broken file to quarantine; one that cannot be moved is left to the next reader."""
         path = Path(path)
         with suppress(OSError):
             self._quarantine.take(path, path.lstat().st_ino if inode is None else inode)

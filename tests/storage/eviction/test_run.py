@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -109,22 +109,18 @@ class Disk:
     def _stored(self) -> int:
         return len(list(self._root.glob("*/*/*/*/*")))
 
-    @property
-    def f_bfree(self) -> int:
-        return self.f_blocks - self.other_blocks - self._stored()
-
-    @property
-    def f_ffree(self) -> int:
-        return self.f_files - self.other_files - self._stored()
-
-    f_bavail = f_bfree
-    f_favail = f_ffree
+    def statvfs(self, _: object) -> Self:
+        """The disk as it is now: what lies there is counted once."""
+        stored = self._stored()
+        self.f_bfree = self.f_bavail = self.f_blocks - self.other_blocks - stored
+        self.f_ffree = self.f_favail = self.f_files - self.other_files - stored
+        return self
 
 
 @pytest.fixture
 def disk(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> Disk:
     disk = Disk(stored.root)
-    monkeypatch.setattr(os, "statvfs", lambda _: disk)
+    monkeypatch.setattr(os, "statvfs", disk.statvfs)
     return disk
 
 

@@ -1,10 +1,9 @@
-"""The page that `/up` shows to a browser: a picture of the same JSON that programs get.
+"""The page that `/up` sends to browsers, which draws the JSON that programs get.
 
-`up.html` is the page as it is in this folder, where it may be opened and edited. It is sent as one
-piece, with its style and its scripts inside and the health as text in it, so that one answer is
-all it takes to draw the first picture; without scripts that text is what there is to read. The
-policy that goes with it (Content Security Policy Level 3) allows just these scripts and this style,
-by their hashes, and questions to where the page came from, nothing else.
+`up.html` in this folder can be opened and edited as it is. It is sent with its style, its scripts
+and the health's JSON inside, so that one response is enough to draw the page; without scripts the
+JSON is shown as text. Its policy (Content Security Policy Level 3) allows only this style and these
+scripts, by their hashes, and requests to the page's own origin.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ _SCRIPT = re.compile(r'<script src="([a-z]+\.js)"></script>')
 
 
 def is_wanted(accept: MIMEAccept) -> bool:
-    """Whether somebody would rather have the page than JSON (RFC 9110, section 12.5.1).
+    """Whether a client prefers HTML to JSON, as browsers do (RFC 9110, section 12.5.1).
 
-    Browsers say so. Whoever takes both alike, or says nothing, gets JSON.
+    JSON is the default of clients without a preference.
     """
     return accept.quality("text/html") > accept.quality("application/json")
 
@@ -42,14 +41,14 @@ def page_response(health: bytes, status: int) -> Response:
     """The response with the page.
 
     Args:
-        health: the JSON that `/up` answers with.
-        status: the status that it answers with.
+        health: JSON of `/up`'s answer.
+        status: status of `/up`'s answer.
     """
     return Response(page_with(health), status=status, headers=dict(HEADERS), content_type=TYPE)
 
 
 def page_with(health: bytes) -> str:
-    """The page with this JSON in it, from which it draws its first picture."""
+    """The page with the JSON `health` inside, which it draws first."""
     return _PAGE.replace(_HEALTH, html.escape(msgspec.json.format(health).decode()), 1)
 
 
@@ -58,13 +57,13 @@ def _text(name: str) -> str:
 
 
 def _hashes(texts: list[str]) -> str:
-    """The source expressions that allow these inline texts."""
+    """The policy's source expressions for these inline styles or scripts."""
     digests = (hashlib.sha256(text.encode()).digest() for text in texts)
     return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
 
 
 def _assemble() -> tuple[str, str]:
-    """The page in one piece, and the policy that allows what is in it."""
+    """The page with style and scripts inside, and its policy."""
     page = _text("up.html")
     styles = [_text(name) for name in _STYLE.findall(page)]
     scripts = [_text(name) for name in _SCRIPT.findall(page)]
@@ -92,4 +91,4 @@ HEADERS: Mapping[str, str] = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-"""Headers of the page, beside its type."""
+"""Headers of the page besides Content-Type."""

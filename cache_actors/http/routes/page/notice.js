@@ -1,6 +1,6 @@
 "use strict";
 
-// What an operator should know first, in a sentence.
+// The most important state or trouble for an operator, in a sentence.
 
 /** The sentence for an answer of the service. */
 function noticeOf(health) {

@@ -1,6 +1,6 @@
 "use strict";
 
-// Small pictures of what has been, oldest on the left, now on the right.
+// Small plots of recent figures, oldest on the left, newest on the right.
 
 const WIDTH = 240;
 const HEIGHT = 56;

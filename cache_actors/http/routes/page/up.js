@@ -1,6 +1,6 @@
 "use strict";
 
-// Asks the service how it is, again and again, and shows what it says.
+// Requests `/up` periodically, and shows the answer.
 
 const EVERY_MS = 2_000;
 const PATIENCE_MS = 5_000;

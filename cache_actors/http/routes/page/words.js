@@ -1,6 +1,6 @@
 "use strict";
 
-// Figures in words. What is not known is a dash.
+// Figures as text; an unknown one is a dash.
 
 const UNKNOWN = "-";
 
