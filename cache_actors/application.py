@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from .settings import Settings
     from .storage.layout import StoredKey
     from .supervision import Started, Status
+    from .writer_process.protocol import Ready
 
 STREAM_THREADS = 16
 MEBIBYTE = 1024 * 1024
@@ -231,7 +232,12 @@ class Application:
 
     def _disk_writer(self) -> DiskWriter:
         return DiskWriter(
-            ArtifactWriterProcess(self._store, self.metrics.synced),
+            ArtifactWriterProcess(
+                self._store,
+                self.metrics.synced,
+                require_artifacts=self._settings.kv_require_artifacts,
+                recovered=self._recovered,
+            ),
             self._store,
             self._announce,
             self._disk_threads,
@@ -245,12 +251,17 @@ class Application:
                 self._store,
                 self.metrics.synced,
                 require_artifacts=self._settings.kv_require_artifacts,
+                recovered=self._recovered,
             ),
             self._announce,
             RECENT_ENTRIES_BYTES,
             self._disk_threads,
             self.metrics,
         )
+
+    def _recovered(self, ready: Ready) -> None:
+        level = self._log.error if ready.failed else self._log.warning
+        level("recovered", stored=ready.stored, removed=ready.removed, failed=ready.failed)
 
     async def _announce(self, stored: Sequence[StoredKey]) -> None:
         """Report stored artifacts and entries to the actor that follows them, the evictor."""

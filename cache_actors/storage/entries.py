@@ -39,11 +39,15 @@ class MissingArtifact(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EntryWrite:
-    """An entry to store: its key, its body, and the ids of the CAS artifacts it refers to."""
+    """An entry to store: its key, its body, and the ids of the CAS artifacts it refers to.
+
+    Its modification time is `time`, in nanoseconds since the epoch; the present one if that is 0.
+    """
 
     key: Key
     body: bytes
     artifacts: frozenset[str]
+    time: int = 0
 
 
 class EntryWriter:
@@ -72,7 +76,7 @@ class EntryWriter:
             seen: dict[tuple[Project, str], bool | OSError] = {}
             outcomes = [locked[write.key.project] or self._look(write, seen) for write in batch]
             allowed = [
-                Replacement(write.key.path(self._store.root), write.body)
+                Replacement(write.key.path(self._store.root), write.body, write.time)
                 for write, outcome in zip(batch, outcomes, strict=True)
                 if not isinstance(outcome, Exception)
             ]
@@ -106,7 +110,7 @@ class EntryWriter:
         for artifact_id in write.artifacts:
             key = project, artifact_id
             if key not in seen:
-                seen[key] = attempt(partial(self._touch, project), artifact_id)
+                seen[key] = attempt(partial(artifact_is_there, self._store, project), artifact_id)
             is_there = seen[key]
             if isinstance(is_there, OSError):
                 return is_there
@@ -116,14 +120,18 @@ class EntryWriter:
             return MissingArtifact(min(missing))
         return min(missing, default=None)
 
-    def _touch(self, project: Project, artifact_id: str) -> bool:
-        """Touch a CAS artifact under both spellings, and return whether either exists.
 
-        The client may ask for either spelling, and eviction judges each by its own last use.
-        """
-        now = time.time_ns()
-        is_there = False
-        for spelling in spellings(artifact_id):
-            artifact = Key(project, Kind.CAS, spelling)
-            is_there |= self._store.touch(f"{self._store.root}/{artifact.place}", now)
-        return is_there
+def artifact_is_there(store: FileStore, project: Project, artifact_id: str) -> bool:
+    """Touch a CAS artifact under both spellings, and return whether either exists.
+
+    The client may ask for either spelling, and eviction judges each by its own last use.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    now = time.time_ns()
+    is_there = False
+    for spelling in spellings(artifact_id):
+        artifact = Key(project, Kind.CAS, spelling)
+        is_there |= store.touch(f"{store.root}/{artifact.place}", now)
+    return is_there

@@ -30,6 +30,9 @@ QUARANTINE = ".quarantine"
 TRASH = ".trash"
 """Name of the folder below the storage folder that holds the folders of cleaned projects."""
 
+LOGS = ".log"
+"""The folder under the storage folder that holds the write-ahead logs of all processes."""
+
 LAST_SCRUB = ".last-scrub"
 """Name of the file below the storage folder that holds the time of the last scrub's end."""
 

@@ -6,7 +6,7 @@ import fcntl
 import math
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -72,3 +72,17 @@ class FolderLock:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def lock_abandoned(folder: Path) -> FolderLock | None:
+    """The lock on a folder that its owner has left; None if it has not, or the folder is gone.
+
+    Raises:
+        OSError: the folder cannot be locked.
+    """
+    with suppress(BlockingIOError, FileNotFoundError), ExitStack() as undo:
+        lock = undo.enter_context(FolderLock(folder))
+        if lock.is_on(folder):
+            undo.pop_all()
+            return lock
+    return None

@@ -6,8 +6,9 @@ import select
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
@@ -16,7 +17,9 @@ from cache_actors.storage.capacity import Capacity
 from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
 from cache_actors.storage.files.store import FileStore, Publication, Published
 from cache_actors.storage.files.temporary import TemporaryFolder
+from cache_actors.storage.files.write_ahead_log import WriteAheadLog, can_log
 from cache_actors.storage.layout import TEMPORARY, Key, Project
+from cache_actors.storage.recovery import Recovered, recover
 
 from .protocol import (
     LENGTH,
@@ -28,6 +31,7 @@ from .protocol import (
     Outcome,
     PublishRequest,
     PutRequest,
+    Ready,
     WriterConfig,
     decode_batch,
     framed,
@@ -35,6 +39,10 @@ from .protocol import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+REST_SECONDS = 1.0
+"""Time without a batch, in seconds, after which old records are checkpointed."""
 
 
 class ClientGone(Exception):
@@ -54,15 +62,20 @@ class CommitServer:
         self, config: WriterConfig, temporary: TemporaryFolder, parent_is_there: Callable[[], bool]
     ) -> None:
         root = Path(config.root)
+        self._config = config
+        self._temporary = temporary
         self._parent_is_there = parent_is_there
         self._syncs: list[float] = []
         self._capacity = Capacity(root, config.max_bytes)
+        has_log = config.durable and can_log(root)
+        self._log = WriteAheadLog(root, self._synced, self._recover) if has_log else None
         self._store = FileStore(
             root,
             temporary,
             durable=config.durable,
             capacity=self._capacity,
             synced=self._synced,
+            log=self._log,
         )
         self._entries = EntryWriter(self._store, require_artifacts=config.require_artifacts)
 
@@ -80,6 +93,34 @@ class CommitServer:
         else:
             found += self._entries.put([_write(line) for line in batch.lines])
         return CommitResponse([_outcome(each) for each in found], self._syncs)
+
+    def rest(self) -> None:
+        """Put on the disk what was committed some time ago; called while there is nothing to do."""
+        if self._log is not None:
+            with suppress(OSError):  # the next batch has to do with it
+                self._log.rest()
+
+    def close(self) -> None:
+        """Put on the disk all that has been committed, or leave it to a recovery."""
+        if self._log is not None:
+            with suppress(OSError):
+                self._log.close()
+
+    def recover(self) -> Recovered:
+        """Recover what was logged before the machine was started.
+
+        Raises:
+            OSError: the logs cannot be read, or the disk failed.
+        """
+        return self._recover(None)
+
+    def _recover(self, damaged: Path | None) -> Recovered:
+        return recover(
+            self._store.root,
+            self._temporary,
+            require_artifacts=self._config.require_artifacts,
+            damaged=damaged,
+        )
 
     def _synced(self, seconds: float) -> None:
         """Count a sync; go on only for a parent that is still there.
@@ -115,6 +156,20 @@ def is_connected(channel: socket.socket) -> bool:
     return not end.poll(0)
 
 
+def _next(channel: socket.socket, stream: BinaryIO, rest: Callable[[], None]) -> bytes | None:
+    """The next message; None if its sender is gone. While none comes, `rest` is called."""
+    waiting = select.poll()
+    waiting.register(channel, select.POLLIN)
+    while not waiting.poll(REST_SECONDS * 1000):
+        rest()
+    head = stream.read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        return None
+    (size,) = LENGTH.unpack(head)
+    message = stream.read(size)
+    return message if len(message) == size else None
+
+
 def run(config: WriterConfig) -> None:
     """Commit what comes through the channel until its other end is gone.
 
@@ -126,17 +181,16 @@ def run(config: WriterConfig) -> None:
     temporary = TemporaryFolder(Path(config.root) / TEMPORARY)
     try:
         with socket.socket(fileno=config.channel) as channel, channel.makefile("rb") as stream:
-            committer = CommitServer(config, temporary, lambda: is_connected(channel))
+            server = CommitServer(config, temporary, lambda: is_connected(channel))
             try:
-                channel.sendall(LENGTH.pack(0))
-                while len(head := stream.read(LENGTH.size)) == LENGTH.size:
-                    (size,) = LENGTH.unpack(head)
-                    message = stream.read(size)
-                    if len(message) < size:
-                        break  # its sender died on the way
-                    channel.sendall(framed(committer.commit(decode_batch(message))))
+                done = server.recover()
+                channel.sendall(framed(Ready(done.stored, done.removed, done.failed)))
+                while (message := _next(channel, stream, server.rest)) is not None:
+                    channel.sendall(framed(server.commit(decode_batch(message))))
             except (ConnectionError, ClientGone):
                 pass  # nobody is there to be told
+            finally:
+                server.close()
     finally:
         temporary.remove()
 

@@ -23,7 +23,9 @@ from .protocol import (
     Missing,
     PublishRequest,
     PutRequest,
+    Ready,
     WriterConfig,
+    decode_ready,
     decode_response,
     framed,
 )
@@ -43,8 +45,11 @@ END_SECONDS = 5.0
 """Longest time that the process may take to end, in seconds: when it is asked to, and again when it
 is killed."""
 
+NOTHING_RECOVERED = Ready(0, 0, 0)
+
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
+Message = TypeVar("Message")
 Given = TypeVar("Given", contravariant=True)
 Found = TypeVar("Found", covariant=True)
 
@@ -121,14 +126,21 @@ class WriterProcess:
         store: of which it is given a twin.
         synced: told how many seconds each of its syncs took.
         require_artifacts: whether it refuses entries whose artifacts are missing.
+        recovered: called with what a recovery has done at its start, if there was something to do.
     """
 
     def __init__(
-        self, store: FileStore, synced: Callable[[float], None], *, require_artifacts: bool = True
+        self,
+        store: FileStore,
+        synced: Callable[[float], None],
+        *,
+        require_artifacts: bool = True,
+        recovered: Callable[[Ready], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._synced = synced
         self._require_artifacts = require_artifacts
+        self._recovered = recovered
         self._stream: trio.SocketStream
         self._process: trio.Process
 
@@ -156,7 +168,9 @@ class WriterProcess:
                 process_group=0,  # a terminal's Ctrl-C is its parent's to deal with
             )
         try:
-            await self._receive()
+            ready = self._decoded(decode_ready, await self._receive())
+            if ready != NOTHING_RECOVERED:
+                self._recovered(ready)
         except BaseException:
             await self._end(kill=True)
             raise
@@ -194,14 +208,20 @@ class WriterProcess:
         """
         try:
             await self._stream.send_all(framed(batch))
-            report = decode_response(await self._receive())
-        except (trio.BrokenResourceError, msgspec.MsgspecError) as error:
+        except trio.BrokenResourceError as error:
             raise WriterProcessDied(str(error)) from error
+        report = self._decoded(decode_response, await self._receive())
         if len(report.outcomes) != size:
             raise WriterProcessDied("not as many outcomes as items")
         for seconds in report.syncs:
             self._synced(seconds)
         return report
+
+    def _decoded(self, decode: Callable[[bytes], Message], message: bytes) -> Message:
+        try:
+            return decode(message)
+        except msgspec.MsgspecError as error:
+            raise WriterProcessDied(str(error)) from error
 
     async def _receive(self) -> bytes:
         (size,) = LENGTH.unpack(await self._receive_exactly(LENGTH.size))

@@ -33,6 +33,17 @@ class WriterConfig(msgspec.Struct, frozen=True):
     require_artifacts: bool = True
 
 
+class Ready(msgspec.Struct, frozen=True, array_like=True):
+    """The process takes batches from now on; before that it has done a recovery, with this outcome.
+
+    The numbers are those of `Recovered`.
+    """
+
+    stored: int
+    removed: int
+    failed: int
+
+
 class ArtifactItem(msgspec.Struct, frozen=True, array_like=True):
     """An artifact to publish at `path`: its pieces."""
 
@@ -107,6 +118,7 @@ class CommitResponse(msgspec.Struct, frozen=True, array_like=True):
 
 _encoder = msgspec.msgpack.Encoder()
 decode_batch = msgspec.msgpack.Decoder(PublishRequest | PutRequest).decode
+decode_ready = msgspec.msgpack.Decoder(Ready).decode
 decode_response = msgspec.msgpack.Decoder(CommitResponse).decode
 
 

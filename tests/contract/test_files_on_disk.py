@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cache_actors.storage.layout import TEMPORARY, TRASH, shard
+from cache_actors.storage.layout import LOGS, TEMPORARY, TRASH, shard
 from tests.support.service import Service
 from tests.support.waiting import eventually
 
@@ -48,7 +48,7 @@ def entries_file(storage: Path, kv_id: str, project: str = PROJECT) -> Path:
 def files_below(folder: Path) -> set[Path]:
     """All files below a folder, but for those that are being written, or removed."""
     found = {Path(top, name) for top, _, names in os.walk(folder) for name in names}
-    return {path for path in found if not {TEMPORARY, TRASH}.intersection(path.parts)}
+    return {path for path in found if not {LOGS, TEMPORARY, TRASH}.intersection(path.parts)}
 
 
 @every_front

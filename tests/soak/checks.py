@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cache_actors.kinds import Kind
-from cache_actors.storage.layout import LAST_SCRUB, QUARANTINE, TEMPORARY, Key, key_at
+from cache_actors.storage.layout import LAST_SCRUB, LOGS, QUARANTINE, TEMPORARY, Key, key_at
 
 from .report import Tally
 from .site import Site
@@ -99,7 +99,7 @@ class Inspector:
         root = self._site.storage
         for folder, folders, names in os.walk(root):
             if folder == str(root):
-                for own in (TEMPORARY, QUARANTINE):
+                for own in (TEMPORARY, QUARANTINE, LOGS):
                     if own in folders:
                         folders.remove(own)
                 names = [name for name in names if name != LAST_SCRUB]

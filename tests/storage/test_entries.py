@@ -189,7 +189,7 @@ def test_artifact_of_somebody_else_is_there(
     writer: EntryWriter, stored: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored.artifact(A, DAY)
-    monkeypatch.setattr(os, "utime", refusing(errno.EPERM))
+    monkeypatch.setattr("cache_actors.storage.files.store.touch", refusing(errno.EPERM))
     assert put(writer, write("a", A)) == [None]
 
 

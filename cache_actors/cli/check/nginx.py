@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache_actors.nginx.config import OPEN_FILES
+from cache_actors.storage.mounts import file_system_at
 
 from .result import CheckResult, Verdict
 
@@ -132,7 +133,7 @@ def _body_limit(lines: Sequence[str], position: int) -> str | None:
 
 
 def _host(name: str, lines: Sequence[str]) -> Iterator[CheckResult]:
-    """Check nginx's limit on open files, and that the folder of its decisions exists."""
+    """Check nginx's limit on open files, and where its decisions lie."""
     given = _value("worker_rlimit_nofile", lines)
     limits = [int(given)] if given and given.isdecimal() else []
     is_running = False
@@ -155,6 +156,12 @@ def _host(name: str, lines: Sequence[str]) -> Iterator[CheckResult]:
     if is_running and not os.path.isdir(decisions):  # noqa: PTH112 - as above
         text = f"{decisions} is gone: the service is asked for each request"
         advice = "Reload nginx, which makes it again."
+        yield CheckResult("nginx's decisions", Verdict.WARNING, text, advice)
+    elif is_running and file_system_at(decisions) != "tmpfs":
+        text = (
+            f"{decisions} outlives a power cut: nginx may serve files that have not been recovered"
+        )
+        advice = "Put `proxy_cache_path` on a tmpfs, as in /run."
         yield CheckResult("nginx's decisions", Verdict.WARNING, text, advice)
 
 

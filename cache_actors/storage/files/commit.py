@@ -38,10 +38,16 @@ class Written:
     """A file whose bytes are written.
 
     It was made here, to be synced, and discarded in the end; or it has been made ready before.
+
+    Attributes:
+        file: the file.
+        is_ours: whether it was made here.
+        time: when it was written, in nanoseconds since the epoch.
     """
 
     file: TemporaryFile
     is_ours: bool
+    time: int = 0
 
 
 Argument = TypeVar("Argument")
@@ -60,7 +66,7 @@ def attempt(action: Callable[[Argument], Outcome], argument: Argument) -> Outcom
 def commit(
     batch: Sequence[Item],
     write: Callable[[Sequence[Item]], Iterable[Written | Outcome | OSError]],
-    sync: Callable[[Sequence[TemporaryFile]], Iterable[OSError | None]],
+    sync: Callable[[Sequence[tuple[Item, Written]]], Iterable[OSError | None]],
     name: Callable[[Item, TemporaryFile], Outcome],
     duplicate_outcome: Outcome,
 ) -> list[Outcome | OSError]:
@@ -69,7 +75,7 @@ def commit(
     Args:
         batch: the items.
         write: writes the files of some; yields the file of each, or its outcome if it has one.
-        sync: syncs files, and returns what went wrong with each.
+        sync: makes files durable, and returns what went wrong with each.
         name: gives an item's file its name.
         duplicate_outcome: the outcome of items that are not committed as another one was.
     """
@@ -94,14 +100,18 @@ def commit(
 def _in_stages(
     batch: Sequence[Item],
     write: Callable[[Sequence[Item]], Iterable[Written | Outcome | OSError]],
-    sync: Callable[[Sequence[TemporaryFile]], Iterable[OSError | None]],
+    sync: Callable[[Sequence[tuple[Item, Written]]], Iterable[OSError | None]],
     name: Callable[[Item, TemporaryFile], Outcome],
 ) -> list[Outcome | OSError]:
     found: list[Written | Outcome | OSError] = []
     try:
         found += write(batch)
-        ours = [each for each in found if isinstance(each, Written) and each.is_ours]
-        failures = dict(zip(ours, sync([each.file for each in ours]), strict=True))
+        ours = [
+            (item, each)
+            for item, each in zip(batch, found, strict=True)
+            if isinstance(each, Written) and each.is_ours
+        ]
+        failures = dict(zip((each for _, each in ours), sync(ours), strict=True))
         outcomes: list[Outcome | OSError] = []
         for item, each in zip(batch, found, strict=True):
             if not isinstance(each, Written):

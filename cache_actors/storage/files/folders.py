@@ -19,6 +19,12 @@ UNSETTLED_MODE = 0o1750
 """Mode of a folder that may not survive a power cut yet. It differs from that of all others by the
 sticky bit, which takes nothing from whoever reads."""
 
+IDENTITY_BYTES = 16
+"""Size of what `identity_of` returns."""
+
+_IDENTITY = "user.cache_actors.folder"
+_NO_ATTRIBUTE = {errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODATA, errno.EPERM}
+
 _MAX_KNOWN_FOLDERS = 100_000
 _MAX_LISTED = 4_096
 _TRIES = 3  # how often a folder that is taken away just then is made again
@@ -139,6 +145,13 @@ class Folders:
         found: set[Path] = set()
         if parent not in self._listed:
             found |= _folders_in(parent)
+        if parent.parent == self._root:
+            for project in folders - failures.keys():
+                try:
+                    _identify(project)
+                    self._sync(project)
+                except OSError as error:
+                    failures[project] = error
         self._sync(parent)
         self._require_settled(parent, fd)
         for folder in folders - failures.keys():
@@ -186,6 +199,40 @@ def make_folder(folder: Path) -> None:
     with suppress(FileExistsError):
         folder.mkdir(mode=UNSETTLED_MODE)
     _complete(folder)
+
+
+def identity_of(project: str | Path) -> bytes:
+    """The identity of a project's folder, which one that is made after a clean does not share.
+
+    It is the inode's number, and a random one that the folder got when it was made. The latter is 0
+    where the file system has no extended attributes, or an older version has made the folder. It is
+    empty if there is no such folder.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    try:
+        inode = os.stat(project).st_ino  # noqa: PTH116 - for each batch
+    except FileNotFoundError:
+        return b""
+    try:
+        number = os.getxattr(project, _IDENTITY)
+    except OSError as error:
+        if error.errno not in _NO_ATTRIBUTE:
+            raise
+        number = b""
+    return inode.to_bytes(8) + number[:8].ljust(8, b"\0")
+
+
+def is_same_folder(recorded: bytes, found: bytes) -> bool:
+    """Whether two identities are of one folder. One without a random number may get it later."""
+    return recorded[:8] == found[:8] and recorded[8:] in (bytes(8), found[8:])
+
+
+def _identify(project: Path) -> None:
+    """Give a project's folder its random number, unless it has one."""
+    with suppress(OSError):  # it is another process's, or there are no attributes
+        os.setxattr(project, _IDENTITY, os.urandom(8), os.XATTR_CREATE)
 
 
 def _complete(folder: str | Path, parent: int | None = None) -> bool:

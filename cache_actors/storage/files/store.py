@@ -12,6 +12,7 @@ them meets does not hurt the others.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import stat
@@ -29,16 +30,19 @@ from cache_actors.storage.integrity.validation import ValidFiles
 from cache_actors.storage.needs import try_storing
 
 from .commit import Written, attempt, commit
-from .folders import Folders, is_complete, sync_folder
+from .folders import Folders, identity_of, is_complete, is_same_folder, sync_folder
 from .group_sync import GroupSync
-from .last_use import last_use, touch, touch_path
+from .last_use import WRONG_CLOCK_NS, last_use, touch, touch_path
 from .open_file import OpenFile
 from .temporary import TemporaryFile, TemporaryFolder, device_of
+from .write_ahead_log import LogRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
+
+    from .write_ahead_log import WriteAheadLog
 
 PROBE_BYTES = 1 << 20
 """Smallest room beside the reserve, in bytes; with less, the storage counts as full."""
@@ -77,10 +81,17 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """A file to put at `path`, whether or not there is one."""
+    """A file to put at `path`, whether or not there is one.
+
+    Attributes:
+        path: where.
+        data: its bytes.
+        time: its modification time, in nanoseconds since the epoch; the present one if 0.
+    """
 
     path: Path
     data: bytes
+    time: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +140,7 @@ class FileStore:
         durable: whether to sync before anything is reported done.
         capacity: the room that there is; all of the file system unless it says otherwise.
         synced: told how many seconds each sync took, by the thread that made it.
+        log: makes small files durable; each is synced by itself if there is none.
 
     Attributes:
         root: the storage folder.
@@ -146,8 +158,11 @@ class FileStore:
         durable: bool,
         capacity: Capacity | None = None,
         synced: Callable[[float], None] = _tell_nobody,
+        log: WriteAheadLog | None = None,
     ) -> None:
         self.root = root
+        self._log = log
+        self._logged: list[LogRecord] = []  # of the batch that is just being committed
         self.capacity = capacity or Capacity(root)
         self._temporary = temporary
         self.durable = durable
@@ -333,9 +348,9 @@ class FileStore:
         """Commit what lies in folders that can be made; the others' have failed."""
         failed = self._folders.prepare({item.path.parent for item in batch})
         if not failed:
-            return commit(batch, write, self._sync_files, name, duplicate_outcome)
+            return commit(batch, write, self._make_durable, name, duplicate_outcome)
         fit = [item for item in batch if item.path.parent not in failed]
-        outcomes = iter(commit(fit, write, self._sync_files, name, duplicate_outcome))
+        outcomes = iter(commit(fit, write, self._make_durable, name, duplicate_outcome))
         return [failed.get(item.path.parent) or next(outcomes) for item in batch]
 
     def _write_artifacts(
@@ -384,7 +399,8 @@ class FileStore:
         return (attempt(self._write_entry, item) for item in batch)
 
     def _write_entry(self, item: Replacement) -> Written:
-        return _written(self._temporary.create(named=True), [item.data])
+        file = self._temporary.create(named=True)
+        return _written(file, [item.data], item.time or _later_than(item.path))
 
     def _rename(self, item: Replacement, file: TemporaryFile) -> None:
         self._folders.call_in(item.path.parent, file.rename, item.path)
@@ -396,24 +412,71 @@ class FileStore:
         *,
         undo: Callable[[Item, Outcome], None],
     ) -> list[Outcome | OSError]:
-        """Sync each folder of the batch once; what lies in one that cannot be synced has failed."""
-        folders = [item.path.parent for item in batch]
-        synced = self._sync_folders(
-            {
-                folder
-                for folder, outcome in zip(folders, outcomes, strict=True)
-                if not isinstance(outcome, OSError)
-            }
-        )
+        """Sync each folder of the batch once; what lies in one that cannot be synced has failed.
+
+        A folder of which the log holds all files need not be synced.
+        """
+        failed = self._log_again()
+        logged = {f"{self.root}/{record.place}" for record in self._logged}
+        self._logged.clear()
+        folders: dict[Path, bool] = {}  # whether they have to be synced
+        for item, outcome in zip(batch, outcomes, strict=True):
+            if not isinstance(outcome, OSError):
+                needed = folders.get(item.path.parent, False)
+                folders[item.path.parent] = needed or str(item.path) not in logged
+        synced = self._sync_folders(folders)
         settled: list[Outcome | OSError] = []
-        for item, folder, outcome in zip(batch, folders, outcomes, strict=True):
-            failure = synced.get(folder)
+        for item, outcome in zip(batch, outcomes, strict=True):
+            failure = synced.get(item.path.parent) or failed.get(str(item.path))
             if failure is None or isinstance(outcome, OSError):
                 settled.append(outcome)
             else:
                 undo(item, outcome)
                 settled.append(failure)
         return settled
+
+    def _make_durable(self, batch: Sequence[tuple[Item, Written]]) -> list[OSError | None]:
+        """Append files to the log or, without one, sync them; return what went wrong with each."""
+        if self._log is None:
+            return self._sync_files([written.file for _, written in batch])
+        identities: dict[str, bytes] = {}
+        records = [self._record(item, written, identities) for item, written in batch]
+        failure = attempt(self._log.append, records) if records else None
+        if failure is None:
+            self._logged += records
+        return [failure] * len(records)
+
+    def _record(
+        self, item: Publication | Replacement, written: Written, identities: dict[str, bytes]
+    ) -> LogRecord:
+        pieces = [item.data] if isinstance(item, Replacement) else item.source
+        assert not isinstance(pieces, TemporaryFile), "it is not written here"  # noqa: S101
+        place = str(item.path)[len(str(self.root)) + 1 :]
+        project = self._identity(place, identities)
+        return LogRecord(place, written.time, project, written.file.digest(), pieces)
+
+    def _identity(self, place: str, identities: dict[str, bytes]) -> bytes:
+        """The identity of the project's folder, which is looked at once for all `identities`."""
+        project = place[: place.index("/", place.index("/") + 1)]
+        if project not in identities:
+            identities[project] = identity_of(f"{self.root}/{project}")
+        return identities[project]
+
+    def _log_again(self) -> dict[str, OSError]:
+        """Log files once more whose project's folder was made again before they had their names.
+
+        Returns what went wrong, by their paths.
+        """
+        if self._log is None:
+            return {}
+        moved: list[LogRecord] = []
+        identities: dict[str, bytes] = {}
+        for record in self._logged:
+            found = self._identity(record.place, identities)
+            if found and not is_same_folder(record.project, found):  # else cleaned, or the same
+                moved.append(dataclasses.replace(record, project=found))
+        failure = attempt(self._log.append, moved) if moved else None
+        return {f"{self.root}/{record.place}": failure for record in moved if failure}
 
     def _sync_files(self, files: Sequence[TemporaryFile]) -> list[OSError | None]:
         """Sync files, and return what went wrong with each."""
@@ -424,21 +487,24 @@ class FileStore:
                 file.start_sync()
         return self._group_sync.run([file.sync for file in files])
 
-    def _sync_folders(self, folders: set[Path]) -> dict[Path, OSError | None]:
-        """Sync folders, and return what went wrong with each."""
+    def _sync_folders(self, folders: Mapping[Path, bool]) -> dict[Path, OSError | None]:
+        """Sync those folders that have to be synced, and return what went wrong with each.
+
+        All of them are made to survive, which somebody may have made again meanwhile.
+        """
         made_again: set[Path] = set()
 
-        def sync(folder: Path) -> None:
+        def settle(folder: Path, sync: Callable[[Path], bool]) -> None:
             with suppress(FileNotFoundError):  # its project has just been cleaned: it was stored
-                if not (sync_folder(folder) if self.durable else is_complete(folder.stat())):
+                if not sync(folder):
                     made_again.add(folder)
 
-        failures = (
-            self._group_sync.run([partial(sync, folder) for folder in folders])
-            if self.durable
-            else [attempt(sync, folder) for folder in folders]
-        )
-        return dict(zip(folders, failures, strict=True)) | self._folders.settle(made_again)
+        to_sync = [folder for folder, needed in folders.items() if needed and self.durable]
+        synced = self._group_sync.run([partial(settle, each, sync_folder) for each in to_sync])
+        failures = dict(zip(to_sync, synced, strict=True))
+        for folder in folders.keys() - failures.keys():
+            failures[folder] = attempt(partial(settle, sync=_is_settled), folder)
+        return failures | self._folders.settle(made_again)
 
     def _sync_parent(self, folder: Path) -> None:
         """Sync a folder in which others have been made."""
@@ -449,18 +515,37 @@ class FileStore:
         _raise_first(self._sync_files([file]))
 
     def _sync_folder(self, folder: Path) -> None:
-        _raise_first(self._sync_folders({folder}).values())
+        _raise_first(self._sync_folders({folder: True}).values())
 
 
-def _written(file: TemporaryFile, pieces: Sequence[bytes]) -> Written:
-    """Write `pieces` to the new `file`, which is discarded if that fails."""
+def _written(file: TemporaryFile, pieces: Sequence[bytes], when: int = 0) -> Written:
+    """Write `pieces` to the new `file`, as of `when`; it is discarded if that fails."""
     try:
         file.write(pieces)
+        if when:
+            file.set_time(when)
         file.seal()
     finally:
         if not file.is_sealed:
             file.discard()
-    return Written(file, is_ours=True)
+    return Written(file, is_ours=True, time=when or time.time_ns())
+
+
+def _later_than(path: Path) -> int:
+    """The present time, or one later than that of the file at `path`: a clock may be set back.
+
+    In nanoseconds since the epoch. It tells the versions of a file apart, and which one is newer.
+    """
+    now = time.time_ns()
+    try:
+        written = os.stat(path, follow_symlinks=False).st_mtime_ns  # noqa: PTH116 - for each entry
+    except OSError:
+        return now
+    return now if written < now or written > now + WRONG_CLOCK_NS else written + 1
+
+
+def _is_settled(folder: Path) -> bool:
+    return is_complete(folder.stat())
 
 
 def _raise_first(failures: Iterable[OSError | None]) -> None:

@@ -16,14 +16,14 @@ import os
 import shutil
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from cache_actors.storage.errors import OF_THE_MOMENT, Unfit
 from cache_actors.storage.integrity.checksum import StoredChecksum, write_checksum
-from cache_actors.storage.locks import FolderLock
+from cache_actors.storage.locks import lock_abandoned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,6 +143,10 @@ class TemporaryFile:
         """The SHA-256 of the bytes written so far."""
         return self._hash.digest()
 
+    def set_time(self, when: int) -> None:
+        """Have the file look as if it had been written at `when` (nanoseconds since the epoch)."""
+        os.utime(self._fd, ns=(when, when))
+
     def seal(self) -> None:
         """Free unused room, and record the checksum; nothing may be written afterwards."""
         self.release()
@@ -243,7 +247,7 @@ class TemporaryFolder:
             path = self._parent / (PREFIX + uuid4().hex)
             path.mkdir(mode=0o750)
             try:
-                lock = _lock(path)
+                lock = lock_abandoned(path)
             except OSError as error:
                 path.rmdir()
                 if error.errno in OF_THE_MOMENT:
@@ -317,20 +321,10 @@ def sweep(parent: Path) -> None:
     """Remove the temporary folders below `parent` whose owners are gone."""
     for folder in parent.glob(PREFIX + "[0-9a-f]" * 32):
         with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-            lock = _lock(folder)
+            lock = lock_abandoned(folder)
             if lock is not None:
                 with lock:
                     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _lock(folder: Path) -> FolderLock | None:
-    """Lock `folder`; None if somebody else holds its lock or has removed it."""
-    with suppress(BlockingIOError, FileNotFoundError), ExitStack() as undo:
-        lock = undo.enter_context(FolderLock(folder))
-        if lock.is_on(folder):
-            undo.pop_all()
-            return lock
-    return None
 
 
 def _with_mode(file: TemporaryFile, fd: int) -> TemporaryFile:

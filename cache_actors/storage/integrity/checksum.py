@@ -57,3 +57,19 @@ def read_checksum(file: int | Path) -> StoredChecksum | None:
             return None
         raise
     return StoredChecksum(*_FORM.unpack(value)) if len(value) == _FORM.size else None
+
+
+def has_checksums(folder: Path) -> bool:
+    """Whether the file system of `folder` can record checksums.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    try:
+        os.getxattr(folder, ATTRIBUTE)
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            return False
+        if error.errno not in _MISSING:
+            raise
+    return True

@@ -1,6 +1,7 @@
 """nginx's configuration: whatever differs from the snippets is found, and nothing else."""
 
 import os
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -204,6 +205,22 @@ def test_limit_of_open_files_is_looked_at(config: Path, directive: str, verdict:
     config.write_text(MADE.replace("worker_rlimit_nofile 32768;", directive))
     first, limit = check_nginx_and_host(config)
     assert (first.verdict, limit.verdict) == (Verdict.OK, verdict)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("tmpfs", 0), ("ext4", 1)])
+def test_decisions_that_outlive_a_power_cut_are_warned_of(
+    config: Path, monkeypatch: pytest.MonkeyPatch, kind: str, expected: int
+) -> None:
+    monkeypatch.setattr("cache_actors.cli.check.nginx.file_system_at", lambda _: kind)
+    (config.parent / "decisions").mkdir()
+    config.write_text(MADE.replace("/run/nginx", str(config.parent)))
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE):  # a child, as a worker is
+        (config.parent / "nginx.pid").write_text(str(os.getpid()))
+        found = [
+            each for each in check_nginx_and_host(config) if each.subject == "nginx's decisions"
+        ]
+    assert len(found) == expected
+    assert all("outlives a power cut" in each.text for each in found)
 
 
 def log_findings(log: Path | None) -> list[CheckResult]:

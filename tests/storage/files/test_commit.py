@@ -84,11 +84,12 @@ class Disk:
             self.files.append(file)
             yield Written(cast("TemporaryFile", file), is_ours=item.label not in self.lent)
 
-    def _sync(self, files: Sequence[TemporaryFile]) -> list[OSError | None]:
+    def _sync(self, batch: Sequence[tuple[Item, Written]]) -> list[OSError | None]:
         failures: list[OSError | None] = []
-        for file in files:
+        for item, written in batch:
+            assert cast("File", written.file).item == item
             try:
-                self._do("sync", cast("File", file).item)
+                self._do("sync", item)
             except OSError as error:
                 failures.append(error)
             else:

@@ -47,9 +47,9 @@ def test_all_levels_are_made_with_one_sync_for_each_folder_above(
     wanted = {root / a / b for a in "xy" for b in "123"}
     assert folders.prepare(wanted) == {}
     assert all(each.is_dir() for each in wanted)
-    assert sorted(syncs.made) == [root, root / "x", root / "y"]
+    assert sorted(syncs.made) == sorted({root, root / "x", root / "y"} | wanted)  # all are projects
     assert folders.prepare(wanted) == {}
-    assert len(syncs.made) == 3
+    assert len(syncs.made) == 9
 
 
 def test_failed_sync_fails_what_lies_in_that_folder_and_is_not_made_again(
@@ -86,7 +86,7 @@ def test_folders_that_were_removed_are_made_again_once(
     syncs.made.clear()
     assert folders.prepare({root / "x" / "2"}) == {}
     assert (root / "x" / "2").is_dir()
-    assert sorted(syncs.made) == [root, root / "x"]
+    assert sorted(syncs.made) == [root, root / "x", root / "x" / "2"]
 
 
 def test_what_goes_while_a_folder_is_listed_hurts_nobody(
@@ -126,7 +126,7 @@ def test_known_folder_that_is_gone_is_made_again_and_no_other_is_looked_at(
     syncs.made.clear()
     folders.call_in(root / "a" / "1", Path.touch, root / "a" / "1" / "f")
     assert (root / "a" / "1" / "f").exists()
-    assert syncs.made == [root / "a"]
+    assert syncs.made == [root / "a" / "1", root / "a"]
 
 
 def test_whole_tree_that_is_gone_is_made_again(folders: Folders, root: Path) -> None:
@@ -175,16 +175,18 @@ def test_folder_is_made_again_that_is_taken_away_while_it_is_synced(
     taken: list[Path] = []
 
     def sync(folder: Path) -> None:
-        if folder == root / "a" / "b" and not taken:
+        if folder == root / "a" / "b" / "c" and not taken:
             taken.append((root / "a").rename(root / "taken"))
-            (root / "a" / "b").mkdir(parents=True)
+            folder.mkdir(parents=True)
         really_sync(folder)
 
     folders._sync = sync
-    assert folders.prepare({root / "a" / "b" / "1"}) == {}
-    made_for_good = syncs.made[syncs.made.index(root / "a" / "b") + 1 :]
-    assert made_for_good == [root, root / "a", root / "a" / "b"]
-    assert is_complete((root / "a" / "b" / "1").stat())
+    assert folders.prepare({root / "a" / "b" / "c" / "1"}) == {}
+    made_for_good = syncs.made[syncs.made.index(root / "a" / "b" / "c") + 1 :]
+    assert list(dict.fromkeys(made_for_good)) == [
+        *(root, root / "a" / "b", root / "a", root / "a" / "b" / "c")
+    ]
+    assert is_complete((root / "a" / "b" / "c" / "1").stat())
 
 
 def test_folders_whose_mode_cannot_be_set_are_used_all_the_same(

@@ -294,6 +294,7 @@ def test_publishing_a_file_that_is_ready_syncs_folders_only(
 ) -> None:
     upload = uploaded(temporary)
     prepare = durable.prepare(upload)
+    durable.with_folder(path.parent, lambda _: None)
     monkeypatch.delattr(os, "fdatasync")
     monkeypatch.delattr(os, "setxattr")
     assert durable.publish([Publication(path, prepare)]) == [STORED]

@@ -1,0 +1,290 @@
+"""The write-ahead log: what is read of it, when it is checkpointed, and what failures cost."""
+
+import errno
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cache_actors.storage.files import write_ahead_log
+from cache_actors.storage.files.folders import IDENTITY_BYTES, identity_of, is_same_folder
+from cache_actors.storage.files.write_ahead_log import (
+    BLOCK_BYTES,
+    DAMAGED,
+    LogRecord,
+    WriteAheadLog,
+    abandoned_logs,
+    can_log,
+    checkpoint,
+    read,
+)
+from cache_actors.storage.layout import LOGS
+from tests.storage.stores import fail
+from tests.support.waiting import eventually
+
+SEGMENT = 64 << 10
+
+
+class Disk:
+    """The one call that the C library is used for.
+
+    Attributes:
+        syncs: how often all has been synced.
+        failing: how many of the next ones fail.
+    """
+
+    def __init__(self) -> None:
+        self.syncs = self.failing = 0
+
+    def syncfs(self, _fd: int) -> int:
+        self.syncs += 1
+        self.failing -= 1
+        return -1 if self.failing >= 0 else 0
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    disk = Disk()
+    monkeypatch.setattr(write_ahead_log, "_libc", disk)
+    monkeypatch.setattr("ctypes.get_errno", lambda: errno.EIO)
+    monkeypatch.setattr(write_ahead_log, "SEGMENT_BYTES", SEGMENT)
+    return disk
+
+
+@pytest.fixture
+def recovered() -> list[Path]:
+    """The logs that had to be recovered."""
+    return []
+
+
+@pytest.fixture
+def log(root: Path, disk: Disk, recovered: list[Path]) -> Iterator[WriteAheadLog]:
+    log = WriteAheadLog(root, lambda _: None, recovered.append)
+    yield log
+    log.close()
+
+
+def record(name: str, size: int = 100) -> LogRecord:
+    data = name.encode().ljust(size, b".")
+    digest = hashlib.sha256(data).digest()
+    return LogRecord(
+        f"acme/app/cas/AA/{name}", 7, b"p" * IDENTITY_BYTES, digest, [data[:9], data[9:]]
+    )
+
+
+def folders(root: Path) -> list[Path]:
+    return sorted((root / LOGS).iterdir())
+
+
+def names_in(root: Path) -> list[str]:
+    """The names of what the logs hold, as recovery would find them."""
+    found = [each for folder in folders(root) for _, records in read(folder) for each in records]
+    return [Path(each.place).name for each in found]
+
+
+def test_log_is_read_as_it_was_written(log: WriteAheadLog, root: Path) -> None:
+    written = [record("a"), record("b", 10_000), record("ü" * 30)]
+    log.append(written[:2])
+    log.append(written[2:])
+    (folder,) = folders(root)
+    ((boot, found),) = read(folder)
+    assert boot == write_ahead_log.boot_id()
+    for one, other in zip(found, written, strict=True):
+        assert (one.place, one.time, one.project) == (other.place, other.time, other.project)
+        assert b"".join(one.pieces) == b"".join(other.pieces)
+
+
+@pytest.mark.parametrize("what", ["head", "place", "data"])
+def test_log_ends_before_a_record_that_is_torn(log: WriteAheadLog, root: Path, what: str) -> None:
+    for name in "abc":
+        log.append([record(name)])
+    (folder,) = folders(root)
+    at = {"head": 9, "place": 85, "data": 150}[what]
+    with (folder / "1").open("r+b") as file:
+        file.seek(2 * BLOCK_BYTES + at)
+        file.write(b"\xff")
+    assert names_in(root) == ["a"]
+
+
+def test_batch_overwrites_no_block_that_an_earlier_one_has_synced(
+    log: WriteAheadLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[tuple[int, int]] = []
+    really_write = os.pwritev
+
+    def write(fd: int, views: Any, at: int) -> int:
+        written.append((at, at + sum(map(len, views))))
+        return really_write(fd, views, at)
+
+    monkeypatch.setattr(os, "pwritev", write)
+    for name in "abc":
+        log.append([record(name)])
+    blocks = [range(start // BLOCK_BYTES, -(-end // BLOCK_BYTES)) for start, end in written]
+    assert all(one.stop <= other.start for one, other in itertools.pairwise(blocks))
+
+
+def test_batch_whose_sync_failed_is_overwritten_by_the_next(
+    log: WriteAheadLog, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.append([record("a")])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", _failing)
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            log.append([record("b"), record("c")])
+    log.append([record("d")])
+    assert names_in(root)[:2] == ["a", "d"]
+    assert "b" not in names_in(root)
+
+
+def _failing(_fd: int) -> None:
+    raise fail(errno.EIO)
+
+
+def test_full_segment_is_void_after_its_checkpoint(
+    log: WriteAheadLog, root: Path, disk: Disk
+) -> None:
+    size = SEGMENT // 2
+    log.append([record("a", size)])
+    assert disk.syncs == 0
+    log.append([record("b", size)])  # does not fit beside the other
+    eventually(lambda: names_in(root) == ["b"])
+    assert disk.syncs == 1
+    log.append([record("c", size)])
+    eventually(lambda: names_in(root) == ["c"])
+
+
+def test_batch_larger_than_a_segment_is_logged(log: WriteAheadLog, root: Path) -> None:
+    log.append([record("a", 3 * SEGMENT)])
+    log.append([record("b")])
+    eventually(lambda: names_in(root) == ["b"])
+
+
+def test_old_records_are_checkpointed_when_there_is_nothing_to_do(
+    log: WriteAheadLog, root: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.append([record("a")])
+    log.rest()
+    assert disk.syncs == 0
+    monkeypatch.setattr(write_ahead_log, "MAX_AGE_SECONDS", 0.0)
+    log.rest()
+    eventually(lambda: names_in(root) == [])
+    assert disk.syncs == 1
+
+
+def test_log_that_rests_holds_no_file_open_for_writing(
+    log: WriteAheadLog, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So its file system can be made read-only."""
+
+    def is_closed() -> bool:
+        log.rest()
+        descriptors = [each for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+        return not any(folders(root)[0] in each.readlink().parents for each in descriptors)
+
+    log.append([record("a")])
+    monkeypatch.setattr(write_ahead_log, "MAX_AGE_SECONDS", 0.0)
+    eventually(is_closed)
+    log.append([record("b")])
+    assert names_in(root) == ["b"]
+
+
+def test_failed_checkpoint_costs_one_batch_and_has_the_log_recovered_before_the_next(
+    log: WriteAheadLog, root: Path, disk: Disk, recovered: list[Path]
+) -> None:
+    """What the kernel could not write once it believes to have written the next time."""
+    size = SEGMENT // 2
+    disk.failing = 1
+    log.append([record("a", size)])
+    log.append([record("b", size)])
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        log.append([record("c", size)])
+    (left,) = folders(root)
+    assert (left / DAMAGED).exists()
+    assert names_in(root) == ["a", "b"]
+    assert recovered == []
+    log.append([record("d")])
+    assert recovered == [left]
+    assert names_in(root).count("d") == 1
+
+
+def test_log_that_cannot_be_recovered_takes_nothing(
+    root: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[Path] = []
+
+    def recover(folder: Path) -> None:
+        tries.append(folder)
+        if len(tries) == 1:
+            raise fail(errno.ENOSPC)
+
+    log = WriteAheadLog(root, lambda _: None, recover)
+    disk.failing = 1
+    monkeypatch.setattr(write_ahead_log, "MAX_AGE_SECONDS", 0.0)
+    log.append([record("a")])
+    log.append([record("b")])
+    for number in (errno.EIO, errno.ENOSPC):
+        with pytest.raises(OSError, match=os.strerror(number)):
+            log.append([record("c")])
+    log.append([record("d")])
+    assert len(tries) == 2
+    log.close()
+
+
+def test_checkpoint_removes_the_logs_of_the_dead_and_no_others(
+    log: WriteAheadLog, root: Path, disk: Disk
+) -> None:
+    log.append([record("a")])
+    dead = WriteAheadLog(root, lambda _: None, lambda _: None)
+    dead.append([record("b")])
+    assert dead._open is not None
+    dead._open._lock.close()
+    damaged = WriteAheadLog(root, lambda _: None, lambda _: None)
+    damaged.append([record("c")])
+    assert damaged._open is not None
+    (damaged._open.folder / DAMAGED).touch()
+    damaged._open._lock.close()
+    checkpoint(root)
+    assert sorted(names_in(root)) == ["a", "c"]
+    with ExitStack() as locks:
+        assert list(abandoned_logs(root, locks)) == [damaged._open.folder]
+
+
+def test_end_removes_the_log(root: Path, disk: Disk) -> None:
+    log = WriteAheadLog(root, lambda _: None, lambda _: None)
+    log.append([record("a")])
+    log.close()
+    assert folders(root) == []
+    assert disk.syncs == 1
+
+
+def test_log_that_was_never_needed_is_not_made(root: Path, disk: Disk) -> None:
+    log = WriteAheadLog(root, lambda _: None, lambda _: None)
+    log.rest()
+    log.close()
+    assert not (root / LOGS).exists()
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("ext4", True), ("fuse.sshfs", False)])
+def test_log_is_used_where_one_call_is_known_to_sync_all(
+    root: Path, monkeypatch: pytest.MonkeyPatch, kind: str, expected: bool
+) -> None:
+    monkeypatch.setattr(write_ahead_log, "file_system_at", lambda _: kind)
+    assert can_log(root) is expected
+
+
+def test_folder_that_is_made_again_is_another(root: Path) -> None:
+    folder = root / "acme" / "app"
+    assert identity_of(folder) == b""
+    folder.mkdir(parents=True)
+    plain = identity_of(folder)
+    os.setxattr(folder, "user.cache_actors.folder", b"12345678")
+    known = identity_of(folder)
+    assert is_same_folder(plain, known)  # it has got its number since
+    assert not is_same_folder(known, plain)
+    assert not is_same_folder(known, b"")
+    assert not is_same_folder(bytes(IDENTITY_BYTES), known)  # there was none
