@@ -484,6 +484,22 @@ def test_upload_that_is_just_being_completed_is_stored_or_unknown(
         uploads.completed(upload, APP, [1])
 
 
+def test_upload_that_is_just_being_started_is_started(
+    store: FileStore, root: Path, temporary: TemporaryFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploads = UnfinishedUploads(store, temporary)
+    really_chmod = Path.chmod
+
+    def chmod_and_clean(path: Path, mode: int) -> None:
+        really_chmod(path, mode)
+        clean(root, APP)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "chmod", chmod_and_clean)
+        upload = uploads.start(Key(APP, Kind.MODULE, "ab" * 32))
+    uploads.put(upload, APP, 1, [b"part"])
+
+
 def test_complete_uploads_are_forgotten(
     store: FileStore, root: Path, temporary: TemporaryFolder
 ) -> None:

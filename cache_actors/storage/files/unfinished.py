@@ -132,13 +132,14 @@ class UnfinishedUploads:
             raise TooManyUploads("Too many uploads have been started and are not complete")
         self._store.capacity.check_room(0, files=3)
         upload_id = str(uuid4())
-        folder = self._folder / (self._prefix(key.project) + upload_id)
+        folder = self._folder / upload_id  # where no clean looks for it before it is whole
         self._folder.mkdir(mode=0o750, exist_ok=True)
         folder.mkdir(mode=0o750)
         try:
             os.close(os.open(folder / "data", os.O_CREAT | os.O_EXCL | os.O_WRONLY, FILE_MODE))
             (folder / "data").chmod(FILE_MODE)  # whatever the umask is
             (folder / "about").write_text(key.id)
+            folder.rename(self._folder / self._name(upload_id, key.project))
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
