@@ -172,7 +172,7 @@ class Application:
             capacity=self._capacity,
             synced=self.metrics.synced,
         )
-        self._unfinished = UnfinishedUploads(self._store)
+        self._unfinished = UnfinishedUploads(self._store, self._temporary)
         self._disk_threads = trio.CapacityLimiter(2)  # one for each actor that commits
         self._background_threads = trio.CapacityLimiter(4)  # shared by those that maintain the disk
         self._stream_threads = trio.CapacityLimiter(STREAM_THREADS)

@@ -241,7 +241,7 @@ async def run_pass(root: Path, limits: Limits) -> PassReport | None:
     Raises:
         PassFailed: the process could not be started, or failed.
     """
-    command = [sys.executable, "-m", "cache_actors", "evict", "--json", f"--storage={root}"]
+    command = [sys.executable, "-P", "-m", "cache_actors", "evict", "--json", f"--storage={root}"]
     command += [f"--high={limits.high * 100}", f"--target={limits.target * 100}"]
     command += [f"--parent={os.getpid()}"]
     if limits.max_bytes is not None:

@@ -130,16 +130,16 @@ def dev() -> None:
 )
 @click.option("--user", help="What workers run as if root starts nginx: USER or 'USER GROUP'.")
 @click.option(
-    "--nginx", type=_FILE, help="The nginx that it is for, if not the one that would be found."
+    "--nginx", type=_FILE, help="The nginx that it is for, if not the one installed on this host."
 )
 def nginx_config(nginx: Path | None, listen: tuple[str, ...], **options: Any) -> None:
     """Print a complete configuration for nginx in front of the service."""
-    from cache_actors.nginx.binary import find_nginx, knows_ktls, nginx_version
+    from cache_actors.nginx.binary import find_nginx, installed_nginx, knows_ktls, nginx_version
     from cache_actors.nginx.config import NginxOptions
     from cache_actors.nginx.config import nginx_config as render
 
     def print_it() -> int:
-        binary = nginx or find_nginx()
+        binary = nginx or installed_nginx() or find_nginx()
         options.update(nginx_version=nginx_version(binary), ktls=knows_ktls(binary))
         click.echo(render(NginxOptions(",".join(listen), **options)), nl=False)
         return 0

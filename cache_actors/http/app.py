@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from quart_trio import QuartTrio
-from werkzeug.exceptions import NotFound, RequestEntityTooLarge
+from werkzeug.exceptions import NotFound
 from werkzeug.routing import BaseConverter
 
 from cache_actors.kinds import Kind
@@ -109,11 +109,9 @@ class CacheApp(QuartTrio):
         """Refuse what nginx leaves to us only because there is a body to be read first.
 
         Raises:
-            HTTPException: nginx would have answered that.
+            HttpError, HTTPException: nginx would have answered that.
         """
-        kind = UPLOADS.get(request.route, Kind.CAS)
-        if (request.content_length or 0) > self.settings.largest(kind):
-            raise RequestEntityTooLarge
+        request.body.limit(self.settings.largest(UPLOADS.get(request.route, Kind.CAS)))
         if ANSWER_HEADER in request.headers:
             raise NotFound
 

@@ -16,7 +16,7 @@ from cache_actors.actors.auth_cache import AccessUnknown, TooManyQuestions
 from cache_actors.storage.entries import MissingArtifact
 from cache_actors.storage.errors import StorageBusy, StorageError, StorageFull, StorageLocked
 from cache_actors.storage.files.unfinished import (
-    ArtifactTooLarge,
+    ModuleTooLarge,
     TooManyUploads,
     UnknownUpload,
     WrongParts,
@@ -79,7 +79,7 @@ def translate(error: Exception) -> HttpError | None:
             return HttpError(HTTPStatus.CONFLICT, str(error))
         case UnknownUpload():
             return HttpError(HTTPStatus.NOT_FOUND, str(error))
-        case WrongDigest() | ArtifactTooLarge():
+        case WrongDigest() | ModuleTooLarge():
             return HttpError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
         case AccessUnknown():
             return unavailable(str(error), error.retry_after)

@@ -90,7 +90,8 @@ def nginx_config(options: NginxOptions) -> str:
         raise BadNginxOption("--tls-cert and --tls-key go together")
     runtime = _plain("--runtime", options.runtime)
     return f"""\
-# Made by `cache-actors nginx-config`: what differs from place to place, around the snippets.
+# Made by `cache-actors nginx-config` for nginx {".".join(map(str, options.nginx_version))}:
+# what differs from place to place, around the snippets.
 {_user(options)}worker_processes {options.worker_processes};
 worker_rlimit_nofile {options.open_files or _open_files()};
 pcre_jit on;

@@ -174,14 +174,21 @@ class Capacity:
             NoRoom: the disk or `max_bytes` has too little room.
             OSError: the disk failed.
         """
-        size += self._reserved
         room = os.statvfs(self._root)
         reserve = min(MAX_RESERVE_BYTES, int(room.f_blocks * room.f_frsize * RESERVE_SHARE))
         reserve = max(MIN_RESERVE_BYTES, reserve)
         reserved_files = int(room.f_files * RESERVE_SHARE)
-        if self.max_bytes is not None and self._stored + size > self.max_bytes:
-            raise NoRoom(Shortage.LIMIT)
+        self.check_limit(size)
         if room.f_files > 0 and room.f_favail < reserved_files + files:
             raise NoRoom(Shortage.INODES)
-        if room.f_bavail * room.f_frsize < size + reserve:
+        if room.f_bavail * room.f_frsize < size + self._reserved + reserve:
             raise NoRoom(Shortage.BYTES)
+
+    def check_limit(self, size: int) -> None:
+        """Check that `max_bytes` leaves room for `size` bytes, whether or not the disk does.
+
+        Raises:
+            NoRoom: it does not.
+        """
+        if self.max_bytes is not None and self._stored + self._reserved + size > self.max_bytes:
+            raise NoRoom(Shortage.LIMIT)

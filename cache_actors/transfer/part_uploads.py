@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from cache_actors.storage.errors import StorageLocked
+from cache_actors.storage.files.unfinished import UnknownUpload
 
 from .disk_threads import in_thread
 from .upload import WrongDigest
@@ -120,7 +121,7 @@ class PartUploads:
 
         Raises:
             UnknownUpload: the project has no such upload.
-            ArtifactTooLarge, TooManyUploads: the part would take too much room.
+            ModuleTooLarge, TooManyUploads: the part would take too much room.
             EmptyUpload, WrongDigest, StorageError: as `DiskWriterClient.store`.
         """
         note = partial(in_thread, self._unfinished.key, upload_id, project, threads=self._threads)
@@ -140,22 +141,24 @@ class PartUploads:
         expected_digest: bytes | None,
         owner: Owner,
     ) -> Published | None:
-        """Store the artifact with the parts `numbers`; None if the upload was completed before.
+        """Store the module of the parts `numbers`; None if these completed the upload before.
 
         Raises:
             UnknownUpload: the project has no such upload.
             WrongParts: `numbers` are not those of the received parts.
-            WrongDigest: the artifact's SHA-256 is not `expected_digest`.
+            WrongDigest: the module's SHA-256 is not `expected_digest`; the parts stay.
             StorageError, ActorError: as `DiskWriterClient.store`; the call may be repeated.
         """
-        upload = await self._when_free(self._unfinished.open, upload_id, project)
+        try:
+            upload = await self._when_free(self._unfinished.open, upload_id, project)
+        except UnknownUpload:
+            digest = await in_thread(
+                self._unfinished.completed, upload_id, project, numbers, threads=self._threads
+            )
+            _check_digest(digest, expected_digest)
+            return None
         with upload:
-            if upload.is_done:
-                return None
-            with trio.CancelScope(shield=True):  # finishes even if the client leaves
-                published = await self._publish(upload, numbers, expected_digest, owner)
-                await in_thread(upload.finish, threads=self._threads)
-            return published
+            return await self._publish(upload, numbers, expected_digest, owner)
 
     async def _when_free(self, action: Callable[..., Result], *arguments: object) -> Result:
         """Call `action(*arguments)` once no other request has locked the upload.
@@ -179,11 +182,18 @@ class PartUploads:
         expected_digest: bytes | None,
         owner: Owner,
     ) -> Published:
-        file = await in_thread(upload.assembled, numbers, threads=self._threads)
-        try:
-            if expected_digest is not None and expected_digest != file.digest():
-                raise WrongDigest("The artifact does not match the digest that was declared")
-            file = await in_thread(self._store.prepare, file, threads=self._threads)
-            return await self._writer.publish(upload.key, file, owner)
-        finally:
-            file.close()
+        with trio.CancelScope(shield=True):  # finishes even if the client leaves
+            file = await in_thread(upload.assembled, numbers, threads=self._threads)
+            try:
+                _check_digest(file.digest(), expected_digest)
+                file = await in_thread(self._store.prepare, file, threads=self._threads)
+                published = await self._writer.publish(upload.key, file, owner)
+                await in_thread(upload.finish, file, threads=self._threads)
+            finally:
+                await in_thread(file.discard, threads=self._threads)
+        return published
+
+
+def _check_digest(digest: bytes, expected: bytes | None) -> None:
+    if expected not in (None, digest):
+        raise WrongDigest("The artifact does not match the digest that was declared")

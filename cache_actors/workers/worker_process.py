@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from .pool import Pool
     from .shared_report import SharedReport
 
-COMMAND = (sys.executable, "-m", "cache_actors.workers")
-"""Command that runs a worker; the configuration is appended as one argument."""
+COMMAND = (sys.executable, "-P", "-m", "cache_actors.workers")
+"""Command that runs a worker; the configuration is appended as one argument. `-P` has it import
+nothing from the working directory."""
 
 
 class WorkerEnded(Exception):

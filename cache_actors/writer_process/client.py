@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
     from cache_actors.storage.files.temporary import TemporaryFile
 
-COMMAND: tuple[str, ...] = (sys.executable, "-m", "cache_actors.writer_process")
-"""Command that runs the process; its configuration is one more argument."""
+COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "cache_actors.writer_process")
+"""Command that runs the process; its configuration is one more argument. `-P` has it import
+nothing from the working directory."""
 
 CHANNEL_BYTES = 1 << 20
 """Size of the kernel's buffer for a batch on its way, in bytes."""

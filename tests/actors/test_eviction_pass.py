@@ -48,7 +48,7 @@ async def test_pass_is_told_what_it_needs(command: Callable[[str], None], tmp_pa
     command(f"echo \"$@\" > {told}; echo '{json.dumps(asdict(REPORT))}'")
     assert await run_pass(tmp_path, Limits(0.85, 0.7, 1000)) == REPORT
     assert told.read_text() == (
-        f"-m cache_actors evict --json --storage={tmp_path} --high=85.0 --target=70.0 "
+        f"-P -m cache_actors evict --json --storage={tmp_path} --high=85.0 --target=70.0 "
         f"--parent={os.getpid()} --max-bytes=1000\n"
     )
     await run_pass(tmp_path, LIMITS)

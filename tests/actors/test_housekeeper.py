@@ -38,7 +38,7 @@ class Household:
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         threads = trio.CapacityLimiter(1)
-        unfinished = UnfinishedUploads(self.store)
+        unfinished = UnfinishedUploads(self.store, self.temporaries[0])
         keeper = Housekeeper(self.store, self.temporaries, unfinished, threads, self.log)
         await keeper.run(self.stop, task_status.started)
 

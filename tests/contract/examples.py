@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from cache_actors.cli.dev.tuist import Question
-from cache_actors.storage.files.unfinished import UPLOADS
+from cache_actors.storage.files.unfinished import COMPLETED, UPLOADS
 from cache_actors.storage.layout import TEMPORARY, shard
 from tests.support.service import Service
 from tests.support.strace import family
@@ -210,7 +210,7 @@ def temporary_bytes(service: Service) -> int:
         if _target(path).startswith(folder)
     ]
     below = (Path(top, name) for top, _, names in os.walk(folder) for name in names)
-    files = [path for path in [*opened, *below] if UPLOADS not in path.parts]
+    files = [path for path in [*opened, *below] if not {UPLOADS, COMPLETED} & set(path.parts)]
     return sum(map(_file_size, files))
 
 

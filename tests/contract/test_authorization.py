@@ -86,6 +86,15 @@ def test_tuist_judges_whatever_the_header_holds(
     assert value in {question.authorization for question in tuist.questions}
 
 
+@every_front
+def test_several_spaces_before_the_token_are_as_one(client: httpx.Client) -> None:
+    headers = {"Authorization": f"Bearer   {TOKEN}"}
+    cas_id = new_cas_id()
+    for _ in range(2):
+        assert client.post(cas_path(cas_id), content=b"bytes", headers=headers).is_success
+        assert client.get(cas_path(cas_id), headers=headers).content == b"bytes"
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [

@@ -276,6 +276,30 @@ def test_wrong_digest_is_422_and_stores_nothing(client: httpx.Client) -> None:
     assert complete(client, upload, [1], checksum_sha256=digest).status_code == 204
 
 
+def test_parts_stay_though_the_digest_is_wrong(client: httpx.Client) -> None:
+    module = new_module()
+    upload = start(client, module)
+    for number in 1, 2, 3:
+        assert send(client, upload, number, b"%d" % number).status_code == 204
+    expect_error(complete(client, upload, [1, 2, 3], checksum_sha256="0" * 64), 422)
+    assert send(client, upload, 2, b"two").status_code == 204
+    digest = hashlib.sha256(b"1two3").hexdigest()
+    assert complete(client, upload, [1, 2, 3], checksum_sha256=digest).status_code == 204
+    assert read(client, module).content == b"1two3"
+
+
+def test_upload_is_completed_again_only_as_it_was(client: httpx.Client) -> None:
+    upload = start(client, new_module())
+    for number in 1, 2:
+        assert send(client, upload, number, b"part").status_code == 204
+    for _ in range(2):
+        assert complete(client, upload, [1, 2]).status_code == 204
+    expect_error(complete(client, upload, [1]), 400)
+    expect_error(complete(client, upload, [1, 2], checksum_sha256="0" * 64), 422)
+    digest = hashlib.sha256(b"partpart").hexdigest()
+    assert complete(client, upload, [2, 1], checksum_sha256=digest).status_code == 204
+
+
 def test_part_of_what_is_complete_is_404(client: httpx.Client) -> None:
     upload = start(client, new_module())
     assert send(client, upload, 1, b"part").status_code == 204

@@ -246,6 +246,22 @@ def test_several_addresses_are_listened_at() -> None:
     assert "listen [::]:8080 backlog=4096;" in lines
 
 
+def test_configuration_is_for_the_nginx_of_this_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the Python package has a newer one, which knows other directives."""
+    nginx = tmp_path / "nginx"
+    nginx.write_text("#!/bin/sh\necho 'nginx version: nginx/1.22.1' >&2\n")
+    nginx.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    certificate, key = new_certificate(tmp_path)
+    options = ["--runtime", str(tmp_path), "--storage", "/cas"]
+    options += ["--tls-cert", str(certificate), "--tls-key", str(key)]
+    printed = CliRunner().invoke(main, ["nginx-config", *options]).stdout
+    assert "for nginx 1.22.1:" in printed.splitlines()[0]
+    assert "ssl http2 backlog" in printed
+
+
 @pytest.mark.parametrize(
     ("said", "known"),
     [

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import os
 import threading
 import time
@@ -42,7 +43,17 @@ from tests.support.stored import (
 )
 from tests.support.waiting import LIMIT, PAUSE, eventually
 
-from .stores import STORED, Journal, can_lock, files_below, load, loaded, publish, replace
+from .stores import (
+    STORED,
+    Journal,
+    can_lock,
+    files_below,
+    load,
+    loaded,
+    publish,
+    publish_file,
+    replace,
+)
 
 
 def artifact(root: Path, number: int = 0) -> Path:
@@ -438,8 +449,10 @@ def test_cleans_beside_builds_take_all_from_before_nothing_from_after_and_leave_
     assert all(is_complete(each.stat()) for each in folders if root in each.parents)
 
 
-def test_uploads_that_are_not_complete_go_too(store: FileStore, root: Path) -> None:
-    uploads = UnfinishedUploads(store)
+def test_uploads_that_are_not_complete_go_too(
+    store: FileStore, root: Path, temporary: TemporaryFolder
+) -> None:
+    uploads = UnfinishedUploads(store, temporary)
     gone, other = (uploads.start(Key(project, Kind.MODULE, "ab" * 32)) for project in (APP, LIB))
     for upload, project in (gone, APP), (other, LIB):
         uploads.put(upload, project, 1, [b"part"])
@@ -450,3 +463,54 @@ def test_uploads_that_are_not_complete_go_too(store: FileStore, root: Path) -> N
     with pytest.raises(UnknownUpload):
         uploads.put(gone, APP, 2, [b"part"])
     uploads.put(other, LIB, 2, [b"part"])
+
+
+def test_upload_that_is_just_being_completed_is_stored_or_unknown(
+    store: FileStore, root: Path, temporary: TemporaryFolder
+) -> None:
+    """Its file has a name that the clean does not know; and what was completed is forgotten."""
+    uploads = UnfinishedUploads(store, temporary)
+    upload = uploads.start(Key(APP, Kind.MODULE, "ab" * 32))
+    uploads.put(upload, APP, 1, [b"part"])
+    with uploads.open(upload, APP) as opened:
+        file = opened.assembled([1])
+        assert clean(root, APP)
+        list(empty(root))
+        assert publish_file(store, opened.key.path(root), file) is STORED
+        opened.finish(file)
+        file.discard()
+    assert opened.key.path(root).read_bytes() == b"part"
+    with pytest.raises(UnknownUpload):
+        uploads.completed(upload, APP, [1])
+
+
+def test_upload_that_is_just_being_started_is_started(
+    store: FileStore, root: Path, temporary: TemporaryFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploads = UnfinishedUploads(store, temporary)
+    really_chmod = Path.chmod
+
+    def chmod_and_clean(path: Path, mode: int) -> None:
+        really_chmod(path, mode)
+        clean(root, APP)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "chmod", chmod_and_clean)
+        upload = uploads.start(Key(APP, Kind.MODULE, "ab" * 32))
+    uploads.put(upload, APP, 1, [b"part"])
+
+
+def test_complete_uploads_are_forgotten(
+    store: FileStore, root: Path, temporary: TemporaryFolder
+) -> None:
+    uploads = UnfinishedUploads(store, temporary)
+    upload = uploads.start(Key(APP, Kind.MODULE, "ab" * 32))
+    uploads.put(upload, APP, 1, [b"part"])
+    with uploads.open(upload, APP) as opened:
+        file = opened.assembled([1])
+        opened.finish(file)
+        file.discard()
+    assert uploads.completed(upload, APP, [1]) == hashlib.sha256(b"part").digest()
+    clean(root, APP)
+    with pytest.raises(UnknownUpload):
+        uploads.completed(upload, APP, [1])

@@ -15,10 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.contract.examples import cas_path, kv_path, new_cas_id, new_kv_id
+from tests.contract.examples import bearer, cas_path, handles, kv_path, new_cas_id, new_kv_id
 from tests.support.metrics import Scrape
 from tests.support.mounts import remount, require_root, tmpfs
-from tests.support.nginx import NOBODY, new_certificate, shared_storage
+from tests.support.nginx import NOBODY, new_certificate, nginx_before, shared_storage
 from tests.support.service import COMMAND, Service, client_of, running_service
 from tests.support.tuist import HeldTuist
 from tests.support.waiting import eventually
@@ -216,6 +216,30 @@ def test_file_that_nginx_may_not_open_is_no_miss(site: Site, below: str) -> None
         assert "files_not_opened" in told(site)
     finally:
         path.chmod(mode)
+
+
+def test_module_that_has_just_gone_is_no_trouble(site: Site, which: str) -> None:
+    query = handles(PROJECT) | {"hash": new_cas_id(), "name": "App.zip"}
+    how: dict[str, Any] = {"headers": bearer(site.token), "params": query}
+    path = f"/api/cache/module/{query['hash']}"
+    upload = site.client.post("/api/cache/module/start", **how).json()["upload_id"]
+    query |= {"upload_id": upload, "part_number": "1"}
+    assert site.client.post("/api/cache/module/part", content=b"bytes", **how).is_success
+    assert site.client.post("/api/cache/module/complete", json={"parts": [1]}, **how).is_success
+    (file,) = site.service.storage.joinpath(PROJECT, "module").glob("*/*")
+    file.chmod(0o600)
+    assert site.client.get(path, **how).content == b"bytes"
+    counted = scraped(site, "files_not_opened")
+    assert counted > 0
+    upstream = site.nginx.options.upstream
+    with shared_storage() as without, nginx_before(upstream, without, which) as nginx:
+        with client_of(nginx.url, headers={}, params={}) as client:
+            assert client.get(path, **how).content == b"bytes"
+        assert scraped(site, "files_not_opened") == counted
+        without.chmod(0o700)
+        with client_of(nginx.url, headers={}, params={}) as client:
+            assert client.get(path, **how).content == b"bytes"
+        assert scraped(site, "files_not_opened") == counted + 1
 
 
 def reads(site: Site, cas_id: str, how: dict[str, Any]) -> bool:

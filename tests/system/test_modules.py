@@ -59,10 +59,11 @@ def test_any_worker_takes_any_part_and_a_crash_loses_none(
         nothing_is_left_but_what_is_remembered(service)
 
 
+@pytest.mark.parametrize("size", [MAX_PART_BYTES, MAX_PART_BYTES - 1])
 def test_completion_that_is_killed_can_be_asked_for_again(
-    tmp_path: Path, tuist: StandInTuist, module: dict[str, str]
+    tmp_path: Path, tuist: StandInTuist, module: dict[str, str], size: int
 ) -> None:
-    parts = [bytes([number]) * MAX_PART_BYTES for number in range(4)]
+    parts = [bytes([number]) * size for number in range(4)]
     with running_service(Service(tmp_path / "cas", tuist.url)) as service:
         with client_of(service.url) as client:
             upload = start(client, module)
@@ -89,5 +90,7 @@ def ask_in_vain(service: Service, upload: str, count: int) -> None:
 
 def nothing_is_left_but_what_is_remembered(service: Service) -> None:
     """Of a complete upload it is known for a while that it was complete; its bytes are gone."""
-    (folder,) = (service.storage / ".tmp" / "uploads").iterdir()
-    assert sorted(each.name for each in folder.iterdir()) == ["about", "done"]
+    assert list((service.storage / ".tmp" / "uploads").iterdir()) == []
+    (folder,) = (service.storage / ".tmp" / "completed").iterdir()
+    (done,) = folder.iterdir()
+    assert done.stat().st_size == 0

@@ -1,6 +1,7 @@
 """What the storage lacks is told by the start and by `check`, and nobody is ready without it."""
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -247,3 +248,20 @@ def test_worker_of_nginx_that_may_not_look_into_the_storage_is_found() -> None:
         storage.parent.chmod(0o755)
         _, said = run((sys.executable, "-m", "cache_actors", "check"), storage)
     assert "ok       nginx's user: user " in said
+
+
+def test_nginx_whose_configuration_names_the_storage_is_judged(tmp_path: Path) -> None:
+    """And not another one on the host, whose workers may look into anything."""
+    require_root()
+    check = (sys.executable, "-m", "cache_actors", "check")
+    with shared_storage() as storage, nginx_before("127.0.0.1:1", storage, "debian") as nginx:
+        os.chown(storage, 0, NGINX_GROUP)
+        with nginx_before("127.0.0.1:1", tmp_path, "debian", user="root"):
+            _, said = run(check, storage)
+        master = int((nginx.options.runtime / "nginx.pid").read_text())
+        judged = "|".join(str(pid) for pid in family(master))
+    assert re.search(
+        f"warning  nginx's user: user {NOBODY}, as whom nginx's worker ({judged}) runs,"
+        f" may not look into {storage}",
+        said,
+    )

@@ -253,6 +253,18 @@ def test_log_has_the_figures_of_each_request_and_never_a_body(
     assert stored["milliseconds"] > 0
 
 
+def test_modules_in_the_working_directory_are_not_run(tmp_path: Path, tuist: StandInTuist) -> None:
+    for name in "cache_actors.py", "msgspec.py":
+        (tmp_path / name).write_text(
+            "raise SystemExit('a file from the working directory was run')"
+        )
+    script = str(Path(sys.executable).with_name("cache-actors"))
+    command = ("sh", "-c", 'cd "$0" && exec "$@"', str(tmp_path), script, "serve")
+    service = Service(tmp_path / "cas", tuist.url, {"WORKERS": "2"}, command=command)
+    with running_service(service), client_of(service.url) as client:
+        assert client.post(f"/api/cache/cas/{ID}", content=b"bytes").status_code == 204
+
+
 # SIGHUP, which comes when a terminal is closed.
 
 

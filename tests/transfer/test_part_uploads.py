@@ -50,7 +50,7 @@ class Uploading:
     """Uploads that have one thread for their trips to the disk."""
 
     def __init__(self, store: FileStore, temporary: TemporaryFolder) -> None:
-        self.unfinished = UnfinishedUploads(store)
+        self.unfinished = UnfinishedUploads(store, temporary)
         self.threads = trio.CapacityLimiter(1)
         writer = Writer(store, temporary, self.threads)
         self.parts = PartUploads(self.unfinished, store, writer, self.threads)
@@ -117,7 +117,7 @@ async def test_part_that_is_still_coming_keeps_its_upload(
     uploading: Uploading, storage: Path, mock_clock: MockClock, no_threads: None
 ) -> None:
     upload_id = await uploading.start()
-    folder = storage / TEMPORARY / "uploads" / upload_id
+    (folder,) = (storage / TEMPORARY / "uploads").glob(f"*.{upload_id}")
     body = SlowBody(b"p", b"ar", b"t")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(uploading.parts.put, upload_id, PROJECT, 1, body, 4, None, OWNER)

@@ -32,6 +32,7 @@ DEEPEST = 10
 """Deepest nesting of `include` that is followed, as a configuration may include itself."""
 
 _LIMIT = re.compile(r"Max open files +([0-9]+)")
+_PARENT = re.compile(r"^PPid:\t([0-9]+)$", re.MULTILINE)
 
 _SIZE = re.compile(r"([0-9]+)([kmg]?)")
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -73,6 +74,23 @@ def check_nginx_and_host(
     if limit is not None and max_upload_bytes is not None:
         yield _largest_upload(limit, max_upload_bytes)
     yield from _host(name, reader.lines)
+
+
+def serves(worker: Path, storage: Path) -> bool:
+    """Whether the configuration of a worker's nginx names `storage`; `worker` is its `/proc/<pid>`.
+
+    False also if it cannot be read. Its path is in the title of the master process, unless it is
+    the usual one.
+    """
+    try:
+        parent = _PARENT.search((worker / "status").read_text())
+        master = worker.with_name(parent[1]) if parent else worker
+        title = (master / "cmdline").read_bytes().rstrip(b"\0").decode()
+        given = re.search(r" -c (\S+)", title)
+        lines = _Reader(Path(given[1] if given else "/etc/nginx/nginx.conf")).lines
+    except (OSError, UnicodeDecodeError):
+        return False
+    return any(str(storage) in re.split(r"""[\s"';]+""", line) for line in lines)
 
 
 def check_nginx_log(settings: Settings) -> Iterator[CheckResult]:

@@ -19,6 +19,7 @@ from cache_actors.storage.layout import TEMPORARY, is_account, shard_depth
 from cache_actors.storage.needs import TRIAL, is_readable_by, try_storing
 
 from .access_times import AtimePolicy, atime_policy_of
+from .nginx import serves
 from .result import CheckResult, Verdict
 
 if TYPE_CHECKING:
@@ -143,17 +144,21 @@ def _group(storage: Path) -> CheckResult:
 def _nginx_user(storage: Path) -> Iterator[CheckResult]:
     """Check that nginx's workers may enter the storage folder, if any run on this host.
 
-    A worker keeps the groups that it was started with. Several nginx may run: one with access is
-    enough.
+    A worker keeps the groups that it was started with. Several nginx may run: those whose
+    configuration names the folder count, or all if there are none; one with access is enough.
     """
-    found = [barrier_of(process, storage) for process in Path("/proc").glob("[0-9]*")]
-    workers = [each for each in found if each is not None]
-    for user, barrier in workers:
+    found = {each: barrier_of(each, storage) for each in Path("/proc").glob("[0-9]*")}
+    workers = {each: barrier for each, barrier in found.items() if barrier is not None}
+    ours = {each: barrier for each, barrier in workers.items() if serves(each, storage)}
+    judged = sorted((ours or workers).items(), key=lambda item: item[1][1] is not None)
+    for process, (user, barrier) in judged[:1]:
+        who = f"user {user}, as whom nginx's worker {process.name} runs,"
+        if not ours:
+            who += f" though no configuration was found that names {storage},"
         if barrier is None:
-            yield CheckResult("nginx's user", Verdict.OK, f"user {user} may look into {storage}")
+            yield CheckResult("nginx's user", Verdict.OK, f"{who} may look into {storage}")
             return
-    for user, barrier in workers[:1]:
-        text = f"nginx's workers run as user {user}, who may not look into {barrier}"
+        text = f"{who} may not look into {barrier}"
         advice = (
             f"Make that user a member of group {storage.stat().st_gid}, let all through what is "
             "above, and restart nginx: workers keep the groups that they were started with."

@@ -57,7 +57,7 @@ async def authorized_project(request: Request) -> Project:
     project = project_in(request.query_string)
     request.project = project
     _allow(await _decide(request, project, _action(request)))
-    request.owner = (project, hash(request.headers["Authorization"]))
+    request.owner = (project, hash(_authorization(request)))
     return project
 
 
@@ -90,12 +90,23 @@ def _action(request: Request) -> Action:
 
 
 async def _decide(request: Request, project: Project, action: Action) -> Decision:
+    authorization = _authorization(request)
+    return await request.services.auth.decide(authorization, project, action, request.id)
+
+
+def _authorization(request: Request) -> str:
+    """The request's `Authorization`, with one space before the token, as RFC 9110 allows several.
+
+    Raises:
+        HttpError: 400, it is given more than once; 401, it is missing.
+    """
     tokens = request.headers.getlist("Authorization")
     if len(tokens) > 1:
         raise HttpError(HTTPStatus.BAD_REQUEST, "Authorization header is given more than once")
     if not tokens or not tokens[0]:
         raise HttpError(HTTPStatus.UNAUTHORIZED, "Missing Authorization header")
-    return await request.services.auth.decide(tokens[0], project, action, request.id)
+    scheme, space, token = tokens[0].partition(" ")
+    return f"{scheme}{space}{token.lstrip(' ')}"
 
 
 def _allow(decision: Decision) -> None:

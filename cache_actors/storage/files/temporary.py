@@ -269,6 +269,21 @@ class TemporaryFolder:
             self._make_again()
             return self._create(named=named)
 
+    def link(self, source: Path) -> TemporaryFile:
+        """Open the file at `source`, of this file system, by another name, in this folder.
+
+        Its bytes are not counted in the result before `TemporaryFile.take_in`.
+
+        Raises:
+            FileNotFoundError: there is no file at `source`.
+            OSError: the disk failed.
+        """
+        try:
+            return self._link(source)
+        except FileNotFoundError:  # one of them was removed
+            self._make_again()
+            return self._link(source)
+
     def _make_again(self) -> None:
         with self._making:
             if not self.path.is_dir():  # else another thread has made it meanwhile
@@ -289,6 +304,11 @@ class TemporaryFolder:
         path = self.path / str(next(self._numbers))
         fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, FILE_MODE)
         return _with_mode(TemporaryFile(fd, path, self._descriptors), fd)
+
+    def _link(self, source: Path) -> TemporaryFile:
+        path = self.path / str(next(self._numbers))
+        path.hardlink_to(source)
+        return TemporaryFile(os.open(path, os.O_RDWR | os.O_CLOEXEC), path, self._descriptors)
 
     def sweep(self) -> None:
         """Remove folders without owners, and files here that are older than `MAX_LIFE_SECONDS`."""
