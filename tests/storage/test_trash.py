@@ -232,7 +232,7 @@ def test_who_has_waited_for_the_lock_gets_that_of_the_new_folder(
 def _waits_here(project: Path) -> bool:
     """Whether a thread of this process has the folder open a second time."""
     targets = [_target(fd) for fd in Path("/proc/self/fd").iterdir()]
-    return sum(target.startswith(str(project)) for target in targets) > 1
+    return targets.count(str(project)) > 1
 
 
 def _target(fd: Path) -> str:
