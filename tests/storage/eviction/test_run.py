@@ -289,6 +289,18 @@ def test_grace_shrinks_as_the_disk_fills(
     assert max(left) * 20 / 100 + 0.5 == pytest.approx(grace, rel=0.1, abs=0.3)
 
 
+def test_age_that_is_spared_and_pause_are_set_apart(
+    stored: Stored, disk: Disk, pace: Pace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(FILES):
+        stored.artifact(number, number + 1)
+    monkeypatch.setattr(run_module, "PROTECTED_SECONDS", 40)
+    disk.other_blocks = 800 - FILES
+    run(stored.root, 0.8, 0.0, of=None)
+    assert len(stored.names()) == pytest.approx(40, abs=2)
+    assert sum(pace.slept) == pytest.approx(GRACE_SECONDS, abs=0.3)
+
+
 def test_pass_does_not_wait_any_longer_once_the_disk_has_filled(
     stored: Stored, disk: Disk, pace: Pace
 ) -> None:
