@@ -21,8 +21,8 @@ def project_in(query: bytes) -> Project:
 
     Raises:
         InvalidParameter: one of them is missing, given more than once, or its name is not in lower
-            case. nginx takes the first of several, in any case, and the service must never take
-            another project than nginx; so both are refused.
+            case. nginx ignores the case of names, and takes the first of several; the service must
+            never take another project than nginx, and so refuses both.
         InvalidIdentifier: a handle is invalid.
     """
     parameters = _parameters(query)
