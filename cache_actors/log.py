@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from .log_output import STANDARD_OUTPUT
+from .log_writer import STANDARD_OUTPUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
-    from .log_output import LogOutput
+    from .log_writer import LogWriter
     from .settings import Settings
 
 MAX_REPEATED = 10
@@ -35,7 +35,7 @@ ALWAYS_LOGGED = {"child_crashed"}
 """Events that are always logged. Each may be another child's, and restart intensity limits them."""
 
 
-def new_log(settings: Settings, output: LogOutput = STANDARD_OUTPUT) -> FilteringBoundLogger:
+def new_log(settings: Settings, output: LogWriter = STANDARD_OUTPUT) -> FilteringBoundLogger:
     """Make a log that writes JSON lines, or text for a terminal.
 
     Args:
@@ -121,7 +121,7 @@ class _Lines:
         log_lost: logs a number of lost lines.
     """
 
-    def __init__(self, output: LogOutput, log_lost: Callable[[int], object]) -> None:
+    def __init__(self, output: LogWriter, log_lost: Callable[[int], object]) -> None:
         self._output = output
         self._log_lost = log_lost
         self._reported = output.dropped

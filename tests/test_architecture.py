@@ -95,7 +95,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "supervision": ({"supervision"}, set()),
     "kinds": (set(), set()),
     "storage": ({"storage", "kinds"}, set()),
-    "metrics": ({"metrics", "supervision", "storage", "kinds", "log_output"}, set()),
+    "metrics": ({"metrics", "supervision", "storage", "kinds", "log_writer"}, set()),
     "writer_process": ({"writer_process", "storage", "kinds"}, set()),
     "access": ({"access"}, {"settings"}),
     "transfer": ({"transfer", "storage", "supervision"}, {"metrics"}),
@@ -143,8 +143,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         set(),
     ),
     "settings": ({"errors"}, {"kinds"}),
-    "log": ({"log_output"}, {"settings"}),
-    "log_output": (set(), set()),
+    "log": ({"log_writer"}, {"settings"}),
+    "log_writer": (set(), set()),
 }
 
 

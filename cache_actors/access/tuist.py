@@ -8,7 +8,7 @@
 3. `GET /api/cache/access`, with the client's token: the projects in which it may read and write.
 4. `GET /api/projects`, likewise, for servers too old for 3.
 
-A path for which the server answers 404 is skipped for ten minutes (`RETRY_SECONDS`). No other
+A path for which the server answers 404 is skipped for ten minutes (`SKIP_PATH_SECONDS`). No other
 failure leads to the next source: 3 and 4 do not tell reads from writes, so a read-only token could
 write while 2 fails. So a refused credential counts as an outage.
 
@@ -59,7 +59,7 @@ CONNECTIONS = 16
 MAX_BYTES = 8 * 1024 * 1024
 """Largest answer of Tuist's that is read, in bytes."""
 
-RETRY_SECONDS = 600.0
+SKIP_PATH_SECONDS = 600.0
 """Time for which a path that the server does not have is skipped, in seconds."""
 
 CLOCK_IS_OFF_SECONDS = 3.0
@@ -233,7 +233,7 @@ class TuistApi:
         """Whether `answer` is a 404 for `path`, which is remembered."""
         if isinstance(answer, str) or answer.status != HTTPStatus.NOT_FOUND:
             return False
-        self._missing[path] = trio.current_time() + RETRY_SECONDS
+        self._missing[path] = trio.current_time() + SKIP_PATH_SECONDS
         return True
 
     async def _send(

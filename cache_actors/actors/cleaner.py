@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from cache_actors.storage.layout import Project
     from cache_actors.supervision import Mailbox, Started
 
-STEP = 64
+FILES_PER_STEP = 64
 """Number of files that one call of a thread removes, which takes some milliseconds."""
 
-LOOK_SECONDS = 60.0
+CHECK_TRASH_SECONDS = 60.0
 """Longest pause between two checks of the trash, in seconds, for files of killed processes."""
 
 
@@ -111,7 +111,7 @@ class Cleaner(Actor):
                 await self._empty()
             except StorageError as error:
                 self._log("clean_failed", reason=str(error))
-            with trio.move_on_after(LOOK_SECONDS):
+            with trio.move_on_after(CHECK_TRASH_SECONDS):
                 await self._look.wait()
 
     async def _empty(self) -> None:
@@ -133,4 +133,4 @@ class Cleaner(Actor):
 
 
 def _advance(files: Iterator[Removed]) -> Removed:
-    return sum(itertools.islice(files, STEP), Removed())
+    return sum(itertools.islice(files, FILES_PER_STEP), Removed())

@@ -6,6 +6,7 @@ milliseconds, what is large is ready before it comes here, and those that wait s
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -194,7 +195,7 @@ class DiskWriter(Actor):
         publications = [
             Publication(message.key.path(self._root), message.source) for _, message in messages
         ]
-        with self._metrics.commit("artifact", len(publications)):
+        with self._metrics.commit(Counter(message.key.kind.label for _, message in messages)):
             outcomes = await committer.commit(publications)
         stored: list[StoredKey] = []
         for (envelope, message), publication, outcome in zip(

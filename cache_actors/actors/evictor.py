@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from cache_actors.storage.layout import StoredKey
     from cache_actors.supervision import Mailbox, Started
 
-LOOK_SECONDS = 5.0
+CHECK_USAGE_SECONDS = 5.0
 """Longest pause between two checks of disk usage, in seconds."""
 
-LOOK_SHARE = 0.01
+CHECK_USAGE_SHARE = 0.01
 """Share of the disk's bytes or inodes that, stored since the last check, triggers an early one."""
 
 RESCAN_SHARE = 0.05
@@ -56,7 +56,7 @@ PENDING_FREE_SECONDS = 5.0
 RETRY_WHEN_FULL_SECONDS = 30.0
 """Pause in seconds after a pass that found nothing to evict on a full disk, as others fill it."""
 
-RETRY_SECONDS = 5.0
+RETRY_PASS_SECONDS = 5.0
 """Pause in seconds after a pass that failed, or that found another one running."""
 
 
@@ -137,14 +137,14 @@ class Evictor(Actor):
 
     async def _keep_within_limits(self) -> None:
         while True:
-            pause = LOOK_SECONDS
+            pause = CHECK_USAGE_SECONDS
             try:
                 if await self._look_and_evict():
                     pause = RETRY_WHEN_FULL_SECONDS
             except (StorageError, PassFailed) as error:
                 self._monitor.note_failure(str(error))
                 self._log("eviction_failed", reason=str(error))
-                await trio.sleep(RETRY_SECONDS)
+                await trio.sleep(RETRY_PASS_SECONDS)
             with trio.move_on_after(pause):
                 await self._look.wait()
 
@@ -161,7 +161,8 @@ class Evictor(Actor):
         self._stored = Amount()
         before, must_scan = await in_thread(self._inspect, threads=self._threads)
         self._enough = Amount(
-            max(1, int(before.limit.bytes * LOOK_SHARE)), int(before.limit.files * LOOK_SHARE)
+            max(1, int(before.limit.bytes * CHECK_USAGE_SHARE)),
+            int(before.limit.files * CHECK_USAGE_SHARE),
         )
         is_full = self._limits.high < 1 and self._held.without(before).share >= self._limits.high
         if not is_full and not must_scan:
@@ -174,7 +175,7 @@ class Evictor(Actor):
         finally:
             self._monitor.note(running=False)
         if report is None:  # another process runs one
-            await trio.sleep(RETRY_SECONDS)
+            await trio.sleep(RETRY_PASS_SECONDS)
             return False
         self._monitor.note_pass(report)
         self._capacity.note_scan(report.stored_bytes, begun)

@@ -157,7 +157,7 @@ class KeyValueStore(Actor):
 
     async def _put(self, puts: list[tuple[Envelope, Put]]) -> None:
         writes = [EntryWrite(put.key, put.body, put.artifacts) for _, put in puts]
-        with self._metrics.commit("entry", len(writes)):
+        with self._metrics.commit({"entry": len(writes)}):
             outcomes = await self._committer.commit(writes)
         stored: list[StoredKey] = []
         for (envelope, put), outcome in zip(puts, outcomes, strict=True):

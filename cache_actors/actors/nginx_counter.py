@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cache_actors.metrics.registry import Metrics
     from cache_actors.supervision import Started
 
-LOOK_SECONDS = 1.0
+READ_LOG_SECONDS = 1.0
 """Pause between two reads of the log, in seconds; nginx writes to it once a second."""
 
 
@@ -51,7 +51,7 @@ class NginxCounter:
         self._logged: str | None = None  # the reason logged last, unless that trouble is over
 
     async def run(self, stop: trio.Event, started: Started) -> None:
-        """Count every `LOOK_SECONDS` until `stop` is set."""
+        """Count every `READ_LOG_SECONDS` until `stop` is set."""
         started()
         if self._nginx_log is None:
             await stop.wait()
@@ -59,7 +59,7 @@ class NginxCounter:
         try:
             while not stop.is_set():
                 await self._look(self._nginx_log)
-                with trio.move_on_after(LOOK_SECONDS):
+                with trio.move_on_after(READ_LOG_SECONDS):
                     await stop.wait()
         finally:
             self._nginx_log.close()

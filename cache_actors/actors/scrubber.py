@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from cache_actors.supervision import Started
 
-STEPS = 64
-"""Number of steps of a scrub, of at most 1 MiB each, in one call of a thread."""
+MAX_STEPS = 64
+"""Largest number of steps of a scrub in one call of a thread; each reads at most 1 MiB."""
 
-RETRY_SECONDS = 60.0
+RETRY_SCRUB_SECONDS = 60.0
 """Pause in seconds after a scrub that failed, or that found another process scrubbing."""
 
 
@@ -30,10 +30,10 @@ class Scrubber:
 
     Args:
         root: the storage folder.
-        interval: seconds from the end of the last scrub by any process; 0 to never scrub.
-        rate: bytes to read per second.
-        threads: limit on threads for disk access.
-        log: logs broken files and ends of scrubs, with the event's name and fields.
+        interval: seconds from the end of a scrub, by any process, to the next; 0 to never scrub.
+        rate: largest number of bytes to read per second.
+        threads: limit on the threads that run at once, shared with other tasks.
+        log_warning: logs broken files, failures and ends of scrubs, by the event's name and fields.
     """
 
     def __init__(
@@ -42,16 +42,16 @@ class Scrubber:
         interval: float,
         rate: float,
         threads: trio.CapacityLimiter,
-        log: Callable[..., object],
+        log_warning: Callable[..., object],
     ) -> None:
         self._root = root
         self._interval = interval
         self._rate = rate
         self._threads = threads
-        self._log = log
+        self._log_warning = log_warning
 
     async def run(self, stop: trio.Event, started: Started) -> None:
-        """Scrub every `interval` seconds until `stop` is set."""
+        """Scrub `interval` seconds after the end of each scrub, until `stop` is set."""
         started()
         if self._interval == 0:
             await stop.wait()
@@ -61,10 +61,10 @@ class Scrubber:
                 if pause == 0:
                     await self._scrub(stop)
             except ScrubRunning:
-                pause = RETRY_SECONDS
+                pause = RETRY_SCRUB_SECONDS
             except StorageError as error:
-                self._log("scrub_failed", reason=str(error))
-                pause = RETRY_SECONDS
+                self._log_warning("scrub_failed", reason=str(error))
+                pause = RETRY_SCRUB_SECONDS
             with trio.move_on_after(pause):
                 await stop.wait()
 
@@ -83,7 +83,7 @@ class Scrubber:
                 begun = trio.current_time()
                 cost = await in_thread(_advance, steps, self._rate, threads=self._threads)
                 for finding in report.findings[reported:]:
-                    self._log(
+                    self._log_warning(
                         "scrub_found",
                         path=finding.path,
                         fault=finding.fault.value,
@@ -93,8 +93,8 @@ class Scrubber:
                 with trio.move_on_at(begun + cost / self._rate):
                     await stop.wait()
             if report.complete:
-                await in_thread(lock.completed, threads=self._threads)
-                self._log(
+                await in_thread(lock.record_completed, threads=self._threads)
+                self._log_warning(
                     "scrub_finished",
                     files=report.files,
                     bytes=report.bytes,
@@ -102,11 +102,11 @@ class Scrubber:
                 )
 
 
-def _advance(steps: Iterator[int], enough: float) -> int:
-    """Take up to `STEPS` steps, until their cost reaches `enough` bytes, and return that cost."""
+def _advance(steps: Iterator[int], max_bytes: float) -> int:
+    """Take steps until they have read `max_bytes`, at most `MAX_STEPS`; return the bytes read."""
     cost = 0
-    for step in itertools.islice(steps, STEPS):
+    for step in itertools.islice(steps, MAX_STEPS):
         cost += step
-        if cost >= enough:
+        if cost >= max_bytes:
             break
     return cost

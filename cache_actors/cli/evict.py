@@ -28,11 +28,12 @@ if TYPE_CHECKING:
     from cache_actors.storage.layout import Project
 
 EXIT_INTERRUPTED = 130
-"""Exit status: interrupted (128 + SIGINT), or the parent process ended; no file is half removed."""
+"""Exit status of a pass that was interrupted (128 + SIGINT), or whose parent process has ended; all
+that it has removed by then had to go."""
 
 
 class CannotEvict(CommandError):
-    """The storage folder cannot be evicted from; the message says why."""
+    """A pass cannot run, or has failed; the message says why."""
 
 
 def run_evict(
@@ -55,12 +56,13 @@ def run_evict(
         require_artifacts: whether the service refuses entries whose artifacts are missing; if not,
             artifacts may follow their entry within ten minutes.
         as_json: whether to print JSON rather than text.
-        parent: the id of the process with which this one ends; None for none.
+        parent: the id of the parent process, with whose end the pass ends; None to ignore it.
 
     Raises:
-        CannotEvict: the folder cannot be used, belongs to another user, or the clock was set.
+        CannotEvict: the folder cannot be read or written, or a file in it belongs to another user,
+            or the clock was set during the pass.
     """
-    eviction = EvictionPass(
+    eviction_pass = EvictionPass(
         storage,
         limits,
         project,
@@ -71,13 +73,13 @@ def run_evict(
     try:
         with nullcontext() if dry_run else EvictionLock(storage) as lock:
             try:
-                _show_progress(eviction)
-            finally:  # an interrupted pass is reported, too
-                report = eviction.report()
-                if lock is not None and eviction.scan.complete:  # else the totals are not known
-                    lock.completed(report)
-                if eviction.scan.complete or not dry_run:
-                    _print(eviction, report, as_json=as_json, dry_run=dry_run)
+                _run_with_progress(eviction_pass)
+            finally:  # also after an interruption: what has gone by then is reported
+                report = eviction_pass.report()
+                if lock is not None and eviction_pass.scan.complete:  # else totals are unknown
+                    lock.record_completed(report)
+                if eviction_pass.scan.complete or not dry_run:
+                    _print(eviction_pass, report, as_json=as_json, dry_run=dry_run)
     except (KeyboardInterrupt, ParentGone):
         return EXIT_INTERRUPTED
     except EvictionRunning as error:
@@ -97,8 +99,8 @@ def run_evict(
     return 0
 
 
-def _show_progress(eviction: EvictionPass) -> None:
-    """Run the pass, with a progress bar on a terminal."""
+def _run_with_progress(eviction_pass: EvictionPass) -> None:
+    """Run the pass; on a terminal, show a progress bar on standard error meanwhile."""
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -109,23 +111,25 @@ def _show_progress(eviction: EvictionPass) -> None:
         transient=True,
     ) as progress:
         bar = progress.add_task("Looking", total=None, gone="")
-        for _ in eviction.run():
-            scan, gone = eviction.scan, eviction.removed
+        for _ in eviction_pass.run():
+            scan, gone = eviction_pass.scan, eviction_pass.removed
             progress.update(
                 bar,
                 description="Evicting" if scan.complete else "Looking",
-                total=(eviction.excess.bytes or None) if scan.complete else scan.folders,
+                total=(eviction_pass.excess.bytes or None) if scan.complete else scan.folders,
                 completed=gone.bytes if scan.complete else scan.folders_done,
                 gone=format_bytes(gone.bytes),
             )
 
 
-def _print(eviction: EvictionPass, report: PassReport, *, as_json: bool, dry_run: bool) -> None:
+def _print(
+    eviction_pass: EvictionPass, report: PassReport, *, as_json: bool, dry_run: bool
+) -> None:
     if as_json:
-        click.echo(msgspec.json.encode(asdict(report) | {"projects": _projects(eviction)}))
+        click.echo(msgspec.json.encode(asdict(report) | {"projects": _projects(eviction_pass)}))
         return
     table = Table("project", "artifacts", "bytes", "oldest kept")
-    for row in _projects(eviction):
+    for row in _projects(eviction_pass):
         table.add_row(
             row["project"],
             str(row["artifacts"]),
@@ -142,19 +146,19 @@ def _print(eviction: EvictionPass, report: PassReport, *, as_json: bool, dry_run
     )
     if report.youngest_evicted_seconds is not None:
         click.echo(
-            "The youngest artifact of them was used "
+            "The most recently used artifact of them was used "
             f"{format_seconds(report.youngest_evicted_seconds)} ago"
         )
 
 
-def _projects(eviction: EvictionPass) -> list[dict[str, Any]]:
-    """The projects for the report, each with what is left of it; the largest first."""
+def _projects(eviction_pass: EvictionPass) -> list[dict[str, Any]]:
+    """The report's rows: the artifacts that are left in each project, the largest project first."""
     return [
         {
             "project": str(project),
             "artifacts": kept.artifacts,
             "bytes": kept.bytes,
-            "oldest_kept_seconds": eviction.age(kept.oldest_use),
+            "oldest_kept_seconds": eviction_pass.age(kept.oldest_use),
         }
-        for project, kept in sorted(eviction.kept().items(), key=lambda each: -each[1].bytes)
+        for project, kept in sorted(eviction_pass.kept().items(), key=lambda each: -each[1].bytes)
     ]

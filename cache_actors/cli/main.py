@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cache_actors.errors import CommandError
-from cache_actors.log_output import open_standard_descriptors
+from cache_actors.log_writer import open_standard_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -52,7 +52,7 @@ def run_scrub(storage: Path, rate: float, *, as_json: bool) -> int:
             finally:  # an interrupted scrub is reported, too
                 click.echo(_as_json(scrub.report) if as_json else _as_text(scrub.report))
             with suppress(OSError):  # on a full or read-only disk the next scrub comes earlier
-                lock.completed()
+                lock.record_completed()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except ScrubRunning as error:

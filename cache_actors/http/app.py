@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 MAX_LOGGED = 200
-"""Largest part of the path that is logged of what was no request, in characters."""
+"""Longest path, in characters, that is logged for a message that is no well-formed request."""
 
 
 class CacheApp(QuartTrio):
@@ -81,19 +81,19 @@ class CacheApp(QuartTrio):
     def _route(self, request: Request) -> tuple[Callable[..., Any], Mapping[str, Any]]:
         """The handler of a request, and its arguments.
 
-        A path may begin with several slashes, as a client's base URL may end with one: werkzeug
-        makes them one. The prefix that clients use is taken away; nginx and health checks do
-        without.
+        A path may begin with several slashes, since a client's base URL may end with one; werkzeug
+        treats them as one. A path may begin with `PATH_PREFIX` or not: clients send it, but nginx
+        and health checks do not.
 
         Raises:
-            HTTPException: there is none, or nginx has refused the request.
+            HTTPException: no route matches (404, 405), or nginx would have refused the request.
             HttpError: the token is too long.
         """
         decision.refuse_long_token(request)
         try:
             route, arguments = self._match(request)
             request.route = Route(route)
-        finally:  # what nginx would have said comes before what there is no route for
+        finally:  # replaces an error of routing: nginx would have given its own answer before
             if BODY_HEADER in request.headers:
                 self._refuse_as_nginx(request)
         return self.view_functions[route], arguments
@@ -106,16 +106,18 @@ class CacheApp(QuartTrio):
         return self._routes.match(path, request.method)
 
     def _refuse_as_nginx(self, request: Request) -> None:
-        """Refuse what nginx leaves to us only because there is a body to be read first.
+        """Refuse a request that nginx would have refused itself, had it no body to be read first.
 
         Raises:
-            HttpError, HTTPException: nginx would have answered that.
+            HttpError, HTTPException: the body is too large (413), or nginx has found nothing (404).
         """
-        request.body.limit(self.settings.largest(UPLOADS.get(request.route, Kind.CAS)))
+        kind = UPLOADS.get(request.route, Kind.CAS)  # for all else nginx has the limit of CAS
+        request.body.limit(self.settings.largest(kind))
         if ANSWER_HEADER in request.headers:
             raise NotFound
 
     def _answer_error(self, request: Request, error: Exception) -> Response:
+        """The response for an exception, which is logged and counted if operators need to know."""
         answer = translate(error)
         if isinstance(error, MissingArtifact):
             self.log_missing_artifact(request, error.artifact_id, stored=False)
@@ -138,7 +140,13 @@ class CacheApp(QuartTrio):
         self.log.error("request_crashed", exc_info=exception_info)
 
     def log_missing_artifact(self, request: Request, artifact_id: str, *, stored: bool) -> None:
-        """Tell that an entry refers to an artifact which does not exist, and was stored or not."""
+        """Count and log an entry that refers to a missing artifact.
+
+        Args:
+            request: the request to store the entry.
+            artifact_id: the id of the missing artifact.
+            stored: whether the entry was stored all the same; if not, it was refused.
+        """
         self.metrics.missing_artifacts.labels("stored" if stored else "refused").inc()
         self.log.warning(
             "artifact_missing",
@@ -148,8 +156,15 @@ class CacheApp(QuartTrio):
             stored=stored,
         )
 
-    def log_request(self, request: Request, status: int, sent: int, seconds: float) -> None:
-        """Count a request, and log its one line. That has no query and no headers, so no token."""
+    def record_request(self, request: Request, status: int, sent: int, seconds: float) -> None:
+        """Count an answered request, and log one line. No query or header is in it, so no token.
+
+        Args:
+            request: the request.
+            status: the status of the response.
+            sent: the number of bytes of its body that were sent.
+            seconds: the time from the request's head to the end of the response.
+        """
         self.metrics.served(
             RequestEvent(
                 Responder.SERVICE,
@@ -180,10 +195,10 @@ class CacheApp(QuartTrio):
             milliseconds=round(seconds * 1000, 1),
         )
 
-    def log_refusal(
+    def record_refusal(
         self, request_id: str, status: int, method: str | None = None, target: str = ""
     ) -> None:
-        """Count what was refused before it was a request, and log a line as requests have it."""
+        """Count a message that was refused before it became a request, and log the same line."""
         self.metrics.served(RequestEvent(Responder.SERVICE, Route.OTHER, status, 0.0, 0))
         self.log.info(
             "request",
@@ -199,14 +214,15 @@ class CacheApp(QuartTrio):
 
 
 TROUBLE_HEADER = "X-Cache-Trouble"
-"""Header in which nginx says what it could not do by itself; from other hosts it means nothing."""
+"""Header in which nginx names what it could not do by itself; ignored if another host sends it."""
 
 ANSWER_HEADER = "X-Cache-Answer"
-"""Header in which nginx says that it would answer 404, were there no body to be read first."""
+"""Header with which nginx says that it has found nothing (404); the body has to be read first."""
 
 
 class _Anything(BaseConverter):
-    """The rest of a path, whatever is in it: ids are judged by `storage.layout`, not by routing."""
+    """A variable that matches any rest of a path: `storage.layout` checks ids, and says why one is
+    refused, where routing would answer 404."""
 
     regex = r"[\s\S]*"
     part_isolating = False

@@ -25,12 +25,13 @@ from cache_actors.storage.layout import InvalidIdentifier
 from cache_actors.supervision import ActorError, MailboxFull
 from cache_actors.transfer.upload import EmptyUpload, WrongDigest
 
+from .parameters import InvalidParameter
 from .responses import Response, json_response
 
 RETRY_AFTER = 1
 """`Retry-After`, in seconds, of a failure that is soon over: a crashed actor, or a held lock."""
 
-LATEST_RETRY = 5
+MAX_RETRY_AFTER = 5
 """Largest `Retry-After`, in seconds, of a 429; the smallest is 1. It is random, so that clients do
 not all retry at once."""
 
@@ -71,7 +72,7 @@ def translate(error: Exception) -> HttpError | None:
     match error:
         case HttpError():
             return error
-        case InvalidIdentifier() | EmptyUpload() | WrongParts():
+        case InvalidParameter() | InvalidIdentifier() | EmptyUpload() | WrongParts():
             return HttpError(HTTPStatus.BAD_REQUEST, str(error))
         case BodyStalled():
             return HttpError(HTTPStatus.REQUEST_TIMEOUT, str(error))
@@ -119,7 +120,7 @@ def unavailable(message: str, retry_after: int) -> HttpError:
 
 def overloaded(message: str) -> HttpError:
     """A 429 with a random `Retry-After`, for a request that overload alone prevents."""
-    seconds = random.randint(1, LATEST_RETRY)  # noqa: S311 - it may be guessed
+    seconds = random.randint(1, MAX_RETRY_AFTER)  # noqa: S311 - it may be guessed
     return HttpError(HTTPStatus.TOO_MANY_REQUESTS, message, {"Retry-After": str(seconds)})
 
 

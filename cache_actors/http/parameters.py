@@ -6,9 +6,13 @@ from functools import lru_cache
 from urllib.parse import parse_qsl
 
 from cache_actors.access.grants import Action
-from cache_actors.storage.layout import InvalidIdentifier, Project, module_id, parse_project
+from cache_actors.storage.layout import Project, module_id, parse_project
 
 _HANDLES = ("account_handle", "project_handle")
+
+
+class InvalidParameter(ValueError):
+    """A parameter is missing, repeated, or has a value that is not allowed; the message says so."""
 
 
 @lru_cache(maxsize=1024)  # a build asks for one project, again and again
@@ -16,12 +20,13 @@ def project_in(query: bytes) -> Project:
     """The project in a query string's `account_handle` and `project_handle`.
 
     Raises:
-        InvalidIdentifier: one of them is missing, repeated, spelled in another case, or invalid.
-            nginx uses the first of several and ignores the case of names, but must never use
-            another project than the service; so both are refused.
+        InvalidParameter: one of them is missing, given more than once, or its name is not in lower
+            case. nginx ignores the case of names, and takes the first of several; the service must
+            never take another project than nginx, and so refuses both.
+        InvalidIdentifier: a handle is invalid.
     """
     parameters = _parameters(query)
-    return parse_project(*(_only(name, parameters) for name in _HANDLES))
+    return parse_project(*(_in_one_spelling(name, parameters) for name in _HANDLES))
 
 
 @lru_cache(maxsize=1024)
@@ -31,15 +36,15 @@ def action_in(query: bytes) -> Action:
     Older configurations of nginx send no action, and use one decision for all: that of `write`.
 
     Raises:
-        InvalidIdentifier: the action is something else, or is given more than once.
+        InvalidParameter: the action is something else, or is given more than once.
     """
     actions = [value for name, value in _parameters(query) if name == "action"]
     if len(actions) > 1:
-        raise InvalidIdentifier("action is given more than once")
+        raise InvalidParameter("action is given more than once")
     try:
         return Action(actions[0]) if actions else Action.WRITE
     except ValueError:
-        raise InvalidIdentifier("action is neither read nor write") from None
+        raise InvalidParameter("action is neither read nor write") from None
 
 
 @lru_cache(maxsize=1024)
@@ -47,9 +52,10 @@ def module_in(query: bytes) -> str:
     """The id of the module artifact that a query string names.
 
     Raises:
-        InvalidIdentifier: `hash`, `name` or `cache_category` is missing, repeated or invalid.
+        InvalidParameter: `hash` or `name` is missing, or one of the three is given more than once.
+        InvalidIdentifier: `hash`, `name` or `cache_category` is invalid.
     """
-    category = _optional("cache_category", _parameters(query))
+    category = _at_most_one("cache_category", _parameters(query))
     module_hash, name = parameter(query, "hash"), parameter(query, "name")
     return module_id("builds" if category is None else category, module_hash, name)
 
@@ -58,18 +64,19 @@ def parameter(query: bytes, name: str) -> str:
     """The value of the parameter `name` in a query string.
 
     Raises:
-        InvalidIdentifier: the parameter is missing, or given more than once.
+        InvalidParameter: the parameter is missing, or given more than once.
     """
-    value = _optional(name, _parameters(query))
+    value = _at_most_one(name, _parameters(query))
     if value is None:
-        raise InvalidIdentifier(f"{name} is missing")
+        raise InvalidParameter(f"{name} is missing")
     return value
 
 
-def _optional(name: str, parameters: list[tuple[str, str]]) -> str | None:
+def _at_most_one(name: str, parameters: list[tuple[str, str]]) -> str | None:
+    """The value of a parameter that is given once; None without it."""
     values = [value for key, value in parameters if key == name]
     if len(values) > 1:
-        raise InvalidIdentifier(f"{name} is given more than once")
+        raise InvalidParameter(f"{name} is given more than once")
     return values[0] if values else None
 
 
@@ -77,13 +84,14 @@ def _parameters(query: bytes) -> list[tuple[str, str]]:
     return parse_qsl(query.decode("ascii", "replace"), keep_blank_values=True)
 
 
-def _only(name: str, parameters: list[tuple[str, str]]) -> str:
+def _in_one_spelling(name: str, parameters: list[tuple[str, str]]) -> str:
+    """The value of the one parameter whose name is `name` in any case, if the case is right too."""
     spellings = [(key, value) for key, value in parameters if key.lower() == name]
     if not spellings:
-        raise InvalidIdentifier(f"{name} is missing")
+        raise InvalidParameter(f"{name} is missing")
     if len(spellings) > 1:
-        raise InvalidIdentifier(f"{name} is given more than once")
+        raise InvalidParameter(f"{name} is given more than once")
     key, value = spellings[0]
     if key != name:
-        raise InvalidIdentifier(f"{name} is missing: the parameter's name is in lower case")
+        raise InvalidParameter(f"{name} is missing: write the parameter's name in lower case")
     return value

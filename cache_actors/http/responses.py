@@ -15,7 +15,7 @@ NO_STORE: Mapping[str, str] = {"Cache-Control": "no-store"}
 
 
 def json_response(body: bytes, status: int = 200, headers: Mapping[str, str] = {}) -> Response:
-    """A response with encoded JSON, which nobody may store."""
+    """A response with the JSON `body`, which no cache may store."""
     return Response(
         body, status=status, headers={**NO_STORE, **headers}, content_type="application/json"
     )
@@ -35,8 +35,8 @@ class _Nothing(ResponseBody):
 
 
 class _Empty(Response):
-    """A response without a body, made of no more than is sent. Quart's take several times as long
-    as the handlers that make them."""
+    """A response without a body, made of its status and headers alone: to make Quart's own takes
+    several times as long as the rest of the handler."""
 
     response = _Nothing()
 
@@ -46,7 +46,8 @@ class _Empty(Response):
 
 
 def empty_response(status: int = 204, headers: Mapping[str, str] = {}) -> Response:
-    """A response without a body, nor headers that describe one but a length where one may be."""
+    """A response without a body and `Content-Type`. Its `Content-Length` is 0, but for a 204, which
+    must have none (RFC 9110, section 8.6)."""
     length = {} if status == HTTPStatus.NO_CONTENT else {"Content-Length": "0"}
     return _Empty(status, {**length, **headers})
 

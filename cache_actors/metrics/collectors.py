@@ -14,7 +14,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from cache_actors.log_output import STANDARD_OUTPUT
+from cache_actors.log_writer import STANDARD_OUTPUT
 from cache_actors.storage.health import StorageState
 from cache_actors.supervision import State
 

@@ -33,7 +33,7 @@ from .recent import Recent
 from .request_event import READS, STORES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from cache_actors.storage.eviction.status import EvictionStatus
     from cache_actors.storage.health import StorageStatus
@@ -296,20 +296,21 @@ class Metrics:
         self._tuist_seconds.labels(outcome).observe(seconds)
 
     @contextmanager
-    def commit(self, kind: str, files: int) -> Iterator[None]:
-        """Count a commit of so many files of a kind, which lasts as long as the context.
+    def commit(self, files: Mapping[str, int]) -> Iterator[None]:
+        """Count a commit, which lasts as long as the context, once for each kind in it.
 
         Args:
-            kind: `artifact` or `entry`.
-            files: how many.
+            files: the number of files of each kind, by `Kind.label`.
         """
         began = monotonic()
         try:
             yield
         finally:
-            commit_files, commit_seconds = self._commits[kind]
-            commit_files.observe(files)
-            commit_seconds.observe(monotonic() - began)
+            seconds = monotonic() - began
+            for kind, number in files.items():
+                commit_files, commit_seconds = self._commits[kind]
+                commit_files.observe(number)
+                commit_seconds.observe(seconds)
 
     def synced(self, seconds: float) -> None:
         """Count a sync. May be called from any thread."""

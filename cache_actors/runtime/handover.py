@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from .listen_socket import ListenSocket
 
-LOOK_SECONDS = 1.0
+CHECK_LINK_SECONDS = 1.0
 """Pause between two checks of the link, in seconds; the instance it points to may have died."""
 
 
@@ -50,7 +50,7 @@ class LinkKeeper:
             if trouble not in (None, known):
                 self._log.error("link_not_repaired", reason=trouble)
             known = trouble
-            with trio.move_on_after(LOOK_SECONDS):
+            with trio.move_on_after(CHECK_LINK_SECONDS):
                 await stop.wait()
 
     def _repair(self) -> str | None:

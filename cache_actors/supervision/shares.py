@@ -2,9 +2,10 @@
 
 Theory of operation
 -------------------
-An owner is a path: a project, then one client of that project. A project may take no more than it
-leaves free: a single project gets half of the limit, and each of three projects a quarter. A
-client, likewise, may take no more than it leaves free of its project's share. So the next owner
+An owner is a path: a project, then one client of that project. A project may take half of what the
+others leave free (`SHARE_OF_FREE`): a single project gets half of the limit, and each of three
+projects a quarter. A client, likewise, may take half of what the others leave of its project's
+share: a single client gets a quarter of the limit. So the next owner
 always finds some units, although the owners are not known beforehand.
 
 Waiting requests are granted by project: the project that holds least comes first, and among equals
@@ -28,10 +29,14 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+SHARE_OF_FREE = 0.5
+"""Largest share that an owner may hold of what all others leave free: of the limit for a project,
+of its project's share for a client."""
+
 STALLED = 0.5
 """Time without progress after which a holding may be asked to release its surplus, in seconds."""
 
-MAX_TURNS = 1_000
+MAX_REMEMBERED_PROJECTS = 1_000
 """Largest number of projects whose last turn is remembered."""
 
 Owner: TypeAlias = "tuple[Hashable, ...]"
@@ -71,7 +76,7 @@ class Shares:
         left, outer = float(self.limit), self.taken
         for depth in range(1, len(owner) + 1):
             held = self.held(owner[:depth])
-            left = (left - (outer - held)) / 2
+            left = (left - (outer - held)) * SHARE_OF_FREE
             if held + amount > left:
                 return False
             outer = held
@@ -82,7 +87,7 @@ class Shares:
         holding.amount += amount
         self.taken += amount
         if amount > 0:
-            if len(self._last_turn) > MAX_TURNS:
+            if len(self._last_turn) > MAX_REMEMBERED_PROJECTS:
                 self._last_turn.clear()
             self._last_turn[holding.owner[:1]] = next(self._turns)
         for depth in range(1, len(holding.owner) + 1):

@@ -46,7 +46,8 @@ class Artifact:
         """Yield the bytes from `start` up to, but not including, `end`.
 
         Raises:
-            StorageError: the disk failed, or the file is shorter than it was.
+            StorageError: the disk failed, or the file is shorter than it was. If its bytes are
+                lost, the file has been moved to quarantine, and the next read is a miss.
         """
         while start < end:
             wanted = min(READ_BYTES, end - start)

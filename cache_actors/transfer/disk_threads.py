@@ -17,7 +17,14 @@ Result = TypeVar("Result")
 async def in_thread(
     action: Callable[..., Result], *arguments: object, threads: trio.CapacityLimiter
 ) -> Result:
-    """Call `action(*arguments)` in one of `threads`, and return its result.
+    """Call `action(*arguments)` in a thread, and return its result.
+
+    A cancellation takes effect when the call has returned: a thread cannot be interrupted.
+
+    Args:
+        action: the blocking function.
+        arguments: its arguments.
+        threads: limit on the number of calls that run at once; others wait for one to end.
 
     Raises:
         StorageError: the call raised an `OSError`.

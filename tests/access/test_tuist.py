@@ -25,7 +25,7 @@ from cache_actors.access.tuist import (
     CONNECTIONS,
     INTROSPECTION,
     PROJECTS,
-    RETRY_SECONDS,
+    SKIP_PATH_SECONDS,
     Credential,
     TuistApi,
 )
@@ -431,7 +431,7 @@ async def test_server_without_access_is_asked_for_projects_and_again_after_a_whi
             assert await api.ask(AUTHORIZATION, "id") == expected
         assert asked(tuist) == [ACCESS, PROJECTS, PROJECTS]
         tuist.paths = frozenset({ACCESS})
-        mock_clock.jump(RETRY_SECONDS)
+        mock_clock.jump(SKIP_PATH_SECONDS)
         assert await api.ask(AUTHORIZATION, "id") == expected
     assert asked(tuist)[3:] == [ACCESS]
 

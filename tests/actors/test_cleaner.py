@@ -9,7 +9,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from cache_actors.actors import cleaner
-from cache_actors.actors.cleaner import LOOK_SECONDS, STEP, Cleaner, CleanerClient
+from cache_actors.actors.cleaner import CHECK_TRASH_SECONDS, FILES_PER_STEP, Cleaner, CleanerClient
 from cache_actors.storage.capacity import Capacity
 from cache_actors.storage.errors import StorageError
 from cache_actors.storage.files.store import FileStore
@@ -23,7 +23,7 @@ from tests.support.stored import APP, LIB, Stored
 
 from .helpers import Log, Run, after, fail_at
 
-FILES = 3 * STEP + 1
+FILES = 3 * FILES_PER_STEP + 1
 
 
 class Cleaning:
@@ -94,7 +94,7 @@ async def test_what_others_have_left_is_removed_at_the_start_and_after_a_while(
     await trio.testing.wait_all_tasks_blocked()
     assert cleaning.trash() == []
     clean(storage, LIB)
-    await after(clock, LOOK_SECONDS)
+    await after(clock, CHECK_TRASH_SECONDS)
     assert cleaning.trash() == []
 
 
@@ -135,7 +135,7 @@ async def test_disk_that_fails_is_told_and_tried_again(
         await trio.testing.wait_all_tasks_blocked()
     reason = "The storage failed: Input/output error"
     assert cleaning.log.of("clean_failed") == [{"event": "clean_failed", "reason": reason}]
-    await after(clock, LOOK_SECONDS)
+    await after(clock, CHECK_TRASH_SECONDS)
     assert cleaning.trash() == []
 
 

@@ -13,6 +13,7 @@ import trio.testing
 
 from cache_actors.actors.disk_writer import DiskWriter, DiskWriterClient, Publish
 from cache_actors.actors.evictor import EvictorClient
+from cache_actors.kinds import Kind
 from cache_actors.storage.capacity import on_disk
 from cache_actors.storage.errors import StorageError, StorageFull
 from cache_actors.storage.files.store import Published
@@ -263,11 +264,17 @@ def test_message_weighs_what_it_holds_in_memory_and_does_not_show_it(
 # Metrics.
 
 
-async def test_commits_and_their_syncs_are_counted(writer: Writer) -> None:
-    await writer.put(artifact("ONE"), SMALL)
+async def test_commits_are_counted_by_the_kinds_of_their_files(writer: Writer) -> None:
+    keys = [artifact("ONE"), artifact("TWO"), Key(A.project, Kind.GRADLE, "ONE")]
+    async with writer.publishing():
+        tasks = [await writer.begin(writer.put(key, SMALL)) for key in keys]
+    for task in tasks:
+        await task.result()
     found = Scrape.of(writer.metrics)
-    assert found.value("cache_actors_commit_files_sum", kind="artifact") == 1
-    assert found.value("cache_actors_commit_duration_seconds_count", kind="artifact") == 1
+    for kind, commits, files in ("artifact", 2, 3), ("gradle", 1, 1), ("module", 0, 0):
+        assert found.value("cache_actors_commit_files_count", kind=kind) == commits
+        assert found.value("cache_actors_commit_files_sum", kind=kind) == files
+        assert found.value("cache_actors_commit_duration_seconds_count", kind=kind) == commits
 
 
 async def test_upload_counts_as_a_temporary_file_while_it_is_one(writer: Writer) -> None:

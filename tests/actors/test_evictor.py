@@ -15,13 +15,13 @@ from trio.testing import MockClock
 
 from cache_actors.actors import evictor
 from cache_actors.actors.evictor import (
-    LOOK_SECONDS,
-    LOOK_SHARE,
+    CHECK_USAGE_SECONDS,
+    CHECK_USAGE_SHARE,
     MEND_SECONDS,
     PENDING_FREE_SECONDS,
     RESCAN_SECONDS,
     RESCAN_SHARE,
-    RETRY_SECONDS,
+    RETRY_PASS_SECONDS,
     RETRY_WHEN_FULL_SECONDS,
     Evictor,
     EvictorClient,
@@ -42,7 +42,7 @@ HIGH, TARGET = 0.85, 0.7
 BLOCK = 1 << 20
 BLOCKS = FILES = 100_000
 DISK = BLOCKS * BLOCK
-ENOUGH = int(LOOK_SHARE * DISK)
+ENOUGH = int(CHECK_USAGE_SHARE * DISK)
 NOTHING = PassReport(0.0, 0.1, 0, 0, 0, None, 0, 0, 0)
 Outcome = PassReport | None | Exception
 
@@ -132,7 +132,7 @@ class Passes:
 def complete(root: Path, report: PassReport) -> None:
     """Have a process, this one or another, come to the end of a pass."""
     with EvictionLock(root) as lock:
-        lock.completed(report)
+        lock.record_completed(report)
 
 
 def report(blocks: int = 0, *, stored: int = 0, **more: Any) -> PassReport:
@@ -208,7 +208,7 @@ async def test_it_looks_at_once_and_then_every_few_seconds(world: World) -> None
     for share in (0.2, 0.3, 0.4):
         assert world.status().used == pytest.approx(share - 0.1)
         world.disk.fill(share)
-        await world.after(LOOK_SECONDS - 0.1)
+        await world.after(CHECK_USAGE_SECONDS - 0.1)
         assert world.status().used == pytest.approx(share - 0.1)
         await world.after(0.2)
     assert world.status().used == pytest.approx(0.4)
@@ -264,7 +264,7 @@ async def test_watermark_of_the_whole_disk_is_never_reached(world: World) -> Non
     assert world.status() == EvictionStatus(used=1.0, high_watermark=1.0)
     assert world.mailbox.depth() == 0
     (world.root / QUARANTINE).mkdir()
-    await world.after(LOOK_SECONDS)
+    await world.after(CHECK_USAGE_SECONDS)
     assert world.passes.count == 1
     assert world.passes.limits == Limits(1.0, 1.0)
 
@@ -297,7 +297,7 @@ async def test_pass_that_was_not_enough_is_followed_by_another_at_once(world: Wo
     await world.start()
     assert world.passes.count == 2
     assert world.status().used == pytest.approx(0.8)
-    await world.after(LOOK_SECONDS + 1)
+    await world.after(CHECK_USAGE_SECONDS + 1)
     assert world.passes.count == 2
 
 
@@ -329,7 +329,7 @@ async def test_space_that_is_held_by_readers_is_waited_for_but_not_too_long(
     assert world.status().used == pytest.approx(0.9)
     if is_freed:
         world.disk.fill(0.7)
-    await world.after(LOOK_SECONDS + 1)
+    await world.after(CHECK_USAGE_SECONDS + 1)
     assert world.passes.count == count
 
 
@@ -367,7 +367,7 @@ async def test_pass_of_another_process_is_waited_for(world: World) -> None:
     world.passes.outcomes = [None, None]
     await world.start()
     assert world.passes.count == 1
-    await world.after(RETRY_SECONDS - 0.1)
+    await world.after(RETRY_PASS_SECONDS - 0.1)
     await world.stored(10 * ENOUGH)
     assert world.passes.count == 1
     await world.after(0.2)
@@ -376,8 +376,8 @@ async def test_pass_of_another_process_is_waited_for(world: World) -> None:
     assert not world.status().running
     world.disk.fill(0.7)
     complete(world.root, theirs := report(20_000))
-    await world.after(RETRY_SECONDS)
-    await world.after(LOOK_SECONDS)
+    await world.after(RETRY_PASS_SECONDS)
+    await world.after(CHECK_USAGE_SECONDS)
     assert world.passes.count == 2
     assert world.status().last == theirs
     assert (world.status().passes, world.status().bytes) == (0, 0)
@@ -395,7 +395,7 @@ async def test_totals_are_of_all_passes_and_the_last_is_known(world: World) -> N
     for outcome in (first, second):
         world.passes.outcomes = [outcome]
         world.disk.fill(0.9)
-        await world.after(LOOK_SECONDS + PENDING_FREE_SECONDS)
+        await world.after(CHECK_USAGE_SECONDS + PENDING_FREE_SECONDS)
     assert world.status() == EvictionStatus(
         used=TARGET,
         high_watermark=HIGH,
@@ -423,15 +423,15 @@ async def test_failure_is_told_and_tried_again(world: World, what: str) -> None:
     await world.start()
     assert world.status().failure == reason
     assert world.log.of("eviction_failed") == [{"event": "eviction_failed", "reason": reason}]
-    await world.after(RETRY_SECONDS - 0.1)
+    await world.after(RETRY_PASS_SECONDS - 0.1)
     await world.stored(ENOUGH)
     assert len(world.log) == 1
-    await world.after(LOOK_SECONDS)
+    await world.after(CHECK_USAGE_SECONDS)
     assert len(world.log.of("eviction_failed")) == 2
     world.disk.error = None
     world.passes.effect = lambda: world.disk.fill(TARGET)
-    await world.after(RETRY_SECONDS)
-    await world.after(LOOK_SECONDS)
+    await world.after(RETRY_PASS_SECONDS)
+    await world.after(CHECK_USAGE_SECONDS)
     assert world.status().failure is None
     assert world.status().passes == 1
     assert not world.status().running
@@ -451,11 +451,11 @@ async def test_folder_with_a_limit_is_scanned_at_first_and_as_things_are_stored_
     assert world.passes.limits == Limits(HIGH, 1.0, 1000)
     assert world.status().used == 0.5
     await world.stored(int(RESCAN_SHARE * 1000) - 1)
-    await world.after(LOOK_SECONDS)
+    await world.after(CHECK_USAGE_SECONDS)
     assert world.passes.count == 1
     assert world.status().used == 0.549
     await world.stored(1)
-    await world.after(LOOK_SECONDS)
+    await world.after(CHECK_USAGE_SECONDS)
     assert world.passes.count == 2
     assert world.status().used == 0.51
     await world.after(RESCAN_SECONDS - 60)
@@ -470,9 +470,9 @@ async def test_pass_of_another_process_counts_as_a_scan(world: World) -> None:
     await world.start()
     await world.stored(int(RESCAN_SHARE * 1000) - 1)
     complete(world.root, report(stored=400, ended=world.now()))
-    await world.after(LOOK_SECONDS)
+    await world.after(CHECK_USAGE_SECONDS)
     await world.stored(1)
-    await world.after(LOOK_SECONDS)
+    await world.after(CHECK_USAGE_SECONDS)
     assert world.passes.count == 0
     assert world.status().used == 0.401
 
@@ -489,11 +489,11 @@ async def test_entries_are_mended_after_something_went_into_quarantine(world: Wo
     before = world.now() - MEND_SECONDS - 1
     complete(world.root, report(ended=before, entries_checked=before))
     await world.start()
-    await world.after(LOOK_SECONDS)
+    await world.after(CHECK_USAGE_SECONDS)
     assert world.passes.count == 0
     put_in_quarantine(world.root, now := world.now())
     world.passes.outcomes = [report(ended=now, entries_checked=now + 0.1)]
-    await world.after(LOOK_SECONDS)
+    await world.after(CHECK_USAGE_SECONDS)
     assert world.passes.count == 1
     await world.after(HOUR)
     assert world.passes.count == 1
@@ -506,9 +506,9 @@ async def test_entries_are_mended_a_while_after_the_last_pass(world: World) -> N
     await world.start()
     await world.after(MEND_SECONDS - 1)
     assert world.passes.count == 0
-    await world.after(LOOK_SECONDS)
+    await world.after(CHECK_USAGE_SECONDS)
     assert world.passes.count == 1
-    await world.after(LOOK_SECONDS)
+    await world.after(CHECK_USAGE_SECONDS)
     assert world.passes.count == 1
 
 

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cache_actors.actors.nginx_counter import LOOK_SECONDS, NginxCounter
+from cache_actors.actors.nginx_counter import READ_LOG_SECONDS, NginxCounter
 from cache_actors.supervision import ChildSpec
 from tests.support.metrics import Scrape, new_metrics
 
@@ -41,7 +41,7 @@ async def test_what_nginx_writes_is_counted(run_tree: Run, path: Path, clock: Mo
     await run_tree(counting.child)
     for times in 3, 5:
         path.write_bytes(READ * times + b"garbage\n")
-        await after(clock, LOOK_SECONDS)
+        await after(clock, READ_LOG_SECONDS)
     assert counting.counted() == 8
     ignored = Scrape.of(counting.metrics).value("cache_actors_nginx_lines_ignored_total")
     assert ignored == 2
@@ -55,11 +55,11 @@ async def test_only_the_current_instance_counts_and_hands_over(
     await run_tree(old.child)
     await run_tree(new.child)
     path.write_bytes(READ)
-    await after(clock, LOOK_SECONDS)
+    await after(clock, READ_LOG_SECONDS)
     old.is_current, new.is_current = False, True
     path.write_bytes(READ * 10)
-    await after(clock, LOOK_SECONDS)
-    await after(clock, LOOK_SECONDS)
+    await after(clock, READ_LOG_SECONDS)
+    await after(clock, READ_LOG_SECONDS)
     assert (old.counted(), new.counted()) == (1, 10)
 
 
@@ -69,11 +69,11 @@ async def test_log_that_cannot_be_read_is_told_and_tried_again(
     path.mkdir()
     counting = Counting(path)
     root = await run_tree(counting.child)
-    await after(clock, LOOK_SECONDS)
+    await after(clock, READ_LOG_SECONDS)
     assert {line["event"] for line in counting.log} == {"nginx_log_failed"}
     path.rmdir()
     path.write_bytes(READ)
-    await after(clock, LOOK_SECONDS)
+    await after(clock, READ_LOG_SECONDS)
     assert counting.counted() == 1
     assert root.supervisor.status().children[0].restarts == 0
 
@@ -81,5 +81,5 @@ async def test_log_that_cannot_be_read_is_told_and_tried_again(
 async def test_without_a_log_it_has_nothing_to_do(run_tree: Run, clock: MockClock) -> None:
     counting = Counting(None)
     await run_tree(counting.child)
-    await after(clock, LOOK_SECONDS)
+    await after(clock, READ_LOG_SECONDS)
     assert counting.log == []

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from cache_actors.actors.scrubber import RETRY_SECONDS, Scrubber
+from cache_actors.actors.scrubber import RETRY_SCRUB_SECONDS, Scrubber
 from cache_actors.storage.files.store import FileStore, Publication, Published
 from cache_actors.storage.integrity.scrub import MIN_COST, ScrubLock, last_scrub
 from cache_actors.storage.layout import LAST_SCRUB
@@ -223,11 +223,11 @@ async def test_failing_storage_is_tried_again_after_a_while(
         work = await world.start(DAY)
         assert [line["event"] for line in work.log] == ["scrub_failed"]
         assert "Cannot allocate memory" in work.log[0]["reason"]
-        await world.after(RETRY_SECONDS - 1)
+        await world.after(RETRY_SCRUB_SECONDS - 1)
         assert len(work.log) == 1
         await world.after(2)
         assert len(work.log) == 2
-    await world.after(RETRY_SECONDS + 1)
+    await world.after(RETRY_SCRUB_SECONDS + 1)
     assert work.finished == 1
     assert last_scrub(world.storage) is not None
 
@@ -245,7 +245,7 @@ async def test_scrub_of_another_is_waited_for_and_not_joined(world: World) -> No
     with ScrubLock(world.storage):
         work = await world.start(DAY)
         for _ in range(5):
-            await world.after(RETRY_SECONDS + 1)
+            await world.after(RETRY_SCRUB_SECONDS + 1)
         assert work.log == []
-    await world.after(RETRY_SECONDS + 1)
+    await world.after(RETRY_SCRUB_SECONDS + 1)
     assert work.finished == 1

@@ -29,8 +29,8 @@ LIMIT = f"--max-bytes={FILES * BLOCK_BYTES}"
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passes that do not wait, and do not make the tests nice."""
-    monkeypatch.setattr(run_module, "GRACE", 0.01)
-    monkeypatch.setattr(run_module, "MINIMUM_GRACE", 0.01)
+    for name in "PROTECTED_SECONDS", "GRACE_SECONDS", "HURRIED_SECONDS":
+        monkeypatch.setattr(run_module, name, 0.01)
     monkeypatch.setattr(os, "nice", lambda _: 0)
 
 
@@ -101,7 +101,7 @@ def test_text_has_a_row_for_each_project_and_a_summary(stored: Stored, spelling:
     assert rows[0].endswith("2 d 2 h")
     assert rows[1].split()[:2] == ["acme/lib", "0"]
     assert gone.startswith("Gone: 1 artifacts and 1 entries, 8.2 kB, in ")
-    assert youngest == "The youngest artifact of them was used 2 d ago"
+    assert youngest == "The most recently used artifact of them was used 2 d ago"
     assert "\x1b" not in result.stdout
 
 

@@ -8,14 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache_actors.access.grants import Action
-from cache_actors.http.parameters import action_in, project_in
+from cache_actors.http.parameters import InvalidParameter, action_in, project_in
 from cache_actors.storage.layout import InvalidIdentifier, Project
+
+REFUSALS = InvalidParameter, InvalidIdentifier
 
 GOOD = b"account_handle=acme&project_handle=app"
 
 
 def refusal_of(query: bytes) -> str:
-    with pytest.raises(InvalidIdentifier) as refused:
+    with pytest.raises(REFUSALS) as refused:
         project_in(query)
     return str(refused.value)
 
@@ -79,7 +81,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("query", "message"), REFUSED)
 def test_handle_that_is_missing_repeated_or_odd_is_refused(query: bytes, message: str) -> None:
-    with pytest.raises(InvalidIdentifier, match=f"^{message}"):
+    with pytest.raises(REFUSALS, match=f"^{message}"):
         project_in(query)
 
 
@@ -94,7 +96,7 @@ def test_no_query_string_is_more_than_refused(query: bytes) -> None:
 def test_nothing_that_follows_changes_the_project(more: bytes) -> None:
     try:
         project = project_in(GOOD + b"&" + more)
-    except InvalidIdentifier:
+    except REFUSALS:
         return
     assert project == Project("acme", "app")
 
@@ -113,5 +115,5 @@ def test_nginx_says_what_its_question_is_about(query: bytes, action: Action) -> 
 
 @pytest.mark.parametrize("query", [b"action=", b"action=READ", b"action=read&action=read"])
 def test_question_about_something_else_is_refused(query: bytes) -> None:
-    with pytest.raises(InvalidIdentifier, match=r"^action is "):
+    with pytest.raises(InvalidParameter, match=r"^action is "):
         action_in(GOOD + b"&" + query)

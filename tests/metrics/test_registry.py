@@ -86,7 +86,7 @@ def test_commit_that_fails_counts_too() -> None:
     metrics = new_metrics()
 
     def fail() -> None:
-        with metrics.commit("entry", 7):
+        with metrics.commit({"entry": 7}):
             raise OSError
 
     with pytest.raises(OSError):  # noqa: PT011

@@ -19,7 +19,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Self
 
-from cache_actors.storage.eviction.run import MINIMUM_GRACE
+from cache_actors.storage.eviction.run import HURRIED_SECONDS
 from cache_actors.storage.files.store import RECENT_NS
 
 TYPICAL_SIZES = (10 << 10,) * 6 + (256 << 10,) * 3 + (2 << 20,)
@@ -38,8 +38,8 @@ READ_PAUSE = 0.02
 KNOWN = 20_000
 """Builds that readers and builders choose from, at most."""
 
-GRACE = MINIMUM_GRACE * 0.9
-SPARED = MINIMUM_GRACE - RECENT_NS / 1e9
+GRACE = HURRIED_SECONDS * 0.9
+SPARED = HURRIED_SECONDS - RECENT_NS / 1e9
 """Seconds for which the artifacts of an entry that was retrieved, or put, are there in any case."""
 
 TOKEN = "token"

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from cache_actors.kinds import Kind
 from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
-from cache_actors.storage.eviction.run import MINIMUM_GRACE
+from cache_actors.storage.eviction.run import HURRIED_SECONDS
 from cache_actors.storage.files.store import RECENT_NS, FileStore, Publication
 from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.layout import TEMPORARY, Key, Project
@@ -35,10 +35,10 @@ HOT = 25
 
 LARGEST = 12 * 1024
 
-SPARED = MINIMUM_GRACE - RECENT_NS / 1e9
+SPARED = HURRIED_SECONDS - RECENT_NS / 1e9
 """Seconds for which an entry that was put, and its artifacts, must stay."""
 
-GRACE = MINIMUM_GRACE * 0.9
+GRACE = HURRIED_SECONDS * 0.9
 """Seconds for which the artifacts of an entry that was read must stay."""
 
 PAUSE = 0.002

@@ -53,7 +53,7 @@ def told_metrics() -> Metrics:
     for source in "memory", "tuist":
         metrics.decided("unknown", source)
     for kind in "artifact", "entry":
-        with metrics.commit(kind, 3):
+        with metrics.commit({kind: 3}):
             metrics.synced(0.001)
     metrics.temporary_files.inc()
     metrics.nginx_lines_ignored.inc()

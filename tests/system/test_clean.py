@@ -18,7 +18,7 @@ from tests.support.waiting import eventually
 from .site import OTHER_PROJECT, PROJECT, Site, running_site
 
 CLEAN = "/api/cache/clean"
-NEVER_EMPTIED = constants({"actors.cleaner.STEP": 0})
+NEVER_EMPTIED = constants({"actors.cleaner.FILES_PER_STEP": 0})
 """What is in the trash stays there, as if removing it took for ever."""
 
 

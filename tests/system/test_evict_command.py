@@ -55,7 +55,7 @@ for what in ("evict", "usage"):  # loads what it needs, which others may not be 
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
-run_module.GRACE = run_module.MINIMUM_GRACE = 0.1
+run_module.PROTECTED_SECONDS = run_module.GRACE_SECONDS = run_module.HURRIED_SECONDS = 0.1
 main(sys.argv[1:])
 """
 

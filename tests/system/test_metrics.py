@@ -32,7 +32,7 @@ from .site import PROJECT, Site, running_site, socket_folder
 REQUESTS = "cache_actors_requests_total"
 INSIDE = ("decision", "up", "ready", "metrics")
 
-EAGER = constants({"actors.nginx_counter.LOOK_SECONDS": 0.1})
+EAGER = constants({"actors.nginx_counter.READ_LOG_SECONDS": 0.1})
 """The environment of a service that looks more often at what nginx has logged."""
 
 TOO_LARGE = 26_214_401

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cache_actors.storage.layout import QUARANTINE
+from cache_actors.storage.layout import LOGS, QUARANTINE, TEMPORARY
 from tests.contract.examples import cas_path, new_cas_id
 from tests.support.tuist import HeldTuist
 from tests.support.waiting import eventually
@@ -126,7 +126,7 @@ def storage(shared: Site) -> Iterator[Storage]:
     """What a test stores there; afterwards it is empty."""
     yield Storage(shared)
     for path in shared.service.storage.rglob("*"):
-        if path.is_file() and ".tmp" not in path.parts:
+        if path.is_file() and {TEMPORARY, LOGS}.isdisjoint(path.parts):
             path.unlink()
 
 

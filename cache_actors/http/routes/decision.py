@@ -50,7 +50,7 @@ async def authorized_project(request: Request) -> Project:
     """The request's project, once its token is authorised for its action there.
 
     Raises:
-        InvalidIdentifier: the project's handles are missing or invalid.
+        InvalidParameter, InvalidIdentifier: the project's handles are missing or invalid.
         HttpError: 400, 401, 402 or 403.
         AccessUnknown, TooManyQuestions, ActorError: as `AuthCacheClient.decide`.
     """

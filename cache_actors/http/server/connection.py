@@ -268,7 +268,7 @@ class _Protocol(H11Protocol):
         except h11.RemoteProtocolError as error:
             if not self._connection.ended:
                 self._request_id = request_id("")
-                self._application.log_refusal(self._request_id, error.error_status_hint)
+                self._application.record_refusal(self._request_id, error.error_status_hint)
                 await self._refuse(error.error_status_hint)
             return
         if not isinstance(event, h11.Request):
@@ -387,7 +387,7 @@ class _Protocol(H11Protocol):
         refusal = _refusal(request, headers)
         if refusal is not None:
             self._request_id = request_id(self._request_id)
-            self._application.log_refusal(
+            self._application.record_refusal(
                 self._request_id,
                 refusal,
                 request.method.decode("latin-1"),

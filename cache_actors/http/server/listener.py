@@ -37,7 +37,7 @@ LATE_SECONDS = 1.0
 """Longest time until the first request on a connection that is opened while the service drains, in
 seconds."""
 
-LOOK_SECONDS = 1.0
+CHECK_IDLE_SECONDS = 1.0
 """Pause between two searches for idle connections, in seconds."""
 
 
@@ -113,7 +113,7 @@ class Listener:
     async def _close_idle(self, context: WorkerContext) -> None:
         """Close connections that have been idle for too long, until cancelled."""
         while True:
-            await trio.sleep(LOOK_SECONDS)
+            await trio.sleep(CHECK_IDLE_SECONDS)
             self._end_idle(LATE_SECONDS if context.terminated.is_set() else IDLE_SECONDS)
 
     def _end_idle(self, seconds: float) -> None:

@@ -69,7 +69,7 @@ class RequestCycle(TrioASGIHTTPConnection):
                 if status != CLIENT_CLOSED_REQUEST:
                     await self._respond(request, response, send)
         finally:
-            self.app.log_request(request, status, self._sent, trio.current_time() - began)
+            self.app.record_request(request, status, self._sent, trio.current_time() - began)
 
     async def _respond(self, request: Request, response: Response, send: ASGISendCallable) -> None:
         """Send the response, and count the bytes of its body."""

@@ -87,7 +87,7 @@ class EvictionLock(FolderLock):
                 self.close()
                 raise
 
-    def completed(self, report: PassReport) -> None:
+    def record_completed(self, report: PassReport) -> None:
         """Save the report of the pass; a disk without any room loses it."""
         with suppress(OSError):
             fd = self._open()

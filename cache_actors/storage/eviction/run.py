@@ -25,21 +25,26 @@ if TYPE_CHECKING:
     from cache_actors.storage.layout import Project
     from cache_actors.storage.trash import Removed
 
-GRACE = 10.0
-"""Time in seconds that a client has to fetch the artifacts of an entry that it received just before
-the entry was evicted; also the age below which no file is evicted."""
+PROTECTED_SECONDS = 10.0
+"""Age in seconds, from the last use, below which no file is evicted."""
 
-MINIMUM_GRACE = 1.0
-"""Smallest grace, in seconds, which a pass has at the pressure `HURRY` or above."""
+GRACE_SECONDS = 10.0
+"""Pause in seconds between the removal of a project's entries and that of its artifacts, in which a
+client that has just received an entry fetches its artifacts."""
 
-HURRY = 0.5
-"""Pressure from which a pass runs at full speed: 0 is the high watermark, 1 a full disk."""
+HURRIED_SECONDS = 1.0
+"""Value in seconds to which both sink from the high watermark to the pressure `HURRY_SHARE`. The
+last uses on the disk may be older by `store.RECENT_NS`, which has to be less."""
+
+HURRY_SHARE = 0.5
+"""Pressure from which a pass runs at full speed, as a share of the way from the high watermark (0)
+to a full disk (1)."""
 
 RATE = 2_000.0
 """Largest number of files removed per second at the high watermark; it rises with the pressure."""
 
 NICENESS = 10
-"""Niceness of a pass's process, unless the pressure is `HURRY` or above at its start."""
+"""Niceness of a pass's process, unless the pressure is `HURRY_SHARE` or above at its start."""
 
 _SECOND = 1_000_000_000
 
@@ -97,7 +102,7 @@ class EvictionPass:
         self._require_artifacts = require_artifacts
         self._parent = parent
         self._begun = time.monotonic()
-        self._eviction: Sweep | None = None
+        self._sweep: Sweep | None = None
         self._capacity = Capacity(root, limits.max_bytes)
         self._disk = Capacity(root)
         self._disk_bytes = 0  # used when the scan was complete
@@ -109,7 +114,7 @@ class EvictionPass:
     @property
     def removed(self) -> Evicted:
         """The totals of evicted files so far."""
-        return self._eviction.removed if self._eviction else Evicted()
+        return self._sweep.removed if self._sweep else Evicted()
 
     def run(self) -> Iterator[None]:
         """Run the pass, resting as the pressure allows; yield between steps, with no lock held.
@@ -119,7 +124,7 @@ class EvictionPass:
             ParentGone: the parent process has ended.
             OSError: the disk failed, or a file or folder belongs to somebody else.
         """
-        if not self._dry_run and self._pressure() < HURRY:
+        if not self._dry_run and self._pressure() < HURRY_SHARE:
             os.nice(NICENESS)
         for _ in chain(self._trash(), self.scan.run(self._root, self._project)):
             self._require_parent()
@@ -129,23 +134,26 @@ class EvictionPass:
         usage = self._capacity.usage()
         too_much = usage.excess(self._limits.target)
         self.excess = Amount(too_much.bytes, max(0, too_much.files - self.scan.empty_folders))
-        rule = cutoff(self.scan.histogram, self.excess, self._grace())
-        self._eviction = eviction = Sweep(self._root, rule, self._grace(), self._require_artifacts)
+        protected = self._hurried(PROTECTED_SECONDS)
+        rule = cutoff(self.scan.histogram, self.excess, protected)
+        self._sweep = sweep = Sweep(
+            self._root, rule, self._hurried(GRACE_SECONDS), self._require_artifacts
+        )
         projects = [self._project] if self._project else list(self.scan.usage)
         if self._dry_run:
-            yield from eviction.look(projects)
+            yield from sweep.look(projects)
             return
         if not too_much and not self._must_mend():
             return
         began = time.time()
-        for step in eviction.run(projects) if too_much else eviction.mend(projects):
+        for step in sweep.run(projects) if too_much else sweep.mend(projects):
             yield
             self._require_parent()
             time.sleep(max(step.pause, step.removed / self._rate()))
             self._note_changes()
-            eviction.grace = self._grace()
+            sweep.grace = self._hurried(GRACE_SECONDS)
         if self._project is None:
-            waiting = ENTRY_GRACE_NS / _SECOND if eviction.unsettled else 0.0
+            waiting = ENTRY_GRACE_NS / _SECOND if sweep.unsettled else 0.0
             self._entries_checked = began - waiting
         remove_old(self._root)
 
@@ -170,13 +178,13 @@ class EvictionPass:
         above = self._capacity.usage().share - self._limits.high
         return min(1.0, max(0.0, above / max(1 - self._limits.high, 0.001)))
 
-    def _grace(self) -> float:
-        """The grace in seconds at the current pressure."""
-        return max(MINIMUM_GRACE, GRACE * (1 - self._pressure() / HURRY))
+    def _hurried(self, seconds: float) -> float:
+        """A time in seconds, shortened as the current pressure demands."""
+        return max(HURRIED_SECONDS, seconds * (1 - self._pressure() / HURRY_SHARE))
 
     def _rate(self) -> float:
         """The largest number of files to remove per second at the current pressure."""
-        return RATE / max(1 - self._pressure() / HURRY, 0.01)
+        return RATE / max(1 - self._pressure() / HURRY_SHARE, 0.01)
 
     def _require_parent(self) -> None:
         if self._parent is not None and os.getppid() != self._parent:
@@ -192,7 +200,7 @@ class EvictionPass:
             project: Remaining(held.artifacts, held.artifact_bytes, held.oldest_use)
             for project, held in self.scan.usage.items()
         }
-        return before | (self._eviction.kept if self._eviction else {})
+        return before | (self._sweep.kept if self._sweep else {})
 
     def report(self) -> PassReport:
         """The report of this pass."""

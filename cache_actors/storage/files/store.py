@@ -49,7 +49,7 @@ PROBE_BYTES = 1 << 20
 
 RECENT_NS = 500_000_000
 """Age in nanoseconds up to which a use is not noted again. Eviction takes nothing that was used
-within a second (`MINIMUM_GRACE`), so nothing depends on the difference."""
+within a second (`HURRIED_SECONDS`), so nothing depends on the difference."""
 
 NOTED_EVERY_NS = 60_000_000_000
 """Interval in nanoseconds at which the use of an entry in memory is noted on its file."""

@@ -98,7 +98,7 @@ class ScrubLock(FolderLock):
         except BlockingIOError:
             raise ScrubRunning("Another scrub of this storage is running") from None
 
-    def completed(self) -> None:
+    def record_completed(self) -> None:
         """Record the current time as the end of the last complete scrub.
 
         Raises:

@@ -54,7 +54,7 @@ class App:
 
         return structlog.wrap_logger(None, processors=[remember])
 
-    def log_refusal(self, _request_id: str, status: int, *_: str) -> None:
+    def record_refusal(self, _request_id: str, status: int, *_: str) -> None:
         """A log of what was no request."""
         self.events.append(f"refused {status}")
 

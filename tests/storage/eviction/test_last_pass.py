@@ -25,7 +25,7 @@ REPORT = PassReport(1_700_000_000.123456, 1.5, 10, 20, 3000, 86_400.25, 30, 40, 
 
 def complete(root: Path, report: PassReport) -> None:
     with EvictionLock(root) as lock:
-        lock.completed(report)
+        lock.record_completed(report)
 
 
 # The report.
@@ -86,10 +86,10 @@ def test_report_on_a_full_disk_is_lost_and_no_error(tmp_path: Path) -> None:
     with tmpfs(tmp_path / "small", "size=64k") as root, EvictionLock(root) as lock:
         with pytest.raises(OSError, match="No space left"):
             (root / "ballast").write_bytes(bytes(1 << 17))
-        lock.completed(REPORT)
+        lock.record_completed(REPORT)
         assert last_eviction(root) is None
         (root / "ballast").unlink()
-        lock.completed(REPORT)
+        lock.record_completed(REPORT)
         assert last_eviction(root) == REPORT
 
 
@@ -105,7 +105,7 @@ def test_second_pass_over_a_storage_is_refused(root: Path, tmp_path: Path) -> No
         assert open_descriptors() == inside
         with EvictionLock(tmp_path):
             pass
-        lock.completed(REPORT)
+        lock.record_completed(REPORT)
     assert open_descriptors() == before
     assert last_eviction(root) == REPORT
     with EvictionLock(root):

@@ -12,9 +12,9 @@ from cache_actors.storage.capacity import Amount
 from cache_actors.storage.eviction import run as run_module
 from cache_actors.storage.eviction.last_pass import EvictionLock, PassReport
 from cache_actors.storage.eviction.run import (
-    GRACE,
-    HURRY,
-    MINIMUM_GRACE,
+    GRACE_SECONDS,
+    HURRIED_SECONDS,
+    HURRY_SHARE,
     NICENESS,
     RATE,
     EvictionPass,
@@ -201,7 +201,7 @@ def completed(root: Path, evicted: EvictionPass) -> PassReport:
     """The report, which the next pass knows of."""
     report = evicted.report()
     with EvictionLock(root) as lock:
-        lock.completed(report)
+        lock.record_completed(report)
     return report
 
 
@@ -268,7 +268,13 @@ def pressed(high: float, pressure: float) -> float:
 
 
 @pytest.mark.parametrize(
-    ("pressure", "grace"), [(-1, GRACE), (0, GRACE), (HURRY / 2, GRACE / 2), (HURRY, MINIMUM_GRACE)]
+    ("pressure", "grace"),
+    [
+        (-1, GRACE_SECONDS),
+        (0, GRACE_SECONDS),
+        (HURRY_SHARE / 2, GRACE_SECONDS / 2),
+        (HURRY_SHARE, HURRIED_SECONDS),
+    ],
 )
 def test_grace_shrinks_as_the_disk_fills(
     stored: Stored, disk: Disk, pace: Pace, pressure: float, grace: float
@@ -283,6 +289,18 @@ def test_grace_shrinks_as_the_disk_fills(
     assert max(left) * 20 / 100 + 0.5 == pytest.approx(grace, rel=0.1, abs=0.3)
 
 
+def test_age_that_is_spared_and_pause_are_set_apart(
+    stored: Stored, disk: Disk, pace: Pace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(FILES):
+        stored.artifact(number, number + 1)
+    monkeypatch.setattr(run_module, "PROTECTED_SECONDS", 40)
+    disk.other_blocks = 800 - FILES
+    run(stored.root, 0.8, 0.0, of=None)
+    assert len(stored.names()) == pytest.approx(40, abs=2)
+    assert sum(pace.slept) == pytest.approx(GRACE_SECONDS, abs=0.3)
+
+
 def test_pass_does_not_wait_any_longer_once_the_disk_has_filled(
     stored: Stored, disk: Disk, pace: Pace
 ) -> None:
@@ -293,11 +311,11 @@ def test_pass_does_not_wait_any_longer_once_the_disk_has_filled(
 
     pace.between = fill
     run(stored.root, 0.8, 0.75, of=None)
-    assert sum(pace.slept) < MINIMUM_GRACE + 1
+    assert sum(pace.slept) < HURRIED_SECONDS + 1
     assert len(stored.names()) < FILES
 
 
-@pytest.mark.parametrize(("pressure", "rate"), [(0, RATE), (HURRY / 2, 2 * RATE)])
+@pytest.mark.parametrize(("pressure", "rate"), [(0, RATE), (HURRY_SHARE / 2, 2 * RATE)])
 def test_files_go_at_a_rate_that_grows_as_the_disk_fills(
     stored: Stored, disk: Disk, pace: Pace, pressure: float, rate: float
 ) -> None:
@@ -310,7 +328,8 @@ def test_files_go_at_a_rate_that_grows_as_the_disk_fills(
 
 
 @pytest.mark.parametrize(
-    ("pressure", "niceness"), [(-1, NICENESS), (0, NICENESS), (HURRY / 2, NICENESS), (HURRY, 0)]
+    ("pressure", "niceness"),
+    [(-1, NICENESS), (0, NICENESS), (HURRY_SHARE / 2, NICENESS), (HURRY_SHARE, 0)],
 )
 def test_pass_is_nice_unless_it_has_to_hurry(
     stored: Stored, disk: Disk, pace: Pace, pressure: float, niceness: int
@@ -361,7 +380,9 @@ def test_report_is_of_what_has_gone_and_what_is_left(stored: Stored) -> None:
     youngest = min(number for number in range(FILES) if artifact_id(number) not in left)
     assert report.youngest_evicted_seconds == pytest.approx((youngest + 1) * HOUR, abs=60)
     assert report.ended == pytest.approx(stored.now / SECOND, abs=60)
-    assert report.seconds == pytest.approx(GRACE, abs=2) or report.seconds >= MINIMUM_GRACE
+    assert (
+        report.seconds == pytest.approx(GRACE_SECONDS, abs=2) or report.seconds >= HURRIED_SECONDS
+    )
     kept = evicted.kept()[APP]
     assert (kept.artifacts, kept.bytes) == (len(left) - 1, (len(left) - 1) * BLOCK_BYTES)
     assert evicted.age(kept.oldest_use) == pytest.approx(youngest * HOUR, abs=HOUR + 60)

@@ -450,7 +450,7 @@ def test_root_scrubs_files_of_everyone_and_gives_what_it_makes_to_the_owner(
         os.chown(each, NOBODY, NOBODY)
     with ScrubLock(storage.root) as lock:
         report = storage.scrub()
-        lock.completed()
+        lock.record_completed()
     assert (len(report.findings), report.skipped) == (1, 0)
     made = [storage.root / LAST_SCRUB, storage.held()[path.name].parent]
     assert {each.stat().st_uid for each in made} == {NOBODY}
@@ -622,7 +622,7 @@ def test_lock_remembers_when_the_last_scrub_came_to_its_end(
     for now in (1_700_000_000.0, 1_700_000_001.0, 99.0):
         monkeypatch.setattr(time, "time", lambda now=now: now)
         with ScrubLock(storage.root) as lock:
-            lock.completed()
+            lock.record_completed()
         assert last_scrub(storage.root) == now
     with ScrubLock(storage.root):
         pass

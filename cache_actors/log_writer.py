@@ -1,7 +1,7 @@
-"""Standard output for log lines: a write never waits and never raises.
+"""The writer of finished log lines to standard output: a write never waits and never raises.
 
 With a stalled reader, a full disk or a closed descriptor, lines are lost and counted; nothing else
-happens.
+happens. The lines, JSON or text, are made in `log.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FINISH_SECONDS = 1.0
 """Longest time that a process waits at its end to complete its last line, in seconds."""
 
 
-class LogOutput:
+class LogWriter:
     """The file behind a descriptor, to which whole lines are written.
 
     Args:
@@ -146,7 +146,7 @@ def open_standard_descriptors() -> None:
     os.close(fd)
 
 
-STANDARD_OUTPUT = LogOutput(1)
+STANDARD_OUTPUT = LogWriter(1)
 """The standard output of this process."""
 
 atexit.register(STANDARD_OUTPUT.finish)

@@ -13,11 +13,11 @@ import pytest
 from pydantic import HttpUrl
 
 from cache_actors.log import new_log
-from cache_actors.log_output import LogOutput
+from cache_actors.log_writer import LogWriter
 from cache_actors.settings import Settings
 
 LINE = "x" * 999
-OutputTo = Callable[[int], LogOutput]
+OutputTo = Callable[[int], LogWriter]
 
 
 @pytest.fixture
@@ -33,10 +33,10 @@ def pipe() -> Iterator[tuple[int, int]]:
 def output_to() -> Iterator[OutputTo]:
     """Makes outputs, and closes them after the test."""
     with ExitStack() as outputs:
-        yield lambda fd: outputs.enter_context(closing(LogOutput(fd)))
+        yield lambda fd: outputs.enter_context(closing(LogWriter(fd)))
 
 
-def fill(output: LogOutput) -> int:
+def fill(output: LogWriter) -> int:
     """Write lines until one is lost; return how many were not."""
     written = 0
     while output.write(LINE):
@@ -168,7 +168,7 @@ def test_lost_lines_are_told_of_when_others_go_through(
 def test_closed_standard_descriptors_are_given_to_no_file(tmp_path: Path) -> None:
     """A command whose standard output is closed must not write into whatever it opens next."""
     check = (
-        "import os; from cache_actors.log_output import open_standard_descriptors as to_be_tried; "
+        "import os; from cache_actors.log_writer import open_standard_descriptors as to_be_tried; "
         f"to_be_tried(); fd = os.open({str(tmp_path / 'file')!r}, os.O_CREAT | os.O_WRONLY); "
         "os.write(1, b'log'); os.write(2, b'log'); assert fd > 2"
     )
@@ -179,8 +179,8 @@ def test_closed_standard_descriptors_are_given_to_no_file(tmp_path: Path) -> Non
 
 WRITER = """
 import sys
-from cache_actors.log_output import LogOutput
-output = LogOutput(1)
+from cache_actors.log_writer import LogWriter
+output = LogWriter(1)
 written = 0
 while written < 100:
     written += output.write(sys.argv[1] * int(sys.argv[2]))
@@ -205,7 +205,7 @@ def test_lines_of_processes_that_share_a_pipe_are_whole(size: int) -> None:
 
 
 ENDING = """
-from cache_actors.log_output import STANDARD_OUTPUT
+from cache_actors.log_writer import STANDARD_OUTPUT
 STANDARD_OUTPUT.write("y" * 300_000)
 assert STANDARD_OUTPUT._rest
 """
