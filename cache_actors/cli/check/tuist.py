@@ -80,7 +80,7 @@ def check_tuist(settings: Settings) -> Iterator[CheckResult]:
 def _cache_tokens(settings: Settings) -> CheckResult:
     """Check that cache tokens, which today's clients send, can be verified."""
     if settings.tuist_token_secret is not None:
-        text = "TUIST_TOKEN_SECRET verifies them, and other JWTs, here"
+        text = "the service verifies them, and other JWTs, with TUIST_TOKEN_SECRET"
     elif settings.tuist_client_id is not None:
         text = "they are introspected by the Tuist server"
     else:
