@@ -41,7 +41,7 @@ class _EmptyResponse(Response):
     response = _EmptyBody()
 
     def __init__(self, status: int, headers: dict[str, str]) -> None:
-        self._status_code = status
+        self._status_code = int(status)  # not an HTTPStatus, which a log of text would print as one
         self.headers = headers  # type: ignore[assignment]  # a dict: no name comes in two cases
 
 
