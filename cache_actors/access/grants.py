@@ -111,8 +111,8 @@ def read_claims(claims: dict[str, Any], now: float) -> TuistReply | None:
         return None
     left = ends + LEEWAY - now
     if claims.get("cache_grants") is not None:
-        word = read_grants(claims["cache_grants"])
-        return TuistReply(Access.GRANTED, word.projects, word.read_only, lifetime=left)
+        granted = read_grants(claims["cache_grants"])
+        return TuistReply(Access.GRANTED, granted.projects, granted.read_only, lifetime=left)
     projects = handles(claims.get("projects"))
     return TuistReply(Access.GRANTED, projects, is_whole=False, lifetime=left)
 
@@ -152,8 +152,8 @@ def read_introspection(body: bytes | bytearray, now: float) -> TuistReply | None
     grants = answer.get("cache_grants")
     if answer.get("active") is not True or ends is None or not isinstance(grants, dict):
         return None
-    word = read_grants(grants)
-    return TuistReply(word.access, word.projects, word.read_only, lifetime=ends - now)
+    granted = read_grants(grants)
+    return TuistReply(granted.access, granted.projects, granted.read_only, lifetime=ends - now)
 
 
 def read_message(body: bytes | bytearray) -> str:

@@ -15,7 +15,8 @@ MAX_NAMES = 500_000
 
 NOTHING_KNOWN = TuistReply(Access.UNAUTHORIZED)
 REFUSALS = {Access.UNAUTHORIZED, Access.UNVERIFIABLE, Access.FORBIDDEN}
-NO_WORD = TuistReply(Access.GRANTED, is_whole=False)
+NO_CLAIMS = TuistReply(Access.GRANTED, is_whole=False)
+"""Claims that settle nothing, so that the server has to be asked."""
 
 
 @dataclass(slots=True)
@@ -24,18 +25,23 @@ class TokenState:
 
     Attributes:
         answer: the server's last answer, at `answered_at`.
-        word: the token's own claims, which hold until `word_ends`.
+        claims: the grants in the token's own claims, which hold until `claims_end`.
         failure: the server's last failure to answer, at `failed_at`.
         names: number of project names, as counted when the token was remembered.
     """
 
     answer: TuistReply = NOTHING_KNOWN
     answered_at: float = float("-inf")
-    word: TuistReply = NO_WORD
-    word_ends: float = float("-inf")
+    claims: TuistReply = NO_CLAIMS
+    claims_end: float = float("-inf")
     failure: str = ""
     failed_at: float = float("-inf")
     names: int = 0
+
+    @property
+    def has_access(self) -> bool:
+        """Whether the token had access to any project when it was remembered."""
+        return self.names > 0
 
     def is_refused(self) -> bool:
         """Whether the server has refused the token itself, so that its claims are ignored."""
@@ -44,7 +50,7 @@ class TokenState:
 
     def count_names(self) -> int:
         """The number of project names in the answer and the claims."""
-        return self.answer.names + self.word.names
+        return self.answer.names + self.claims.names
 
     def is_in_outage(self) -> bool:
         """Whether Tuist failed to answer about the token after its last answer."""
@@ -74,7 +80,7 @@ class TokenMemory:
         self._without.pop(key, None)
         self._forget_with_access(key)
         token.names = token.count_names()
-        if not token.names:
+        if not token.has_access:
             self._without[key] = token
             if len(self._without) > MAX_TOKENS:
                 self._without.popitem(last=False)

@@ -1,8 +1,8 @@
 """The client for Tuist: the sources of a token's grants, in this order.
 
-1. The token's own claims, if it is a JWT that `TUIST_TOKEN_SECRET` verifies (`TuistApi.word_in`).
-   Its grants are all that it may do. Without grants it may read and write in the projects that it
-   lists, and the server is asked about others.
+1. The token's own claims, if it is a JWT that `TUIST_TOKEN_SECRET` verifies
+   (`TuistApi.grants_in_token`). Its grants are all that it may do. Without grants it may read and
+   write in the projects that it lists, and the server is asked about others.
 2. `POST /oauth2/introspect`, if the cache has a credential of its own (`TUIST_CLIENT_ID`): the
    grants of any token.
 3. `GET /api/cache/access`, with the client's token: the projects in which it may read and write.
@@ -176,7 +176,7 @@ class TuistApi:
         await self._fresh.__aexit__(kind, error, traceback)
         await self._client.__aexit__(kind, error, traceback)
 
-    def word_in(self, authorization: str) -> TuistReply | None:
+    def grants_in_token(self, authorization: str) -> TuistReply | None:
         """The grants in the claims of the token in `authorization`, without a request to Tuist.
 
         None if the token is not signed by Tuist, or not in force.

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, ClassVar
 import trio
 
 from cache_actors.access.grants import Access, TuistReply
-from cache_actors.access.tokens import NO_WORD, TokenMemory, TokenState
+from cache_actors.access.tokens import NO_CLAIMS, TokenMemory, TokenState
 from cache_actors.access.tuist import CONNECTIONS
 from cache_actors.supervision import (
     Actor,
@@ -285,7 +285,7 @@ class AuthCache(Actor):
         decision = self._known(token, question, now)
         if decision.lifetime > 0:
             self._reply(envelope, decision, "memory")
-        elif own := self._read_word(token, question, now):
+        elif own := self._read_claims(token, question, now):
             self._reply(envelope, own, "token")
         elif not token.is_in_outage():
             self._ask(question, token, envelope, now)
@@ -301,7 +301,7 @@ class AuthCache(Actor):
 
     def _known(self, token: TokenState, question: Decide, now: float) -> Decision:
         """The remembered decision on `token`, of which the lifetime may be over."""
-        if now < token.word_ends and (own := self._by_word(token, question, now)):
+        if now < token.claims_end and (own := self._by_claims(token, question, now)):
             return own
         answer = token.answer
         access = answer.verdict(question.project, question.action)
@@ -309,24 +309,24 @@ class AuthCache(Actor):
         message = answer.message if access is Access.PAYMENT_REQUIRED else ""
         return Decision(access, token.answered_at + min(ttl, answer.lifetime) - now, message)
 
-    def _read_word(self, token: TokenState, question: Decide, now: float) -> Decision | None:
+    def _read_claims(self, token: TokenState, question: Decide, now: float) -> Decision | None:
         """The decision by the token's own claims, if Tuist has signed them; else None."""
         if token.is_refused():
             return None
-        word = self._api.word_in(question.authorization)
-        if word is None:
+        claims = self._api.grants_in_token(question.authorization)
+        if claims is None:
             return None
-        token.word, token.word_ends = word, now + min(self._success_ttl, word.lifetime)
+        token.claims, token.claims_end = claims, now + min(self._success_ttl, claims.lifetime)
         self._tokens.put(question.token, token)
-        return self._by_word(token, question, now)
+        return self._by_claims(token, question, now)
 
-    def _by_word(self, token: TokenState, question: Decide, now: float) -> Decision | None:
+    def _by_claims(self, token: TokenState, question: Decide, now: float) -> Decision | None:
         """The decision by the remembered claims of `token`; None if those do not settle it."""
-        access = token.word.verdict(question.project, question.action)
-        left = token.word_ends - now
+        access = token.claims.verdict(question.project, question.action)
+        left = token.claims_end - now
         if access is Access.GRANTED:
             return Decision(access, left)
-        return Decision(access, min(self._failure_ttl, left)) if token.word.is_whole else None
+        return Decision(access, min(self._failure_ttl, left)) if token.claims.is_whole else None
 
     def _stale(self, token: TokenState, question: Decide, now: float) -> Decision | None:
         """The stale yes that holds while Tuist cannot answer, or None."""
@@ -340,7 +340,7 @@ class AuthCache(Actor):
         """Let `envelope` wait for Tuist's answer about a token, and ask if nobody has yet."""
         waiting = self._waiting.get(question.token)
         if waiting is None:
-            queue = self._queues[token.names > 0]
+            queue = self._queues[token.has_access]
             place = queue.enter(question.project)
             if place is None:
                 self._refuse(envelope, token, queue.failure)
@@ -421,7 +421,7 @@ class AuthCache(Actor):
         if isinstance(answer, TuistReply):
             token.answer, token.answered_at = answer, now
             if token.is_refused():
-                token.word, token.word_ends = NO_WORD, now
+                token.claims, token.claims_end = NO_CLAIMS, now
         else:
             token.failure, token.failed_at = answer, now
         self._tokens.put(key, token)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import trio
 
 from cache_actors.storage.errors import StorageError
-from cache_actors.storage.trash import Removed, clean, empty
+from cache_actors.storage.trash import Removed, clean, empty_trash
 from cache_actors.supervision import Actor, Address, Call, Envelope
 from cache_actors.transfer.disk_threads import in_thread
 
@@ -116,7 +116,7 @@ class Cleaner(Actor):
 
     async def _empty(self) -> None:
         """Empty the trash, resting as long as each step took, so that other disk access goes on."""
-        files, gone = empty(self._store.root), Removed()
+        files, gone = empty_trash(self._store.root), Removed()
         try:
             while True:
                 begun = trio.current_time()

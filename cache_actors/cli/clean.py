@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cache_actors.errors import CommandError
-from cache_actors.storage.trash import Removed, clean, empty
+from cache_actors.storage.trash import Removed, clean, empty_trash
 
 from .format import format_bytes
 
@@ -26,7 +26,9 @@ class CannotClean(CommandError):
 
 
 def run_clean(storage: Path, project: Project) -> int:
-    """Hide all files of `project` from clients, remove them, and return the exit status.
+    """Hide all files of `project` from clients, empty the trash, and return the exit status.
+
+    The trash has these files then, and what earlier cleans have left; the printed total is of both.
 
     Raises:
         CannotClean: the files cannot be moved or removed.
@@ -36,7 +38,7 @@ def run_clean(storage: Path, project: Project) -> int:
             click.echo(f"Nothing is stored of {project}")
             return 0
         click.echo(f"{project} is gone; its files are being removed")
-        gone = sum(empty(storage), Removed())
+        gone = sum(empty_trash(storage), Removed())
     except KeyboardInterrupt:
         click.echo("Interrupted: a running service, or the next clean, removes the rest", err=True)
         return EXIT_INTERRUPTED
@@ -46,9 +48,8 @@ def run_clean(storage: Path, project: Project) -> int:
         ) from error
     except OSError as error:
         where = error.filename or storage
-        advice = (
-            "; `cache-actors evict --project` can be used" if error.errno == errno.EXDEV else ""
-        )
+        is_mount = error.errno == errno.EXDEV
+        advice = "; try `cache-actors evict --project`" if is_mount else ""
         raise CannotClean(f"Cannot clean {where}: {error.strerror}{advice}") from error
-    click.echo(f"Removed: {gone.files} files, {format_bytes(gone.bytes)}")
+    click.echo(f"Removed from the trash: {gone.files} files, {format_bytes(gone.bytes)}")
     return 0

@@ -1,1 +1,1 @@
-"""HTTP: handlers that translate between requests and messages, and the server beneath them."""
+"""HTTP: handlers that translate requests into messages to actors, and the server beneath them."""

@@ -1,4 +1,4 @@
-"""The kinds of response there are."""
+"""The constructors of responses: one with JSON, and one without a body."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ NO_STORE: Mapping[str, str] = {"Cache-Control": "no-store"}
 
 
 def json_response(body: bytes, status: int = 200, headers: Mapping[str, str] = {}) -> Response:
-    """A response with the JSON `body`, which no cache may store."""
+    """A response with the JSON text `body`, which no cache may store."""
     return Response(
         body, status=status, headers={**NO_STORE, **headers}, content_type="application/json"
     )
 
 
-class _Nothing(ResponseBody):
-    """A body of no bytes."""
+class _EmptyBody(ResponseBody):
+    """The body of a response without one: no bytes."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -34,22 +34,22 @@ class _Nothing(ResponseBody):
         yield b""
 
 
-class _Empty(Response):
-    """A response without a body, made of its status and headers alone: to make Quart's own takes
-    several times as long as the rest of the handler."""
+class _EmptyResponse(Response):
+    """A response without a body, with no more than its status and headers. To make one of Quart's
+    own takes several times as long as the rest of a handler."""
 
-    response = _Nothing()
+    response = _EmptyBody()
 
     def __init__(self, status: int, headers: dict[str, str]) -> None:
-        self._status_code = status
-        self.headers = headers  # type: ignore[assignment]  # their names are ours: of one case
+        self._status_code = int(status)  # not an HTTPStatus, which a log of text would print as one
+        self.headers = headers  # type: ignore[assignment]  # a dict: no name comes in two cases
 
 
 def empty_response(status: int = 204, headers: Mapping[str, str] = {}) -> Response:
-    """A response without a body and `Content-Type`. Its `Content-Length` is 0, but for a 204, which
-    must have none (RFC 9110, section 8.6)."""
+    """A response without a body. Its only header about a body is `Content-Length: 0`, which a 204
+    must not have."""
     length = {} if status == HTTPStatus.NO_CONTENT else {"Content-Length": "0"}
-    return _Empty(status, {**length, **headers})
+    return _EmptyResponse(status, {**length, **headers})
 
 
 __all__ = ["NO_STORE", "Response", "empty_response", "json_response"]

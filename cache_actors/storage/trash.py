@@ -89,7 +89,7 @@ def clean(root: Path, project: Project, *, durable: bool = True) -> bool:
     return any(moved)
 
 
-def empty(root: Path) -> Iterator[Removed]:
+def empty_trash(root: Path) -> Iterator[Removed]:
     """Remove all files in the trash of the storage folder `root`; yield after each file.
 
     Raises:

@@ -68,7 +68,7 @@ class ArtifactReader:
         self._threads = threads
 
     async def find(self, key: Key) -> bool:
-        """Touch the artifact `key`, and return whether it exists and is not broken.
+        """Whether the artifact `key` exists and is not broken; if so, that is a use (a touch).
 
         Raises:
             StorageError: the disk failed.

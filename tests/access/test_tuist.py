@@ -553,14 +553,14 @@ async def test_account_over_its_plan_is_told_in_tuists_words(server: Server) -> 
 
 def test_signed_token_is_read_here_and_others_are_not(tuist: StandInTuist) -> None:
     api = TuistApi(tuist.url, token_secret=SECRET.encode())
-    word = api.word_in(f"Bearer {cache_token(read=('Acme/App',))}")
-    assert word is not None
-    assert word.verdict("acme/app", Action.READ) is Access.GRANTED
-    assert word.verdict("acme/app", Action.WRITE) is Access.FORBIDDEN
-    assert 3590 < word.lifetime <= 3601
+    grants = api.grants_in_token(f"Bearer {cache_token(read=('Acme/App',))}")
+    assert grants is not None
+    assert grants.verdict("acme/app", Action.READ) is Access.GRANTED
+    assert grants.verdict("acme/app", Action.WRITE) is Access.FORBIDDEN
+    assert 3590 < grants.lifetime <= 3601
     for other in (signed(secret="x" * 64), signed({"exp": 1}), TOKEN, "tuist_1_abc"):
-        assert api.word_in(f"Bearer {other}") is None
-    assert TuistApi(tuist.url).word_in(f"Bearer {cache_token()}") is None
+        assert api.grants_in_token(f"Bearer {other}") is None
+    assert TuistApi(tuist.url).grants_in_token(f"Bearer {cache_token()}") is None
     assert tuist.questions == []
 
 

@@ -61,7 +61,7 @@ class FakeTuist(TuistApi):
     async def __aexit__(self, *_: object) -> None:
         self.open_connections -= 1
 
-    def word_in(self, authorization: str) -> TuistReply | None:
+    def grants_in_token(self, authorization: str) -> TuistReply | None:
         return self.words.get(authorization)
 
     async def ask(self, authorization: str, request_id: str) -> TuistReply | str:

@@ -27,7 +27,7 @@ from cache_actors.storage.files.write_ahead_log import LogRecord, WriteAheadLog,
 from cache_actors.storage.layout import LOGS, TEMPORARY, Key, Project, key_at
 from cache_actors.storage.recovery import Recovered, recover
 from cache_actors.storage.references import references_in
-from cache_actors.storage.trash import clean, empty
+from cache_actors.storage.trash import clean, empty_trash
 
 from .power_cut import Disk, PowerCut
 from .stores import refusing
@@ -187,7 +187,7 @@ class Service:
         for gone in (self.evicted, self._written):
             for key in [key for key in gone if key.project == project]:
                 del gone[key]
-        for _ in empty(self._root):
+        for _ in empty_trash(self._root):
             pass
 
     def _crash(self) -> None:

@@ -29,7 +29,7 @@ from cache_actors.storage.health import StorageState
 from cache_actors.storage.integrity.scrub import Scrub
 from cache_actors.storage.layout import QUARANTINE, TEMPORARY, TRASH, Key
 from cache_actors.storage.project_lock import brief, exclusive, shared
-from cache_actors.storage.trash import Removed, clean, empty
+from cache_actors.storage.trash import Removed, clean, empty_trash
 from tests.support.stored import (
     APP,
     BLOCK_BYTES,
@@ -72,7 +72,7 @@ def test_all_that_is_stored_of_a_project_goes_and_nothing_else(stored: Stored, r
     other = stored.artifact(9, project=LIB)
     assert clean(root, APP)
     assert not (root / "acme" / "app").exists()
-    gone = sum(empty(root), Removed())
+    gone = sum(empty_trash(root), Removed())
     assert gone == Removed(10, gone.bytes)
     assert gone.bytes >= 5 * BLOCK_BYTES
     assert files_below(root) == [other]
@@ -82,7 +82,7 @@ def test_all_that_is_stored_of_a_project_goes_and_nothing_else(stored: Stored, r
 def test_project_of_which_nothing_is_stored_is_clean(stored: Stored, root: Path) -> None:
     other = stored.artifact(0, project=LIB)
     assert not clean(root, APP)
-    assert sum(empty(root), Removed()) == Removed()
+    assert sum(empty_trash(root), Removed()) == Removed()
     assert files_below(root) == [other]
 
 
@@ -92,7 +92,7 @@ def test_what_is_in_quarantine_goes_too(store: FileStore, root: Path) -> None:
     assert files_below(root / QUARANTINE)
     assert clean(root, APP)
     assert files_below(root / QUARANTINE) == []
-    assert sum(empty(root), Removed()).files == 1
+    assert sum(empty_trash(root), Removed()).files == 1
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["stored", "already taken away"])
@@ -278,7 +278,7 @@ def test_several_may_empty_the_trash_at_once(stored: Stored, root: Path) -> None
     for number in range(50):
         stored.artifact(number)
     clean(root, APP)
-    one, other = empty(root), empty(root)
+    one, other = empty_trash(root), empty_trash(root)
     next(one), next(other)
     assert 2 + sum(1 for _ in one) + sum(1 for _ in other) == 50
     assert list((root / TRASH).iterdir()) == []
@@ -301,7 +301,7 @@ def test_what_cannot_be_removed_is_told_and_the_rest_goes(
 
     monkeypatch.setattr(os, "unlink", unlink)
     with pytest.raises(PermissionError):
-        list(empty(root))
+        list(empty_trash(root))
     assert list((root / TRASH).iterdir()) == [stuck]
 
 
@@ -432,7 +432,7 @@ def test_cleans_beside_builds_take_all_from_before_nothing_from_after_and_leave_
                 began = time.monotonic()
                 clean(root, APP, durable=False)
                 cleans.append((began, time.monotonic()))
-                list(empty(root))
+                list(empty_trash(root))
                 assert incomplete(root) == []
         finally:
             over.set()
@@ -475,7 +475,7 @@ def test_upload_that_is_just_being_completed_is_stored_or_unknown(
     with uploads.open(upload, APP) as opened:
         file = opened.assembled([1])
         assert clean(root, APP)
-        list(empty(root))
+        list(empty_trash(root))
         assert publish_file(store, opened.key.path(root), file) is STORED
         opened.finish(file)
         file.discard()

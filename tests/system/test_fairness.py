@@ -14,6 +14,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from cache_actors.supervision.turns import TOGETHER
 from tests.support.metrics import Scrape
 from tests.support.mounts import tmpfs
 from tests.support.nginx import nginx_before
@@ -261,7 +262,7 @@ def test_one_that_is_sent_beside_two_hundred_of_another_project_is_stored_among_
         send = upload if what == "artifact" else put
         assert send(client) == 204  # so that it is known that there are two
         eventually(lambda: len(stores(service, 0)) == 1)
-        before = len(service.logged("request"))
+        before, already = len(service.logged("request")), handed_over(service)
         processes = disk_processes(service.pid)
         for pid in processes:
             os.kill(pid, signal.SIGSTOP)
@@ -271,8 +272,7 @@ def test_one_that_is_sent_beside_two_hundred_of_another_project_is_stored_among_
             connection.sendall(head + (b"bytes" if what == "artifact" else entry.ljust(39)))
         service.let_it_arrive()
         other = thread.submit(send, client)
-        eventually(lambda: waiting(service) > 0)
-        service.let_it_arrive()
+        eventually(lambda: handed_over(service) >= already + TOGETHER // 2 + 1)  # and the other's
         for pid in processes:
             os.kill(pid, signal.SIGCONT)
         assert other.result() == 204
@@ -287,10 +287,10 @@ def stores(service: Service, before: int) -> list[dict[str, Any]]:
     return [line for line in service.logged("request")[before:] if line["method"] != "GET"]
 
 
-def waiting(service: Service) -> int:
-    """Messages that wait for those who write."""
-    return sum(
-        node["mailbox_depth"]
-        for node in service.nodes()
-        if node["name"] in ("disk_writer", "kv_store")
-    )
+def handed_over(service: Service) -> float:
+    """Messages that those who write have taken, or that wait for them."""
+    writers = ("disk_writer", "kv_store")
+    waiting = sum(int(n["mailbox_depth"]) for n in service.nodes() if n["name"] in writers)
+    scrape = Scrape(service.up("/metrics").text)
+    taken = (scrape.value("cache_actors_mailbox_wait_seconds_count", child=w) for w in writers)
+    return waiting + sum(taken)

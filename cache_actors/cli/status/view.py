@@ -36,13 +36,14 @@ _STYLES = {
     "full": "bold yellow",
 }
 _TROUBLE = "bold red"
+"""Style of trouble, and of any state or status that is not in `_STYLES`."""
 
-_COLUMNS = ("", "state", "restarts", "mailbox", "waiting", "up", "last error")
-_NUMBERS = {"restarts", "mailbox", "waiting", "up"}
+_COLUMNS = ("", "state", "restarts", "messages", "oldest", "up", "last error")
+_NUMBERS = {"restarts", "messages", "oldest", "up"}
 
 _LINES = ("├── ", "└── ", "│   ", "    ")
 _PLAIN_LINES = ("|-- ", "`-- ", "|   ", "    ")
-"""Branches of the tree in ASCII: to a child, to the last child, and below either of them."""
+"""As `_LINES`, in ASCII: before a child, before the last child, and before what is below each."""
 
 
 def view(health: Health, *, only_ascii: bool = False) -> RenderableType:
@@ -122,12 +123,12 @@ def _tree(health: Health, lines: tuple[str, ...]) -> Table:
 
 
 def _rows(
-    part: Node, lines: tuple[str, ...], to_here: str = "", to_below: str = ""
+    part: Node, lines: tuple[str, ...], prefix: str = "", child_prefix: str = ""
 ) -> Iterator[list[Text]]:
-    """Table rows for `part` and for each part below it, with the branches that lead to them."""
-    child, last_child, beside, below = lines
+    """Table rows for `part`, whose name comes after `prefix`, and for each part below it."""
+    child, last_child, below_child, below_last = lines
     yield [
-        Text(to_here, style="dim").append(printable(part.name), style="not dim"),
+        Text(prefix, style="dim").append(printable(part.name), style="not dim"),
         _styled("stuck" if part.stuck else part.state),
         Text(format_number(part.restarts), style="yellow" if part.restarts else ""),
         Text(format_number(part.mailbox_depth) if part.mailbox_depth is not UNSET else ""),
@@ -137,9 +138,9 @@ def _rows(
     ]
     children = part.children or ()
     for other in children[:-1]:
-        yield from _rows(other, lines, to_below + child, to_below + beside)
+        yield from _rows(other, lines, child_prefix + child, child_prefix + below_child)
     for last in children[-1:]:
-        yield from _rows(last, lines, to_below + last_child, to_below + below)
+        yield from _rows(last, lines, child_prefix + last_child, child_prefix + below_last)
 
 
 def _line(*parts: str | Text) -> Text:
@@ -147,4 +148,5 @@ def _line(*parts: str | Text) -> Text:
 
 
 def _styled(word: str) -> Text:
+    """A state or status in its colour: red for those that `_STYLES` does not know."""
     return Text(printable(word), style=_STYLES.get(word, _TROUBLE))

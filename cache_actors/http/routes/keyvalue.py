@@ -26,9 +26,9 @@ class Value(msgspec.Struct):
 
 
 class Values(msgspec.Struct):
-    """The stored form of an entry, which is also the response that retrieves it."""
+    """The values of an entry: what is stored, and what a client that retrieves it gets."""
 
-    entries: list[Value]
+    entries: list[Value]  # Tuist's name for the values
 
 
 class StoreRequest(Values):
@@ -56,15 +56,15 @@ async def store_values(request: Request) -> Response:
     project = await authorized_project(request)
     services = request.services
     body = request.body.limit(request.app.settings.largest(Kind.KEYVALUE))
-    async with body.collected(services.memory, request.owner) as text:
+    async with body.collected(services.memory, request.owner) as raw:
         try:
-            wanted = _decode(text)
+            parsed = _decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise HttpError(HTTPStatus.BAD_REQUEST, f"The body is invalid: {error}") from error
-        key = Key(project, Kind.KEYVALUE, parse_id(Kind.KEYVALUE, "cas_id", wanted.cas_id))
-        artifacts = references(value.value for value in wanted.entries)
-        encoded = _encode(Values(wanted.entries))
-        missing = await services.keyvalue.put(key, encoded, artifacts, request.owner)
-        if missing is not None:
-            request.app.log_missing_artifact(request, missing, stored=True)
+        key = Key(project, Kind.KEYVALUE, parse_id(Kind.KEYVALUE, "cas_id", parsed.cas_id))
+        artifacts = references(value.value for value in parsed.entries)
+        encoded = _encode(Values(parsed.entries))
+        missing_artifact = await services.keyvalue.put(key, encoded, artifacts, request.owner)
+        if missing_artifact is not None:  # stored all the same: KV_REQUIRE_ARTIFACTS is false
+            request.app.log_missing_artifact(request, missing_artifact, stored=True)
     return empty_response()

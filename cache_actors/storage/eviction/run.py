@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cache_actors.storage.capacity import Amount, Capacity
 from cache_actors.storage.integrity.quarantine import last_taken, remove_old
-from cache_actors.storage.trash import empty
+from cache_actors.storage.trash import empty_trash
 
 from .cutoff import cutoff
 from .last_pass import PassReport, last_eviction
@@ -161,7 +161,7 @@ class EvictionPass:
         """Empty the trash first and without rests: what that frees need not be evicted."""
         if not self._dry_run:
             with suppress(OSError):  # the cleaner logs it
-                yield from empty(self._root)
+                yield from empty_trash(self._root)
 
     def _note_changes(self) -> None:
         """Update the usage of `max_bytes` by the change of the whole disk since the scan."""

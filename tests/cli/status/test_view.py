@@ -42,8 +42,8 @@ def test_parts_tell_what_is_known_of_them() -> None:
 
 
 def test_columns_without_anything_are_left_out() -> None:
-    assert "waiting" in drawn(up_answers.BUSY)
-    assert "waiting" not in drawn(up_answers.PLAIN)
+    assert "oldest" in drawn(up_answers.BUSY)
+    assert "oldest" not in drawn(up_answers.PLAIN)
 
 
 def test_tree_is_drawn_with_what_the_terminal_has() -> None:

@@ -29,7 +29,7 @@ from cache_actors.storage.files.store import RECENT_NS, FileStore, Publication
 from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.layout import TEMPORARY, Key, Project
 from cache_actors.storage.references import references, references_in
-from cache_actors.storage.trash import clean, empty
+from cache_actors.storage.trash import clean, empty_trash
 
 PROJECTS = [Project("acme", "app"), Project("acme", "lib")]
 ARTIFACTS = [hashlib.sha256(bytes([number])).hexdigest().upper() for number in range(4)]
@@ -162,7 +162,7 @@ class Cache(RuleBasedStateMachine):
         """All that is the project's goes, and may lie in the trash for a while."""
         clean(self.root, project, durable=False)
         if emptied:
-            list(empty(self.root))
+            list(empty_trash(self.root))
         folder = project.path(self.root)
         assert not folder.exists()
         self.uses = {path: use for path, use in self.uses.items() if folder not in path.parents}
