@@ -1,13 +1,14 @@
 """Reading, publishing and replacing files.
 
-*Published* files are exclusive: the bytes go to a temporary file, are synced, and get their name
-with `link()`, which fails if the name is taken. *Replaced* files get theirs with `rename()`. A
+*Published* files are exclusive: the bytes go to a temporary file, are made durable, and get their
+name with `link()`, which fails if the name is taken. *Replaced* files get theirs with `rename()`. A
 reader sees all of a file or none of it. When `publish` or `replace` return, the file and every
 folder above it will survive a power cut, unless the store is relaxed.
 
 Both take batches, and work through them in stages (`commit.py`): all files are written, all are
-synced, all get their names, and each folder is synced once. They report on each item: what one of
-them meets does not hurt the others.
+made durable, and all get their names. With a log (`write_ahead_log.py`) durable means logged, which
+is one sync for all; without one each file is synced, and each folder once. They report on each
+item: what one of them meets does not hurt the others.
 """
 
 from __future__ import annotations
