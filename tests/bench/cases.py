@@ -2,6 +2,8 @@
 
 READ, DUPLICATE, NEW = "artifact read", "upload that exists", "new upload"
 HIT, MISS, PUT = "entry read", "entry that is not there", "entry stored"
+GRADLE_READ, GRADLE_NEW = "Gradle output read", "new Gradle output"
+MODULE_READ = "module read"
 DECISION = "decision for nginx"
 
 NGINX = "nginx alone"

@@ -10,9 +10,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from . import turborepo as other
-from .cases import DUPLICATE, HIT, MISS, NEW, PUT, READ
+from .cases import DUPLICATE, GRADLE_NEW, GRADLE_READ, HIT, MISS, MODULE_READ, NEW, PUT, READ
 from .contestants import (
+    GRADLE,
     KEYVALUE,
+    MODULE,
     STORE_KEYVALUE,
     Contestant,
     bare_nginx,
@@ -28,11 +30,14 @@ from .names import SMALL, STORED, artifact_id, new_entry, payload
 from .plan import Plan
 from .results import Case, Comparison
 from .rounds import take_turns
-from .store import store
+from .store import store, store_gradle_outputs_and_modules
 from .wrk import Ask
 
 ARTIFACTS = 256
 """So many are read, and uploaded again."""
+
+MODULES = 64
+"""So many modules, and outputs of Gradle, are read."""
 
 
 def compare(plan: Plan, installed: Path, say: Callable[[str], None]) -> Comparison:
@@ -69,7 +74,7 @@ def compare(plan: Plan, installed: Path, say: Callable[[str], None]) -> Comparis
     )
 
 
-_CASES = [READ, DUPLICATE, HIT, MISS, NEW, PUT]
+_CASES = [READ, GRADLE_READ, MODULE_READ, DUPLICATE, HIT, MISS, NEW, GRADLE_NEW, PUT]
 
 
 def _install(installed: Path, skipped: list[str], say: Callable[[str], None]) -> None:
@@ -115,6 +120,12 @@ def _entrants(contestant: Contestant, scratch: Path) -> Iterator[Entrant]:
             DUPLICATE, contestant, Ask(api.method, api.path, "cas", STORED, ARTIFACTS, body)
         )
         if contestant.has_entries:
+            store_gradle_outputs_and_modules(contestant, MODULES)
+            read_gradle, read_module = (
+                Ask("GET", path, "cas", STORED, MODULES) for path in (GRADLE, MODULE)
+            )
+            yield Entrant(GRADLE_READ, contestant, read_gradle)
+            yield Entrant(MODULE_READ, contestant, read_module)
             missing = "missing".ljust(16, "0")
             yield Entrant(HIT, contestant, Ask("GET", KEYVALUE, "keyvalue", STORED, ARTIFACTS))
             yield Entrant(
@@ -124,4 +135,5 @@ def _entrants(contestant: Contestant, scratch: Path) -> Iterator[Entrant]:
             )
     yield Entrant(NEW, contestant, Ask(api.method, api.path, "cas", STORED, 0, body))
     if contestant.has_entries:
+        yield Entrant(GRADLE_NEW, contestant, Ask("PUT", GRADLE, "cas", STORED, 0, body))
         yield Entrant(PUT, contestant, Ask("PUT", STORE_KEYVALUE, "keyvalue", STORED, 0, entry))

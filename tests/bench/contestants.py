@@ -52,6 +52,11 @@ CACHE_ACTORS = Api("POST", f"/api/cache/cas/{{id}}?{QUERY}")
 
 KEYVALUE = f"/api/cache/keyvalue/{{id}}?{QUERY}"
 STORE_KEYVALUE = f"/api/cache/keyvalue?{QUERY}"
+GRADLE = f"/api/cache/gradle/{{id}}?{QUERY}"
+MODULE = f"/api/cache/module/{{id}}?{QUERY}&hash={{id}}&name=App.xcframework.zip"
+START_MODULE = f"/api/cache/module/start?{QUERY}&hash={{id}}&name=App.xcframework.zip"
+SEND_PART = f"/api/cache/module/part?{QUERY}&part_number=1&upload_id="
+COMPLETE_MODULE = f"/api/cache/module/complete?{QUERY}&upload_id="
 
 
 @dataclass(frozen=True)

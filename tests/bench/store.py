@@ -1,12 +1,21 @@
 """Stores what is read later, through a contestant's own API, so that it lies as it should."""
 
+import json
 from collections.abc import Callable
+from contextlib import closing
 from http.client import HTTPConnection
 from urllib.parse import urlsplit
 
-from .contestants import STORE_KEYVALUE, Contestant
+from .contestants import (
+    COMPLETE_MODULE,
+    GRADLE,
+    SEND_PART,
+    START_MODULE,
+    STORE_KEYVALUE,
+    Contestant,
+)
 from .failure import BenchmarkFailed
-from .names import STORED, TOKEN, artifact_id, entry_id, new_entry, payload
+from .names import SMALL, STORED, TOKEN, artifact_id, entry_id, new_entry, payload
 
 TIMEOUT = 30.0
 
@@ -19,8 +28,7 @@ def store(
     Raises:
         BenchmarkFailed: one has been refused, or is not there afterwards.
     """
-    connection = HTTPConnection(urlsplit(contestant.url).netloc, timeout=TIMEOUT)
-    try:
+    with closing(_connected(contestant)) as connection:
         for number in range(count):
             artifact = artifact_id(STORED, number)
             path = _filled(contestant.api.path, artifact)
@@ -30,8 +38,25 @@ def store(
                 _ask(connection, "PUT", STORE_KEYVALUE, body)
         if _ask(connection, "GET", path) != payload(size_of(number)):
             raise BenchmarkFailed(f"{contestant.name} answers with other bytes than were stored")
-    finally:
-        connection.close()
+
+
+def store_gradle_outputs_and_modules(contestant: Contestant, count: int) -> None:
+    """Store so many outputs of Gradle, and so many modules of one part, all small.
+
+    Raises:
+        BenchmarkFailed: one has been refused.
+    """
+    with closing(_connected(contestant)) as connection:
+        for number in range(count):
+            name = artifact_id(STORED, number)
+            _ask(connection, "PUT", _filled(GRADLE, name), payload(SMALL))
+            upload = json.loads(_ask(connection, "POST", _filled(START_MODULE, name)))["upload_id"]
+            _ask(connection, "POST", SEND_PART + upload, payload(SMALL))
+            _ask(connection, "POST", COMPLETE_MODULE + upload, b'{"parts":[1]}')
+
+
+def _connected(contestant: Contestant) -> HTTPConnection:
+    return HTTPConnection(urlsplit(contestant.url).netloc, timeout=TIMEOUT)
 
 
 def _ask(connection: HTTPConnection, method: str, path: str, body: bytes | None = None) -> bytes:
