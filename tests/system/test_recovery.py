@@ -58,7 +58,7 @@ def cut_the_power(storage: Path) -> None:
     entry.write_bytes(b"")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.nightly), 2])
 def test_service_answers_nothing_before_it_has_recovered_what_it_acknowledged(
     tmp_path: Path, tuist: StandInTuist, workers: int
 ) -> None:

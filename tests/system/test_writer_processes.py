@@ -158,7 +158,12 @@ def test_uploads_wait_for_stopped_processes_and_a_stop_does_not(
 
 
 @pytest.mark.parametrize(
-    ("workers", "kills"), [(1, 1), (2, 1), pytest.param(2, 2, marks=pytest.mark.nightly)]
+    ("workers", "kills"),
+    [
+        pytest.param(1, 1, marks=pytest.mark.nightly),
+        (2, 1),
+        pytest.param(2, 2, marks=pytest.mark.nightly),
+    ],
 )
 def test_kill_of_the_service_during_writes_ends_its_processes_and_loses_nothing(
     tmp_path: Path, tuist: StandInTuist, workers: int, kills: int
