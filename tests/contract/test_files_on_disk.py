@@ -5,13 +5,13 @@ Where files lie, and who may read them, is in `tests/storage`.
 """
 
 import json
-import os
 from pathlib import Path
 
 import httpx
 import pytest
 
 from cache_actors.storage.layout import LOGS, TEMPORARY, TRASH, shard
+from tests.support.folders import files_below
 from tests.support.service import Service
 from tests.support.waiting import eventually
 
@@ -45,9 +45,9 @@ def entries_file(storage: Path, kv_id: str, project: str = PROJECT) -> Path:
     return storage / project.lower() / "keyvalue" / shard(kv_id) / f"{kv_id}.json"
 
 
-def files_below(folder: Path) -> set[Path]:
+def stored_below(folder: Path) -> set[Path]:
     """All files below a folder, but for those that are being written, or removed."""
-    found = {Path(top, name) for top, _, names in os.walk(folder) for name in names}
+    found = set(files_below(folder))
     return {path for path in found if not {LOGS, TEMPORARY, TRASH}.intersection(path.parts)}
 
 
@@ -111,10 +111,10 @@ def refuse_all_kinds_of_uploads(client: httpx.Client, base_url: str) -> None:
 def test_refused_uploads_leave_nothing(
     client: httpx.Client, base_url: str, answering: Service
 ) -> None:
-    before = files_below(answering.storage)
+    before = stored_below(answering.storage)
     refuse_all_kinds_of_uploads(client, base_url)
     eventually(lambda: temporary_bytes(answering) == 0)
-    assert len(files_below(answering.storage) - before) == 1  # the one that was good
+    assert len(stored_below(answering.storage) - before) == 1  # the one that was good
     expect_no_artifact(client, "REFUSED")
 
 
@@ -152,7 +152,7 @@ def test_no_way_out_of_the_folder_of_a_project(
     for file in planted:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(secret)
-    before = files_below(service.storage.parent)
+    before = stored_below(service.storage.parent)
     odd = way.format(name=name, shard=shard(name))
     body = json.dumps({"cas_id": odd, "entries": [{"value": "a"}]}).encode()
     as_handle = f"account_handle={odd}&project_handle=App"
@@ -176,5 +176,5 @@ def test_no_way_out_of_the_folder_of_a_project(
             answer = raw.ask(f"{method} {target}", AUTHORIZATION, length, body=body)
             assert answer.status_code in {400, 404, 405}
             expect_error(answer, answer.status_code)
-    assert files_below(service.storage.parent) - {service.log} == before - {service.log}
+    assert stored_below(service.storage.parent) - {service.log} == before - {service.log}
     assert [file.read_bytes() for file in planted] == [secret] * len(planted)

@@ -18,10 +18,11 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from cache_actors.cli.dev.tuist import StandInTuist
+from tests.support.folders import files_below
 from tests.support.service import Service, client_of, nodes_of, running_service
 from tests.support.strace import attached, family
 from tests.support.waiting import eventually
-from tests.system.test_storage_faults import Write, files_below
+from tests.system.test_storage_faults import Write
 
 from .test_requests import STATUSES
 

@@ -12,6 +12,8 @@ from cache_actors.kinds import Kind
 from cache_actors.storage.files.last_use import last_use
 from cache_actors.storage.layout import Key, Project
 
+from .folders import files_below
+
 APP = Project("acme", "app")
 LIB = Project("acme", "lib")
 SECOND = 1_000_000_000
@@ -71,7 +73,8 @@ class Stored:
 
     def names(self) -> set[str]:
         """The names of all stored files."""
-        return {path.name for path in self.root.glob("*/*/*/*/*")}
+        found = files_below(self.root)
+        return {path.name for path in found if len(path.relative_to(self.root).parts) == 5}
 
     def _file(self, key: Key, content: bytes, age: float) -> Path:
         path = key.path(self.root)

@@ -14,6 +14,7 @@ import pytest
 
 from cache_actors.cli.check.storage import barrier_of
 from cache_actors.cli.dev.tuist import StandInTuist
+from tests.support.folders import files_below
 from tests.support.mounts import require_root
 from tests.support.nginx import NOBODY, nginx_before, shared_storage
 from tests.support.programs import find_program
@@ -165,11 +166,12 @@ def test_what_is_stored_is_its_groups_to_read(tuist: StandInTuist, umask: str) -
                 assert answer.status_code == 204
             entry = {"cas_id": "0~key", "entries": [{"value": "dg=="}]}
             assert client.put("/api/cache/keyvalue", json=entry).status_code == 204
-            stored = [
-                path for path in storage.rglob("*") if {".tmp", ".log"}.isdisjoint(path.parts)
+            files = [
+                path for path in files_below(storage) if {".tmp", ".log"}.isdisjoint(path.parts)
             ]
-            assert sum(path.is_file() for path in stored) == 3
-            for path in stored:
+            assert len(files) == 3
+            folders = {each for file in files for each in file.parents if storage in each.parents}
+            for path in (*files, *folders):
                 status = path.stat()
                 assert status.st_gid == NGINX_GROUP, path
                 assert status.st_mode & 0o7777 == (0o2750 if path.is_dir() else 0o640), path

@@ -17,6 +17,7 @@ import pytest
 
 from cache_actors.storage.layout import LOGS, QUARANTINE, TEMPORARY
 from tests.contract.examples import cas_path, new_cas_id
+from tests.support.folders import files_below
 from tests.support.tuist import HeldTuist
 from tests.support.waiting import eventually
 
@@ -125,8 +126,8 @@ def shared(shared_tuist: HeldTuist) -> Iterator[Site]:
 def storage(shared: Site) -> Iterator[Storage]:
     """What a test stores there; afterwards it is empty."""
     yield Storage(shared)
-    for path in shared.service.storage.rglob("*"):
-        if path.is_file() and {TEMPORARY, LOGS}.isdisjoint(path.parts):
+    for path in files_below(shared.service.storage):
+        if {TEMPORARY, LOGS}.isdisjoint(path.parts):
             path.unlink()
 
 

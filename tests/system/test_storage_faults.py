@@ -22,6 +22,7 @@ import httpx
 import pytest
 
 from cache_actors.cli.dev.tuist import StandInTuist
+from tests.support.folders import files_below
 from tests.support.lanes import let_others_go_first
 from tests.support.mounts import remount, require_root, tmpfs
 from tests.support.programs import find_program
@@ -496,11 +497,6 @@ def test_processes_share_a_storage_while_one_of_them_is_killed(
 
 
 # What they share.
-
-
-def files_below(folder: Path) -> list[Path]:
-    """All that is not a folder."""
-    return [Path(top, name) for top, _, names in os.walk(folder) for name in names]
 
 
 def no_files_below(folder: Path) -> None:
