@@ -33,10 +33,10 @@ def store_something(service: Service) -> None:
 def kill_all(service: Service) -> None:
     """Kill the service and its writers, which would make a checkpoint if they outlived it."""
     writers = disk_processes(service.pid)
-    for pid in family(service.pid):
-        if pid not in writers:
-            os.kill(pid, signal.SIGSTOP)
-    for pid in writers:
+    others = [pid for pid in family(service.pid) if pid not in writers]
+    for pid in others:
+        os.kill(pid, signal.SIGSTOP)
+    for pid in writers + others:
         os.kill(pid, signal.SIGKILL)
     service.stop(signal.SIGKILL)
 
