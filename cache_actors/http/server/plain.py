@@ -49,7 +49,7 @@ class PlainRequest:
 
 
 def plain_request(data: bytes, most: int) -> PlainRequest | None:
-    """The request that `data` begins with, if it is plain, with a head of `most` bytes."""
+    """The request that `data` begins with, if it is plain and its head has at most `most` bytes."""
     match = _HEAD.match(data)
     if match is None or match.end() > most:
         return None
@@ -67,7 +67,7 @@ def plain_request(data: bytes, most: int) -> PlainRequest | None:
         and _UNUSUAL.isdisjoint(headers)
         and headers.get(b"connection", b"keep-alive").lower() == b"keep-alive"
         and length.isdigit()
-        and len(length) <= 18  # a longer one is of no use to anybody: h11 has the word
+        and len(length) <= 18  # what is longer is left to h11
     ):
         return PlainRequest(method, target, headers, int(length), data[match.end() :])
     return None
@@ -86,7 +86,7 @@ class PlainExchange:
     Attributes:
         scope: the request.
         started: whether there is something of a response.
-        cut: whether the client is gone, or has not sent all of the request.
+        cut: whether nothing can be sent any more: the client is gone, or has been refused.
     """
 
     def __init__(
@@ -125,7 +125,10 @@ class PlainExchange:
         self._is_sent = self._closes = self._is_bodiless = False
 
     def behind(self) -> bytes | None:
-        """What has come behind the request; None if no other request may follow."""
+        """What has come behind the request; None if no other request may follow.
+
+        That is so if something of this one is unfinished, or its response closes the connection.
+        """
         unfinished = self.cut or not self._is_sent or self._to_come or self._to_send
         return None if unfinished or self._closes else self._rest
 
@@ -142,8 +145,9 @@ class PlainExchange:
         else:
             piece = await self._connection.read(self._to_come)
             if not piece:
-                self.cut = True
-                await self._refuse()
+                if not self.started:  # else its end is all that the client may get
+                    self.cut = True
+                    await self._refuse()
                 return {"type": "http.disconnect"}
         self._to_come -= len(piece)
         return {"type": "http.request", "body": piece, "more_body": self._to_come > 0}

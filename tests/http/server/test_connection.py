@@ -427,6 +427,32 @@ async def test_client_that_ends_its_side_in_the_middle_of_a_body_is_told(app: Ap
         assert (await client.read_to_end()).startswith(b"HTTP/1.1 400 ")
 
 
+@pytest.mark.parametrize(("status", "body"), [(401, b"no"), (204, b"")])
+async def test_client_that_ends_its_side_behind_the_answer_gets_no_other_one(
+    app: App, status: int, body: bytes
+) -> None:
+    """The rest of the body is dropped between the answer's last piece and its end."""
+
+    async def refuse(_: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        headers = [(LENGTH, b"%d" % len(body))] if body else []
+        start: Any = {"type": "http.response.start", "status": status, "headers": headers}
+        await send(start)
+        if body:
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        await body_of(receive)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    app.handler = refuse
+    async with connected(app) as client:
+        await client.send(POST % 10 + b"half")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await client.stream.send_eof()
+        received = await client.read_to_end()
+    assert received.startswith(b"HTTP/1.1 %d " % status)
+    assert received.count(b"HTTP/1.1") == 1
+    assert received.endswith(b"\r\n\r\n" + body)
+
+
 async def test_requests_that_come_together_are_answered_one_after_another(app: App) -> None:
     app.handler = say_body
     async with connected(app) as client:
