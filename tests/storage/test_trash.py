@@ -465,13 +465,19 @@ def test_uploads_that_are_not_complete_go_too(
     uploads.put(other, LIB, 2, [b"part"])
 
 
+def begun_upload(store: FileStore, temporary: TemporaryFolder) -> tuple[UnfinishedUploads, str]:
+    """The uploads in the store, and the id of one of which a part has come."""
+    uploads = UnfinishedUploads(store, temporary)
+    upload = uploads.start(Key(APP, Kind.MODULE, "ab" * 32))
+    uploads.put(upload, APP, 1, [b"part"])
+    return uploads, upload
+
+
 def test_upload_that_is_just_being_completed_is_stored_or_unknown(
     store: FileStore, root: Path, temporary: TemporaryFolder
 ) -> None:
     """Its file has a name that the clean does not know; and what was completed is forgotten."""
-    uploads = UnfinishedUploads(store, temporary)
-    upload = uploads.start(Key(APP, Kind.MODULE, "ab" * 32))
-    uploads.put(upload, APP, 1, [b"part"])
+    uploads, upload = begun_upload(store, temporary)
     with uploads.open(upload, APP) as opened:
         file = opened.assembled([1])
         assert clean(root, APP)
@@ -503,9 +509,7 @@ def test_upload_that_is_just_being_started_is_started(
 def test_complete_uploads_are_forgotten(
     store: FileStore, root: Path, temporary: TemporaryFolder
 ) -> None:
-    uploads = UnfinishedUploads(store, temporary)
-    upload = uploads.start(Key(APP, Kind.MODULE, "ab" * 32))
-    uploads.put(upload, APP, 1, [b"part"])
+    uploads, upload = begun_upload(store, temporary)
     with uploads.open(upload, APP) as opened:
         file = opened.assembled([1])
         opened.finish(file)
