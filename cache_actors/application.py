@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import TYPE_CHECKING, Protocol
 
@@ -50,8 +51,8 @@ if TYPE_CHECKING:
     from .runtime.listen_socket import ConnectionSource
     from .settings import Settings
     from .storage.layout import StoredKey
+    from .storage.recovery import Recovered
     from .supervision import Started, Status
-    from .writer_process.protocol import Ready
 
 STREAM_THREADS = 16
 MEBIBYTE = 1024 * 1024
@@ -236,7 +237,7 @@ class Application:
                 self._store,
                 self.metrics.synced,
                 require_artifacts=self._settings.kv_require_artifacts,
-                recovered=self._recovered,
+                recovered=self._log_recovery,
             ),
             self._store,
             self._announce,
@@ -251,7 +252,7 @@ class Application:
                 self._store,
                 self.metrics.synced,
                 require_artifacts=self._settings.kv_require_artifacts,
-                recovered=self._recovered,
+                recovered=self._log_recovery,
             ),
             self._announce,
             RECENT_ENTRIES_BYTES,
@@ -259,9 +260,9 @@ class Application:
             self.metrics,
         )
 
-    def _recovered(self, ready: Ready) -> None:
-        level = self._log.error if ready.failed else self._log.warning
-        level("recovered", stored=ready.stored, removed=ready.removed, failed=ready.failed)
+    def _log_recovery(self, recovered: Recovered) -> None:
+        level = self._log.error if recovered.failed else self._log.warning
+        level("recovered", **dataclasses.asdict(recovered))
 
     async def _announce(self, stored: Sequence[StoredKey]) -> None:
         """Report stored artifacts and entries to the actor that follows them, the evictor."""

@@ -39,15 +39,11 @@ class MissingArtifact(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EntryWrite:
-    """An entry to store: its key, its body, and the ids of the CAS artifacts it refers to.
-
-    Its modification time is `time`, in nanoseconds since the epoch; the present one if that is 0.
-    """
+    """An entry to store: its key, its body, and the ids of the CAS artifacts it refers to."""
 
     key: Key
     body: bytes
     artifacts: frozenset[str]
-    time: int = 0
 
 
 class EntryWriter:
@@ -76,7 +72,7 @@ class EntryWriter:
             seen: dict[tuple[Project, str], bool | OSError] = {}
             outcomes = [locked[write.key.project] or self._look(write, seen) for write in batch]
             allowed = [
-                Replacement(write.key.path(self._store.root), write.body, write.time)
+                Replacement(write.key.path(self._store.root), write.body)
                 for write, outcome in zip(batch, outcomes, strict=True)
                 if not isinstance(outcome, Exception)
             ]

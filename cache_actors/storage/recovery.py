@@ -1,13 +1,14 @@
 """Recovery: what logs of before a power cut hold, and the disk does not, is stored again.
 
-The head of `files/write_ahead_log.py` says why that may be needed, and why nobody reads meanwhile.
+The head of `files/write_ahead_log.py` says why that may be needed, and why nobody reads meanwhile
+at a start. After a checkpoint that failed, the same is done while the service runs.
 
 A file is *whole* if its bytes have the checksum that is recorded for it. A record of the log is
-stored again unless there is a whole file of its name; of an entry, one that is as new. No record is
-stored again whose project has been cleaned since: its folder is gone, or another one. But a file of
-its name that is not whole is removed, as it was being stored at the same time. A write that
-was logged and never acknowledged may be stored by that: its client heard an error, or nothing, and
-had to expect either.
+stored again unless there is a whole file of its name. For an entry, that file must also be at least
+as new. No record is stored again whose project has been cleaned since: its folder is gone, or
+another one. A torn file at its path is removed then: it was being stored during the clean. Recovery
+may store a write that was never acknowledged: its client heard an error, or nothing, and had to
+expect either.
 
 Of several records of an entry the newest counts, whichever process logged it. An entry is removed
 if an artifact of it is lost even so: it would break the build that finds it. A recovery that is cut
@@ -24,28 +25,32 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from .entries import EntryWrite, EntryWriter, MissingArtifact, artifact_is_there
-from .files.folders import identity_of, is_same_folder
+from .entries import artifact_is_there
+from .files.folders import identity_of, is_same_folder, opened_folder
 from .files.store import FileStore, Replacement
 from .files.write_ahead_log import (
-    LogRecord,
+    Position,
     abandoned_logs,
-    boot_id,
     checkpoint,
     is_damaged,
+    needs_recovery,
     read,
+    read_at,
 )
 from .integrity.checksum import read_checksum
+from .integrity.quarantine import DAMAGE
 from .integrity.validation import Fault, open_or_fault
 from .layout import LOGS, Key, key_at
 from .locks import FolderLock
+from .project_lock import exclusive
 from .references import references_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from .files.temporary import TemporaryFolder
+    from .layout import Project
 
 _BATCH = 64  # records that are stored together
 
@@ -80,24 +85,37 @@ def recover(
         root: the storage folder.
         temporary: where files are written that are stored again.
         require_artifacts: whether entries without their artifacts are removed.
-        damaged: the folder of a log of which a checkpoint has failed, if that could not be noted.
+        damaged: the folder of a log of which a checkpoint has failed, whether or not that is noted.
 
     Raises:
         OSError: the logs cannot be read, or the disk failed.
     """
     if not (root / LOGS).exists():
         return Recovered()
-    with ExitStack() as locks:
-        locks.enter_context(FolderLock(root / LOGS, until=math.inf))
+    with ExitStack() as opened:
+        opened.enter_context(FolderLock(root / LOGS, until=math.inf))
+        file_system = opened.enter_context(opened_folder(root))
         recovery = _Recovery(FileStore(root, temporary, durable=False), require_artifacts)
-        logs = [log for log in abandoned_logs(root, locks) if recovery.take_in(log, log == damaged)]
+        logs = [
+            log for log in abandoned_logs(root, opened) if log == damaged or needs_recovery(log)
+        ]
         if not logs:
             return Recovered()
+        for log in logs:
+            recovery.take_in(log, is_damaged=log == damaged or is_damaged(log))
         recovered = recovery.run()
-        checkpoint(root)
+        checkpoint(root, file_system)
         for log in [] if recovered.failed else logs:
             shutil.rmtree(log)
         return recovered
+
+
+@dataclass(frozen=True, slots=True)
+class _Newest:
+    """The newest record of a key: when it was stored (nanoseconds), and where it lies."""
+
+    time: int
+    position: Position
 
 
 class _Recovery:
@@ -106,121 +124,114 @@ class _Recovery:
     def __init__(self, store: FileStore, require_artifacts: bool) -> None:
         self._store = store
         self._require_artifacts = require_artifacts
-        self._entries = EntryWriter(store, require_artifacts=require_artifacts)
-        self._records: dict[Key, LogRecord] = {}  # the newest of each key
-        self._cleaned: set[Key] = set()
-        self._doubtful: set[Key] = set()  # the disk may lack what the kernel shows
+        self._newest: dict[Key, _Newest] = {}
+        self._cleaned: set[Key] = set()  # of projects that were cleaned
+        self._damaged: set[Key] = set()  # of which the disk may lack what the kernel shows
         self._stored = self._removed = self._failed = 0
 
-    def take_in(self, log: Path, is_doubtful: bool) -> bool:
-        """Take in the records of a log, if it needs recovery; return whether it does."""
-        is_doubtful |= is_damaged(log)
-        segments = [(boot, records) for boot, records in read(log)]
-        if not is_doubtful and all(boot == boot_id() for boot, _ in segments):
-            return False
-        for _, records in segments:
-            for record in records:
-                key = key_at(PurePath(record.place).parts)
-                if key is None:
-                    continue
-                if not self._is_of_today(key, record):
-                    self._cleaned.add(key)
-                else:
-                    known = self._records.setdefault(key, record)
-                    if known.time < record.time:
-                        self._records[key] = record
-                    if is_doubtful:
-                        self._doubtful.add(key)
-        return True
+    def take_in(self, log: Path, *, is_damaged: bool) -> None:
+        """Take in the records of a log; of one that is damaged all are going to be stored again.
+
+        Raises:
+            OSError: the log cannot be read.
+        """
+        for position, record in read(log):
+            key = key_at(PurePath(record.place).parts)
+            if key is None:
+                continue
+            project = key.project.path(self._store.root)
+            if not is_same_folder(record.project, identity_of(project)):
+                self._cleaned.add(key)
+                continue
+            if key not in self._newest or self._newest[key].time < record.time:
+                self._newest[key] = _Newest(record.time, position)
+            if is_damaged:
+                self._damaged.add(key)
 
     def run(self) -> Recovered:
         """Store again what is missing: artifacts first, then the entries, which refer to them."""
-        for key in self._cleaned - self._records.keys():
+        for key in self._cleaned - self._newest.keys():
             if self._whole(key) is None:
-                key.path(self._store.root).unlink(missing_ok=True)
-        lost = [key for key in self._records if not key.kind.refers and self._kept(key) is None]
-        for keys in _batches(lost):
-            self._publish(keys)
-        for keys in _batches([key for key in self._records if key.kind.refers]):
-            self._settle_entries(keys)
+                self._path(key).unlink(missing_ok=True)
+        self._store_again([k for k in self._newest if not k.kind.refers and self._kept(k) is None])
+        entries: dict[Project, list[Key]] = {}
+        for key in self._newest:
+            if key.kind.refers:
+                entries.setdefault(key.project, []).append(key)
+        for project, keys in entries.items():
+            # Others may store entries meanwhile, if the service runs: newer ones are to stay.
+            with suppress(FileNotFoundError), exclusive(project.path(self._store.root)):
+                self._restore_entries(keys)
         return Recovered(self._stored, self._removed, self._failed)
-
-    def _is_of_today(self, key: Key, record: LogRecord) -> bool:
-        """Whether the project has not been cleaned since the record was logged."""
-        return is_same_folder(record.project, identity_of(key.project.path(self._store.root)))
 
     def _kept(self, key: Key) -> bytes | None:
         """The bytes of the file of `key`, if it is to stay as it is."""
-        record, path = self._records[key], key.path(self._store.root)
-        if key.kind.refers or key in self._doubtful:
+        if key.kind.refers or key in self._damaged:
             with suppress(FileNotFoundError):
-                written = path.lstat().st_mtime_ns
-                is_newer = key.kind.refers and written > record.time
-                if not is_newer and (written < record.time or key in self._doubtful):
+                written, logged = self._path(key).lstat().st_mtime_ns, self._newest[key].time
+                is_newer = key.kind.refers and written > logged
+                if not is_newer and (written < logged or key in self._damaged):
                     return None
         return self._whole(key)
 
     def _whole(self, key: Key) -> bytes | None:
         """The bytes of the file of `key`, if it is whole."""
-        fd = open_or_fault(key.path(self._store.root))
+        fd = open_or_fault(self._path(key))
         if fd is None or isinstance(fd, Fault):
             return None
         with open(fd, "rb") as file:  # noqa: PTH123
-            recorded = read_checksum(fd)
-            data = file.read()
+            try:
+                recorded, data = read_checksum(fd), file.read()
+            except OSError as error:
+                if error.errno not in DAMAGE:
+                    raise
+                return None
         is_whole = recorded is not None and hashlib.sha256(data).digest() == recorded.digest
         return data if is_whole else None
 
-    def _publish(self, keys: Sequence[Key]) -> None:
-        """Store artifacts in the place of what is there."""
-        outcomes = self._store.replace(
-            [
-                Replacement(key.path(self._store.root), self._data(key), self._records[key].time)
-                for key in keys
-            ]
-        )
-        for key, outcome in zip(keys, outcomes, strict=True):
-            self._count(key, outcome)
-
-    def _settle_entries(self, keys: Sequence[Key]) -> None:
-        """Store entries in the place of what is there, or remove what refers to what is lost."""
-        lost: list[EntryWrite] = []
+    def _restore_entries(self, keys: Sequence[Key]) -> None:
+        """Store entries in the place of what is there, or remove those whose artifacts are lost."""
+        to_store = []
         for key in keys:
             found = self._kept(key)
-            if found is None:
-                body = self._data(key)
-                lost.append(EntryWrite(key, body, references_in(body), self._records[key].time))
-            elif self._require_artifacts and not self._has_artifacts(key, found):
-                self._remove(key)
-        for write, outcome in zip(lost, self._entries.put(lost), strict=True):
-            if isinstance(outcome, MissingArtifact):
-                self._remove(write.key)
-            else:
-                self._count(write.key, outcome)
+            body = self._logged(key) if found is None else found
+            if self._require_artifacts and not self._has_artifacts(key, body):
+                self._path(key).unlink(missing_ok=True)
+                self._removed += 1
+            elif found is None:
+                to_store.append(key)
+        self._store_again(to_store)
 
-    def _count(self, key: Key, outcome: object) -> None:
-        """Count a file that was stored again, or could not be: then none that is torn stays."""
-        if not isinstance(outcome, OSError):
+    def _store_again(self, keys: Sequence[Key]) -> None:
+        """Store the newest records of `keys` in the place of what is there."""
+        for start in range(0, len(keys), _BATCH):
+            batch = [
+                Replacement(self._path(key), self._logged(key), self._newest[key].time)
+                for key in keys[start : start + _BATCH]
+            ]
+            outcomes = self._store.replace(batch)
+            for key, outcome in zip(keys[start : start + _BATCH], outcomes, strict=True):
+                self._count(key, outcome)
+
+    def _count(self, key: Key, outcome: OSError | None) -> None:
+        """Count a file that was stored again, or could not be: then none stays that is torn or
+        older."""
+        if outcome is None:
             self._stored += 1
             return
         self._failed += 1
-        self._doubtful.discard(key)  # better what the kernel shows than nothing
+        self._damaged.discard(key)  # better what the kernel shows than nothing
         if self._kept(key) is None:
-            key.path(self._store.root).unlink(missing_ok=True)
+            self._path(key).unlink(missing_ok=True)
 
     def _has_artifacts(self, key: Key, body: bytes) -> bool:
         return all(
             artifact_is_there(self._store, key.project, each) for each in references_in(body)
         )
 
-    def _remove(self, key: Key) -> None:
-        key.path(self._store.root).unlink(missing_ok=True)
-        self._removed += 1
+    def _logged(self, key: Key) -> bytes:
+        """The bytes of the newest record of `key`."""
+        return b"".join(read_at(self._newest[key].position).pieces)
 
-    def _data(self, key: Key) -> bytes:
-        return b"".join(self._records[key].pieces)
-
-
-def _batches(keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
-    for start in range(0, len(keys), _BATCH):
-        yield keys[start : start + _BATCH]
+    def _path(self, key: Key) -> Path:
+        return key.path(self._store.root)

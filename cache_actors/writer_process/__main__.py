@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import select
 import signal
 import socket
@@ -31,7 +32,6 @@ from .protocol import (
     Outcome,
     PublishRequest,
     PutRequest,
-    Ready,
     WriterConfig,
     decode_batch,
     framed,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 REST_SECONDS = 1.0
-"""Time without a batch, in seconds, after which old records are checkpointed."""
+"""Interval in seconds at which a process without batches looks for old records to checkpoint."""
 
 
 class ClientGone(Exception):
@@ -68,7 +68,7 @@ class CommitServer:
         self._syncs: list[float] = []
         self._capacity = Capacity(root, config.max_bytes)
         has_log = config.durable and can_log(root)
-        self._log = WriteAheadLog(root, self._synced, self._recover) if has_log else None
+        self._log = WriteAheadLog(root, self._synced, self._recover_all) if has_log else None
         self._store = FileStore(
             root,
             temporary,
@@ -86,6 +86,12 @@ class CommitServer:
             ClientGone: its parent has ended meanwhile. What was not done by then will not be done.
         """
         self._syncs.clear()
+        try:
+            if self._log is not None:
+                self._log.mend()
+        except OSError as error:
+            size = len(batch.files if isinstance(batch, PublishRequest) else batch.lines)
+            return CommitResponse([Failed.of(error)] * size, [])
         found: list[Published | str | MissingArtifact | OSError | None] = []
         if isinstance(batch, PublishRequest):
             self._capacity.load_counts(batch.stored, batch.reserved)
@@ -106,21 +112,22 @@ class CommitServer:
             with suppress(OSError):
                 self._log.close()
 
-    def recover(self) -> Recovered:
-        """Recover what was logged before the machine was started.
+    def recover(self, damaged: Path | None = None) -> Recovered:
+        """Recover what was logged before the machine was started, and what is in a `damaged` log.
 
         Raises:
             OSError: the logs cannot be read, or the disk failed.
         """
-        return self._recover(None)
-
-    def _recover(self, damaged: Path | None) -> Recovered:
         return recover(
             self._store.root,
             self._temporary,
             require_artifacts=self._config.require_artifacts,
             damaged=damaged,
         )
+
+    def _recover_all(self, damaged: Path) -> None:
+        if self.recover(damaged).failed:
+            raise OSError(errno.EIO, "what a failed checkpoint has left cannot be stored again")
 
     def _synced(self, seconds: float) -> None:
         """Count a sync; go on only for a parent that is still there.
@@ -183,8 +190,7 @@ def run(config: WriterConfig) -> None:
         with socket.socket(fileno=config.channel) as channel, channel.makefile("rb") as stream:
             server = CommitServer(config, temporary, lambda: is_connected(channel))
             try:
-                done = server.recover()
-                channel.sendall(framed(Ready(done.stored, done.removed, done.failed)))
+                channel.sendall(framed(server.recover()))
                 while (message := _next(channel, stream, server.rest)) is not None:
                     channel.sendall(framed(server.commit(decode_batch(message))))
             except (ConnectionError, ClientGone):

@@ -12,6 +12,7 @@ import trio
 
 from cache_actors.storage.entries import EntryWrite, MissingArtifact
 from cache_actors.storage.files.store import FileStore, Publication, Published
+from cache_actors.storage.recovery import Recovered
 
 from .protocol import (
     LENGTH,
@@ -23,9 +24,8 @@ from .protocol import (
     Missing,
     PublishRequest,
     PutRequest,
-    Ready,
     WriterConfig,
-    decode_ready,
+    decode_recovered,
     decode_response,
     framed,
 )
@@ -45,8 +45,6 @@ CHANNEL_BYTES = 1 << 20
 END_SECONDS = 5.0
 """Longest time that the process may take to end, in seconds: when it is asked to, and again when it
 is killed."""
-
-NOTHING_RECOVERED = Ready(0, 0, 0)
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -136,7 +134,7 @@ class WriterProcess:
         synced: Callable[[float], None],
         *,
         require_artifacts: bool = True,
-        recovered: Callable[[Ready], None] = lambda _: None,
+        recovered: Callable[[Recovered], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._synced = synced
@@ -169,9 +167,9 @@ class WriterProcess:
                 process_group=0,  # a terminal's Ctrl-C is its parent's to deal with
             )
         try:
-            ready = self._decoded(decode_ready, await self._receive())
-            if ready != NOTHING_RECOVERED:
-                self._recovered(ready)
+            recovered = self._decoded(decode_recovered, await self._receive())
+            if recovered != Recovered():
+                self._recovered(recovered)
         except BaseException:
             await self._end(kill=True)
             raise

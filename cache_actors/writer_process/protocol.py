@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from cache_actors.storage.errors import NoRoom, Shortage
+from cache_actors.storage.recovery import Recovered
 
 LENGTH = struct.Struct(">I")
 """Length of a message in bytes, sent before each."""
@@ -31,17 +32,6 @@ class WriterConfig(msgspec.Struct, frozen=True):
     durable: bool
     max_bytes: int | None = None
     require_artifacts: bool = True
-
-
-class Ready(msgspec.Struct, frozen=True, array_like=True):
-    """The process takes batches from now on; before that it has done a recovery, with this outcome.
-
-    The numbers are those of `Recovered`.
-    """
-
-    stored: int
-    removed: int
-    failed: int
 
 
 class ArtifactItem(msgspec.Struct, frozen=True, array_like=True):
@@ -118,7 +108,9 @@ class CommitResponse(msgspec.Struct, frozen=True, array_like=True):
 
 _encoder = msgspec.msgpack.Encoder()
 decode_batch = msgspec.msgpack.Decoder(PublishRequest | PutRequest).decode
-decode_ready = msgspec.msgpack.Decoder(Ready).decode
+decode_recovered = msgspec.msgpack.Decoder(Recovered).decode
+"""Decodes the process's first message: it is ready, after a recovery with that outcome."""
+
 decode_response = msgspec.msgpack.Decoder(CommitResponse).decode
 
 

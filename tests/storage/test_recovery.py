@@ -6,7 +6,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +21,11 @@ from cache_actors.kinds import Kind
 from cache_actors.storage import recovery
 from cache_actors.storage.entries import EntryWrite, EntryWriter
 from cache_actors.storage.files import write_ahead_log
-from cache_actors.storage.files.store import FileStore, Publication
+from cache_actors.storage.files.store import FileStore, Publication, Replacement
 from cache_actors.storage.files.temporary import TemporaryFolder
-from cache_actors.storage.files.write_ahead_log import LogRecord, WriteAheadLog, _OpenLog
+from cache_actors.storage.files.write_ahead_log import LogRecord, WriteAheadLog, _OpenLog, can_log
 from cache_actors.storage.layout import LOGS, TEMPORARY, Key, Project, key_at
+from cache_actors.storage.locks import FolderLock
 from cache_actors.storage.recovery import Recovered, recover
 from cache_actors.storage.references import references_in
 from cache_actors.storage.trash import clean, empty_trash
@@ -35,7 +36,8 @@ from .stores import refusing
 PROJECTS = [Project("acme", "app"), Project("acme", "lib")]
 ARTIFACTS = [hashlib.sha256(bytes([number])).hexdigest().upper() for number in range(8)]
 ENTRIES = [f"0~{name}=" for name in "abcd"]
-TMPFS = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
+TMPFS = SHARED_MEMORY if SHARED_MEMORY.is_dir() and can_log(SHARED_MEMORY) else None
 SMALL_SEGMENT = 24 << 10
 """Size in bytes of a segment that a few batches fill."""
 
@@ -92,7 +94,7 @@ class Writer:
         """End as a process that is killed: its locks are released, and that is all."""
         self._temporary._lock.close()
         if self._log._open is not None:
-            self._log._open._lock.close()
+            self._log._open.release()
 
     def end(self) -> None:
         """End in order."""
@@ -226,8 +228,7 @@ def live_until_cut(folder: Path, chance: random.Random, steps: int) -> Service:
 def started_anew(number: int) -> Iterator[None]:
     """The machine has been started anew. Inodes have other numbers than before, in these tests."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (write_ahead_log, recovery):
-            patch.setattr(module, "boot_id", lambda: f"{number:036}".encode())
+        patch.setattr(write_ahead_log, "boot_id", lambda: f"{number:036}".encode())
         patch.setattr(recovery, "is_same_folder", lambda recorded, found: recorded[8:] == found[8:])
         yield
 
@@ -366,6 +367,37 @@ def test_file_that_cannot_be_stored_again_stays_if_it_is_whole_and_its_log_with_
         assert (root / PATHS[1]).read_bytes() == ENTRY_BODY
     assert recover(root, temporary, require_artifacts=True) == Recovered(stored=2)
     assert (root / PATHS[0]).read_bytes() == data_of(ARTIFACTS[0])
+
+
+def test_file_that_cannot_be_read_is_stored_again(
+    root: Path, dead: Path, temporary: TemporaryFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with started_anew(1), monkeypatch.context() as patch:
+        patch.setattr(recovery, "read_checksum", refusing(errno.EIO))
+        assert recover(root, temporary, require_artifacts=True) == Recovered(stored=2)
+    assert not dead.exists()
+
+
+def test_nobody_stores_entries_while_those_of_a_project_are_recovered(
+    root: Path, dead: Path, temporary: TemporaryFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else an older one could be put in the place of one that has just been acknowledged."""
+    locked: list[bool] = []
+    really_replace = FileStore.replace
+
+    def replace(store: FileStore, batch: Sequence[Replacement]) -> Any:
+        project = PROJECTS[0].path(root)
+        try:
+            FolderLock(project, shared=True).close()
+        except BlockingIOError:
+            locked.append(True)
+        else:
+            locked.append(False)
+        return really_replace(store, batch)
+
+    monkeypatch.setattr(FileStore, "replace", replace)
+    assert recover(root, temporary, require_artifacts=True, damaged=dead).stored == 2
+    assert locked == [False, True]  # artifacts, then entries
 
 
 @pytest.mark.parametrize("is_torn", [True, False])

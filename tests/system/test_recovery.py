@@ -6,12 +6,14 @@ they were of before a start of the machine.
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from cache_actors.cli.dev.tuist import StandInTuist
-from cache_actors.storage.files.write_ahead_log import boot_id
+from cache_actors.storage.files.write_ahead_log import boot_id, can_log
 from cache_actors.storage.layout import LOGS
 from tests.support.service import Service, client_of, running_service
 from tests.support.strace import family
@@ -19,6 +21,14 @@ from tests.support.writer_processes import disk_processes
 
 NAMES = [f"AB{number:02}CD" for number in range(12)]
 ENTRY = b'{"cas_id": "0~key", "entries": [{"value": "%b"}]}'
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[Path]:
+    """A storage folder on a file system that a log is used on."""
+    where = next(each for each in (tmp_path, Path("/dev/shm")) if can_log(each))  # noqa: S108
+    with TemporaryDirectory(dir=where) as folder:
+        yield Path(folder) / "cas"
 
 
 def store_something(service: Service) -> None:
@@ -60,9 +70,9 @@ def cut_the_power(storage: Path) -> None:
 
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.nightly), 2])
 def test_service_answers_nothing_before_it_has_recovered_what_it_acknowledged(
-    tmp_path: Path, tuist: StandInTuist, workers: int
+    storage: Path, tuist: StandInTuist, workers: int
 ) -> None:
-    service = Service(tmp_path / "cas", tuist.url, {"WORKERS": str(workers)})
+    service = Service(storage, tuist.url, {"WORKERS": str(workers)})
     with running_service(service):
         store_something(service)
         kill_all(service)
@@ -79,9 +89,9 @@ def test_service_answers_nothing_before_it_has_recovered_what_it_acknowledged(
 
 
 def test_logs_of_the_killed_are_removed_without_a_recovery(
-    tmp_path: Path, tuist: StandInTuist
+    storage: Path, tuist: StandInTuist
 ) -> None:
-    service = Service(tmp_path / "cas", tuist.url)
+    service = Service(storage, tuist.url)
     with running_service(service):
         store_something(service)
         kill_all(service)

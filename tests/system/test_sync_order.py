@@ -158,3 +158,26 @@ def test_renamed_file_is_followed_to_where_it_was_opened() -> None:
     rename = f'7 1.0 rename("{path}", "/s/a/b/id") = 0'
     assert found_in([opened, write, sync, rename, FOLDER, REPLY]) == []
     assert found_in([opened, write, rename, sync, FOLDER, REPLY]) != []
+
+
+IN_LOG = Expected("r", "/s/acme/app/cas/AB/id")
+LOG = '7 1.0 pwritev(9</s/.log/x/1>, [{iov_base="\\7acme/app/cas/AB/id", iov_len=9}], 1, 4096) = 9'
+LOG_SYNC = "7 1.0 fdatasync(9</s/.log/x/1>) = 0"
+NAME = LINK.replace("/s/a/b/id", IN_LOG.path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "is_good"),
+    [
+        ([OPEN, WRITE, LOG, LOG_SYNC, NAME, REPLY], True),
+        ([OPEN, WRITE, LOG, NAME, LOG_SYNC, REPLY], False),
+        ([OPEN, WRITE, LOG_SYNC, LOG, NAME, REPLY], False),
+        ([OPEN, WRITE, LOG, LOG_SYNC.replace("= 0", "= -1 EIO"), NAME, REPLY], False),
+        ([OPEN, WRITE, LOG.replace("/AB/id", "/AB/other"), LOG_SYNC, NAME, REPLY], False),
+        ([OPEN, WRITE, LOG.replace("/.log/", "/a/"), LOG_SYNC, NAME, REPLY], False),
+    ],
+)
+def test_file_in_a_log_that_was_synced_before_its_name_needs_no_other_sync(
+    lines: list[str], is_good: bool
+) -> None:
+    assert (violations(parse(lines), [IN_LOG]) == []) is is_good

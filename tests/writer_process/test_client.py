@@ -16,9 +16,9 @@ from cache_actors.storage.errors import NoRoom, Shortage
 from cache_actors.storage.files.store import FileStore, Publication, Published
 from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.layout import TEMPORARY, Key
+from cache_actors.storage.recovery import Recovered
 from cache_actors.writer_process import client
 from cache_actors.writer_process.client import (
-    NOTHING_RECOVERED,
     ArtifactWriterProcess,
     EntryWriterProcess,
     WriterProcessDied,
@@ -168,7 +168,7 @@ async def test_process_that_cannot_be_understood_is_a_crash(
     script = (
         "import sys, json, socket; s = socket.socket(fileno=json.loads(sys.argv[1])['channel'])"
     )
-    script += f"; s.sendall({bytes(framed(NOTHING_RECOVERED))!r}); s.recv(9)"
+    script += f"; s.sendall({bytes(framed(Recovered()))!r}); s.recv(9)"
     script += "; s.sendall(bytes([0, 0, 0, 1, 7])); s.recv(999)"
     monkeypatch.setattr(client, "COMMAND", (sys.executable, "-c", script))
     with trio.fail_after(LIMIT):

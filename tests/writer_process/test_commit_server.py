@@ -1,26 +1,34 @@
-"""What the process does once its parent is gone: nothing that somebody else may have undone."""
+"""What the process does once its parent is gone: nothing that somebody else may have undone.
 
+And what it does when the disk has lost what was stored."""
+
+import errno
+import os
 import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
 from cache_actors.kinds import Kind
+from cache_actors.storage.files import write_ahead_log
 from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.layout import TEMPORARY, Key, Project
+from cache_actors.storage.recovery import Recovered
 from cache_actors.writer_process.__main__ import ClientGone, CommitServer, is_connected
 from cache_actors.writer_process.protocol import (
     Done,
     EntryItem,
+    Failed,
     PutRequest,
-    Ready,
     WriterConfig,
     framed,
 )
+from tests.storage.stores import refusing
 from tests.support.waiting import LIMIT
 
 ENTRY = Key(Project("acme", "app"), Kind.KEYVALUE, "0~A")
@@ -82,7 +90,7 @@ def test_process_that_waits_for_a_sync_when_its_parent_ends_does_no_more(root: P
         theirs.close()
         with process:
             ours.settimeout(LIMIT)
-            assert ours.recv(999) == framed(Ready(0, 0, 0))
+            assert ours.recv(999) == framed(Recovered())
             ours.sendall(framed(putting(b"{}")))
             assert process.stdout is not None
             assert process.stdout.readline() == b"syncing\n"
@@ -91,3 +99,30 @@ def test_process_that_waits_for_a_sync_when_its_parent_ends_does_no_more(root: P
         assert process.returncode == 0
     assert not ENTRY.path(root).exists()
     assert list((root / TEMPORARY).iterdir()) == []
+
+
+def test_batch_after_a_failed_checkpoint_is_stored_once_all_before_it_is_stored_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = iter([-1])  # of the first sync of all; the others work
+    libc = SimpleNamespace(syncfs=lambda _: next(results, 0))
+    monkeypatch.setattr(write_ahead_log, "_libc", libc)
+    monkeypatch.setattr(write_ahead_log, "MAX_AGE_SECONDS", 0.0)
+    monkeypatch.setattr("ctypes.get_errno", lambda: errno.EIO)
+    temporary = TemporaryFolder(root / TEMPORARY)
+    server = CommitServer(WriterConfig(-1, str(root), True), temporary, lambda: True)
+    bodies = (b"{}", b'{"a": 1}', b'{"b": 1}')
+    found = [server.commit(putting(body)).outcomes[0] for body in bodies]
+    assert found == [Done(), Done(), Failed(errno.EIO, os.strerror(errno.EIO))]
+    inode = ENTRY.path(root).stat().st_ino
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refusing(errno.ENOSPC))
+        (refused,) = server.commit(putting(b"{}")).outcomes
+    assert refused == Failed(errno.EIO, "what a failed checkpoint has left cannot be stored again")
+    assert ENTRY.path(root).read_bytes() == bodies[1]
+    other = EntryItem("acme", "app", "0~B", b"{}", ())
+    assert server.commit(PutRequest([other])).outcomes == [Done()]
+    assert ENTRY.path(root).read_bytes() == bodies[1]
+    assert ENTRY.path(root).stat().st_ino != inode
+    server.close()
+    temporary.remove()

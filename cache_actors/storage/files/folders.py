@@ -38,7 +38,7 @@ def sync_folder(folder: str | Path) -> bool:
     Raises:
         OSError: the folder is gone, or the disk failed.
     """
-    with _opened(folder) as fd:
+    with opened_folder(folder) as fd:
         os.fsync(fd)
         return is_complete(os.fstat(fd))
 
@@ -129,7 +129,7 @@ class Folders:
             FileNotFoundError: `parent` has been taken away meanwhile, or since it was known.
             OSError: what has been made will not survive.
         """
-        with _opened(parent) as fd:
+        with opened_folder(parent) as fd:
             return self._make_in(parent, fd, folders)
 
     def _make_in(self, parent: Path, fd: int, folders: set[Path]) -> dict[Path, OSError]:
@@ -182,7 +182,8 @@ class Folders:
 
 
 @contextmanager
-def _opened(folder: str | Path) -> Iterator[int]:
+def opened_folder(folder: str | Path) -> Iterator[int]:
+    """The descriptor of `folder`, open until the context ends."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield fd

@@ -26,7 +26,7 @@ from cache_actors.storage.integrity.checksum import StoredChecksum, write_checks
 from cache_actors.storage.locks import lock_abandoned
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 FILE_MODE = 0o640
 FOLDER_MODE = 0o2750
@@ -91,15 +91,13 @@ class TemporaryFile:
         """Append `chunks` to the file."""
         for chunk in chunks:
             self._hash.update(chunk)
-        for start in range(0, len(chunks), _MAX_BUFFERS):
-            views = [memoryview(chunk) for chunk in chunks[start : start + _MAX_BUFFERS] if chunk]
-            while views:
-                written = os.writev(self._fd, views)
-                self.size += written
-                while views and written >= len(views[0]):
-                    written -= len(views.pop(0))
-                if written:
-                    views[0] = views[0][written:]
+
+        def write(views: list[memoryview], _done: int) -> int:
+            written = os.writev(self._fd, views)
+            self.size += written
+            return written
+
+        _write_all(chunks, write)
 
     def copy_from(self, source: TemporaryFile) -> None:
         """Copy all of `source`, which may be on another file system, into this empty file.
@@ -324,6 +322,29 @@ class TemporaryFolder:
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._descriptors)
         self._lock.close()
+
+
+def write_at(fd: int, buffers: Sequence[bytes], at: int) -> None:
+    """Write all of `buffers` into the open file `fd`, from the offset `at` on.
+
+    Raises:
+        OSError: the disk failed, or has no room.
+    """
+    _write_all(buffers, lambda views, done: os.pwritev(fd, views, at + done))
+
+
+def _write_all(buffers: Sequence[bytes], write: Callable[[list[memoryview], int], int]) -> None:
+    """Call `write` with what is left of `buffers`, and the bytes written so far, until all are."""
+    done = 0
+    for start in range(0, len(buffers), _MAX_BUFFERS):
+        views = [memoryview(each) for each in buffers[start : start + _MAX_BUFFERS] if each]
+        while views:
+            written = write(views, done)
+            done += written
+            while views and written >= len(views[0]):
+                written -= len(views.pop(0))
+            if written:
+                views[0] = views[0][written:]
 
 
 def device_of(fd: int) -> tuple[int, str]:

@@ -27,7 +27,6 @@ import shutil
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from uuid import UUID, uuid4
 
@@ -36,10 +35,12 @@ from cache_actors.storage.layout import TEMPORARY, Key
 from cache_actors.storage.locks import FolderLock
 from cache_actors.storage.walk import BLOCK
 
-from .temporary import FILE_MODE, TemporaryFile
+from .temporary import FILE_MODE, TemporaryFile, write_at
+from .write_ahead_log import boot_id
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
+    from pathlib import Path
 
     from cache_actors.storage.layout import Project
 
@@ -117,7 +118,7 @@ class UnfinishedUploads:
         self._temporary = temporary
         self._folder = store.root / TEMPORARY / UPLOADS
         self._completed = store.root / TEMPORARY / COMPLETED
-        self._boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        self._boot = boot_id().decode()[:8]
 
     def start(self, key: Key) -> str:
         """Start an upload of the module `key`, and return the upload's id.
@@ -294,7 +295,7 @@ class OpenUpload:
             if isinstance(source, TemporaryFile):
                 source.copy_to(fd, at)
             else:
-                _write(fd, b"".join(source), at)
+                write_at(fd, source, at)
         finally:
             os.close(fd)
         (self._folder / f"part-{number}-{size}").touch()
@@ -371,11 +372,3 @@ def _still_there() -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise UnknownUpload("There is no such upload any more") from None
-
-
-def _write(fd: int, data: bytes, at: int) -> None:
-    """Write all of `data` at the offset `at`."""
-    rest = memoryview(data)
-    while rest:
-        written = os.pwrite(fd, rest, at)
-        rest, at = rest[written:], at + written

@@ -14,8 +14,8 @@ file's size nor the place of its blocks changes.
 
 After a power cut, `recovery.py` stores again what a log holds and the disk does not. Nothing has a
 name before the log has its bytes, and nobody reads a file before recovery has ended: nginx serves
-no file without a decision, forgets all decisions with the memory that they lie in, and asks for new
-ones a service that listens only after recovery.
+no file without a decision. Decisions lie in memory, so a power cut removes them, and new ones come
+from a service that listens only after recovery.
 
 Each process that writes has a log of its own, in a folder that it holds by a lock. A folder that
 can be locked has lost its owner. As long as the machine has not been started anew since, the kernel
@@ -30,8 +30,8 @@ an earlier use is taken for it, and a checksum of itself beside the checksum of 
 from __future__ import annotations
 
 import ctypes
+import errno
 import math
-import mmap
 import os
 import shutil
 import struct
@@ -42,7 +42,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 from uuid import uuid4
 
 from cache_actors.storage.integrity.checksum import has_checksums
@@ -50,7 +50,8 @@ from cache_actors.storage.layout import LOGS
 from cache_actors.storage.locks import FolderLock, lock_abandoned
 from cache_actors.storage.mounts import file_system_at
 
-from .folders import IDENTITY_BYTES, sync_folder
+from .folders import IDENTITY_BYTES, opened_folder, sync_folder
+from .temporary import write_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -59,8 +60,9 @@ SEGMENT_BYTES = 32 << 20
 """Size in bytes at which a segment is full; a process has two segments."""
 
 MAX_AGE_SECONDS = 5.0
-"""Age in seconds at which a segment is checkpointed though it is not full. A power cut may bring
-back what has been evicted as long as a log has it; nothing so young is evicted."""
+"""Age in seconds at which a segment is checkpointed though it is not full. Until then a power cut
+may bring back an evicted file; eviction spares what was used in its last 10 seconds, or in the last
+one while it hurries."""
 
 GROWTH_BYTES = 1 << 20
 """Zeros by which a segment grows at a time, in bytes."""
@@ -70,14 +72,13 @@ BLOCK_BYTES = 4096
 
 DAMAGED = "damaged"
 """The file in a log's folder which says that a checkpoint has failed: the kernel may believe to
-have written what the disk does not have."""
+have written what the disk lost."""
 
-_FILE_SYSTEMS = {"bcachefs", "btrfs", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"}
+_FILE_SYSTEMS = {"bcachefs", "btrfs", "ext4", "f2fs", "tmpfs", "xfs", "zfs"}
 _MAGIC = b"cachelog"
 _SEGMENT = struct.Struct(">8s8s36s")  # magic, number of the use, the machine's boot
 _RECORD = struct.Struct(f">8sQ{IDENTITY_BYTES}s32sIH")  # sizes of the data and of the place last
 _CHECK = struct.Struct(">I")  # CRC-32 of the above and of the place
-_MAX_BUFFERS = 1024  # IOV_MAX on Linux
 _ZEROS = bytes(GROWTH_BYTES)
 _FLAGS = os.O_RDWR | os.O_CLOEXEC
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -99,11 +100,22 @@ class LogRecord:
     time: int
     project: bytes
     digest: bytes
-    pieces: Sequence[bytes | memoryview]
+    pieces: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The position of a record: the segment, the number of its use, and the offset in bytes."""
+
+    segment: Path
+    use: bytes
+    at: int
 
 
 def can_log(root: Path) -> bool:
     """Whether the storage folder lies on a file system with attributes that one call syncs.
+
+    That call has to report what could not be written, which that of overlay does not.
 
     Raises:
         OSError: the disk failed.
@@ -117,16 +129,17 @@ class WriteAheadLog:
     Args:
         root: the storage folder.
         synced: called with the seconds that each sync of the log took.
-        recover: stores again what a log has of which a checkpoint failed; called with its folder.
+        recover: stores again all that is in the log in that folder, of which a checkpoint failed,
+            or raises OSError.
     """
 
     def __init__(
-        self, root: Path, synced: Callable[[float], None], recover: Callable[[Path], object]
+        self, root: Path, synced: Callable[[float], None], recover: Callable[[Path], None]
     ) -> None:
         self._root = root
         self._synced = synced
         self._recover = recover
-        self._damaged: Path | None = None
+        self._damaged: _OpenLog | None = None
         self._open: _OpenLog | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
 
@@ -136,16 +149,27 @@ class WriteAheadLog:
         Raises:
             OSError: some may not.
         """
-        with self._abandoned_if_it_fails():
-            if self._damaged is not None:
-                self._recover(self._damaged)
-                self._damaged = None
+        size = sum(map(_size, records))
+        with self._given_up_if_it_fails():
             if self._open is None:
                 self._open = _OpenLog(self._root)
-            self._open.make_room(sum(map(_size, records)), self._thread)
+            self._open.make_room(size, self._thread)
         began = time.monotonic()
-        self._open.active.append(records)
+        self._open.active.append(records, size)
         self._synced(time.monotonic() - began)
+
+    def mend(self) -> None:
+        """Recover the log if a checkpoint of it has failed.
+
+        To be called before a batch, by one who holds no project's lock: recovery takes them.
+
+        Raises:
+            OSError: it cannot be recovered; nothing may be stored before it is.
+        """
+        if self._damaged is not None:
+            self._damaged.release()  # not before: another process might take it for a sound one
+            self._recover(self._damaged.folder)
+            self._damaged = None
 
     def rest(self) -> None:
         """Make a checkpoint of what is old; to be called while nothing is appended.
@@ -154,7 +178,7 @@ class WriteAheadLog:
             OSError: an earlier checkpoint has failed.
         """
         if self._open is not None:
-            with self._abandoned_if_it_fails():
+            with self._given_up_if_it_fails():
                 self._open.rest(self._thread)
 
     def close(self) -> None:
@@ -165,25 +189,21 @@ class WriteAheadLog:
         """
         try:
             if self._open is not None:
-                with self._abandoned_if_it_fails():
+                with self._given_up_if_it_fails():
                     self._open.finish(self._thread)
                 self._open.release()
         finally:
             self._thread.shutdown()
 
     @contextmanager
-    def _abandoned_if_it_fails(self) -> Iterator[None]:
+    def _given_up_if_it_fails(self) -> Iterator[None]:
         """Leave the log for recovery if a checkpoint of it has failed."""
         try:
             yield
         except CheckpointFailed as failure:
             assert self._open is not None  # noqa: S101 - it is its checkpoint
-            self._damaged = self._open.folder
-            with suppress(OSError):  # as long as this process lives it knows
-                (self._damaged / DAMAGED).touch()
-                sync_folder(self._damaged)
-            self._open.release()
-            self._open = None
+            _note_damage(self._open.folder)
+            self._damaged, self._open = self._open, None
             raise failure.error from None
 
 
@@ -198,6 +218,9 @@ class CheckpointFailed(Exception):
 class _OpenLog:
     """A log's folder, held by a lock, with its segments.
 
+    The file system is open too, from before the first file is written: what the kernel cannot write
+    is reported to those who had it open by then, and perhaps to nobody who comes later.
+
     Attributes:
         folder: the folder.
         active: the segment that records are appended to.
@@ -206,60 +229,58 @@ class _OpenLog:
     def __init__(self, root: Path) -> None:
         self._root = root
         parent = root / LOGS
-        with suppress(FileExistsError):
-            parent.mkdir(mode=0o750)
+        parent.mkdir(mode=0o750, exist_ok=True)
         self.folder = parent / uuid4().hex
         self.folder.mkdir(mode=0o750)
         with ExitStack() as undo:
-            self._lock = undo.enter_context(FolderLock(self.folder))
-            self.active, self._full = (_Segment(self.folder / name) for name in "12")
+            undo.enter_context(FolderLock(self.folder))
+            self._file_system = undo.enter_context(opened_folder(root))
+            self.active, self._other = (_Segment(self.folder / name) for name in "12")
             undo.callback(self.active.close)
-            undo.callback(self._full.close)
+            undo.callback(self._other.close)
             for folder in (self.folder, parent, root):
                 sync_folder(folder)
-            undo.pop_all()
+            self._held = undo.pop_all()
         self._checkpoint: Future[None] | None = None
 
     def make_room(self, size: int, thread: ThreadPoolExecutor) -> None:
         """Go on in the other segment if this one is old, or has no room for `size` bytes."""
         if not self.active.has_room(size) or self.active.is_old():
-            self._turn(thread)
+            self._switch_segments(thread)
 
     def rest(self, thread: ThreadPoolExecutor) -> None:
-        """Make a checkpoint of what is old, and hold no file open of which nothing is needed."""
+        """Make a checkpoint of what is old, and close both segments if neither is in use."""
         if self.active.is_old():
-            self._turn(thread)
+            self._switch_segments(thread)
         elif self.active.is_empty() and self._checkpoint is not None and self._checkpoint.done():
             self._finish_checkpoint()
             self.active.close()
-            self._full.close()
+            self._other.close()
 
     def finish(self, thread: ThreadPoolExecutor) -> None:
         """Make a checkpoint of all there is, and remove the folder."""
-        self._turn(thread)
+        self._switch_segments(thread)
         self._finish_checkpoint()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def release(self) -> None:
-        """Close all files, and leave the folder to others."""
-        self.active.close()
-        self._full.close()
-        self._lock.close()
+        """Close all files, and leave the folder to others. May be called again."""
+        self._held.close()
 
-    def _turn(self, thread: ThreadPoolExecutor) -> None:
+    def _switch_segments(self, thread: ThreadPoolExecutor) -> None:
         """Go on in the other segment, and make a checkpoint of this one."""
         self._finish_checkpoint()
-        self.active, self._full = self._full, self.active
+        self.active, self._other = self._other, self.active
         self.active.begin()
         self._checkpoint = thread.submit(self._make_checkpoint)
 
     def _make_checkpoint(self) -> None:
-        checkpoint(self._root)
-        with suppress(OSError):  # its records are on the disk; it does no harm that it has them too
-            self._full.make_void()
+        checkpoint(self._root, self._file_system)
+        with suppress(OSError):  # the records are on the disk already, so keeping them is harmless
+            self._other.make_void()
 
     def _finish_checkpoint(self) -> None:
-        """Wait until the last checkpoint has set the full segment free."""
+        """Wait until the last checkpoint has set the other segment free."""
         try:
             if self._checkpoint is not None:
                 self._checkpoint.result()
@@ -278,7 +299,7 @@ class _Segment:
         self.begin()
 
     def begin(self) -> None:
-        """Begin a new use: what is in it counts no more once the next sync has ended."""
+        """Begin a new use: the next sync, which writes a new head, makes the old records void."""
         self._use = os.urandom(8)
         self._end = BLOCK_BYTES
         self._head_is_due = True
@@ -301,22 +322,20 @@ class _Segment:
         """Whether it has room for `size` bytes; an empty one has room for any number."""
         return self.is_empty() or self._end + size <= SEGMENT_BYTES
 
-    def append(self, records: Sequence[LogRecord]) -> None:
-        """Append `records`, and sync them.
+    def append(self, records: Sequence[LogRecord], size: int) -> None:
+        """Append `records`, of `size` bytes together, and sync them.
 
         Raises:
-            OSError: the next records are written over what came of it.
+            OSError: the next append overwrites what has been written of them.
         """
         if self._fd < 0:
             self._fd = os.open(self._path, _FLAGS)
-        end = self._end + sum(map(_size, records))
+        end = self._end + size
         if end > self._filled:
             with suppress(OSError):  # it grows by what is appended then
                 self._filled = end + os.pwrite(self._fd, _ZEROS, end)
         buffers = [buffer for record in records for buffer in _encoded(self._use, record)]
-        at = self._end
-        for start in range(0, len(buffers), _MAX_BUFFERS):
-            at = _write(self._fd, buffers[start : start + _MAX_BUFFERS], at)
+        write_at(self._fd, buffers, self._end)
         if self._head_is_due:
             os.pwrite(self._fd, _SEGMENT.pack(_MAGIC, self._use, self._boot), 0)
         self._head_is_due = True  # a sync that fails may have lost it
@@ -332,25 +351,23 @@ class _Segment:
             os.close(fd)
 
 
-def checkpoint(root: Path) -> None:
+def checkpoint(root: Path, file_system: int) -> None:
     """Put all files on the disk, and remove the logs that have lost their owners.
+
+    Args:
+        root: the storage folder.
+        file_system: `root`, opened before the files were written.
 
     Raises:
         OSError: the disk failed.
     """
     with ExitStack() as locks:
-        done = [
-            folder
-            for folder in abandoned_logs(root, locks)
-            if not is_damaged(folder) and all(boot == boot_id() for boot, _ in read(folder))
-        ]
-        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            if _libc.syncfs(fd) != 0:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number))
-        finally:
-            os.close(fd)
+        done = [each for each in abandoned_logs(root, locks) if not needs_recovery(each)]
+        if _libc.syncfs(file_system) != 0:
+            number = ctypes.get_errno()
+            for folder in done:  # the next checkpoint may hear nothing of it
+                _note_damage(folder)
+            raise OSError(number, os.strerror(number))
         for folder in done:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -368,50 +385,88 @@ def is_damaged(folder: Path) -> bool:
     return (folder / DAMAGED).exists()
 
 
+def needs_recovery(folder: Path) -> bool:
+    """Whether the disk may lack what is in the log in `folder`, which has lost its owner.
+
+    It may if a checkpoint has failed, if the machine has been started anew since, and if the log
+    cannot be read. Else the kernel has all of it, and the next checkpoint puts it on the disk.
+    """
+    try:
+        return is_damaged(folder) or any(boot != boot_id() for _, _, boot in _segments(folder))
+    except OSError:
+        return True
+
+
+def _note_damage(folder: Path) -> None:
+    """Note that a checkpoint of the log in `folder` has failed, if that can be written."""
+    with suppress(OSError):
+        (folder / DAMAGED).touch()
+        sync_folder(folder)
+
+
 def boot_id() -> bytes:
     """The random id that the kernel has had since the machine was started, in 36 letters."""
     return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
 
 
-def read(folder: Path) -> Iterator[tuple[bytes, Iterator[LogRecord]]]:
-    """The segments of the log in `folder`: the boot in which each was written, and its records."""
+def read(folder: Path) -> Iterator[tuple[Position, LogRecord]]:
+    """The records of the log in `folder`, segment by segment, and where each lies.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    for path, use, _ in _segments(folder):
+        with path.open("rb") as file:
+            at = BLOCK_BYTES
+            while (record := _read_record(file, at, use)) is not None or at % BLOCK_BYTES:
+                if record is not None:
+                    yield Position(path, use, at), record
+                    at += _size(record)
+                else:
+                    at += BLOCK_BYTES - at % BLOCK_BYTES  # the next batch, if there is one
+
+
+def read_at(position: Position) -> LogRecord:
+    """The record at that position.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    with position.segment.open("rb") as file:
+        record = _read_record(file, position.at, position.use)
+    if record is None:
+        raise OSError(errno.EIO, "a log is not as it was", str(position.segment))
+    return record
+
+
+def _segments(folder: Path) -> Iterator[tuple[Path, bytes, bytes]]:
+    """The segments of a log that are in use: path, number of the use, boot."""
     for path in sorted(folder.glob("[12]")):
         with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size < BLOCK_BYTES:
-                continue
-            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        magic, use, boot = _SEGMENT.unpack_from(data)
-        if magic == _MAGIC:
-            yield boot, _records(data, use)
+            head = file.read(_SEGMENT.size)
+        if head.startswith(_MAGIC) and len(head) == _SEGMENT.size:
+            _, use, boot = _SEGMENT.unpack(head)
+            yield path, use, boot
 
 
-def _records(data: memoryview, use: bytes) -> Iterator[LogRecord]:
-    at = BLOCK_BYTES
-    while at < len(data):
-        if (record := _decoded(data, at, use)) is not None:
-            yield record
-            at += _size(record)
-        elif at % BLOCK_BYTES:
-            at += BLOCK_BYTES - at % BLOCK_BYTES  # the next batch, if there is one
-        else:
-            return
-
-
-def _decoded(data: memoryview, at: int, use: bytes) -> LogRecord | None:
+def _read_record(file: BinaryIO, at: int, use: bytes) -> LogRecord | None:
     """The record at an offset, or None if there is no whole one of that use."""
-    place_at = at + _RECORD.size + _CHECK.size
-    if place_at > len(data) or data[at : at + len(use)] != use:
+    file.seek(at)
+    head = file.read(_RECORD.size + _CHECK.size)
+    if len(head) < _RECORD.size + _CHECK.size or not head.startswith(use):
         return None
-    _, written, project, digest, size, place_size = _RECORD.unpack_from(data, at)
-    head, place = data[at : at + _RECORD.size], bytes(data[place_at : place_at + place_size])
-    content = data[place_at + place_size : place_at + place_size + size]
-    (check,) = _CHECK.unpack_from(data, at + _RECORD.size)
-    if zlib.crc32(place, zlib.crc32(head)) != check or sha256(content).digest() != digest:
+    _, written, project, digest, size, place_size = _RECORD.unpack_from(head)
+    (check,) = _CHECK.unpack_from(head, _RECORD.size)
+    place = file.read(place_size)
+    if zlib.crc32(place, zlib.crc32(head[: _RECORD.size])) != check:
+        return None
+    content = file.read(size)
+    if sha256(content).digest() != digest:
         return None
     return LogRecord(os.fsdecode(place), written, project, digest, [content])
 
 
-def _encoded(use: bytes, record: LogRecord) -> list[bytes | memoryview]:
+def _encoded(use: bytes, record: LogRecord) -> list[bytes]:
     place = os.fsencode(record.place)
     size = sum(map(len, record.pieces))
     head = _RECORD.pack(use, record.time, record.project, record.digest, size, len(place))
@@ -423,16 +478,3 @@ def _size(record: LogRecord) -> int:
     """The bytes that a record takes in the log."""
     place = len(os.fsencode(record.place))
     return _RECORD.size + _CHECK.size + place + sum(map(len, record.pieces))
-
-
-def _write(fd: int, buffers: Sequence[bytes | memoryview], at: int) -> int:
-    """Write all of `buffers` at the offset `at`, and return the offset behind them."""
-    views = [memoryview(buffer) for buffer in buffers if buffer]
-    while views:
-        written = os.pwritev(fd, views, at)
-        at += written
-        while views and written >= len(views[0]):
-            written -= len(views.pop(0))
-        if written:
-            views[0] = views[0][written:]
-    return at

@@ -185,7 +185,7 @@ def test_part_that_fails_half_way_does_not_count(
         raise OSError(errno.EIO, "disk failed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", fail)
+        patch.setattr(os, "pwritev", fail)
         with pytest.raises(OSError, match="disk failed"):
             uploads.put(upload, APP, 1, [b"after"])
     with pytest.raises(WrongParts):

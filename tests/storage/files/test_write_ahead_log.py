@@ -5,14 +5,19 @@ import hashlib
 import itertools
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cache_actors.storage.files import write_ahead_log
-from cache_actors.storage.files.folders import IDENTITY_BYTES, identity_of, is_same_folder
+from cache_actors.storage.files.folders import (
+    IDENTITY_BYTES,
+    identity_of,
+    is_same_folder,
+    opened_folder,
+)
 from cache_actors.storage.files.write_ahead_log import (
     BLOCK_BYTES,
     DAMAGED,
@@ -21,10 +26,12 @@ from cache_actors.storage.files.write_ahead_log import (
     abandoned_logs,
     can_log,
     checkpoint,
+    needs_recovery,
     read,
+    read_at,
 )
 from cache_actors.storage.layout import LOGS
-from tests.storage.stores import fail
+from tests.storage.stores import fail, refusing
 from tests.support.waiting import eventually
 
 SEGMENT = 64 << 10
@@ -35,13 +42,16 @@ class Disk:
 
     Attributes:
         syncs: how often all has been synced.
+        descriptors: those of the file system by which it was.
         failing: how many of the next ones fail.
     """
 
     def __init__(self) -> None:
         self.syncs = self.failing = 0
+        self.descriptors: set[int] = set()
 
-    def syncfs(self, _fd: int) -> int:
+    def syncfs(self, fd: int) -> int:
+        self.descriptors.add(fd)
         self.syncs += 1
         self.failing -= 1
         return -1 if self.failing >= 0 else 0
@@ -83,8 +93,9 @@ def folders(root: Path) -> list[Path]:
 
 def names_in(root: Path) -> list[str]:
     """The names of what the logs hold, as recovery would find them."""
-    found = [each for folder in folders(root) for _, records in read(folder) for each in records]
-    return [Path(each.place).name for each in found]
+    found = [each for folder in folders(root) for each in read(folder)]
+    assert all(read_at(position) == record for position, record in found)
+    return [Path(record.place).name for _, record in found]
 
 
 def test_log_is_read_as_it_was_written(log: WriteAheadLog, root: Path) -> None:
@@ -92,9 +103,7 @@ def test_log_is_read_as_it_was_written(log: WriteAheadLog, root: Path) -> None:
     log.append(written[:2])
     log.append(written[2:])
     (folder,) = folders(root)
-    ((boot, found),) = read(folder)
-    assert boot == write_ahead_log.boot_id()
-    for one, other in zip(found, written, strict=True):
+    for (_, one), other in zip(read(folder), written, strict=True):
         assert (one.place, one.time, one.project) == (other.place, other.time, other.project)
         assert b"".join(one.pieces) == b"".join(other.pieces)
 
@@ -207,6 +216,7 @@ def test_failed_checkpoint_costs_one_batch_and_has_the_log_recovered_before_the_
     assert (left / DAMAGED).exists()
     assert names_in(root) == ["a", "b"]
     assert recovered == []
+    log.mend()
     log.append([record("d")])
     assert recovered == [left]
     assert names_in(root).count("d") == 1
@@ -227,9 +237,12 @@ def test_log_that_cannot_be_recovered_takes_nothing(
     monkeypatch.setattr(write_ahead_log, "MAX_AGE_SECONDS", 0.0)
     log.append([record("a")])
     log.append([record("b")])
-    for number in (errno.EIO, errno.ENOSPC):
-        with pytest.raises(OSError, match=os.strerror(number)):
-            log.append([record("c")])
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        log.append([record("c")])
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        log.mend()
+    for _ in range(2):
+        log.mend()
     log.append([record("d")])
     assert len(tries) == 2
     log.close()
@@ -242,16 +255,85 @@ def test_checkpoint_removes_the_logs_of_the_dead_and_no_others(
     dead = WriteAheadLog(root, lambda _: None, lambda _: None)
     dead.append([record("b")])
     assert dead._open is not None
-    dead._open._lock.close()
+    dead._open.release()
     damaged = WriteAheadLog(root, lambda _: None, lambda _: None)
     damaged.append([record("c")])
     assert damaged._open is not None
     (damaged._open.folder / DAMAGED).touch()
-    damaged._open._lock.close()
-    checkpoint(root)
+    damaged._open.release()
+    with opened_folder(root) as file_system:
+        checkpoint(root, file_system)
     assert sorted(names_in(root)) == ["a", "c"]
     with ExitStack() as locks:
         assert list(abandoned_logs(root, locks)) == [damaged._open.folder]
+
+
+def test_file_system_is_open_from_before_the_first_file_for_all_checkpoints(
+    log: WriteAheadLog, root: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that it reports to each log what could not be written, though another has heard it."""
+    monkeypatch.setattr(write_ahead_log, "MAX_AGE_SECONDS", 0.0)
+    log.append([record("a")])
+    links = {fd: Path(f"/proc/self/fd/{fd}") for fd in range(256)}
+    opened = {fd for fd, link in links.items() if link.is_symlink() and link.readlink() == root}
+    for name in "bcd":
+        log.append([record(name)])
+    eventually(lambda: disk.syncs == 3)
+    assert len(disk.descriptors) == 1
+    assert disk.descriptors <= opened
+
+
+def test_failed_checkpoint_says_so_of_the_logs_of_the_dead_too(
+    root: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one may hear nothing of it, and would remove them."""
+    dead = WriteAheadLog(root, lambda _: None, lambda _: None)
+    dead.append([record("a")])
+    assert dead._open is not None
+    dead._open.release()
+    disk.failing = 1
+    for expected in (pytest.raises(OSError, match=os.strerror(errno.EIO)), nullcontext()):
+        with expected, opened_folder(root) as file_system:
+            checkpoint(root, file_system)
+    assert names_in(root) == ["a"]
+    assert needs_recovery(dead._open.folder)
+
+
+def test_log_of_a_failed_checkpoint_is_not_abandoned_before_it_is_recovered(
+    root: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing can be noted in it, another process might take it for a sound one."""
+
+    def recover(folder: Path) -> None:
+        with ExitStack() as locks:
+            assert list(abandoned_logs(root, locks)) == [folder]
+
+    log = WriteAheadLog(root, lambda _: None, recover)
+    monkeypatch.setattr(write_ahead_log, "MAX_AGE_SECONDS", 0.0)
+    monkeypatch.setattr(write_ahead_log, "_note_damage", lambda _: None)
+    disk.failing = 1
+    log.append([record("a")])
+    log.append([record("b")])
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        log.append([record("c")])
+    with ExitStack() as locks:
+        assert list(abandoned_logs(root, locks)) == []
+    log.mend()
+    log.append([record("d")])
+    log.close()
+
+
+def test_log_that_cannot_be_read_is_left_to_recovery_which_fails(
+    log: WriteAheadLog, root: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.append([record("a")])
+    (folder,) = folders(root)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refusing(errno.EIO))
+        assert needs_recovery(folder)
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            list(read(folder))
+    assert not needs_recovery(folder)
 
 
 def test_end_removes_the_log(root: Path, disk: Disk) -> None:
@@ -269,7 +351,9 @@ def test_log_that_was_never_needed_is_not_made(root: Path, disk: Disk) -> None:
     assert not (root / LOGS).exists()
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("ext4", True), ("fuse.sshfs", False)])
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("ext4", True), ("fuse.sshfs", False), ("overlay", False)]
+)
 def test_log_is_used_where_one_call_is_known_to_sync_all(
     root: Path, monkeypatch: pytest.MonkeyPatch, kind: str, expected: bool
 ) -> None:
