@@ -139,6 +139,15 @@ class Cache:
         for kind in ("small", "large", "entry"):
             self.store(writes_of(kind)[0])
 
+    def fill_the_disk(self) -> None:
+        """Take all room of the storage's disk, also what a probe has just set aside.
+
+        The service finds no room from then on, so that no other probe sets any aside.
+        """
+        take_all_room(self.service.storage)
+        self.becomes("full")
+        take_all_room(self.service.storage)
+
     def refuses(self, write: Write, status: int) -> None:
         """A new version is refused with `status`, and is not there afterwards."""
         version = uuid4().hex
@@ -296,7 +305,7 @@ def test_full_disk_is_507_until_there_is_room_again_and_up_says_so(small_cache: 
 
     small_cache.becomes("ok")
     small_cache.survives(
-        lambda: take_all_room(storage), end, 507, during=lambda: small_cache.becomes("full")
+        small_cache.fill_the_disk, end, 507, during=lambda: small_cache.becomes("full")
     )
 
 
@@ -402,12 +411,16 @@ def test_device_where_uploads_wait_may_be_another_and_either_may_be_full(
             for write in writes_of("small", "entry"):
                 cache.store(write)
 
-        for full, kinds, during in (
-            (storage, KINDS, partial(no_files_below, waiting)),
-            (waiting, ("large", "unannounced"), small_ones_are_stored),
+        for full, begin, kinds, during in (
+            (storage, cache.fill_the_disk, KINDS, partial(no_files_below, waiting)),
+            (
+                waiting,
+                partial(take_all_room, waiting),
+                ("large", "unannounced"),
+                small_ones_are_stored,
+            ),
         ):
-            begin, end = partial(take_all_room, full), partial(give_room_back, full)
-            cache.survives(begin, end, 507, kinds, during)
+            cache.survives(begin, partial(give_room_back, full), 507, kinds, during)
             no_files_below(waiting)
 
 
