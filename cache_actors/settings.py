@@ -56,6 +56,20 @@ def _prefix(value: str) -> str:
     return value.removesuffix("/")
 
 
+def _bare_if_any(url: HttpUrl | None) -> HttpUrl | None:
+    return url if url is None else _bare(url)
+
+
+def _object_prefix(value: str) -> str:
+    names = value.strip("/")
+    if (
+        len(names) > 200
+        or re.fullmatch(r"([A-Za-z0-9_-][A-Za-z0-9._-]*(/(?!$)|$))*", names) is None
+    ):
+        raise ValueError("not what names of objects can begin with")
+    return names
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -129,6 +143,26 @@ class Settings(BaseSettings):
     scrub_interval: Seconds = 0.0
     scrub_rate: Bytes = 20_971_520
     nginx_log: Folder | None = None
+    s3_bucket: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{2,62}$", description="the name of a bucket"
+    )
+    s3_endpoint: Annotated[
+        HttpUrl | None,
+        AfterValidator(_bare_if_any),
+        Field(description="an http or https URL without credentials, query and fragment"),
+    ] = None
+    s3_region: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9-]{1,64}$", description="a region, such as eu-central-1"
+    )
+    s3_prefix: Annotated[str, AfterValidator(_object_prefix)] = Field(
+        "", description="names of letters, digits, _, - and ., with / between them"
+    )
+    s3_path_style: Annotated[bool | None, Field(description="on or off")] = None
+    s3_ca_file: Folder | None = None
+    s3_wait: float = Field(0.0, ge=0, le=60, description="seconds, from 0 to 60")
+    s3_entries: Annotated[bool, Field(description="on or off")] = True
+    s3_entry_days: float = Field(14.0, ge=1, le=3650, description="days, from 1 to 3650")
+    s3_concurrency: int = Field(16, ge=1, le=256, description="a whole number from 1 to 256")
     workers: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
         1, description="a whole number from 1 to 64, or auto"
     )

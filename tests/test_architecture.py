@@ -97,6 +97,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "storage": ({"storage", "kinds"}, set()),
     "metrics": ({"metrics", "supervision", "storage", "kinds", "log_writer"}, set()),
     "writer_process": ({"writer_process", "storage", "kinds"}, set()),
+    "s3": ({"s3", "storage", "kinds"}, {"settings"}),
     "access": ({"access"}, {"settings"}),
     "transfer": ({"transfer", "storage", "supervision"}, {"metrics"}),
     "actors": (
@@ -164,6 +165,18 @@ def test_dependencies_point_one_way(part: str) -> None:
 def test_storage_needs_nothing_but_the_standard_library() -> None:
     used = {imported.target.partition(".")[0] for imported in imports_from("storage")}
     assert used - sys.stdlib_module_names == {"cache_actors"} & used
+
+
+def test_only_the_bucket_knows_the_library_for_it_and_not_before_it_is_opened() -> None:
+    users = [i for i in ALL if i.target.partition(".")[0] == "obstore"]
+    assert {part_of(i.module) for i in users} == {"s3"}
+    for module in {i.module for i in users}:
+        at_once = ast.parse(FILES[module].read_text()).body
+        assert not [
+            n
+            for n in at_once
+            if isinstance(n, ast.Import | ast.ImportFrom) and "obstore" in ast.unparse(n)
+        ]
 
 
 def test_only_the_metrics_know_how_they_are_told() -> None:

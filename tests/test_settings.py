@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from pydantic import ValidationError
+from pydantic import HttpUrl, ValidationError
 
 from cache_actors.settings import BadSettings, Settings, load_settings
 
@@ -22,6 +22,16 @@ GOOD: dict[str, tuple[object, list[tuple[str, object]]]] = {
     "CAS_STORAGE_DIR": (Path("/cas"), [("/srv/cas", Path("/srv/cas"))]),
     "TMP_DIR": (None, [("/srv/tmp", Path("/srv/tmp"))]),
     "NGINX_LOG": (None, [("/run/answers.log", Path("/run/answers.log"))]),
+    "S3_BUCKET": (None, [("builds", "builds"), ("b.u-1", "b.u-1")]),
+    "S3_ENDPOINT": (None, [("http://s3.example:8333", HttpUrl("http://s3.example:8333"))]),
+    "S3_REGION": (None, [("eu-central-1", "eu-central-1")]),
+    "S3_PREFIX": ("", [("cache", "cache"), ("/a/b.c_D-1/", "a/b.c_D-1")]),
+    "S3_PATH_STYLE": (None, [("on", True), ("off", False)]),
+    "S3_CA_FILE": (None, [("/etc/ca.pem", Path("/etc/ca.pem"))]),
+    "S3_WAIT": (0, [("2", 2), ("0.5", 0.5), ("60", 60)]),
+    "S3_ENTRIES": (True, [("off", False)]),
+    "S3_ENTRY_DAYS": (14, [("1", 1), ("30.5", 30.5)]),
+    "S3_CONCURRENCY": (16, [("1", 1), ("256", 256)]),
     "PATH_PREFIX": ("", [("/cache", "/cache"), ("/a/b_C-1/", "/a/b_C-1")]),
     "PUBLIC_HOST": ("localhost", [("*.example.com", "*.example.com"), ("_", "_")]),
     "MAX_UPLOAD_BYTES": (26_214_400, [("1", 1)]),
@@ -53,6 +63,7 @@ IP = "an IP address; a link-local one has its zone (fe80::1%eth0)"
 URL = "an http or https URL without credentials, query and fragment"
 PATH = "an absolute path without control characters"
 PREFIX = "a path of letters, digits, _ and -, such as /cache"
+OBJECT_PREFIX = "names of letters, digits, _, - and ., with / between them"
 BYTES = "bytes, a whole number from 1"
 TTL = "seconds, from 0 to a year"
 PERCENT = "a percentage, from 1 to 100"
@@ -69,6 +80,16 @@ BAD = {
     "SOCKET_DIR": (PATH, ["cache"]),
     "TMP_DIR": (PATH, ["tmp"]),
     "NGINX_LOG": (PATH, ["answers.log"]),
+    "S3_BUCKET": ("the name of a bucket", ["b", "a/b", "s3://bucket", "b" * 64]),
+    "S3_ENDPOINT": (URL, ["s3.example", "s3://builds", "http://s3.example/#a"]),
+    "S3_REGION": ("a region, such as eu-central-1", ["eu central", "eu/1"]),
+    "S3_PREFIX": (OBJECT_PREFIX, ["a//b", "a b", "../a", "a/./b", ".a", "ü", "a\n", "a" * 201]),
+    "S3_PATH_STYLE": ("on or off", ["auto"]),
+    "S3_CA_FILE": (PATH, ["ca.pem"]),
+    "S3_WAIT": ("seconds, from 0 to 60", ["-1", "61", "nan", "2s"]),
+    "S3_ENTRIES": ("on or off", ["some"]),
+    "S3_ENTRY_DAYS": ("days, from 1 to 3650", ["0", "3651", "inf"]),
+    "S3_CONCURRENCY": ("a whole number from 1 to 256", ["0", "257", "4.5"]),
     "PATH_PREFIX": (PREFIX, ["cache", "/", "//cache", "/a b", "/%2e", "/.", "/a\n"]),
     "PUBLIC_HOST": ("a host name", ["a b", "host;", "host\n", "h" * 254]),
     "MAX_UPLOAD_BYTES": (BYTES, ["0", "25 MiB", str(2**40 + 1)]),

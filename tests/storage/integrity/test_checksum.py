@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+from dataclasses import replace as replace_record
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from cache_actors.storage.files.store import FileStore, Publication, Published
 from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.integrity.checksum import (
     ATTRIBUTE,
+    Mark,
     StoredChecksum,
     read_checksum,
     write_checksum,
@@ -54,6 +56,33 @@ def test_record_is_read_as_it_was_written(file: Path) -> None:
     fd = os.open(file, os.O_RDONLY)
     assert read_checksum(fd) == RECORD
     os.close(fd)
+
+
+def test_mark_is_read_as_it_was_written_and_takes_no_room_nor_another_time(file: Path) -> None:
+    record_into(file, RECORD)
+    before = file.stat()
+    marked = replace_record(RECORD, mark=Mark(2**32 - 1, 0xDEADBEEF))
+    record_into(file, marked)
+    assert read_checksum(file) == marked
+    assert len(os.getxattr(file, ATTRIBUTE)) <= 60  # the most that fits into an inode of ext4
+    after = file.stat()
+    assert (after.st_blocks, after.st_mtime_ns, after.st_ino) == (
+        before.st_blocks,
+        before.st_mtime_ns,
+        before.st_ino,
+    )
+
+
+def test_record_without_a_mark_is_the_one_that_older_versions_wrote(file: Path) -> None:
+    record_into(file, RECORD)
+    assert os.getxattr(file, ATTRIBUTE) == RECORD.digest + len(CONTENT).to_bytes(8, "big")
+
+
+def test_what_a_later_version_adds_is_no_trouble(file: Path) -> None:
+    marked = replace_record(RECORD, mark=Mark(1, 2))
+    record_into(file, marked)
+    os.setxattr(file, ATTRIBUTE, os.getxattr(file, ATTRIBUTE) + b"more")
+    assert read_checksum(file) == marked
 
 
 @pytest.mark.parametrize("size", [0, 1, 2**32, 2**64 - 1])
