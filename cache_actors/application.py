@@ -16,11 +16,15 @@ from .actors.evictor import Evictor, EvictorClient
 from .actors.housekeeper import Housekeeper
 from .actors.kv_store import KeyValueStore, KeyValueStoreClient
 from .actors.nginx_counter import NginxCounter
+from .actors.replicator import Replicator, ReplicatorClient
 from .actors.scrubber import Scrubber
 from .http.app import CacheApp
 from .http.server.listener import Listener
 from .kinds import Kind
 from .metrics.registry import Metrics
+from .replicator_process.protocol import ReplicatorConfig
+from .s3.config import bucket_config
+from .s3.status import SharedMonitor
 from .services import Services
 from .storage.capacity import Capacity
 from .storage.eviction.run import Limits
@@ -43,7 +47,7 @@ from .transfer.part_uploads import PartUploads
 from .writer_process.client import ArtifactWriterProcess, EntryWriterProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
@@ -156,10 +160,13 @@ class Application:
         self._peers = peers or NoPeers()
         self._since = time.monotonic() if since is None else since
         self._evictions = EvictionMonitor()
+        self._bucket = bucket_config(settings)
+        self._shared = None if self._bucket is None else SharedMonitor()
         self.metrics = Metrics(
             lambda: self.supervisor.status(),
             lambda: self._store.health.status(),
             self._evictions.status,
+            None if self._shared is None else self._shared.status,
         )
         storage = settings.cas_storage_dir
         storage.mkdir(parents=True, exist_ok=True)
@@ -182,7 +189,9 @@ class Application:
         self._decisions = Mailbox("auth_cache", capacity=4096)
         self._stored = Mailbox("evictor", capacity=1024, prompt=True)
         self._cleans = Mailbox("cleaner", capacity=64)
+        self._unshared = Mailbox("replicator", capacity=1024)
         self._evictor_client = EvictorClient(self._stored.address)
+        self._replicator_client = self._new_replicator_client()
         self._app = CacheApp(self._services(source), settings, self.metrics, log)
         self._listener = Listener(self._app, source)
         self.supervisor = self._tree()
@@ -220,6 +229,7 @@ class Application:
             ChildSpec("scrubber", scrubber.run, shutdown=ACTOR_SHUTDOWN),
             actor_child(self._stored, self._evictor, shutdown=ACTOR_SHUTDOWN),
             actor_child(self._cleans, self._cleaner, shutdown=ACTOR_SHUTDOWN),
+            *self._replication(),
             ChildSpec("nginx_counter", nginx_counter.run, shutdown=ACTOR_SHUTDOWN),
             supervisor_child(
                 self._supervisor("http", listener, max_restarts=100), shutdown=LISTENER_SHUTDOWN
@@ -265,8 +275,41 @@ class Application:
         level("recovered", **dataclasses.asdict(recovered))
 
     async def _announce(self, stored: Sequence[StoredKey]) -> None:
-        """Report stored artifacts and entries to the actor that follows them, the evictor."""
+        """Report stored artifacts and entries to the actors that follow them."""
         await self._evictor_client.stored(stored)
+        if self._replicator_client is not None:
+            await self._replicator_client.stored(stored)
+
+    def _new_replicator_client(self) -> ReplicatorClient | None:
+        if self._shared is None:
+            return None
+        return ReplicatorClient(
+            self._unshared.address,
+            self._shared,
+            entries=self._settings.s3_entries,
+            wait=self._settings.s3_wait,
+        )
+
+    def _replication(self) -> Iterator[ChildSpec]:
+        """The replicator, if there is a bucket."""
+        bucket, shared, settings = self._bucket, self._shared, self._settings
+        if bucket is None or shared is None:
+            return
+
+        def config(channel: int) -> ReplicatorConfig:
+            return ReplicatorConfig(
+                channel,
+                str(self._store.root),
+                bucket,
+                str(settings.server_url),
+                settings.s3_concurrency,
+                settings.s3_entries,
+            )
+
+        def replicator() -> Replicator:
+            return Replicator(config, shared, self.metrics, self._log.warning)
+
+        yield actor_child(self._unshared, replicator, shutdown=ACTOR_SHUTDOWN)
 
     def _evictor(self) -> Evictor:
         limits = Limits(
@@ -300,6 +343,7 @@ class Application:
     def _services(self, source: ConnectionSource) -> Services:
         """The services for request handlers: clients of actors and figures, never actors."""
         secret = self._settings.secret_key_base.get_secret_value().encode(errors="surrogateescape")
+        shared = self._replicator_client.shared if self._replicator_client else None
         writer = DiskWriterClient(
             self._artifacts.address,
             self._store,
@@ -308,10 +352,12 @@ class Application:
             self._stream_threads,
             self.metrics,
             Turns(),
+            shared,
         )
+        entries = KeyValueStoreClient(self._entries.address, self._store.root, Turns(), shared)
         return Services(
             auth=AuthCacheClient(self._decisions.address, secret),
-            keyvalue=KeyValueStoreClient(self._entries.address, self._store.root, Turns()),
+            keyvalue=entries,
             writer=writer,
             parts=PartUploads(self._unfinished, self._store, writer, self._stream_threads),
             reader=ArtifactReader(self._store, self._stream_threads),
@@ -324,6 +370,7 @@ class Application:
             storage=self._store.health.status,
             is_replaced=lambda: self._peers.is_replaced(source.is_replaced()),
             eviction=self._evictions.status,
+            shared=lambda: None if self._shared is None else self._shared.status(),
             nginx_troubles=lambda: self._peers.nginx_troubles(self.metrics.nginx_troubles()),
         )
 

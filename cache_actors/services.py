@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .actors.disk_writer import DiskWriterClient
     from .actors.kv_store import KeyValueStoreClient
     from .metrics.recent import Figures
+    from .s3.status import SharedStatus
     from .storage.eviction.status import EvictionStatus
     from .storage.health import StorageStatus
     from .supervision import Shares, Status
@@ -39,6 +40,7 @@ class Services:
         storage: state of the disk, by its latest writes.
         is_replaced: whether another instance gets the new connections.
         eviction: totals and the last pass of the evictor.
+        shared: status of the bucket; None without one.
         nginx_troubles: names of recent troubles with nginx, for `/up`.
     """
 
@@ -56,4 +58,5 @@ class Services:
     storage: Callable[[], StorageStatus]
     is_replaced: Callable[[], bool]
     eviction: Callable[[], EvictionStatus]
+    shared: Callable[[], SharedStatus | None]
     nginx_troubles: Callable[[], Sequence[str]]

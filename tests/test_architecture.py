@@ -95,10 +95,14 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "supervision": ({"supervision"}, set()),
     "kinds": (set(), set()),
     "storage": ({"storage", "kinds"}, set()),
-    "metrics": ({"metrics", "supervision", "storage", "kinds", "log_writer"}, set()),
+    "metrics": ({"metrics", "supervision", "storage", "s3", "kinds", "log_writer"}, set()),
     "actor_process": ({"actor_process"}, set()),
     "writer_process": ({"writer_process", "actor_process", "storage", "kinds"}, set()),
     "s3": ({"s3", "storage", "kinds"}, {"settings"}),
+    "replicator_process": (
+        {"replicator_process", "actor_process", "s3", "storage", "kinds"},
+        set(),
+    ),
     "access": ({"access"}, {"settings"}),
     "transfer": ({"transfer", "storage", "supervision"}, {"metrics"}),
     "actors": (
@@ -116,7 +120,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         },
         set(),
     ),
-    "services": (set(), {"actors", "metrics", "storage", "supervision", "transfer"}),
+    "services": (set(), {"actors", "metrics", "s3", "storage", "supervision", "transfer"}),
     "http": (
         {
             "http",
@@ -125,6 +129,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "kinds",
             "metrics",
             "runtime",
+            "s3",
             "storage",
             "supervision",
             "transfer",
@@ -232,6 +237,7 @@ RECORDS = {
     "storage",
     "is_replaced",
     "eviction",
+    "shared",
     "nginx_troubles",
 }
 

@@ -40,6 +40,7 @@ class DiskWriterClient:
         threads: how many threads may write uploads to temporary files at once.
         metrics: where temporary files are counted.
         turns: of what is published.
+        shared: called with the key of what has been stored, before its client hears of it.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class DiskWriterClient:
         threads: trio.CapacityLimiter,
         metrics: Metrics,
         turns: Turns,
+        shared: Callable[[Key], Awaitable[None]] | None = None,
     ) -> None:
+        self._shared = shared
         self._turns = turns
         self._writer = writer
         self._store = store
@@ -108,6 +111,14 @@ class DiskWriterClient:
             StorageError: the storage is full, or failed; nothing has been stored.
             ActorError: the writer did not answer.
         """
+        published = await self._publish(key, source, owner)
+        if self._shared is not None and published is Published.STORED:
+            await self._shared(key)
+        return published
+
+    async def _publish(
+        self, key: Key, source: tuple[bytes, ...] | TemporaryFile, owner: Owner
+    ) -> Published:
         async with self._turns.turn(owner):
             # The writer reads from a temporary file: it must not be discarded meanwhile.
             with trio.CancelScope(shield=not isinstance(source, tuple)):

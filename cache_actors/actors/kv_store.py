@@ -40,12 +40,26 @@ clocks for files tick every 10 ms at the slowest."""
 
 
 class KeyValueStoreClient:
-    """Retrieves and stores key-value entries below the folder `root`, the latter in `turns`."""
+    """Retrieves and stores key-value entries.
 
-    def __init__(self, store: Address, root: Path, turns: Turns) -> None:
+    Args:
+        store: the address of the key-value store.
+        root: the storage folder.
+        turns: of what is stored.
+        shared: called with the key of what has been stored, before its client hears of it.
+    """
+
+    def __init__(
+        self,
+        store: Address,
+        root: Path,
+        turns: Turns,
+        shared: Callable[[Key], Awaitable[None]] | None = None,
+    ) -> None:
         self._store = store
         self._root = root
         self._turns = turns
+        self._shared = shared
 
     async def get(self, key: Key) -> bytes | None:
         """The body stored for `key`, or None.
@@ -75,7 +89,10 @@ class KeyValueStoreClient:
             ActorError: the store is overloaded, or did not answer.
         """
         async with self._turns.turn(owner or (key.project,)):
-            return await self._store.call(Put(key, body, artifacts))
+            missing = await self._store.call(Put(key, body, artifacts))
+        if self._shared is not None:
+            await self._shared(key)
+        return missing
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from cache_actors.log_writer import STANDARD_OUTPUT
+from cache_actors.s3.status import STATES
 from cache_actors.storage.health import StorageState
 from cache_actors.supervision import State
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
+    from cache_actors.s3.status import SharedStatus
     from cache_actors.storage.eviction.status import EvictionStatus
     from cache_actors.storage.health import StorageStatus
     from cache_actors.supervision import Status
@@ -36,10 +38,12 @@ class StatusCollector(Collector):
         status: Callable[[], Status],
         storage: Callable[[], StorageStatus],
         eviction: Callable[[], EvictionStatus],
+        shared: Callable[[], SharedStatus] | None,
     ) -> None:
         self._status = status
         self._storage = storage
         self._eviction = eviction
+        self._shared = shared
 
     def collect(self) -> Iterator[Metric]:
         """The current metrics."""
@@ -56,6 +60,8 @@ class StatusCollector(Collector):
         yield from tree(self._status())
         yield from _disk(self._storage())
         yield from _evicted(self._eviction())
+        if self._shared is not None:
+            yield from _replicated(self._shared())
 
 
 def _children(status: Status) -> Iterator[Status]:
@@ -114,6 +120,36 @@ def _disk(status: StorageStatus) -> Iterator[Metric]:
         yield GaugeMetricFamily(
             "cache_actors_storage_free_inodes", "Files for which there is room.", status.free_inodes
         )
+
+
+def _replicated(status: SharedStatus) -> Iterator[Metric]:
+    state = GaugeMetricFamily(
+        "cache_actors_shared_state", "Whether the bucket is in this state.", labels=["state"]
+    )
+    for each in STATES:
+        state.add_metric([each], status.state == each)
+    yield state
+    yield GaugeMetricFamily(
+        "cache_actors_shared_breaker_open",
+        "Whether the bucket is asked only now and then, as it fails.",
+        status.fails,
+    )
+    yield GaugeMetricFamily(
+        "cache_actors_replication_backlog_files", "Files not in the bucket yet.", status.files
+    )
+    yield GaugeMetricFamily(
+        "cache_actors_replication_backlog_bytes", "Their bytes on disk.", status.bytes
+    )
+    yield GaugeMetricFamily(
+        "cache_actors_replication_oldest_seconds",
+        "How long the oldest of them has waited.",
+        status.oldest,
+    )
+    yield CounterMetricFamily(
+        "cache_actors_replication_dropped",
+        "Files that were evicted before they were in the bucket.",
+        status.dropped,
+    )
 
 
 def _evicted(status: EvictionStatus) -> Iterator[Metric]:

@@ -35,6 +35,7 @@ from .request_event import READS, STORES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from cache_actors.s3.status import SharedStatus
     from cache_actors.storage.eviction.status import EvictionStatus
     from cache_actors.storage.health import StorageStatus
     from cache_actors.supervision import Status
@@ -45,6 +46,7 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 _REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _SYNC_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10)
+_LAG_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 600, 3600)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 # `process_start_time_seconds` tells it for all; a time of creation beside each counter would only
@@ -94,6 +96,7 @@ class Metrics:
         status: the supervision tree's own records.
         storage: how writing to the disk has gone lately.
         eviction: what has been evicted.
+        shared: how the bucket is; None without one, and then there are no metrics of it.
 
     Attributes:
         recent: the last five minutes of what is counted here.
@@ -108,12 +111,13 @@ class Metrics:
         status: Callable[[], Status],
         storage: Callable[[], StorageStatus],
         eviction: Callable[[], EvictionStatus],
+        shared: Callable[[], SharedStatus] | None = None,
     ) -> None:
         self.recent = Recent()
         self._totals: dict[tuple[Responder, Route, int, bool], _Totals] = {}
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        registry.register(StatusCollector(status, storage, eviction))
+        registry.register(StatusCollector(status, storage, eviction, shared))
 
         self._requests = Counter(
             "cache_actors_requests_total",
@@ -225,6 +229,9 @@ class Metrics:
             "Bytes on disk of those files.",
             registry=registry,
         )
+        self._shared_requests: Counter | None = None
+        if shared is not None:
+            self._count_shared(registry)
         self.nginx_lines_ignored = Counter(
             "cache_actors_nginx_lines_ignored_total",
             "Lines in nginx's log of its own answers that cannot be read.",
@@ -240,6 +247,39 @@ class Metrics:
         for trouble in NGINX_TROUBLES:
             self._nginx_troubles.labels(trouble)
         self._troubled: dict[str, float] = {}
+
+    def _count_shared(self, registry: CollectorRegistry) -> None:
+        """Add what is counted if there is a bucket."""
+        self._shared_requests = Counter(
+            "cache_actors_shared_requests_total",
+            "Requests to the bucket, by what has become of them.",
+            ("op", "outcome"),
+            registry=registry,
+        )
+        self._shared_seconds = Histogram(
+            "cache_actors_shared_seconds",
+            "From a request to the bucket to its answer.",
+            ("op",),
+            buckets=_REQUEST_SECONDS,
+            registry=registry,
+        )
+        self._lag_seconds = Histogram(
+            "cache_actors_replication_lag_seconds",
+            "From the storing of a file to its being in the bucket.",
+            buckets=_LAG_SECONDS,
+            registry=registry,
+        )
+
+    def shared_requested(self, operation: str, outcome: str, seconds: float) -> None:
+        """Count a request to the bucket."""
+        if self._shared_requests is not None:
+            self._shared_requests.labels(operation, outcome).inc()
+            self._shared_seconds.labels(operation).observe(seconds)
+
+    def replicated(self, lag: float) -> None:
+        """Count a file that got to the bucket `lag` seconds after it was stored."""
+        if self._shared_requests is not None:
+            self._lag_seconds.observe(lag)
 
     def cleaned(self, files: int, size: int) -> None:
         """Count files of cleaned projects that have been removed, which took `size` bytes."""

@@ -33,6 +33,9 @@ TRASH = ".trash"
 LOGS = ".log"
 """The folder under the storage folder that holds the write-ahead logs of all processes."""
 
+SHARE = ".share"
+"""Name of the folder below the storage folder whose lock is that of walks for the bucket."""
+
 LAST_SCRUB = ".last-scrub"
 """Name of the file below the storage folder that holds the time of the last scrub's end."""
 

@@ -14,17 +14,18 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from cache_actors.http.responses import Response, json_response
 from cache_actors.storage.health import StorageState
 from cache_actors.supervision import State
 
 from .page import is_wanted, page_response
-from .up_schema import Eviction, Health, LastPass, Nginx, Node, Storage, encode_answer
+from .up_schema import Eviction, Health, LastPass, Nginx, Node, Shared, Storage, encode_answer
 
 if TYPE_CHECKING:
     from cache_actors.http.request import Request
+    from cache_actors.s3.status import SharedStatus
     from cache_actors.storage.eviction.last_pass import PassReport
     from cache_actors.storage.eviction.status import EvictionStatus
     from cache_actors.storage.health import StorageStatus
@@ -54,6 +55,7 @@ async def up(request: Request) -> Response:
         _storage(request.services.storage()),
         _eviction(request.services.eviction()),
         Nginx(tuple(request.services.nginx_troubles())),
+        _shared(request.services.shared()),
         request.services.recent(),
         _node(tree),
     )
@@ -100,6 +102,20 @@ def _eviction(status: EvictionStatus) -> Eviction:
         status.entries,
         status.bytes,
         None if status.last is None else _last_pass(status.last),
+    )
+
+
+def _shared(status: SharedStatus | None) -> Shared | UnsetType:
+    if status is None:
+        return UNSET
+    return Shared(
+        status.state,
+        status.reason,
+        round(time.monotonic() - status.since, 1),
+        status.files,
+        status.bytes,
+        round(status.oldest, 1),
+        status.dropped,
     )
 
 

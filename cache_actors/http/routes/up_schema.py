@@ -78,6 +78,24 @@ class Storage(msgspec.Struct, frozen=True):
     free_inodes: int | None = None
 
 
+class Shared(msgspec.Struct, frozen=True):
+    """The state of the bucket, its duration in seconds, and what is not in the bucket yet.
+
+    Attributes:
+        backlog_bytes: bytes on disk of the files.
+        oldest_seconds: time that the oldest of them has waited.
+        dropped: files that this process has evicted before they were there.
+    """
+
+    state: str
+    reason: str | None = None
+    seconds: float | None = None
+    backlog_files: int = 0
+    backlog_bytes: int = 0
+    oldest_seconds: float = 0.0
+    dropped: int = 0
+
+
 class Nginx(msgspec.Struct, frozen=True):
     """Recent troubles with nginx (`NGINX_TROUBLES`)."""
 
@@ -93,6 +111,7 @@ class Health(msgspec.Struct, frozen=True):
     storage: Storage | None = None
     eviction: Eviction | None = None
     nginx: Nginx | None = None
+    shared: Shared | UnsetType = UNSET
     recent: Figures | None = None
     tree: Node | None = None
 

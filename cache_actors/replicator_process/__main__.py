@@ -1,0 +1,211 @@
+"""`python -m cache_actors.replicator_process CONFIG`: the process that pushes into the bucket.
+
+It ends when its parent does, or closes the socket. What is announced by then has a few seconds to
+get to the bucket: so the next instance need not look for it, whose first walk may be over.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path, PurePath
+
+import msgspec
+
+from cache_actors.actor_process.framing import framed, next_message
+from cache_actors.s3.bucket import Bucket
+from cache_actors.s3.errors import BreakerOpen, BucketError, Misconfigured
+from cache_actors.s3.installation import claim
+from cache_actors.s3.push import Pushed
+from cache_actors.s3.replication import Backlog, Finished, Replication
+from cache_actors.s3.walk import Unshared
+from cache_actors.storage.layout import key_at
+
+from .protocol import (
+    Announcement,
+    CountedRequest,
+    FinishedFile,
+    ReplicatorConfig,
+    Report,
+    decode_announcement,
+)
+
+REPORT_SECONDS = 1.0
+"""Longest time between two reports."""
+
+GATHER_SECONDS = 0.02
+"""Time for which what happens is gathered for one report."""
+
+DRAIN_SECONDS = 3.0
+"""Time for what has been announced to get to the bucket after the parent has left."""
+
+RETRY_SECONDS = 2.0
+"""Pause before a bucket is tried again that could not be used; it doubles each time."""
+
+MAX_RETRY_SECONDS = 60.0
+"""Longest such pause."""
+
+
+class Reporter:
+    """Gathers what happens in any thread, and sends it through `channel`."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._happened = threading.Event()
+        self._lock = threading.Lock()
+        self._finished: list[FinishedFile] = []
+        self._requests: list[CountedRequest] = []
+        self._troubles: list[str] = []
+
+    def finished(self, file: Finished) -> None:
+        """Report a file that is finished with."""
+        place, is_shared = file.key.place, file.outcome is Pushed.DONE
+        with self._lock:
+            self._finished.append(FinishedFile(place, is_shared, file.reason, file.lag))
+        self._happened.set()
+
+    def requested(self, operation: str, outcome: str, seconds: float) -> None:
+        """Report a request to the bucket."""
+        with self._lock:
+            self._requests.append(CountedRequest(operation, outcome, seconds))
+        self._happened.set()
+
+    def trouble(self, line: str) -> None:
+        """Report what else has gone wrong."""
+        with self._lock:
+            self._troubles.append(line)
+        self._happened.set()
+
+    def keep_reporting(self, server: ReplicatorServer) -> None:
+        """Send reports on `server` until nobody takes them."""
+        while True:
+            self._happened.clear()
+            try:
+                self._channel.sendall(framed(self._report(server)))
+            except OSError:
+                return
+            self._happened.wait(REPORT_SECONDS)
+            time.sleep(GATHER_SECONDS)
+
+    def _report(self, server: ReplicatorServer) -> Report:
+        with self._lock:
+            finished, self._finished = self._finished, []
+            requests, self._requests = self._requests, []
+            troubles, self._troubles = self._troubles, []
+        (state, reason), held = server.state(), server.backlog()
+        return Report(
+            state, reason, held.files, held.bytes, held.oldest, finished, requests, troubles
+        )
+
+
+class ReplicatorServer:
+    """Pushes what is announced, and what walks find, once the bucket is known to be the right one.
+
+    Args:
+        config: how.
+        reporter: told what happens.
+    """
+
+    def __init__(self, config: ReplicatorConfig, reporter: Reporter) -> None:
+        self._config = config
+        self._reporter = reporter
+        self._bucket: Bucket | None = None
+        self._replication: Replication | None = None
+        self._failure: BucketError | None = None
+        self._is_started = False
+        self._stop = threading.Event()
+
+    def run(self) -> None:
+        """Open the bucket, as often as it takes, and walk until it is stopped; blocks."""
+        pause = RETRY_SECONDS
+        while True:
+            try:
+                self._start()
+            except BucketError as error:
+                self._failure = error.cause if isinstance(error, BreakerOpen) else error
+            except OSError as error:
+                self._failure = Misconfigured(f"the storage cannot be used: {error.strerror}")
+            else:
+                break
+            if self._stop.wait(pause):
+                return
+            pause = min(2 * pause, MAX_RETRY_SECONDS)
+        if self._replication is not None:
+            self._replication.keep_walking()
+
+    def _start(self) -> None:
+        config = self._config
+        bucket = self._bucket = self._bucket or Bucket(
+            config.bucket, count=self._reporter.requested
+        )
+        replication = self._replication = self._replication or Replication(
+            Path(config.root),
+            bucket,
+            concurrency=config.concurrency,
+            entries=config.entries,
+            finished=self._reporter.finished,
+            log=self._reporter.trouble,
+        )
+        claim(bucket, config.server_url)
+        replication.start()
+        self._failure, self._is_started = None, True
+
+    def announce(self, announcement: Announcement) -> None:
+        """Push files that have been stored; until it is started up, a walk finds them later."""
+        keys = [(key_at(PurePath(each.place).parts), each.size) for each in announcement.files]
+        files = [Unshared(key, size) for key, size in keys if key is not None]
+        if self._replication is None:
+            for file in files:
+                self._reporter.finished(Finished(file.key, None, None, None))
+            return
+        self._replication.announce(files)
+        if not announcement.complete:
+            self._replication.walk_soon()
+
+    def state(self) -> tuple[str, str | None]:
+        """The state of the bucket, and the reason for it, as in a `Report`."""
+        error = self._failure
+        if error is None and self._bucket is not None:
+            error = self._bucket.breaker.error
+        if error is None:
+            return "ok" if self._is_started else "starting", None
+        kind = "misconfigured" if isinstance(error, Misconfigured) else "unreachable"
+        return kind, str(error)
+
+    def backlog(self) -> Backlog:
+        """What is not in the bucket yet."""
+        return Backlog() if self._replication is None else self._replication.backlog()
+
+    def stop(self) -> None:
+        """Stop, after `DRAIN_SECONDS` at the latest."""
+        self._stop.set()
+        if self._replication is not None and self._is_started:
+            self._replication.stop(DRAIN_SECONDS)
+
+
+def run(config: ReplicatorConfig) -> None:
+    """Push what comes through the channel until its other end is gone."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    with socket.socket(fileno=config.channel) as channel, channel.makefile("rb") as stream:
+        reporter = Reporter(channel)
+        server = ReplicatorServer(config, reporter)
+        threading.Thread(target=server.run, name="walk", daemon=True).start()
+        threading.Thread(
+            target=reporter.keep_reporting, args=[server], name="report", daemon=True
+        ).start()
+        try:
+            while (message := next_message(stream)) is not None:
+                server.announce(decode_announcement(message))
+        except ConnectionError:
+            pass
+        server.stop()
+    os._exit(0)  # requests that are under way would hold up the end of the interpreter
+
+
+if __name__ == "__main__":
+    run(msgspec.json.decode(sys.argv[-1], type=ReplicatorConfig))
