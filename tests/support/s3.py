@@ -62,7 +62,7 @@ class S3Server:
         httpx.post(f"{folder}/", trust_env=False, timeout=60).raise_for_status()
         bucket = S3Bucket(self, name)
         try:
-            # The S3 part hears of it a moment later.
+            # The S3 part hears of it, and has made room for it, a moment later.
             eventually(lambda: _exists(bucket))
             yield bucket
         finally:
@@ -180,7 +180,7 @@ def _answers(server: S3Server) -> bool:
 
 def _exists(bucket: S3Bucket) -> bool:
     with suppress(Exception):  # the library's, of which there are many
-        bucket.put("first", b"")
+        bucket.put("first", b"bytes")
         bucket.delete("first")
         return True
     return False
