@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
+from cache_actors.actor_process.framing import framed, is_connected, next_message
 from cache_actors.kinds import Kind
 from cache_actors.storage.capacity import Capacity
 from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
@@ -23,7 +24,6 @@ from cache_actors.storage.layout import TEMPORARY, Key, Project
 from cache_actors.storage.recovery import Recovered, recover
 
 from .protocol import (
-    LENGTH,
     CommitResponse,
     Done,
     EntryItem,
@@ -34,7 +34,6 @@ from .protocol import (
     PutRequest,
     WriterConfig,
     decode_batch,
-    framed,
 )
 
 if TYPE_CHECKING:
@@ -156,25 +155,13 @@ def _outcome(found: Published | str | MissingArtifact | OSError | None) -> Outco
     return Done(found)
 
 
-def is_connected(channel: socket.socket) -> bool:
-    """Whether somebody is at the other end. May be called by several threads at once."""
-    end = select.poll()
-    end.register(channel, 0)  # tells of nothing but the end
-    return not end.poll(0)
-
-
 def _next(channel: socket.socket, stream: BinaryIO, rest: Callable[[], None]) -> bytes | None:
     """The next message; None if its sender is gone. While none comes, `rest` is called."""
     waiting = select.poll()
     waiting.register(channel, select.POLLIN)
     while not waiting.poll(REST_SECONDS * 1000):
         rest()
-    head = stream.read(LENGTH.size)
-    if len(head) < LENGTH.size:
-        return None
-    (size,) = LENGTH.unpack(head)
-    message = stream.read(size)
-    return message if len(message) == size else None
+    return next_message(stream)
 
 
 def run(config: WriterConfig) -> None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
-import msgspec
 import trio
 
+from cache_actors.actor_process.client import ActorProcess, ProcessDied
 from cache_actors.storage.entries import EntryWrite, MissingArtifact
 from cache_actors.storage.files.store import FileStore, Publication, Published
 from cache_actors.storage.recovery import Recovered
 
 from .protocol import (
-    LENGTH,
     ArtifactItem,
     CommitResponse,
     Done,
@@ -27,7 +25,6 @@ from .protocol import (
     WriterConfig,
     decode_recovered,
     decode_response,
-    framed,
 )
 
 if TYPE_CHECKING:
@@ -39,22 +36,10 @@ COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "cache_actors.writer_pro
 """Command that runs the process; its configuration is one more argument. `-P` has it import
 nothing from the working directory."""
 
-CHANNEL_BYTES = 1 << 20
-"""Size of the kernel's buffer for a batch on its way, in bytes."""
-
-END_SECONDS = 5.0
-"""Longest time that the process may take to end, in seconds: when it is asked to, and again when it
-is killed."""
-
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
-Message = TypeVar("Message")
 Given = TypeVar("Given", contravariant=True)
 Found = TypeVar("Found", covariant=True)
-
-
-class WriterProcessDied(Exception):
-    """The process has ended, or has said something that cannot be understood."""
 
 
 class Committer(Protocol[Given, Found]):
@@ -71,7 +56,7 @@ class Committer(Protocol[Given, Found]):
         """Never return.
 
         Raises:
-            WriterProcessDied: they can do nothing any more.
+            ProcessDied: they can do nothing any more.
         """
 
 
@@ -80,18 +65,18 @@ async def supervised(committer: Committer[Given, Found]) -> AsyncGenerator[None,
     """Enter `committer`, and watch it meanwhile: what is done inside ends as soon as it is lost.
 
     Raises:
-        WriterProcessDied: they are.
+        ProcessDied: they are.
     """
-    lost: ExceptionGroup[WriterProcessDied] | None = None
+    lost: ExceptionGroup[ProcessDied] | None = None
     try:
         async with committer, trio.open_nursery() as nursery:
             nursery.start_soon(committer.watch)
             yield
             nursery.cancel_scope.cancel()
-    except* WriterProcessDied as errors:  # a batch may have noticed it at the same time
+    except* ProcessDied as errors:  # a batch may have noticed it at the same time
         lost = errors
     if lost is not None:  # raised in `except*`, it would be in a group before Python 3.11.4
-        raise WriterProcessDied("the process that commits is gone") from lost
+        raise ProcessDied("the process that commits is gone") from lost
 
 
 class ThreadCommitter(Generic[Item, Outcome]):
@@ -118,7 +103,7 @@ class ThreadCommitter(Generic[Item, Outcome]):
         await trio.sleep_forever()
 
 
-class WriterProcess:
+class WriterProcess(ActorProcess):
     """One process that commits, from when it is entered until it is left.
 
     Args:
@@ -136,107 +121,55 @@ class WriterProcess:
         require_artifacts: bool = True,
         recovered: Callable[[Recovered], None] = lambda _: None,
     ) -> None:
+        super().__init__()
         self._store = store
         self._synced = synced
         self._require_artifacts = require_artifacts
         self._recovered = recovered
-        self._stream: trio.SocketStream
-        self._process: trio.Process
 
     async def __aenter__(self) -> Self:
         """Start it, and wait until it is ready.
 
         Raises:
-            WriterProcessDied: it ended instead.
+            ProcessDied: it ended instead.
             OSError: it could not be started.
         """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHANNEL_BYTES)
-            self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
-            config = WriterConfig(
-                theirs.fileno(),
-                str(self._store.root),
-                self._store.durable,
-                self._store.capacity.max_bytes,
-                self._require_artifacts,
-            )
-            self._process = await trio.lowlevel.open_process(
-                [*COMMAND, msgspec.json.encode(config).decode()],
-                pass_fds=(theirs.fileno(),),
-                process_group=0,  # a terminal's Ctrl-C is its parent's to deal with
-            )
+        await self.start(COMMAND, self._config)
         try:
-            recovered = self._decoded(decode_recovered, await self._receive())
+            recovered = await self.receive(decode_recovered)
             if recovered != Recovered():
                 self._recovered(recovered)
         except BaseException:
-            await self._end(kill=True)
+            await self.end(kill=True)
             raise
         return self
 
+    def _config(self, channel: int) -> WriterConfig:
+        return WriterConfig(
+            channel,
+            str(self._store.root),
+            self._store.durable,
+            self._store.capacity.max_bytes,
+            self._require_artifacts,
+        )
+
     async def __aexit__(self, *error: object) -> None:
         """Have it end: at once if something went wrong, and within seconds in any case."""
-        await self._end(kill=error[0] is not None)
-
-    async def _end(self, *, kill: bool) -> None:
-        with trio.CancelScope(shield=True):
-            if not kill:
-                await self._stream.aclose()
-                with trio.move_on_after(END_SECONDS):
-                    await self._process.wait()
-            if self._process.returncode is None:
-                self._process.kill()
-                with trio.move_on_after(END_SECONDS):  # a dead disk may hold it
-                    await self._process.wait()
-            await trio.aclose_forcefully(self._stream)
-
-    async def watch(self) -> None:
-        """Never return.
-
-        Raises:
-            WriterProcessDied: the process has ended.
-        """
-        raise WriterProcessDied(f"the process has ended: {await self._process.wait()}")
+        await self.end(kill=error[0] is not None)
 
     async def ask(self, batch: PublishRequest | PutRequest, size: int) -> CommitResponse:
         """Have a batch of `size` items committed.
 
         Raises:
-            WriterProcessDied: the process is gone, or talks nonsense; nobody knows how far it got.
+            ProcessDied: the process is gone, or talks nonsense; nobody knows how far it got.
         """
-        try:
-            await self._stream.send_all(framed(batch))
-        except trio.BrokenResourceError as error:
-            raise WriterProcessDied(str(error)) from error
-        report = self._decoded(decode_response, await self._receive())
+        await self.send(batch)
+        report = await self.receive(decode_response)
         if len(report.outcomes) != size:
-            raise WriterProcessDied("not as many outcomes as items")
+            raise ProcessDied("not as many outcomes as items")
         for seconds in report.syncs:
             self._synced(seconds)
         return report
-
-    def _decoded(self, decode: Callable[[bytes], Message], message: bytes) -> Message:
-        try:
-            return decode(message)
-        except msgspec.MsgspecError as error:
-            raise WriterProcessDied(str(error)) from error
-
-    async def _receive(self) -> bytes:
-        (size,) = LENGTH.unpack(await self._receive_exactly(LENGTH.size))
-        return await self._receive_exactly(size)
-
-    async def _receive_exactly(self, size: int) -> bytes:
-        received = bytearray()
-        while len(received) < size:
-            try:
-                piece = await self._stream.receive_some(size - len(received))
-            except trio.BrokenResourceError as error:
-                raise WriterProcessDied("the process has ended") from error
-            if not piece:
-                raise WriterProcessDied("the process has ended")
-            received += piece
-        return bytes(received)
 
 
 class ArtifactWriterProcess(WriterProcess):
@@ -288,7 +221,7 @@ def _published(outcome: Done | Missing | Failed) -> Published | OSError:
     try:
         return Published(outcome.text if isinstance(outcome, Done) else None)
     except ValueError as error:
-        raise WriterProcessDied(f"not how an artifact is published: {outcome}") from error
+        raise ProcessDied(f"not how an artifact is published: {outcome}") from error
 
 
 def _put(outcome: Done | Missing | Failed) -> str | MissingArtifact | OSError | None:

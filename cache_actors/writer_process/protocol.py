@@ -1,19 +1,15 @@
-"""The messages between an actor and its process: MessagePack, each after its length."""
+"""The messages between an actor and its writer process."""
 
 from __future__ import annotations
 
 import errno
 import os
-import struct
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
 from cache_actors.storage.errors import NoRoom, Shortage
 from cache_actors.storage.recovery import Recovered
-
-LENGTH = struct.Struct(">I")
-"""Length of a message in bytes, sent before each."""
 
 
 class WriterConfig(msgspec.Struct, frozen=True):
@@ -106,17 +102,8 @@ class CommitResponse(msgspec.Struct, frozen=True, array_like=True):
     syncs: list[float]
 
 
-_encoder = msgspec.msgpack.Encoder()
 decode_batch = msgspec.msgpack.Decoder(PublishRequest | PutRequest).decode
 decode_recovered = msgspec.msgpack.Decoder(Recovered).decode
 """Decodes the process's first message: it is ready, after a recovery with that outcome."""
 
 decode_response = msgspec.msgpack.Decoder(CommitResponse).decode
-
-
-def framed(message: Any) -> bytearray:
-    """`message` after its length, in one buffer."""
-    buffer = bytearray(LENGTH.size)
-    _encoder.encode_into(message, buffer, LENGTH.size)
-    LENGTH.pack_into(buffer, 0, len(buffer) - LENGTH.size)
-    return buffer

@@ -177,7 +177,7 @@ class Inspector:
         self._tally.violate(Violation(fault, what, detail))
 
 
-INJECTED = ("InjectedCrash", "WriterProcessDied")
+INJECTED = ("InjectedCrash", "ProcessDied")
 """What crashes actors: a flag, and the kill of a process that writes."""
 
 

@@ -77,7 +77,7 @@ def test_error_without_its_json_is_found(kind: str, body: bytes, right: bool) ->
     [
         ({"level": "error", "event": "crashed", "exception": "InjectedCrash: DiskWriter"}, False),
         (
-            {"level": "error", "event": "crashed", "exception": "WriterProcessDied: it is gone"},
+            {"level": "error", "event": "crashed", "exception": "ProcessDied: it is gone"},
             False,
         ),
         ({"level": "error", "event": "storage_failed"}, False),

@@ -9,6 +9,9 @@ import pytest
 import trio
 import trio.testing
 
+from cache_actors.actor_process import client as actor_process
+from cache_actors.actor_process.client import ProcessDied
+from cache_actors.actor_process.framing import framed
 from cache_actors.kinds import Kind
 from cache_actors.storage.capacity import Capacity
 from cache_actors.storage.entries import EntryWrite, MissingArtifact
@@ -21,10 +24,8 @@ from cache_actors.writer_process import client
 from cache_actors.writer_process.client import (
     ArtifactWriterProcess,
     EntryWriterProcess,
-    WriterProcessDied,
     supervised,
 )
-from cache_actors.writer_process.protocol import framed
 from tests.actors.helpers import PROJECT, artifact
 
 LIMIT = 60.0
@@ -34,7 +35,7 @@ SMALL = (b"two ", b"pieces")
 @pytest.fixture(autouse=True)
 def _enough_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """For a process to end by itself, also on a busy machine."""
-    monkeypatch.setattr(client, "END_SECONDS", LIMIT)
+    monkeypatch.setattr(actor_process, "END_SECONDS", LIMIT)
 
 
 def publication(store: FileStore, name: str) -> Publication:
@@ -114,7 +115,7 @@ async def test_process_that_is_killed_is_noticed(store: FileStore, is_stopped: b
             os.kill(process._process.pid, signal.SIGSTOP if is_stopped else signal.SIGKILL)
             if is_stopped:
                 more.start_soon(kill_soon, process)
-            with pytest.raises(WriterProcessDied):
+            with pytest.raises(ProcessDied):
                 await process.commit([publication(store, "A")])
     assert not publication(store, "A").path.exists()
 
@@ -133,9 +134,9 @@ async def test_killed_process_is_one_error_whoever_notices_it(
                 await trio.sleep_forever()
             with trio.CancelScope(shield=True):
                 await process._process.wait()
-            raise WriterProcessDied("a batch has noticed it")
+            raise ProcessDied("a batch has noticed it")
 
-    with trio.fail_after(LIMIT), pytest.raises(WriterProcessDied):
+    with trio.fail_after(LIMIT), pytest.raises(ProcessDied):
         await live()
 
 
@@ -147,7 +148,7 @@ async def kill_soon(process: ArtifactWriterProcess) -> None:
 async def test_process_that_hangs_holds_up_no_end(
     store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "END_SECONDS", 0.1)
+    monkeypatch.setattr(actor_process, "END_SECONDS", 0.1)
     with trio.fail_after(LIMIT):
         async with ArtifactWriterProcess(store, lambda _: None) as process:
             os.kill(process._process.pid, signal.SIGSTOP)
@@ -173,7 +174,7 @@ async def test_process_that_cannot_be_understood_is_a_crash(
     monkeypatch.setattr(client, "COMMAND", (sys.executable, "-c", script))
     with trio.fail_after(LIMIT):
         async with ArtifactWriterProcess(store, lambda _: None) as process:
-            with pytest.raises(WriterProcessDied):
+            with pytest.raises(ProcessDied):
                 await process.commit([publication(store, "A")])
 
 
@@ -181,7 +182,7 @@ async def test_process_that_cannot_start_is_a_crash(
     store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "COMMAND", (sys.executable, "-c", "raise SystemExit(1)"))
-    with pytest.raises(WriterProcessDied, match="has ended"):
+    with pytest.raises(ProcessDied, match="has ended"):
         async with ArtifactWriterProcess(store, lambda _: None):
             pass
 

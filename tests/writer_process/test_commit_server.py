@@ -14,19 +14,19 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
+from cache_actors.actor_process.framing import framed, is_connected
 from cache_actors.kinds import Kind
 from cache_actors.storage.files import write_ahead_log
 from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.layout import TEMPORARY, Key, Project
 from cache_actors.storage.recovery import Recovered
-from cache_actors.writer_process.__main__ import ClientGone, CommitServer, is_connected
+from cache_actors.writer_process.__main__ import ClientGone, CommitServer
 from cache_actors.writer_process.protocol import (
     Done,
     EntryItem,
     Failed,
     PutRequest,
     WriterConfig,
-    framed,
 )
 from tests.storage.stores import refusing
 from tests.support.waiting import LIMIT
