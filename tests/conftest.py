@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import trio
 from hypothesis import settings
+
+from tests.support.s3 import FaultProxy, S3Bucket, S3Server, running_s3
 
 SLOW_FOLDERS = ("system", "contract", "platform")
 """Folders of tests that wait for processes; they run first, so that no long test is left alone."""
@@ -43,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     pytest-xdist runs a group in one process: tests of a module that share a fixture, one group for
     each value of a parametrized one. Other tests run in any process. The contract suite has groups
-    of its own.
+    of its own. Tests with an S3 server are one group, so that one server is started for all.
 
     A test runs on the clock that any of its fixtures uses; pytest-trio itself only finds a clock
     among the arguments of the test.
@@ -53,7 +55,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if isinstance(item, pytest.Function) and iscoroutinefunction(item.obj):
             for name in CLOCKS.intersection(item.fixturenames):
                 item.add_marker(pytest.mark.trio(run=partial(_run_on, item, name)), append=False)
-        if not item.nodeid.startswith("tests/contract/") and _shares(item):
+        if (
+            isinstance(item, pytest.Function)
+            and not item.nodeid.startswith("tests/contract/")
+            and _shares(item)
+        ):
             item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
@@ -68,15 +74,37 @@ def _rank(item: pytest.Item) -> int:
     return SLOW_FOLDERS.index(folder) if folder in SLOW_FOLDERS else len(SLOW_FOLDERS)
 
 
-def _shares(item: pytest.Item) -> bool:
+def _shares(item: pytest.Function) -> bool:
     """Whether a test uses a fixture of wider scope that these tests, and no plugin, define."""
-    assert isinstance(item, pytest.Function)
     found = item._fixtureinfo.name2fixturedefs.values()
     return any(each.scope != "function" and each.baseid for every in found for each in every)
 
 
-def _group(item: pytest.Item) -> str:
+def _group(item: pytest.Function) -> str:
+    if "s3_server" in item.fixturenames:
+        return "s3"
     module, _, _ = item.nodeid.partition("::")
     callspec = getattr(item, "callspec", None)
     params = {} if callspec is None else callspec.params
     return "-".join([module, *(str(params[name]) for name in SHARED_PARAMS if name in params)])
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A real S3 server, for all tests of this process."""
+    with running_s3() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_bucket(s3_server: S3Server) -> Iterator[S3Bucket]:
+    """A bucket of the test's own."""
+    with s3_server.new_bucket() as bucket:
+        yield bucket
+
+
+@pytest.fixture
+def s3_proxy(s3_server: S3Server) -> Iterator[FaultProxy]:
+    """A proxy before the S3 server, which breaks what the test wants broken."""
+    with FaultProxy(s3_server) as proxy:
+        yield proxy

@@ -37,7 +37,11 @@ def test_only_those_that_share_stay_together(tmp_path: Path) -> None:
         (folder / name).write_text(TESTS)
     command = [sys.executable, "-m", "pytest", "-p", "no:schemathesis", "-v"]
     command += ["-n", "2", "--dist", "loadgroup", "tests"]
-    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": os.environ.get("HOME", "/"),
+        "PYTHONPATH": str(CONFTEST.parents[1]),  # for what it imports
+    }
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
