@@ -13,11 +13,13 @@ from .actors.auth_cache import AuthCache, AuthCacheClient
 from .actors.cleaner import Cleaner, CleanerClient
 from .actors.disk_writer import DiskWriter, DiskWriterClient
 from .actors.evictor import Evictor, EvictorClient
+from .actors.fetcher import Fetcher, FetcherClient
 from .actors.housekeeper import Housekeeper
 from .actors.kv_store import KeyValueStore, KeyValueStoreClient
 from .actors.nginx_counter import NginxCounter
 from .actors.replicator import Replicator, ReplicatorClient
 from .actors.scrubber import Scrubber
+from .fetcher_process.protocol import FetcherConfig
 from .http.app import CacheApp
 from .http.server.listener import Listener
 from .kinds import Kind
@@ -190,6 +192,7 @@ class Application:
         self._stored = Mailbox("evictor", capacity=1024, prompt=True)
         self._cleans = Mailbox("cleaner", capacity=64)
         self._unshared = Mailbox("replicator", capacity=1024)
+        self._missing = Mailbox("fetcher", capacity=4096, prompt=True)
         self._evictor_client = EvictorClient(self._stored.address)
         self._replicator_client = self._new_replicator_client()
         self._app = CacheApp(self._services(source), settings, self.metrics, log)
@@ -230,6 +233,7 @@ class Application:
             actor_child(self._stored, self._evictor, shutdown=ACTOR_SHUTDOWN),
             actor_child(self._cleans, self._cleaner, shutdown=ACTOR_SHUTDOWN),
             *self._replication(),
+            *self._fetching(),
             ChildSpec("nginx_counter", nginx_counter.run, shutdown=ACTOR_SHUTDOWN),
             supervisor_child(
                 self._supervisor("http", listener, max_restarts=100), shutdown=LISTENER_SHUTDOWN
@@ -311,6 +315,40 @@ class Application:
 
         yield actor_child(self._unshared, replicator, shutdown=ACTOR_SHUTDOWN)
 
+    def _fetching(self) -> Iterator[ChildSpec]:
+        """The fetcher, if there is a bucket."""
+        bucket, settings = self._bucket, self._settings
+        if bucket is None:
+            return
+
+        def config(channel: int) -> FetcherConfig:
+            return FetcherConfig(
+                channel=channel,
+                root=str(self._store.root),
+                durable=self._store.durable,
+                max_bytes=settings.storage_max_bytes,
+                bucket=bucket,
+                server_url=str(settings.server_url),
+                entry_seconds=settings.s3_entry_days * 86_400,
+                max_entry_bytes=settings.largest(Kind.KEYVALUE),
+            )
+
+        def fetcher() -> Fetcher:
+            announce = self._evictor_client.stored
+            return Fetcher(config, self._capacity, announce, self.metrics, self._log.warning)
+
+        yield actor_child(self._missing, fetcher, shutdown=ACTOR_SHUTDOWN)
+
+    def _new_fetcher_client(self) -> FetcherClient | None:
+        if self._bucket is None:
+            return None
+        return FetcherClient(
+            self._missing.address,
+            self._settings.s3_lookup_budget,
+            self.metrics,
+            entries=self._settings.s3_entries,
+        )
+
     def _evictor(self) -> Evictor:
         limits = Limits(
             self._settings.disk_high_watermark_percent / 100,
@@ -362,6 +400,7 @@ class Application:
             parts=PartUploads(self._unfinished, self._store, writer, self._stream_threads),
             reader=ArtifactReader(self._store, self._stream_threads),
             cleaner=CleanerClient(self._cleans.address),
+            fetcher=self._new_fetcher_client(),
             memory=Shares(max(ENTRIES_BYTES, 8 * self._settings.largest(Kind.KEYVALUE))),
             since=self._since,
             status=lambda: self._peers.tree(self.supervisor.status()),

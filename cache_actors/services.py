@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .actors.auth_cache import AuthCacheClient
     from .actors.cleaner import CleanerClient
     from .actors.disk_writer import DiskWriterClient
+    from .actors.fetcher import FetcherClient
     from .actors.kv_store import KeyValueStoreClient
     from .metrics.recent import Figures
     from .s3.status import SharedStatus
@@ -32,6 +33,7 @@ class Services:
         parts: uploads of modules, which come in parts.
         reader: opens artifacts for reading.
         cleaner: client of the actor that removes a project.
+        fetcher: client of the actor that looks in the bucket; None without one.
         memory: shares of the memory for key-value entries that are being received, in bytes.
         since: start of the service, in `time.monotonic()`.
         status: status of the supervision tree; with workers, of the trees of all processes.
@@ -50,6 +52,7 @@ class Services:
     parts: PartUploads
     reader: ArtifactReader
     cleaner: CleanerClient
+    fetcher: FetcherClient | None
     memory: Shares
     since: float
     status: Callable[[], Status]

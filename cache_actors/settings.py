@@ -162,6 +162,7 @@ class Settings(BaseSettings):
     s3_wait: float = Field(0.0, ge=0, le=60, description="seconds, from 0 to 60")
     s3_entries: Annotated[bool, Field(description="on or off")] = True
     s3_entry_days: float = Field(14.0, ge=1, le=3650, description="days, from 1 to 3650")
+    s3_lookup_budget: float = Field(0.25, ge=0.01, le=10, description="seconds, from 0.01 to 10")
     s3_concurrency: int = Field(16, ge=1, le=256, description="a whole number from 1 to 256")
     workers: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
         1, description="a whole number from 1 to 64, or auto"

@@ -15,7 +15,14 @@
 let
   cfg = config.services.cache-actors-nginx;
   decisions = "/run/nginx-decisions";
+  misses = "/run/nginx-misses";
   shared = "/run/cache-actors";
+
+  # What nginx remembers as being neither on the disk nor in the bucket.
+  missesPath = ''
+    proxy_cache_path ${misses} levels=1:2 keys_zone=cache_misses:8m
+                     max_size=64m min_free=1m inactive=1m use_temp_path=off;
+  '';
 
   # Each worker has up to 17,000 open files (open_file_cache in server.conf), and two sockets for each of
   # its 8,192 connections.
@@ -82,6 +89,12 @@ in
       description = "The largest upload: the service's MAX_UPLOAD_BYTES.";
     };
 
+    bucket = lib.mkOption {
+      type = lib.types.bool;
+      default = false;
+      description = "Whether the service has a bucket (S3_BUCKET), and is asked for what is missing.";
+    };
+
     metricsPort = lib.mkOption {
       type = lib.types.nullOr lib.types.port;
       default = 9464;
@@ -99,6 +112,7 @@ in
     systemd.tmpfiles.rules = [
       "d ${cfg.storage} 2750 ${toString cfg.storageGid} ${cfg.storageGroup} -"
       "d ${decisions} 0700 ${config.services.nginx.user} ${config.services.nginx.group} -"
+      "d ${misses} 0700 ${config.services.nginx.user} ${config.services.nginx.group} -"
       # Each instance of the service binds a socket here and moves current.sock to it. nginx, through the
       # group, connects to it, and writes the log that the service counts and empties.
       "d ${shared} 2770 ${toString cfg.storageGid} ${cfg.storageGroup} -"
@@ -111,6 +125,7 @@ in
       # would not update their access times.
       serviceConfig.ReadWritePaths = [
         decisions
+        misses
         cfg.storage
         shared
       ];
@@ -154,6 +169,7 @@ in
       commonHttpConfig = ''
         proxy_cache_path ${decisions} levels=1:2 keys_zone=cache_decisions:4m
                          max_size=128m min_free=1m inactive=10m use_temp_path=off;
+        ${if cfg.bucket then missesPath else ""}
 
         upstream cache_actors {
             server ${cfg.upstream} max_fails=0;
@@ -196,6 +212,7 @@ in
           ${if cfg.pathPrefix == "" then "" else ''rewrite "(?s)^${cfg.pathPrefix}(/.*)\z" $1;''}
 
           ${builtins.readFile ./nginx/server.conf}
+          ${if cfg.bucket then builtins.readFile ./nginx/bucket.conf else ""}
         '';
       };
     };

@@ -103,6 +103,10 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         {"replicator_process", "actor_process", "s3", "storage", "kinds"},
         set(),
     ),
+    "fetcher_process": (
+        {"fetcher_process", "actor_process", "s3", "storage", "kinds"},
+        set(),
+    ),
     "access": ({"access"}, {"settings"}),
     "transfer": ({"transfer", "storage", "supervision"}, {"metrics"}),
     "actors": (
@@ -110,6 +114,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "actors",
             "access",
             "actor_process",
+            "fetcher_process",
+            "kinds",
             "metrics",
             "replicator_process",
             "s3",
@@ -254,6 +260,7 @@ def test_services_are_clients_and_cannot_be_changed() -> None:
         if field.name in RECORDS:
             assert annotation.startswith("Callable[")
             continue
+        annotation = annotation.removesuffix(" | None")
         assert annotation.endswith("Client") or annotation in bounds_and_readers
         assert not is_behind_a_client(class_named(imported[annotation]))
 

@@ -128,6 +128,12 @@ def dev() -> None:
     type=click.IntRange(1, 65535),
     help="Port on 127.0.0.1 at which Prometheus gets the service's metrics; none by default.",
 )
+@click.option(
+    "--bucket",
+    is_flag=True,
+    default=lambda: bool(os.environ.get("S3_BUCKET")),
+    help="Ask the service for what is missing, since it has a bucket; if S3_BUCKET is set, anyway.",
+)
 @click.option("--user", help="What workers run as if root starts nginx: USER or 'USER GROUP'.")
 @click.option(
     "--nginx", type=_FILE, help="The nginx that it is for, if not the one installed on this host."

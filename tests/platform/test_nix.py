@@ -190,6 +190,7 @@ def test_nginx_reads_what_is_stored_as_one_of_the_group(host: Any) -> None:
         "d /cas 2750 10001 cache-actors -",
         "d /run/cache-actors 2770 10001 cache-actors -",
         "d /run/nginx-decisions 0700 nginx nginx -",
+        "d /run/nginx-misses 0700 nginx nginx -",
         "f /run/cache-actors/answers.log 0660 10001 cache-actors -",
     ]
 

@@ -81,7 +81,7 @@ def test_key_that_the_server_does_not_know_is_refused(
         (Reset(), Unreachable),
         (Cut(1000), Unreachable),
     ],
-    ids=str,
+    ids=["403", "no bucket", "400", "500", "slow down", "reset", "cut"],
 )
 def test_proxy_breaks_answers(
     s3_bucket: S3Bucket,

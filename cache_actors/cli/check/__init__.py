@@ -64,7 +64,7 @@ def check(nginx_config: Path | None, through: NginxProbe | None) -> Iterator[Che
         nginx_config: the file with nginx's configuration, to check it too; `-` is standard input.
         through: the parameters of a trial through nginx, to check reads there too.
     """
-    max_upload_bytes = None
+    max_upload_bytes = has_bucket = None
     try:
         settings = load_settings()
     except BadSettings as error:
@@ -72,6 +72,7 @@ def check(nginx_config: Path | None, through: NginxProbe | None) -> Iterator[Che
             yield CheckResult("settings", Verdict.BROKEN, line, "Set it in the environment.")
     else:
         max_upload_bytes = settings.max_upload_bytes
+        has_bucket = settings.s3_bucket is not None
         yield CheckResult("settings", Verdict.OK, "all values are allowed")
         yield from check_storage(settings)
         yield from check_sockets(settings)
@@ -81,7 +82,7 @@ def check(nginx_config: Path | None, through: NginxProbe | None) -> Iterator[Che
             yield from check_reads(settings, through.url, through.project, through.token)
     yield _file_limit()
     if nginx_config is not None:
-        yield from check_nginx_and_host(nginx_config, max_upload_bytes)
+        yield from check_nginx_and_host(nginx_config, max_upload_bytes, has_bucket=has_bucket)
 
 
 def _file_limit() -> CheckResult:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cache_actors.settings import Settings
 
 SNIPPETS = ("http.conf", "server.conf")
+BUCKET_SNIPPET = "bucket.conf"
 STANDARD_INPUT = Path("-")
 DEEPEST = 10
 """Deepest nesting of `include` that is followed, as a configuration may include itself."""
@@ -44,13 +45,14 @@ _INCLUDE = re.compile(r"""include\s+["']?([^"';]+?)["']?\s*;""")
 
 
 def check_nginx_and_host(
-    config: Path, max_upload_bytes: int | None = None
+    config: Path, max_upload_bytes: int | None = None, *, has_bucket: bool | None = None
 ) -> Iterator[CheckResult]:
     """Check the snippets, the limit on uploads, and nginx's open files and decisions on this host.
 
     Args:
         config: the file with nginx's configuration, or `STANDARD_INPUT`.
         max_upload_bytes: the service's own limit, to compare with; None if it is not known.
+        has_bucket: whether the service has a bucket; None if it is not known.
     """
     name = "standard input" if config == STANDARD_INPUT else str(config)
     try:
@@ -70,10 +72,32 @@ def check_nginx_and_host(
             yield CheckResult("nginx", Verdict.BROKEN, f"{text}, or not in its place", advice)
             return
     yield CheckResult("nginx", Verdict.OK, f"{name} is that of this version")
+    yield from _bucket(name, reader.lines, has_bucket)
     limit = _body_limit(reader.lines, start)  # at server.conf, the last snippet
     if limit is not None and max_upload_bytes is not None:
         yield _largest_upload(limit, max_upload_bytes)
     yield from _host(name, reader.lines)
+
+
+def _bucket(name: str, lines: Sequence[str], has_bucket: bool | None) -> Iterator[CheckResult]:
+    """Check that nginx asks the service for what is missing, if that has a bucket."""
+    snippet = (files("cache_actors.nginx") / "snippets" / BUCKET_SNIPPET).read_text()
+    wanted = _significant(snippet)
+    number, _ = _longest_start(wanted, lines)
+    asks = any(line == wanted[0] for line in lines)
+    if asks and number < len(wanted):
+        text = (
+            f"{name} is not that of this version: `{wanted[number]}` of {BUCKET_SNIPPET} is missing"
+        )
+        yield CheckResult("nginx", Verdict.BROKEN, f"{text}, or not in its place", _advice([]))
+    elif has_bucket and not asks:
+        text = f"{name} does not ask the service for what is missing: the bucket is not read"
+        advice = "Print it with `cache-actors nginx-config --bucket`, or include bucket.conf."
+        yield CheckResult("nginx and the bucket", Verdict.WARNING, text, advice)
+    elif asks and has_bucket is False:
+        text = f"{name} asks the service for what is missing, which has no bucket"
+        advice = "Set S3_BUCKET, or leave out bucket.conf: each miss costs a request."
+        yield CheckResult("nginx and the bucket", Verdict.WARNING, text, advice)
 
 
 def serves(worker: Path, storage: Path) -> bool:

@@ -13,6 +13,7 @@ from cache_actors.http.conditional import etag, select
 from cache_actors.http.errors import HttpError
 from cache_actors.http.responses import Response, empty_response
 from cache_actors.kinds import Kind
+from cache_actors.s3.outcome import Outcome
 from cache_actors.storage.files.store import Published
 from cache_actors.storage.layout import Key, parse_id
 
@@ -33,6 +34,22 @@ IMMUTABLE = "private, max-age=31536000, immutable"
 """`Cache-Control` of an artifact. `public` would allow shared caches to skip the authorisation."""
 
 
+NO_ARTIFACT = "Artifact does not exist"
+
+MISSED_HEADER = "X-Cache-Missed"
+"""Header of reads that nginx passes on as it has no such file. It sends the file if there is one by
+the time of the answer."""
+
+ABSENT_SECONDS = 30
+"""Time in seconds for which nginx remembers that something is neither here nor in the bucket."""
+
+UNKNOWN_SECONDS = 1
+"""The same, if the bucket could not be asked."""
+
+_PLACE = "/_cache_file/"
+"""Path of nginx's internal location for the storage folder."""
+
+
 async def retrieve_artifact(request: Request, artifact_id: str) -> Response:
     """`GET` or `HEAD /api/cache/cas/:id`: the artifact's bytes, or a range of them."""
     return await read_file(request, await key_of(request, Kind.CAS, "id", artifact_id))
@@ -42,6 +59,33 @@ async def store_artifact(request: Request, artifact_id: str) -> Response:
     """`POST /api/cache/cas/:id`: store the body, unless the artifact exists already."""
     await store_body(request, await key_of(request, Kind.CAS, "id", artifact_id))
     return empty_response()
+
+
+async def require_here(request: Request, key: Key, missing: str) -> None:
+    """Have the file of `key`, which is not here, looked for in the bucket; return if it is by then.
+
+    Args:
+        request: the request.
+        key: which file.
+        missing: the message if it is not.
+
+    Raises:
+        HttpError: 404.
+    """
+    fetcher = request.services.fetcher
+    if fetcher is None:
+        raise HttpError(HTTPStatus.NOT_FOUND, missing)
+    outcome = await fetcher.pull(key)
+    if outcome is not Outcome.HERE:
+        seconds = UNKNOWN_SECONDS if outcome is Outcome.UNKNOWN else ABSENT_SECONDS
+        headers = {"X-Accel-Expires": str(seconds)}
+        raise HttpError(HTTPStatus.NOT_FOUND, missing, headers)
+
+
+def sent_by_nginx(key: Key) -> Response:
+    """The response that has nginx send the file of `key`, with its own validators."""
+    headers = {"X-Accel-Redirect": _PLACE + key.place, "Cache-Control": IMMUTABLE}
+    return empty_response(HTTPStatus.OK, headers)
 
 
 async def key_of(request: Request, kind: Kind, name: str, value: str) -> Key:
@@ -62,9 +106,16 @@ async def read_file(request: Request, key: Key) -> Response:
         HttpError: 404, 412 or 416.
         StorageError: the disk failed.
     """
+    if MISSED_HEADER in request.headers:
+        if not await request.services.reader.find(key):
+            await require_here(request, key, NO_ARTIFACT)
+        return sent_by_nginx(key)
     artifact = await request.services.reader.open(key)
     if artifact is None:
-        raise HttpError(HTTPStatus.NOT_FOUND, "Artifact does not exist")
+        await require_here(request, key, NO_ARTIFACT)
+        artifact = await request.services.reader.open(key)
+    if artifact is None:
+        raise HttpError(HTTPStatus.NOT_FOUND, NO_ARTIFACT)
     try:
         return _response(request, artifact)
     except HttpError:

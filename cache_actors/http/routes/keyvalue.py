@@ -10,9 +10,11 @@ import msgspec
 from cache_actors.http.errors import HttpError
 from cache_actors.http.responses import Response, empty_response, json_response
 from cache_actors.kinds import Kind
+from cache_actors.storage.entries import MissingArtifact
 from cache_actors.storage.layout import Key, parse_id
 from cache_actors.storage.references import references
 
+from .artifacts import require_here
 from .decision import authorized_project
 
 if TYPE_CHECKING:
@@ -45,9 +47,13 @@ async def retrieve_values(request: Request, cas_id: str) -> Response:
     """`PUT` (older clients) or `GET /api/cache/keyvalue/:cas_id`: the values under that id."""
     parse_id(Kind.KEYVALUE, "cas_id", cas_id)
     key = Key(await authorized_project(request), Kind.KEYVALUE, cas_id)
+    missing = f"No entries found for CAS ID {cas_id}."
     body = await request.services.keyvalue.get(key)
     if body is None:
-        raise HttpError(HTTPStatus.NOT_FOUND, f"No entries found for CAS ID {cas_id}.")
+        await require_here(request, key, missing)
+        body = await request.services.keyvalue.get(key)
+    if body is None:
+        raise HttpError(HTTPStatus.NOT_FOUND, missing)
     return json_response(body)
 
 
@@ -64,7 +70,13 @@ async def store_values(request: Request) -> Response:
         key = Key(project, Kind.KEYVALUE, parse_id(Kind.KEYVALUE, "cas_id", parsed.cas_id))
         artifacts = references(value.value for value in parsed.entries)
         encoded = _encode(Values(parsed.entries))
-        missing_artifact = await services.keyvalue.put(key, encoded, artifacts, request.owner)
+        try:
+            missing_artifact = await services.keyvalue.put(key, encoded, artifacts, request.owner)
+        except MissingArtifact:
+            if services.fetcher is None:
+                raise
+            await services.fetcher.pull_artifacts(project, artifacts)
+            missing_artifact = await services.keyvalue.put(key, encoded, artifacts, request.owner)
         if missing_artifact is not None:  # stored all the same: KV_REQUIRE_ARTIFACTS is false
             request.app.log_missing_artifact(request, missing_artifact, stored=True)
     return empty_response()

@@ -20,7 +20,7 @@ from cache_actors.storage.files.store import Published
 from cache_actors.storage.files.unfinished import MAX_PART_NUMBER
 from cache_actors.storage.layout import Key
 
-from .artifacts import IMMUTABLE, declared_digest, read_file
+from .artifacts import NO_ARTIFACT, declared_digest, read_file, require_here, sent_by_nginx
 from .decision import authorized_project
 
 if TYPE_CHECKING:
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 FILES_HEADER = "X-Cache-Sends-Files"
 """Header of requests through nginx, which supports `X-Accel-Redirect` to stored files."""
-
-_PLACE = "/_cache_file/"
-"""Path of nginx's internal location for the storage folder."""
 
 MAX_COMPLETION_BYTES = 256 * 1024
 """Largest body of the request that completes an upload, in bytes."""
@@ -55,11 +52,8 @@ async def retrieve_module(request: Request, **_: str) -> Response:
     key = await _key(request)
     if request.method == "HEAD" or FILES_HEADER in request.headers:
         if not await request.services.reader.find(key):
-            raise HttpError(HTTPStatus.NOT_FOUND, "Artifact does not exist")
-        if request.method == "HEAD":
-            return empty_response()
-        headers = {"X-Accel-Redirect": _PLACE + key.place, "Cache-Control": IMMUTABLE}
-        return empty_response(HTTPStatus.OK, headers)
+            await require_here(request, key, NO_ARTIFACT)
+        return empty_response() if request.method == "HEAD" else sent_by_nginx(key)
     return await read_file(request, key)
 
 

@@ -28,6 +28,8 @@ from cache_actors.storage.locks import lock_abandoned
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from cache_actors.storage.integrity.checksum import Mark
+
 FILE_MODE = 0o640
 FOLDER_MODE = 0o2750
 """Mode of a folder. nginx reads as another user of the same group, which the setgid bit passes on
@@ -54,9 +56,15 @@ class TemporaryFile:
     """A file that is being written, with or without a name.
 
     Its creator must discard or close it in the end, whether it was published or not.
+
+    Attributes:
+        path: its name, if it has one.
+        size: the number of bytes written so far.
+        mark: the mark that it gets when it is sealed, if it comes from a bucket.
+        is_sealed: whether it has its record, and is complete.
     """
 
-    __slots__ = ("_descriptors", "_fd", "_hash", "_reserved", "is_sealed", "path", "size")
+    __slots__ = ("_descriptors", "_fd", "_hash", "_reserved", "is_sealed", "mark", "path", "size")
 
     def __init__(self, fd: int, path: Path | None, descriptors: int = -1) -> None:
         self._fd = fd
@@ -65,6 +73,7 @@ class TemporaryFile:
         self._reserved = 0
         self.path = path
         self.size = 0
+        self.mark: Mark | None = None
         self.is_sealed = False
 
     def reserve(self, size: int) -> None:
@@ -141,14 +150,17 @@ class TemporaryFile:
         """The SHA-256 of the bytes written so far."""
         return self._hash.digest()
 
-    def set_time(self, when: int) -> None:
-        """Have the file look as if it had been written at `when` (nanoseconds since the epoch)."""
-        os.utime(self._fd, ns=(when, when))
+    def set_time(self, when: int, used: int | None = None) -> None:
+        """Have the file look as if it had been written at `when`, and used then or at `used`.
+
+        Both are in nanoseconds since the epoch.
+        """
+        os.utime(self._fd, ns=(when if used is None else used, when))
 
     def seal(self) -> None:
-        """Free unused room, and record the checksum; nothing may be written afterwards."""
+        """Free unused room, and record checksum and mark; nothing may be written afterwards."""
         self.release()
-        write_checksum(self._fd, StoredChecksum(self.digest(), self.size))
+        write_checksum(self._fd, StoredChecksum(self.digest(), self.size, self.mark))
         self.is_sealed = True
 
     def start_sync(self) -> None:

@@ -1,0 +1,303 @@
+"""The fetcher: looks in the bucket for what is not on this disk, and has it stored here.
+
+A process does the work (`fetcher_process/`), so that no byte crosses the event loop. The actor
+decides who may use it: there is one flight for each key, however many ask for it, and there are at
+most `MAX_FLIGHTS`. A project may have half of what the others leave, so that one with many misses
+does not keep the others from theirs.
+
+Nobody waits longer than a budget. What takes longer goes on, and the next one who asks finds it.
+
+A process that dies is replaced after a pause, in which all that is asked for counts as missing. So
+nothing that goes wrong with the bucket, or with what comes from it, reaches the rest of the tree.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import TYPE_CHECKING, ClassVar
+
+import trio
+
+from cache_actors.actor_process.client import ActorProcess, ProcessDied
+from cache_actors.fetcher_process.protocol import (
+    MAX_FLIGHTS,
+    FetcherConfig,
+    PullReport,
+    PullRequest,
+    decode_report,
+)
+from cache_actors.kinds import Kind
+from cache_actors.s3.outcome import Outcome
+from cache_actors.storage.layout import Key, StoredKey, key_at
+from cache_actors.storage.references import spellings
+from cache_actors.supervision import Actor, ActorError, Address, Call, Envelope, Holding, Shares
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from cache_actors.metrics.registry import Metrics
+    from cache_actors.storage.capacity import Capacity
+    from cache_actors.storage.layout import Project
+    from cache_actors.supervision import Mailbox, Started
+
+COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "cache_actors.fetcher_process")
+"""Command that runs the process; its configuration is one more argument. `-P` has it import
+nothing from the working directory."""
+
+MAX_WAITING = 2_000
+"""Number of flights that are in the air or wait for their turn, of which a project may have half of
+what the others leave; more are refused."""
+
+ARTIFACT_SECONDS = 10.0
+"""Longest time that anybody waits for an artifact, in seconds, or for all artifacts of an entry."""
+
+RESTART_SECONDS = 1.0
+"""Pause in seconds before a process that has died is replaced; it doubles each time."""
+
+MAX_RESTART_SECONDS = 60.0
+"""Longest such pause, and the life after which a process counts as sound."""
+
+
+class FetcherClient:
+    """Asks for files that are not on this disk.
+
+    Args:
+        fetcher: the address of the actor.
+        entry_seconds: longest time, in seconds, that is waited for the news whether there is an
+            entry.
+        metrics: where outcomes are counted.
+        entries: whether entries go to the bucket.
+    """
+
+    def __init__(
+        self, fetcher: Address, entry_seconds: float, metrics: Metrics, *, entries: bool
+    ) -> None:
+        self._fetcher = fetcher
+        self._entry_seconds = entry_seconds
+        self._metrics = metrics
+        self._entries = entries
+
+    async def pull(self, key: Key) -> Outcome:
+        """Look for the file of `key`, and return what came of it; never `COMING`.
+
+        A bucket or an actor that fails is `UNKNOWN`, and no error.
+        """
+        if key.kind.refers and not self._entries:
+            return Outcome.ABSENT
+        seconds = self._entry_seconds if key.kind.refers else ARTIFACT_SECONDS
+        outcome = await self._wait(Pull(key), seconds)
+        if outcome is Outcome.COMING:
+            outcome = await self._wait(Pull(key, complete=True), ARTIFACT_SECONDS)
+        self._metrics.pulled(key.kind.label, outcome)
+        return outcome
+
+    async def pull_artifacts(self, project: Project, artifacts: frozenset[str]) -> None:
+        """Look for CAS artifacts, all at once, and return when that has come to an end."""
+        with trio.move_on_after(ARTIFACT_SECONDS):
+            async with trio.open_nursery() as nursery:
+                for artifact in artifacts:
+                    nursery.start_soon(self._pull_either, project, artifact)
+
+    async def _pull_either(self, project: Project, artifact: str) -> None:
+        for spelling in spellings(artifact):
+            if await self.pull(Key(project, Kind.CAS, spelling)) is Outcome.HERE:
+                return
+
+    async def _wait(self, message: Pull, seconds: float) -> Outcome:
+        with trio.move_on_after(seconds):
+            try:
+                return await self._fetcher.call(message)
+            except ActorError:
+                pass
+        return Outcome.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Pull(Call[Outcome]):
+    """Look for the file of `key`.
+
+    The answer is `COMING` as soon as an entry has been found, unless `complete` says that its
+    artifacts are waited for too.
+    """
+
+    key: Key
+    complete: bool = False
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A file that is being pulled, or waits for its turn, and those who wait for it."""
+
+    key: Key
+    number: int
+    place: Holding
+    waiting: list[Envelope] = field(default_factory=list)
+    is_coming: bool = False
+    landed: trio.Event = field(default_factory=trio.Event)
+
+
+class Fetcher(Actor):
+    """Has files pulled by its process, and shares it among projects.
+
+    Args:
+        config: makes the configuration of the process of its descriptor.
+        capacity: the room that there is.
+        announce: told of each batch of what has been stored, under which keys.
+        metrics: where requests to the bucket are counted, and what was wrong.
+        log: logs what was wrong, with the event's name and fields.
+    """
+
+    batch_limit: ClassVar[int] = 256
+
+    def __init__(
+        self,
+        config: Callable[[int], FetcherConfig],
+        capacity: Capacity,
+        announce: Callable[[Sequence[StoredKey]], Awaitable[None]],
+        metrics: Metrics,
+        log: Callable[..., object],
+    ) -> None:
+        self._config = config
+        self._capacity = capacity
+        self._announce = announce
+        self._metrics = metrics
+        self._log = log
+        self._turns = Shares(MAX_FLIGHTS)
+        self._places = Shares(MAX_WAITING)
+        self._numbers = itertools.count()
+        self._flights: dict[Key, _Flight] = {}
+        self._asked: dict[int, _Flight] = {}  # those that the process has been asked for
+        self._sending = trio.Lock()
+        self._process: ActorProcess | None = None
+
+    async def run(self, mailbox: Mailbox, started: Started) -> None:
+        """Run one incarnation: a task for the mailbox, one for the process, one for each flight."""
+        async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self._keep_process)
+            await super().run(mailbox, started)
+            self._nursery.cancel_scope.cancel()
+
+    async def handle(self, batch: list[Envelope]) -> None:
+        """Let each message wait for the flight of its key, which is begun if there is none."""
+        for envelope in batch:
+            if isinstance(message := envelope.message, Pull):
+                self._join(envelope, message)
+
+    def _join(self, envelope: Envelope, message: Pull) -> None:
+        flight = self._flights.get(message.key)
+        if flight is None:
+            place = Holding(self._places, (message.key.project,))
+            if self._process is not None:
+                with suppress(trio.WouldBlock):
+                    place.take_nowait(1)
+            if not place.amount:
+                envelope.reply(Outcome.UNKNOWN)
+                return
+            flight = self._flights[message.key] = _Flight(message.key, next(self._numbers), place)
+            self._nursery.start_soon(self._fly, flight)
+        if flight.is_coming and not message.complete:
+            envelope.reply(Outcome.COMING)
+        else:
+            flight.waiting.append(envelope)
+
+    async def _fly(self, flight: _Flight) -> None:
+        """Wait for a flight's turn, and have its file pulled, unless nobody waits for it then."""
+        turn = Holding(self._turns, (flight.key.project,))
+        try:
+            with trio.move_on_after(ARTIFACT_SECONDS):
+                await turn.take(1)
+            is_wanted = not all(envelope.abandoned for envelope in flight.waiting)
+            if turn.amount and is_wanted and await self._ask(flight):
+                await flight.landed.wait()
+            else:
+                self._land(flight, Outcome.UNKNOWN)
+        finally:
+            turn.give_back()
+
+    async def _ask(self, flight: _Flight) -> bool:
+        """Ask the process for a flight's file, and return whether it lives."""
+        with self._capacity.reserve_elsewhere(0) as others:
+            request = PullRequest(flight.number, flight.key.place, sum(others))
+        async with self._sending:
+            if self._process is None:
+                return False
+            self._asked[flight.number] = flight
+            try:
+                await self._process.send(request)
+            except ProcessDied:
+                self._asked.pop(flight.number, None)
+                return False
+        return True
+
+    async def _keep_process(self) -> None:
+        """Run one process after the other."""
+        pause = RESTART_SECONDS
+        while True:
+            began = trio.current_time()
+            reason = await self._run_process()
+            self._log("fetcher_process_died", reason=reason)
+            is_sound = trio.current_time() - began > MAX_RESTART_SECONDS
+            pause = RESTART_SECONDS if is_sound else min(2 * pause, MAX_RESTART_SECONDS)
+            await trio.sleep(pause)
+
+    async def _run_process(self) -> str:
+        """Run a process until it dies, and return the reason."""
+        process = ActorProcess()
+        try:
+            await process.start(COMMAND, self._config)
+        except OSError as error:
+            return str(error.strerror)
+        reason = ""
+        self._process = process
+        try:
+            while True:
+                await self._take(await process.receive(decode_report))
+        except ProcessDied as error:
+            reason = str(error)
+        finally:
+            self._process = None
+            asked, self._asked = self._asked, {}
+            for flight in asked.values():
+                self._land(flight, Outcome.UNKNOWN)
+            await process.end(kill=bool(reason))
+        return reason
+
+    async def _take(self, report: PullReport) -> None:
+        """Take in what the process reports."""
+        for request in report.requests:
+            self._metrics.shared_requested(request.operation, request.outcome, request.seconds)
+        for noticed in report.noticed:
+            self._metrics.pull_noticed(noticed.what)
+            self._log(f"pull_{noticed.what}", file=noticed.place, reason=noticed.reason)
+        found = [(key_at(PurePath(each.place).parts), each.size) for each in report.stored]
+        if stored := [StoredKey(key, size) for key, size in found if key is not None]:
+            await self._announce(stored)
+        for number, outcome in report.outcomes:
+            flight = self._asked.get(number)
+            if flight is not None and outcome is Outcome.COMING:
+                self._come(flight)
+            elif flight is not None:
+                del self._asked[number]
+                self._land(flight, outcome)
+
+    def _come(self, flight: _Flight) -> None:
+        """Tell those who want to know no more that an entry has been found."""
+        flight.is_coming = True
+        waiting, flight.waiting = flight.waiting, []
+        for envelope in waiting:
+            if isinstance(envelope.message, Pull) and envelope.message.complete:
+                flight.waiting.append(envelope)
+            else:
+                envelope.reply(Outcome.COMING)
+
+    def _land(self, flight: _Flight, outcome: Outcome) -> None:
+        """End a flight, and answer those who wait for it."""
+        del self._flights[flight.key]
+        flight.place.give_back()
+        for envelope in flight.waiting:
+            envelope.reply(outcome)
+        flight.landed.set()

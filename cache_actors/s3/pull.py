@@ -1,0 +1,338 @@
+"""Pulls: a file that is not on this disk is looked for in the bucket, and stored if it is there.
+
+What comes is believed only if it has the size and the SHA-256 that it was put with. It is stored as
+an upload is, marked as being in the bucket, and only if nothing has its name by then: what has been
+stored here meanwhile is as new, or newer. Its modification time is that of the node that stored it
+first. So its validators are the same everywhere, and a clean sees its real age.
+
+An entry is stored after all artifacts that it refers to, which is checked once more under the
+project's lock. If one of them is gone from the bucket, the entry in the bucket helps nobody, and is
+deleted.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cache_actors.kinds import Kind
+from cache_actors.storage.capacity import on_disk
+from cache_actors.storage.entries import EntryWriter, MissingArtifact, NewEntry, artifact_is_there
+from cache_actors.storage.files.last_use import WRONG_CLOCK_NS
+from cache_actors.storage.files.store import Publication, Published
+from cache_actors.storage.integrity.checksum import Mark
+from cache_actors.storage.layout import Key, StoredKey
+from cache_actors.storage.references import references_in, spellings
+
+from .bucket import SMALL_BYTES, seconds_for
+from .errors import BreakerOpen, BucketError
+from .names import SHA256, STORED, object_name
+from .outcome import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from cache_actors.storage.files.store import FileStore
+    from cache_actors.storage.files.temporary import TemporaryFile, TemporaryFolder
+    from cache_actors.storage.layout import Project
+
+    from .bucket import Bucket, Object
+
+ARTIFACTS_AT_ONCE = 4
+"""Number of artifacts that are pulled at once for one entry."""
+
+ATTEMPTS = 3
+"""Number of times that an entry's artifacts are pulled, as some may be evicted meanwhile."""
+
+_DIGEST = re.compile("[0-9a-f]{64}")
+_TIME = re.compile("[0-9]{1,19}")
+
+
+class Unusable(Exception):
+    """An object is not what this version has put, or has other bytes; the message says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Description:
+    """What the metadata of an object say: SHA-256, and when it was first stored (ns)."""
+
+    digest: bytes
+    stored: int
+
+
+class Puller:
+    """Pulls files from `bucket` into `store`; safe to use from threads.
+
+    Args:
+        store: where they go.
+        temporary: the temporary folder of this process, on the same file system.
+        bucket: the bucket.
+        entry_seconds: age in seconds from which an entry in the bucket counts as gone.
+        max_entry_bytes: size of the largest entry, in bytes.
+        flights: number of calls of `start` that may be under way; none waits for another.
+        stored: called with each file that has been stored.
+        noticed: called with `dangling` or `unusable`, the key, and why, for each such object.
+    """
+
+    def __init__(
+        self,
+        store: FileStore,
+        temporary: TemporaryFolder,
+        bucket: Bucket,
+        *,
+        entry_seconds: float,
+        max_entry_bytes: int,
+        flights: int,
+        stored: Callable[[StoredKey], None],
+        noticed: Callable[[str, Key, str], None],
+    ) -> None:
+        self._store = store
+        self._temporary = temporary
+        self._bucket = bucket
+        self._entry_seconds = entry_seconds
+        self._max_entry_bytes = max_entry_bytes
+        self._stored = stored
+        self._noticed = noticed
+        self._entries = EntryWriter(store, require_artifacts=True)
+        self._for_entries = ThreadPoolExecutor(flights, thread_name_prefix="entry")
+        self._for_artifacts = ThreadPoolExecutor(
+            flights * ARTIFACTS_AT_ONCE, thread_name_prefix="artifact"
+        )
+        self._lock = threading.Lock()
+        self._flights: dict[Key, Future[Outcome]] = {}  # of artifacts
+        self._commits = _Commits(self._commit)
+
+    def start(self, key: Key, coming: Callable[[], None]) -> Future[Outcome]:
+        """Begin to pull the file of `key`, and return what it will come to.
+
+        Args:
+            key: which file.
+            coming: called by another thread once an entry is known to be in the bucket.
+        """
+        if key.kind.refers:
+            return self._for_entries.submit(self._safely, self._pull_entry, key, coming)
+        return self._start_artifact(key)
+
+    def _start_artifact(self, key: Key) -> Future[Outcome]:
+        """Begin to pull an artifact, or join another one who does already."""
+        with self._lock:
+            flight = self._flights.get(key)
+            if flight is None:
+                flight = self._for_artifacts.submit(self._safely, self._pull_artifact, key)
+                self._flights[key] = flight
+            else:
+                return flight
+        flight.add_done_callback(lambda _: self._landed(key))
+        return flight
+
+    def _landed(self, key: Key) -> None:
+        with self._lock:
+            del self._flights[key]
+
+    def _safely(self, pull: Callable[..., Outcome], key: Key, *arguments: object) -> Outcome:
+        """Call `pull`, and make of its errors what a client hears of them: a miss."""
+        try:
+            return pull(key, *arguments)
+        except Unusable as error:
+            self._noticed("unusable", key, str(error))
+            return Outcome.UNUSABLE
+        except (BucketError, OSError) as error:
+            if not isinstance(error, BreakerOpen):  # else it has been said
+                self._noticed("failed", key, _reason(error))
+            return Outcome.UNKNOWN
+
+    def _pull_artifact(self, key: Key) -> Outcome:
+        if self._store.touch(key.path(self._store.root), time.time_ns()):
+            return Outcome.HERE
+        name = object_name(self._bucket.config.prefix, key)
+        found = self._bucket.get(name)
+        if found is not None and found.size > SMALL_BYTES:  # which takes longer than that allows
+            found = self._bucket.get(name, seconds_for(found.size))
+        if found is None:
+            return Outcome.ABSENT
+        described = _described(found)
+        with self._store.capacity.reserve(found.size):
+            file = self._received(found, described, found.chunks())
+            try:
+                self._commits.commit(Publication(key.path(self._store.root), file))
+            finally:
+                file.discard()
+        self._stored(StoredKey(key, on_disk(found.size)))
+        return Outcome.HERE
+
+    def _pull_entry(self, key: Key, coming: Callable[[], None]) -> Outcome:
+        name = object_name(self._bucket.config.prefix, key)
+        found = self._bucket.get(name)
+        if found is None or time.time() - found.last_modified > self._entry_seconds:
+            return Outcome.ABSENT
+        if found.size > self._max_entry_bytes:
+            raise Unusable(f"an entry of {found.size} bytes")
+        described = _described(found)
+        body = b"".join(found.chunks())
+        if key.kind.has_form is not None and not key.kind.has_form(body):
+            raise Unusable("it is no entry")
+        coming()
+        artifacts = references_in(body)
+        with self._store.capacity.reserve(found.size):
+            file = self._received(found, described, [body])
+            try:
+                return self._add_entry(key, name, artifacts, file)
+            finally:
+                file.discard()
+
+    def _add_entry(
+        self, key: Key, name: str, artifacts: frozenset[str], file: TemporaryFile
+    ) -> Outcome:
+        """Store an entry whose bytes have come, after the artifacts that it refers to."""
+        for _ in range(ATTEMPTS):
+            outcome, missing = self._pull_all(key.project, artifacts)
+            if outcome is Outcome.ABSENT:
+                self._noticed("dangling", key, f"artifact {missing} is not in the bucket")
+                self._bucket.delete(name)
+            if outcome is not Outcome.HERE:
+                return outcome
+            added = self._commits.commit(
+                NewEntry(key, Publication(key.path(self._store.root), file), artifacts)
+            )
+            if not isinstance(added, MissingArtifact):
+                self._stored(StoredKey(key, on_disk(file.size)))
+                return Outcome.HERE
+        return Outcome.UNKNOWN
+
+    def _pull_all(self, project: Project, artifacts: frozenset[str]) -> tuple[Outcome, str]:
+        """Pull those of `artifacts` that are not here; the worst outcome, and of which it is."""
+        missing = [
+            artifact
+            for artifact in sorted(artifacts)
+            if not artifact_is_there(self._store, project, artifact)
+        ]
+        for first in range(0, len(missing), ARTIFACTS_AT_ONCE):
+            some = missing[first : first + ARTIFACTS_AT_ONCE]
+            for artifact, outcome in zip(some, self._pull_some(project, some), strict=True):
+                if outcome is not Outcome.HERE:
+                    return outcome, artifact
+        return Outcome.HERE, ""
+
+    def _pull_some(self, project: Project, artifacts: Sequence[str]) -> list[Outcome]:
+        """Pull artifacts at the same time, each under the spelling that is in the bucket."""
+        outcomes = dict.fromkeys(artifacts, Outcome.ABSENT)
+        for which in range(2):
+            absent = [each for each in artifacts if outcomes[each] is Outcome.ABSENT]
+            flights = [
+                self._start_artifact(Key(project, Kind.CAS, spellings(each)[which]))
+                for each in absent
+            ]
+            for each, flight in zip(absent, flights, strict=True):
+                outcomes[each] = flight.result()
+        return [outcomes[each] for each in artifacts]
+
+    def _received(
+        self, found: Object, described: _Description, chunks: Iterable[bytes]
+    ) -> TemporaryFile:
+        """The bytes of an object in a file that is ready to get its name; it must be discarded.
+
+        Raises:
+            Unusable: they are others than were put.
+            BucketError: not all of them have come.
+            OSError: the disk failed, or is full.
+        """
+        file = self._temporary.create()
+        try:
+            for chunk in chunks:
+                file.write([chunk])
+            return self._prepared(found, described, file)
+        except BaseException:
+            file.discard()
+            raise
+
+    def _prepared(
+        self, found: Object, described: _Description, file: TemporaryFile
+    ) -> TemporaryFile:
+        """Check what has come, and make it ready to get its name, with its times and its mark."""
+        if file.digest() != described.digest:
+            raise Unusable("it has other bytes than were put")
+        now = time.time_ns()
+        is_ahead = described.stored > now + WRONG_CLOCK_NS
+        file.set_time(now if is_ahead else described.stored, used=now)
+        file.mark = Mark(int(found.last_modified), self._bucket.config.target)
+        return self._store.prepare(file)
+
+    def _commit(
+        self, batch: Sequence[Publication | NewEntry]
+    ) -> list[Published | MissingArtifact | OSError]:
+        """Give files their names: artifacts, and entries whose artifacts are here."""
+        artifacts = [each for each in batch if isinstance(each, Publication)]
+        entries = [each for each in batch if isinstance(each, NewEntry)]
+        published = iter(self._store.publish(artifacts) if artifacts else [])
+        added = iter(self._entries.add(entries) if entries else [])
+        return [next(published if isinstance(each, Publication) else added) for each in batch]
+
+
+class _Commits:
+    """Commits what several threads have ready as one batch, as they come.
+
+    A file store commits one batch at a time. Whoever gets to it does so for all that wait.
+    """
+
+    def __init__(
+        self,
+        commit: Callable[
+            [Sequence[Publication | NewEntry]], Sequence[Published | MissingArtifact | OSError]
+        ],
+    ) -> None:
+        self._commit = commit
+        self._turn = threading.Lock()
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[Publication | NewEntry, _Committed]] = []
+
+    def commit(self, item: Publication | NewEntry) -> Published | MissingArtifact:
+        """Commit `item`.
+
+        Raises:
+            OSError: the disk failed, or is full.
+        """
+        outcome: _Committed = Future()
+        with self._lock:
+            self._waiting.append((item, outcome))
+        with self._turn:
+            with self._lock:
+                batch, self._waiting = self._waiting, []
+            try:
+                done = self._commit([each for each, _ in batch]) if batch else []
+            except BaseException as error:
+                for _, waiter in batch:
+                    waiter.set_exception(error)
+                raise
+            for (_, waiter), result in zip(batch, done, strict=True):
+                waiter.set_result(result)
+        found = outcome.result()
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+
+_Committed = Future[Published | MissingArtifact | OSError]
+
+
+def _described(found: Object) -> _Description:
+    """What an object's metadata say.
+
+    Raises:
+        Unusable: they are not those of this version, or there are no bytes.
+    """
+    digest, stored = found.metadata.get(SHA256, ""), found.metadata.get(STORED, "")
+    if _DIGEST.fullmatch(digest) is None or _TIME.fullmatch(stored) is None:
+        raise Unusable("its metadata are not those of this version")
+    if not found.size:
+        raise Unusable("it is empty")
+    return _Description(bytes.fromhex(digest), int(stored))
+
+
+def _reason(error: BucketError | OSError) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return str(error)

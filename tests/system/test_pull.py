@@ -1,0 +1,368 @@
+"""Nodes with one bucket: what one stores, the others answer, through a real nginx."""
+
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cache_actors.storage.layout import module_id
+from tests.contract.examples import cas_path, gradle_path, kv_path, new_cas_id, new_kv_id
+from tests.support.s3 import FaultProxy, Garble, Hold, Refuse, S3Bucket, S3Server
+from tests.support.service import Service, client_of, nodes_of, running_service
+from tests.support.stored import value_of
+from tests.support.strace import family
+from tests.support.tuist import HeldTuist
+from tests.support.waiting import eventually
+
+from .site import PROJECT, Site, running_site
+
+OTHER = "acme/other"
+
+
+@contextmanager
+def running_node(
+    tuist: HeldTuist, bucket: S3Bucket, *, proxy: FaultProxy | None = None, **settings: str
+) -> Iterator[Site]:
+    """A node, whose nginx asks it for what is missing."""
+    environment = bucket.settings(proxy.url if proxy else None) | settings
+    with running_site("debian", tuist, environment, bucket=True, answers_log=None) as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def bucket(s3_server: S3Server) -> Iterator[S3Bucket]:
+    with s3_server.new_bucket() as bucket:
+        yield bucket
+
+
+@pytest.fixture(scope="module")
+def one(shared_tuist: HeldTuist, bucket: S3Bucket) -> Iterator[Site]:
+    """The node that stores."""
+    shared_tuist.tokens["token"] = [PROJECT, OTHER]
+    with running_node(shared_tuist, bucket) as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def module_proxy(s3_server: S3Server) -> Iterator[FaultProxy]:
+    with FaultProxy(s3_server) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def shared_other(
+    shared_tuist: HeldTuist, bucket: S3Bucket, module_proxy: FaultProxy
+) -> Iterator[Site]:
+    with running_node(shared_tuist, bucket, proxy=module_proxy) as node:
+        yield node
+
+
+@pytest.fixture
+def proxy(module_proxy: FaultProxy) -> Iterator[FaultProxy]:
+    """Before the bucket of the other node."""
+    yield module_proxy
+    module_proxy.fault = lambda _method, _path: None
+
+
+@pytest.fixture
+def other(shared_other: Site, proxy: FaultProxy) -> Site:
+    """The node that reads, which asks the bucket, through the proxy, for what it has not."""
+    eventually(lambda: answers_for_sure(shared_other))
+    return shared_other
+
+
+def answers_for_sure(node: Site) -> bool:
+    """Whether the node knows of something that it is nowhere, as its bucket can be asked."""
+    answer = node.direct.get(cas_path(new_cas_id()), params=HANDLES, headers=TOKEN)
+    return bool(answer.headers.get("X-Accel-Expires") == "30")
+
+
+HANDLES = {"account_handle": "acme", "project_handle": "app"}
+TOKEN = {"Authorization": "Bearer token"}
+
+
+def expect_in(bucket: S3Bucket, *names: str, project: str = PROJECT) -> None:
+    """Wait until objects are in the bucket."""
+    wanted = {f"1/{project}/{name}" for name in names}
+    eventually(lambda: wanted <= set(bucket.names()))
+
+
+def stored(
+    node: Site, bucket: S3Bucket, body: bytes = b"bytes", project: str = PROJECT
+) -> tuple[str, str]:
+    """The ids of a new artifact, and of an entry that refers to it, when both are in the bucket."""
+    cas_id, kv_id = node.stored(body, project=project), new_kv_id()
+    assert node.put(kv_id, value_of(cas_id), project=project).status_code == 204
+    expect_in(bucket, f"cas/{cas_id}", f"keyvalue/{kv_id}.json", project=project)
+    return cas_id, kv_id
+
+
+def read(node: Site, path: str, method: str = "GET", **how: Any) -> tuple[int, bytes]:
+    answer = node.ask(method, path, **how)
+    return answer.status_code, answer.content
+
+
+def test_entry_brings_its_artifacts_which_then_never_leave_nginx(
+    one: Site, other: Site, bucket: S3Bucket
+) -> None:
+    body = b"bytes" * 1000
+    cas_id, kv_id = stored(one, bucket, body)
+    for method in "GET", "PUT":
+        answer = other.ask(method, kv_path(kv_id))
+        assert answer.json() == {"entries": [{"value": value_of(cas_id)}]}
+        assert answer.headers["Cache-Control"] == "no-store"
+    assert other.file(cas_id).read_bytes() == body
+    there, here = (node.ask("GET", cas_path(cas_id)) for node in (one, other))
+    assert here.content == body
+    for name in "ETag", "Last-Modified", "Cache-Control", "Content-Type", "Accept-Ranges":
+        assert here.headers[name] == there.headers[name]
+    assert other.requests(cas_path(cas_id)) == []
+    assert len(other.requests(kv_path(kv_id))) == 1
+    assert other.file(cas_id).stat().st_mtime_ns == one.file(cas_id).stat().st_mtime_ns
+
+
+@pytest.mark.parametrize("kind", ["cas", "gradle", "module"])
+@pytest.mark.parametrize("how", ["GET", "HEAD", "range"])
+def test_artifacts_of_all_kinds_come_as_from_the_node_that_stored_them(
+    one: Site, other: Site, bucket: S3Bucket, kind: str, how: str
+) -> None:
+    body = os.urandom(3_000_000)
+    path, query = store_one(one, bucket, kind, body)
+    headers = {"Range": "bytes=5-9"} if how == "range" else {}
+    method = "HEAD" if how == "HEAD" else "GET"
+    answers = [
+        node.client.request(method, path, params=HANDLES | query, headers=TOKEN | headers)
+        for node in (other, one)
+    ]
+    assert [answer.status_code for answer in answers] == [answers[1].status_code] * 2
+    assert answers[0].is_success
+    assert answers[0].content == answers[1].content
+    if how == "range":
+        assert answers[0].content == body[5:10]
+    for name in "ETag", "Last-Modified", "Content-Length", "Content-Range", "Content-Type":
+        assert answers[0].headers.get(name) == answers[1].headers.get(name)
+
+
+def store_one(node: Site, bucket: S3Bucket, kind: str, body: bytes) -> tuple[str, dict[str, str]]:
+    """Store an artifact, and return its path and query when it is in the bucket."""
+    key = new_cas_id()
+    if kind == "module":
+        query = {"hash": key, "name": "Module.zip", "cache_category": "builds"}
+        base = "/api/cache/module"
+        started = node.direct.post(f"{base}/start", params=HANDLES | query, headers=TOKEN)
+        upload = {"upload_id": started.json()["upload_id"]}
+        part = HANDLES | upload | {"part_number": "1"}
+        node.direct.post(f"{base}/part", params=part, headers=TOKEN, content=body)
+        done = node.direct.post(
+            f"{base}/complete", params=HANDLES | upload, headers=TOKEN, json={"parts": [1]}
+        )
+        assert done.is_success
+        expect_in(bucket, f"module/{module_id('builds', key, 'Module.zip')}")
+        return f"{base}/{key}", query
+    path, method = (cas_path(key), "POST") if kind == "cas" else (gradle_path(key), "PUT")
+    assert node.ask(method, path, content=body).is_success
+    expect_in(bucket, f"{kind}/{key}")
+    return path, {}
+
+
+def test_repeated_miss_does_not_reach_the_service_until_it_is_stored_here(
+    other: Site, proxy: FaultProxy
+) -> None:
+    cas_id, kv_id = new_cas_id(), new_kv_id()
+    for path in cas_path(cas_id), kv_path(kv_id):
+        answers = {read(other, path) for _ in range(5)}
+        assert len(answers) == 1
+        assert answers.pop()[0] == 404
+        assert other.ask("HEAD", path).status_code == 404
+        assert len(other.requests(path)) == 1
+    assert proxy.asked(cas_id) == 1
+    other.upload(cas_id, b"bytes")
+    assert other.put(kv_id, value_of(cas_id)).status_code == 204
+    assert read(other, cas_path(cas_id)) == (200, b"bytes")
+    assert read(other, kv_path(kv_id))[0] == 200
+
+
+def test_remembered_miss_is_of_one_project_and_nobody_without_access_sees_it(
+    one: Site, other: Site, bucket: S3Bucket
+) -> None:
+    cas_id, _ = stored(one, bucket, b"another project's", project=OTHER)
+    assert read(other, cas_path(cas_id))[0] == 404
+    assert read(other, cas_path(cas_id), project=OTHER) == (200, b"another project's")
+    assert read(other, cas_path(cas_id))[0] == 404
+    assert read(other, cas_path(cas_id), token="unknown")[0] == 401
+
+
+def test_miss_is_one_while_the_service_is_down(one: Site, other: Site, bucket: S3Bucket) -> None:
+    cas_id, kv_id = stored(one, bucket)
+    assert read(other, cas_path(cas_id))[0] == 200
+    other.service.stop(signal.SIGKILL)
+    try:
+        assert read(other, cas_path(cas_id))[0] == 200
+        for path in cas_path(new_cas_id()), kv_path(kv_id):
+            answer = other.ask("GET", path)
+            assert answer.status_code == 404
+            assert "message" in answer.json()
+    finally:
+        other.start_again()
+    eventually(lambda: read(other, kv_path(kv_id))[0] == 200)
+
+
+def test_bytes_that_are_wrong_are_never_served(
+    one: Site, other: Site, bucket: S3Bucket, proxy: FaultProxy
+) -> None:
+    cas_id, kv_id = stored(one, bucket)
+    proxy.fault = lambda _method, path: Garble() if f"/cas/{cas_id}" in path else None
+    assert read(other, kv_path(kv_id))[0] == 404
+    assert read(other, cas_path(cas_id))[0] == 404
+    assert not other.file(cas_id).exists()
+    assert "cache_actors_shared_unusable_total 0.0" not in other.direct.get("/metrics").text
+    assert f"1/{PROJECT}/keyvalue/{kv_id}.json" in bucket.names()
+    assert other.service.logged("pull_unusable")
+
+
+def test_entry_whose_artifact_is_gone_is_a_miss_and_goes_from_the_bucket(
+    one: Site, other: Site, bucket: S3Bucket
+) -> None:
+    cas_id, kv_id = stored(one, bucket)
+    bucket.delete(f"1/{PROJECT}/cas/{cas_id}")
+    assert read(other, kv_path(kv_id))[0] == 404
+    assert f"1/{PROJECT}/keyvalue/{kv_id}.json" not in bucket.names()
+    assert "cache_actors_shared_dangling_total 1.0" in other.direct.get("/metrics").text
+    assert read(one, kv_path(kv_id))[0] == 200, "that node has all of it"
+
+
+def test_artifact_that_is_only_in_the_bucket_is_no_reason_to_refuse_an_entry(
+    one: Site, other: Site, bucket: S3Bucket
+) -> None:
+    cas_id, _ = stored(one, bucket)
+    kv_id, missing = new_kv_id(), new_cas_id()
+    assert other.put(kv_id, value_of(cas_id)).status_code == 204
+    assert read(other, cas_path(cas_id))[0] == 200
+    assert other.put(new_kv_id(), value_of(cas_id, missing)).status_code == 409
+
+
+def test_silent_bucket_delays_nobody_else_and_each_only_for_the_budget(
+    one: Site, other: Site, bucket: S3Bucket, proxy: FaultProxy
+) -> None:
+    """All misses are held by the bucket; hits, uploads and entries go on, and misses end."""
+    cas_id, kv_id = stored(one, bucket)
+    here = other.stored(b"here")
+    hold = Hold()
+    proxy.fault = lambda _method, _path: hold
+    paths = [kv_path(kv_id), *(kv_path(new_kv_id()) for _ in range(80))]
+    with ThreadPoolExecutor(len(paths)) as clients:
+        answers = [clients.submit(read, other, path) for path in paths]
+        assert hold.reached.wait(60)
+        assert read(other, cas_path(here)) == (200, b"here")
+        own = new_kv_id()
+        assert other.put(own, value_of(here)).status_code == 204
+        assert read(other, kv_path(own))[0] == 200
+        assert {answer.result()[0] for answer in answers} == {404}  # though nothing was let go
+    proxy.fault = lambda _method, _path: None
+    hold.gate.set()
+    eventually(lambda: read(other, kv_path(kv_id))[0] == 200)
+    assert read(other, cas_path(cas_id))[0] == 200
+
+
+def test_once_the_breaker_is_open_the_bucket_is_not_asked(
+    tuist: HeldTuist, s3_bucket: S3Bucket, s3_proxy: FaultProxy
+) -> None:
+    with running_node(tuist, s3_bucket, proxy=s3_proxy) as node:
+        eventually(lambda: answers_for_sure(node))
+        s3_proxy.fault = lambda _method, _path: Refuse(503, "SlowDown")
+        eventually(lambda: not asks(node, s3_proxy))
+        assert read(node, cas_path(node.stored(b"bytes"))) == (200, b"bytes")
+        s3_proxy.fault = lambda _method, _path: None
+        eventually(lambda: answers_for_sure(node))
+
+
+def asks(node: Site, proxy: FaultProxy) -> bool:
+    """Whether a miss is looked for in the bucket."""
+    cas_id = new_cas_id()
+    assert read(node, cas_path(cas_id))[0] == 404
+    return proxy.asked(cas_id) > 0
+
+
+def test_one_projects_misses_do_not_keep_another_from_its_own(
+    one: Site, other: Site, bucket: S3Bucket, proxy: FaultProxy
+) -> None:
+    cas_id, _ = stored(one, bucket, project=OTHER)
+    hold = Hold()
+    proxy.fault = lambda _method, path: hold if f"/{PROJECT}/" in path else None
+    with ThreadPoolExecutor(100) as clients:
+        flood = [clients.submit(read, other, cas_path(new_cas_id())) for _ in range(100)]
+        assert hold.reached.wait(60)
+        assert read(other, cas_path(cas_id), project=OTHER) == (200, b"bytes")
+        proxy.fault = lambda _method, _path: None
+        hold.gate.set()
+        assert {each.result()[0] for each in flood} == {404}
+
+
+def test_local_put_wins_over_an_entry_that_is_being_pulled(
+    one: Site, other: Site, bucket: S3Bucket, proxy: FaultProxy
+) -> None:
+    cas_id, kv_id = stored(one, bucket)
+    mine = other.stored(b"mine")
+    hold = Hold()
+    proxy.fault = lambda method, path: hold if method == "GET" and cas_id in path else None
+    with ThreadPoolExecutor(1) as clients:
+        pulled = clients.submit(read, other, kv_path(kv_id))
+        assert hold.reached.wait(60)
+        assert other.put(kv_id, value_of(mine)).status_code == 204
+        hold.gate.set()
+        pulled.result()
+    answer = other.ask("GET", kv_path(kv_id))
+    assert answer.json() == {"entries": [{"value": value_of(mine)}]}
+
+
+def test_process_that_dies_is_replaced_and_its_misses_are_misses(
+    one: Site, other: Site, bucket: S3Bucket, proxy: FaultProxy
+) -> None:
+    cas_id, _ = stored(one, bucket)
+    hold = Hold()
+    proxy.fault = lambda _method, path: hold if cas_id in path else None
+    with ThreadPoolExecutor(1) as clients:
+        pulled = clients.submit(read, other, cas_path(cas_id))
+        assert hold.reached.wait(60)
+        os.kill(fetcher_of(other), signal.SIGKILL)
+        assert pulled.result()[0] == 404
+    proxy.fault = lambda _method, _path: None
+    hold.gate.set()
+    eventually(lambda: read(other, cas_path(cas_id))[0] == 200)
+    tree = nodes_of(other.direct.get("/up").json()["tree"])
+    assert [node["restarts"] for node in tree if node["name"] == "fetcher"] == [0]
+
+
+def fetcher_of(node: Site) -> int:
+    """The id of the process that pulls."""
+    return next(
+        pid
+        for pid in family(node.service.pid)
+        if b"fetcher_process" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
+
+
+@pytest.mark.nightly  # eviction leaves alone what was just used, and tries again in half a minute
+def test_without_nginx_and_on_a_disk_smaller_than_the_cache_all_that_is_shared_is_answered(
+    one: Site, bucket: S3Bucket, shared_tuist: HeldTuist, tmp_path: Any
+) -> None:
+    """The disk has no room for all of it, so what is read first is evicted, and comes again."""
+    cas_ids = [one.stored(os.urandom(100_000)) for _ in range(14)]
+    expect_in(bucket, *(f"cas/{cas_id}" for cas_id in cas_ids))
+    settings = bucket.settings() | {
+        "STORAGE_MAX_BYTES": "1100000",
+        "DISK_HIGH_WATERMARK_PERCENT": "80",
+        "DISK_TARGET_PERCENT": "50",
+    }
+    service = Service(tmp_path / "cas", shared_tuist.url, settings)
+    with running_service(service), client_of(service.url) as client:
+        for cas_id in [*cas_ids, *cas_ids[:2]]:
+            body = one.file(cas_id).read_bytes()
+            eventually(lambda: client.get(cas_path(cas_id)).content == body)  # noqa: B023
+        sizes = [f.stat().st_size for f in service.storage.rglob("acme/app/cas/*/*")]
+        assert sum(sizes) < 1_100_000
