@@ -354,6 +354,8 @@ class Application:
             self._settings.disk_high_watermark_percent / 100,
             self._settings.disk_target_percent / 100,
             self._settings.storage_max_bytes,
+            None if self._bucket is None else self._bucket.target,
+            self._settings.s3_entries,
         )
         return Evictor(
             self._store.root,
@@ -362,6 +364,7 @@ class Application:
             self._evictions,
             self._background_threads,
             self._log.warning,
+            (self._shared or SharedMonitor()).note_dropped,
         )
 
     def _cleaner(self) -> Cleaner:

@@ -93,6 +93,7 @@ class Evictor(Actor):
         monitor: status of eviction to update.
         threads: limit on threads for disk access.
         log: logs passes and failures, with the event's name and fields.
+        dropped: called with the number of files that a pass has evicted and no bucket has.
     """
 
     batch_limit: ClassVar[int] = 1024
@@ -105,8 +106,10 @@ class Evictor(Actor):
         monitor: EvictionMonitor,
         threads: trio.CapacityLimiter,
         log: Callable[..., object],
+        dropped: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._root = root
+        self._dropped = dropped
         self._limits = limits
         self._capacity = capacity
         self._monitor = monitor
@@ -178,6 +181,8 @@ class Evictor(Actor):
             await trio.sleep(RETRY_PASS_SECONDS)
             return False
         self._monitor.note_pass(report)
+        if report.dropped:
+            self._dropped(report.dropped)
         self._capacity.note_scan(report.stored_bytes, begun)
         if report.artifacts or report.entries or report.folders:
             self._log("evicted", **asdict(report))
@@ -247,6 +252,8 @@ async def run_pass(root: Path, limits: Limits) -> PassReport | None:
     command += [f"--parent={os.getpid()}"]
     if limits.max_bytes is not None:
         command += [f"--max-bytes={limits.max_bytes}"]
+    if limits.bucket is not None:
+        command += [f"--bucket={limits.bucket}", f"--share-entries={limits.share_entries}"]
     try:
         ended: CompletedProcess[bytes] = await trio.run_process(
             command,

@@ -207,6 +207,8 @@ def scrub(storage: Path, rate: float, as_json: bool) -> None:
     envvar="KV_REQUIRE_ARTIFACTS",
     help="Off leaves entries ten minutes in which their artifacts may come.",
 )
+@click.option("--bucket", type=int, hidden=True)
+@click.option("--share-entries", type=bool, default=True, hidden=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--parent", type=int, hidden=True)
 def evict(
@@ -215,13 +217,16 @@ def evict(
     high: float,
     max_bytes: int | None,
     handles: str | None,
+    bucket: int | None,
+    share_entries: bool,
     parent: int | None,
     **how: bool,
 ) -> None:
     """Remove the least recently used artifacts and entries, until the disk is down to the target.
 
-    The service does this by itself. Run it as the service's user. Exit status: 0, the pass is done;
-    2, it cannot run; 3, another pass is running; 130, it was interrupted.
+    The service does this by itself. Run it as the service's user and, if S3_BUCKET is set, with all
+    of the service's environment: what is not in the bucket goes last. Exit status: 0, the pass is
+    done; 2, it cannot run; 3, another pass is running; 130, it was interrupted.
     """
     from cache_actors.storage.eviction.run import Limits
 
@@ -229,9 +234,14 @@ def evict(
 
     if math.isnan(high) or math.isnan(target):
         raise click.BadParameter("percentages are numbers")
-    limits = Limits(max(high, target) / 100, target / 100, max_bytes)
     project = None if handles is None else _project(handles)
-    _exit_with(lambda: run_evict(storage, limits, project, parent=parent, **how))
+
+    def run() -> int:
+        where = (bucket, share_entries) if bucket is not None else _bucket()
+        limits = Limits(max(high, target) / 100, target / 100, max_bytes, *where)
+        return run_evict(storage, limits, project, parent=parent, **how)
+
+    _exit_with(run)
 
 
 @main.command()
@@ -336,6 +346,22 @@ def _project(handles: str) -> Project:
         return parse_project(account, project)
     except InvalidIdentifier as error:
         raise click.BadParameter(str(error), param_hint="--project") from error
+
+
+def _bucket() -> tuple[int | None, bool]:
+    """The number of the environment's bucket, if there is one, and whether entries go there.
+
+    Raises:
+        BadSettings: there is one, and the environment is not the service's.
+    """
+    if not os.environ.get("S3_BUCKET"):
+        return None, True
+    from cache_actors.s3.config import bucket_config
+    from cache_actors.settings import load_settings
+
+    settings = load_settings()
+    config = bucket_config(settings)
+    return None if config is None else config.target, settings.s3_entries
 
 
 def _exit_with(action: Callable[[], int]) -> None:

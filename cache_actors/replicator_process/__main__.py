@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -33,6 +34,9 @@ from .protocol import (
     Report,
     decode_announcement,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 REPORT_SECONDS = 1.0
 """Longest time between two reports."""
@@ -122,27 +126,36 @@ class ReplicatorServer:
     def run(self) -> None:
         """Open the bucket, as often as it takes, and walk until it is stopped; blocks."""
         pause = RETRY_SECONDS
-        while True:
-            try:
-                self._start()
-            except BucketError as error:
-                self._failure = error.cause if isinstance(error, BreakerOpen) else error
-            except OSError as error:
-                self._failure = Misconfigured(f"the storage cannot be used: {error.strerror}")
-            else:
-                break
+        while not self._try(self._start):
             if self._stop.wait(pause):
                 return
             pause = min(2 * pause, MAX_RETRY_SECONDS)
         if self._replication is not None:
             self._replication.keep_walking()
 
-    def _start(self) -> None:
+    def open(self) -> None:
+        """Open the bucket, if that can be done, so that no announcement is lost."""
+        self._try(self._open)
+
+    def _try(self, action: Callable[[], None]) -> bool:
+        """Whether `action` has succeeded; if not, the reason is the state's."""
+        try:
+            action()
+        except BucketError as error:
+            self._failure = error.cause if isinstance(error, BreakerOpen) else error
+            return False
+        except OSError as error:
+            self._failure = Misconfigured(f"the storage cannot be used: {error.strerror}")
+            return False
+        self._failure = None
+        return True
+
+    def _open(self) -> None:
         config = self._config
         bucket = self._bucket = self._bucket or Bucket(
             config.bucket, count=self._reporter.requested
         )
-        replication = self._replication = self._replication or Replication(
+        self._replication = self._replication or Replication(
             Path(config.root),
             bucket,
             concurrency=config.concurrency,
@@ -150,9 +163,13 @@ class ReplicatorServer:
             finished=self._reporter.finished,
             log=self._reporter.trouble,
         )
-        claim(bucket, config.server_url)
-        replication.start()
-        self._failure, self._is_started = None, True
+
+    def _start(self) -> None:
+        self._open()
+        if self._bucket is not None and self._replication is not None:
+            claim(self._bucket, self._config.server_url)
+            self._replication.start()
+            self._is_started = True
 
     def announce(self, announcement: Announcement) -> None:
         """Push files that have been stored; until it is started up, a walk finds them later."""
@@ -194,6 +211,7 @@ def run(config: ReplicatorConfig) -> None:
     with socket.socket(fileno=config.channel) as channel, channel.makefile("rb") as stream:
         reporter = Reporter(channel)
         server = ReplicatorServer(config, reporter)
+        server.open()
         threading.Thread(target=server.run, name="walk", daemon=True).start()
         threading.Thread(
             target=reporter.keep_reporting, args=[server], name="report", daemon=True

@@ -10,12 +10,9 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from cache_actors.storage.capacity import Amount
 from cache_actors.storage.files.last_use import WRONG_CLOCK_NS
-
-if TYPE_CHECKING:
-    from cache_actors.storage.capacity import Amount
 
 _MANTISSA_BITS = 6
 _MILLISECOND = 1_000_000
@@ -84,6 +81,13 @@ def cutoff(histogram: Histogram, excess: Amount, protected: float) -> Cutoff:
         taken_bytes += size
         taken_files += files
     return Cutoff(histogram.now, youngest, 1.0)
+
+
+def evictable(histogram: Histogram, protected: float) -> Amount:
+    """All that a rule could evict; files younger than `protected` seconds are not."""
+    youngest = _bucket(int(protected * 1e9)) + 1
+    old = [sums for bucket, sums in histogram.buckets.items() if bucket >= youngest]
+    return Amount(sum(size for size, _ in old), sum(files for _, files in old))
 
 
 def _share(wanted: int, there: int) -> float:

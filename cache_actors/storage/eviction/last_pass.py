@@ -43,6 +43,7 @@ class PassReport:
         entries_checked: time in seconds since the epoch; no entry is left of an artifact that was
             missing before it. 0 if entries were never checked.
         folders: number of removed empty folders.
+        dropped: number of evicted files that were not in the bucket; 0 without one.
     """
 
     ended: float
@@ -56,6 +57,7 @@ class PassReport:
     stored_bytes: int
     entries_checked: float = 0.0
     folders: int = 0
+    dropped: int = 0
 
 
 class EvictionRunning(Exception):

@@ -13,9 +13,10 @@ from cache_actors.storage.capacity import Amount, Capacity
 from cache_actors.storage.integrity.quarantine import last_taken, remove_old
 from cache_actors.storage.trash import empty_trash
 
-from .cutoff import cutoff
+from .cutoff import cutoff, evictable
 from .last_pass import PassReport, last_eviction
 from .scan import Scan
+from .shared import SharedFiles
 from .sweep import ENTRY_GRACE_NS, Evicted, Remaining, Sweep
 
 if TYPE_CHECKING:
@@ -61,11 +62,15 @@ class Limits:
         high: high watermark, as a share from 0 to 1, from which on eviction runs.
         target: share down to which eviction goes.
         max_bytes: limit on the storage folder's bytes; None for the whole disk.
+        bucket: number of the bucket, as in marks; what is not there goes last. None without one.
+        share_entries: whether entries are put into the bucket; if not, they go as without one.
     """
 
     high: float
     target: float
     max_bytes: int | None = None
+    bucket: int | None = None
+    share_entries: bool = True
 
 
 class EvictionPass:
@@ -108,7 +113,11 @@ class EvictionPass:
         self._disk_bytes = 0  # used when the scan was complete
         last = last_eviction(root)
         self._entries_checked = last.entries_checked if last else 0.0
-        self.scan = Scan(time.time_ns())
+        now = time.time_ns()
+        shared = None
+        if limits.bucket is not None:
+            shared = SharedFiles(limits.bucket, limits.share_entries, now)
+        self.scan = Scan(now, shared)
         self.excess = Amount()
 
     @property
@@ -136,8 +145,17 @@ class EvictionPass:
         self.excess = Amount(too_much.bytes, max(0, too_much.files - self.scan.empty_folders))
         protected = self._hurried(PROTECTED_SECONDS)
         rule = cutoff(self.scan.histogram, self.excess, protected)
+        first = evictable(self.scan.histogram, protected)
+        rest = Amount(
+            max(0, self.excess.bytes - first.bytes), max(0, self.excess.files - first.files)
+        )
         self._sweep = sweep = Sweep(
-            self._root, rule, self._hurried(GRACE_SECONDS), self._require_artifacts
+            self._root,
+            rule,
+            self._hurried(GRACE_SECONDS),
+            self._require_artifacts,
+            last=cutoff(self.scan.unshared, rest, protected),
+            shared=self.scan.shared,
         )
         projects = [self._project] if self._project else list(self.scan.usage)
         if self._dry_run:
@@ -218,4 +236,5 @@ class EvictionPass:
             stored_bytes=self.scan.bytes - gone.bytes,
             entries_checked=self._entries_checked,
             folders=gone.folders,
+            dropped=gone.dropped,
         )

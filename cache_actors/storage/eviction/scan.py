@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from cache_actors.storage.layout import Project
 
+    from .shared import SharedFiles
+
 
 @dataclass(slots=True)
 class ProjectUsage:
@@ -61,7 +63,9 @@ class Scan:
     Attributes:
         now: time of the scan, in nanoseconds since the epoch.
         usage: usage of each project.
+        shared: what is in the bucket as well; None without one, and then all files count as such.
         histogram: ages of the files and folders that may be evicted.
+        unshared: ages of those that may be evicted only if all others are not enough.
         folders: number of folders to scan.
         folders_done: number of scanned folders.
         empty_folders: number of empty folders that may be removed.
@@ -69,8 +73,10 @@ class Scan:
     """
 
     now: int
+    shared: SharedFiles | None = None
     usage: dict[Project, ProjectUsage] = field(default_factory=dict)
     histogram: Histogram = field(init=False)
+    unshared: Histogram = field(init=False)
     folders: int = 0
     folders_done: int = 0
     empty_folders: int = 0
@@ -78,6 +84,7 @@ class Scan:
 
     def __post_init__(self) -> None:
         self.histogram = Histogram(self.now)
+        self.unshared = Histogram(self.now)
 
     @property
     def bytes(self) -> int:
@@ -105,7 +112,9 @@ class Scan:
                     used = last_use(file.status)
                     held.add(kind, file.size, used)
                     latest = used if latest is None else max(used, latest)
-                    if may_go:
+                    if may_go and self.shared and not self.shared.has(file, refers=kind.refers):
+                        self.unshared.add(used, file.size)
+                    elif may_go:
                         self.histogram.add(used, file.size)
                 if may_go and latest is not None:  # the folder is removed after its last file
                     self.histogram.add(latest, 0)

@@ -26,6 +26,11 @@ Empty folders are removed too, since each takes an inode. A writer that finds it
 it again (`folders.py`). Folders of entries are synced before that, so that a power cut cannot
 restore one with an entry in it.
 
+With a bucket, files that are not there yet have a rule of their own, `last`, which takes some only
+if `rule` takes everything. So it never takes what `rule` would spare, and no file comes under
+`rule` during a pass (`shared.py`): what is said above holds for both. An entry that is spared only
+for that reason keeps its artifacts, which are touched if they are too old.
+
 A client that received an entry just before its removal has the length of the pause, the *grace*, to
 fetch its artifacts.
 """
@@ -56,6 +61,7 @@ if TYPE_CHECKING:
     from cache_actors.storage.layout import Project
 
     from .cutoff import Cutoff
+    from .shared import SharedFiles
 
 BATCH = 32
 """Number of files that are removed under one hold of the lock, which takes about a millisecond."""
@@ -104,6 +110,7 @@ class Evicted:
     Attributes:
         artifacts, entries: numbers of evicted files.
         bytes: bytes on disk of both.
+        dropped: number of those that were not in the bucket.
         folders: number of removed empty folders.
         youngest_use: latest last use of an evicted artifact, in nanoseconds since the epoch; None
             without any.
@@ -114,14 +121,17 @@ class Evicted:
     bytes: int = 0
     folders: int = 0
     youngest_use: int | None = None
+    dropped: int = 0
 
-    def add_entry(self, entry: StoredFile) -> None:
+    def add_entry(self, entry: StoredFile, *, is_shared: bool) -> None:
         """Count an evicted entry."""
+        self.dropped += not is_shared
         self.entries += 1
         self.bytes += entry.size
 
-    def add_artifact(self, artifact: StoredFile) -> None:
+    def add_artifact(self, artifact: StoredFile, *, is_shared: bool) -> None:
         """Count an evicted artifact."""
+        self.dropped += not is_shared
         used = last_use(artifact.status)
         self.artifacts += 1
         self.bytes += artifact.size
@@ -135,6 +145,8 @@ class Sweep:
     Attributes:
         root: the storage folder.
         rule: the cut-off.
+        last: the cut-off for files that are not in the bucket.
+        shared: those that are; None without a bucket, and then `rule` is for all files.
         grace: seconds between the two phases of a project; may be changed during the sweep.
         require_artifacts: whether entries with missing artifacts are removed at once; else they
             stay for `ENTRY_GRACE_NS`.
@@ -147,6 +159,8 @@ class Sweep:
     rule: Cutoff
     grace: float
     require_artifacts: bool = True
+    last: Cutoff | None = None
+    shared: SharedFiles | None = None
     removed: Evicted = field(default_factory=Evicted)
     kept: dict[Project, Remaining] = field(default_factory=dict)
     unsettled: bool = False
@@ -185,13 +199,15 @@ class Sweep:
             with suppress(FolderLost):
                 for kind, shard in self._shards(project, referring=True):
                     for file in files(shard, kind):
-                        if self.rule.takes(last_use(file.status), file.id):
-                            self.removed.add_entry(file)
+                        rule = self._rule(file, refers=True)
+                        if rule.takes(last_use(file.status), file.id):
+                            self.removed.add_entry(file, is_shared=rule is self.rule)
                     yield
                 for kind, shard in self._shards(project, referring=False):
                     for file in files(shard, kind):
-                        if not self._is_kept(file, kept):
-                            self.removed.add_artifact(file)
+                        rule = self._rule(file, refers=False)
+                        if not self._is_kept(file, rule, kept):
+                            self.removed.add_artifact(file, is_shared=rule is self.rule)
                     yield
 
     def _artifacts_of_those_ready(self) -> Iterator[Step]:
@@ -218,7 +234,11 @@ class Sweep:
         """Run phase 2 of a project: remove its old artifacts."""
         kept = self.kept[project] = Remaining()
         for kind, shard in self._shards(project, referring=False):
-            doomed = (each for each in files(shard, kind) if not self._is_kept(each, kept))
+            doomed = (
+                each
+                for each in files(shard, kind)
+                if not self._is_kept(each, self._rule(each, refers=False), kept)
+            )
             yield from self._in_batches(project, doomed, self._remove_artifact)
             self._remove_if_empty(shard)
             yield Step()
@@ -257,18 +277,31 @@ class Sweep:
                 removed = sum(remove(project, each) for each in batch)
             yield Step(removed)
 
+    def _rule(self, file: StoredFile, *, refers: bool) -> Cutoff:
+        """The rule for `file`, an entry if it `refers` to others."""
+        if self.shared is None or self.last is None or self.shared.has(file, refers=refers):
+            return self.rule
+        return self.last
+
     def _must_go(self, project: Project, entry: StoredFile) -> bool:
         """Whether to evict an entry; the artifacts of one that stays get its last use at least."""
         used = last_use(entry.status)
-        if self.rule.takes_all(used):
+        rule = self._rule(entry, refers=True)
+        if rule.takes_all(used):
             return True
         ids = references_in(_read(entry.path))
         if not ids:
-            return self.rule.takes(used, entry.id)
-        return not all(self._stays(project, each, entry) for each in ids)
+            return rule.takes(used, entry.id)
+        is_spared = rule is not self.rule
+        return not all(self._stays(project, each, entry, is_spared=is_spared) for each in ids)
 
-    def _stays(self, project: Project, artifact_id: str, entry: StoredFile) -> bool:
-        """Whether a CAS artifact outlives this pass, given that `entry` refers to it."""
+    def _stays(
+        self, project: Project, artifact_id: str, entry: StoredFile, *, is_spared: bool
+    ) -> bool:
+        """Whether a CAS artifact outlives this pass, given that `entry` refers to it.
+
+        If the entry is spared for not being in the bucket, its artifacts are too.
+        """
         used = last_use(entry.status)
         is_there = False
         for spelling in spellings(artifact_id):
@@ -276,18 +309,22 @@ class Sweep:
             status = _status(path)
             if status is None:
                 continue
-            if self.rule.takes(max(used, last_use(status)), spelling):
-                return False
-            is_there |= last_use(status) >= used or touch_path(path, used)
+            needed = used
+            rule = self._rule(StoredFile(path, spelling, status), refers=False)
+            if rule.takes(max(used, last_use(status)), spelling):
+                if not is_spared or rule is not self.rule:
+                    return False
+                needed = self.rule.now
+            is_there |= last_use(status) >= needed or touch_path(path, needed)
         waited = self.rule.now - entry.status.st_mtime_ns
         if not is_there and not self.require_artifacts and 0 <= waited < ENTRY_GRACE_NS:
             self.unsettled = True
             return True
         return is_there
 
-    def _is_kept(self, artifact: StoredFile, kept: Remaining) -> bool:
+    def _is_kept(self, artifact: StoredFile, rule: Cutoff, kept: Remaining) -> bool:
         used = last_use(artifact.status)
-        if self.rule.takes(used, artifact.id) and _is_ours(artifact.status):
+        if rule.takes(used, artifact.id) and _is_ours(artifact.status):
             return False
         kept.artifacts += 1
         kept.bytes += artifact.size
@@ -303,16 +340,20 @@ class Sweep:
         now = _again(entry)
         if now is None or not self._must_go(project, now):
             return False
+        is_shared = self._rule(now, refers=True) is self.rule
         os.unlink(now.path)  # noqa: PTH108 - a Path keeps its names
-        self.removed.add_entry(now)
+        self.removed.add_entry(now, is_shared=is_shared)
         return True
 
     def _remove_artifact(self, project: Project, artifact: StoredFile) -> bool:
         now = _again(artifact)
-        if now is None or self._is_kept(now, self.kept[project]):
+        if now is None:
+            return False
+        rule = self._rule(now, refers=False)
+        if self._is_kept(now, rule, self.kept[project]):
             return False
         os.unlink(now.path)  # noqa: PTH108 - a Path keeps its names
-        self.removed.add_artifact(now)
+        self.removed.add_artifact(now, is_shared=rule is self.rule)
         return True
 
 
