@@ -335,7 +335,8 @@ class Application:
 
         def fetcher() -> Fetcher:
             announce = self._evictor_client.stored
-            return Fetcher(config, self._capacity, announce, self.metrics, self._log.warning)
+            clean = CleanerClient(self._cleans.address).clean
+            return Fetcher(config, self._capacity, announce, clean, self.metrics, self._log.warning)
 
         yield actor_child(self._missing, fetcher, shutdown=ACTOR_SHUTDOWN)
 

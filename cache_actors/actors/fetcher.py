@@ -25,6 +25,7 @@ import trio
 from cache_actors.actor_process.client import ActorProcess, ProcessDied
 from cache_actors.fetcher_process.protocol import (
     MAX_FLIGHTS,
+    CleanRequest,
     FetcherConfig,
     PullReport,
     PullRequest,
@@ -32,7 +33,8 @@ from cache_actors.fetcher_process.protocol import (
 )
 from cache_actors.kinds import Kind
 from cache_actors.s3.outcome import Outcome
-from cache_actors.storage.layout import Key, StoredKey, key_at
+from cache_actors.storage.errors import StorageError
+from cache_actors.storage.layout import Key, Project, StoredKey, key_at
 from cache_actors.storage.references import spellings
 from cache_actors.supervision import Actor, ActorError, Address, Call, Envelope, Holding, Shares
 
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
 
     from cache_actors.metrics.registry import Metrics
     from cache_actors.storage.capacity import Capacity
-    from cache_actors.storage.layout import Project
     from cache_actors.supervision import Mailbox, Started
 
 COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "cache_actors.fetcher_process")
@@ -60,6 +61,10 @@ RESTART_SECONDS = 1.0
 
 MAX_RESTART_SECONDS = 60.0
 """Longest such pause, and the life after which a process counts as sound."""
+
+
+class CleanUnknown(Exception):
+    """A clean could not be told to the bucket; the message says why."""
 
 
 class FetcherClient:
@@ -95,6 +100,15 @@ class FetcherClient:
         self._metrics.pulled(key.kind.label, outcome)
         return outcome
 
+    async def clean(self, project: Project) -> None:
+        """Tell all nodes that `project` is cleaned, so that nothing comes from the bucket again.
+
+        Raises:
+            CleanUnknown: they may not hear of it.
+            ActorError: the fetcher is overloaded, or did not answer.
+        """
+        await self._fetcher.call(TellClean(project))
+
     async def pull_artifacts(self, project: Project, artifacts: frozenset[str]) -> None:
         """Look for CAS artifacts, all at once, and return when that has come to an end."""
         with trio.move_on_after(ARTIFACT_SECONDS):
@@ -128,6 +142,13 @@ class Pull(Call[Outcome]):
     complete: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class TellClean(Call[None]):
+    """Tell all nodes that `project` is cleaned."""
+
+    project: Project
+
+
 @dataclass(slots=True)
 class _Flight:
     """A file that is being pulled, or waits for its turn, and those who wait for it."""
@@ -147,6 +168,7 @@ class Fetcher(Actor):
         config: makes the configuration of the process of its descriptor.
         capacity: the room that there is.
         announce: told of each batch of what has been stored, under which keys.
+        clean: cleans a project on this disk, which another node has cleaned.
         metrics: where requests to the bucket are counted, and what was wrong.
         log: logs what was wrong, with the event's name and fields.
     """
@@ -158,9 +180,11 @@ class Fetcher(Actor):
         config: Callable[[int], FetcherConfig],
         capacity: Capacity,
         announce: Callable[[Sequence[StoredKey]], Awaitable[None]],
+        clean: Callable[[Project], Awaitable[None]],
         metrics: Metrics,
         log: Callable[..., object],
     ) -> None:
+        self._clean = clean
         self._config = config
         self._capacity = capacity
         self._announce = announce
@@ -171,6 +195,7 @@ class Fetcher(Actor):
         self._numbers = itertools.count()
         self._flights: dict[Key, _Flight] = {}
         self._asked: dict[int, _Flight] = {}  # those that the process has been asked for
+        self._cleans: dict[int, Envelope] = {}  # of which all nodes are being told
         self._sending = trio.Lock()
         self._process: ActorProcess | None = None
 
@@ -184,8 +209,11 @@ class Fetcher(Actor):
     async def handle(self, batch: list[Envelope]) -> None:
         """Let each message wait for the flight of its key, which is begun if there is none."""
         for envelope in batch:
-            if isinstance(message := envelope.message, Pull):
-                self._join(envelope, message)
+            match envelope.message:
+                case Pull() as message:
+                    self._join(envelope, message)
+                case TellClean(project):
+                    self._nursery.start_soon(self._tell, envelope, project)
 
     def _join(self, envelope: Envelope, message: Pull) -> None:
         flight = self._flights.get(message.key)
@@ -211,10 +239,9 @@ class Fetcher(Actor):
             with trio.move_on_after(ARTIFACT_SECONDS):
                 await turn.take(1)
             is_wanted = not all(envelope.abandoned for envelope in flight.waiting)
-            if turn.amount and is_wanted and await self._ask(flight):
-                await flight.landed.wait()
-            else:
+            if not (turn.amount and is_wanted and await self._ask(flight)):
                 self._land(flight, Outcome.UNKNOWN)
+            await flight.landed.wait()
         finally:
             turn.give_back()
 
@@ -222,14 +249,36 @@ class Fetcher(Actor):
         """Ask the process for a flight's file, and return whether it lives."""
         with self._capacity.reserve_elsewhere(0) as others:
             request = PullRequest(flight.number, flight.key.place, sum(others))
+        self._asked[flight.number] = flight
+        is_sent = await self._send(request)
+        if not is_sent:
+            self._asked.pop(flight.number, None)
+        return is_sent
+
+    async def _tell(self, envelope: Envelope, project: Project) -> None:
+        """Ask the process to tell all nodes of a clean."""
+        number = next(self._numbers)
+        self._cleans[number] = envelope
+        if not await self._send(CleanRequest(number, project.account, project.name)):
+            self._told(number, "the process that pulls has ended")
+
+    def _told(self, number: int, failure: str | None) -> None:
+        """Answer who waits until all nodes are told of a clean."""
+        if (envelope := self._cleans.pop(number, None)) is None:
+            return
+        if failure is None:
+            envelope.reply()
+        else:
+            envelope.fail(CleanUnknown(failure))
+
+    async def _send(self, request: PullRequest | CleanRequest) -> bool:
+        """Send the process a request, and return whether it lives."""
         async with self._sending:
             if self._process is None:
                 return False
-            self._asked[flight.number] = flight
             try:
                 await self._process.send(request)
             except ProcessDied:
-                self._asked.pop(flight.number, None)
                 return False
         return True
 
@@ -263,6 +312,8 @@ class Fetcher(Actor):
             asked, self._asked = self._asked, {}
             for flight in asked.values():
                 self._land(flight, Outcome.UNKNOWN)
+            for number in list(self._cleans):
+                self._told(number, "the process that pulls has ended")
             await process.end(kill=bool(reason))
         return reason
 
@@ -276,6 +327,10 @@ class Fetcher(Actor):
         found = [(key_at(PurePath(each.place).parts), each.size) for each in report.stored]
         if stored := [StoredKey(key, size) for key, size in found if key is not None]:
             await self._announce(stored)
+        for number, failure in report.told:
+            self._told(number, failure)
+        for account, name in report.cleaned:
+            self._nursery.start_soon(self._clean_here, Project(account, name))
         for number, outcome in report.outcomes:
             flight = self._asked.get(number)
             if flight is not None and outcome is Outcome.COMING:
@@ -283,6 +338,13 @@ class Fetcher(Actor):
             elif flight is not None:
                 del self._asked[number]
                 self._land(flight, outcome)
+
+    async def _clean_here(self, project: Project) -> None:
+        """Clean a project here which another node has cleaned."""
+        try:
+            await self._clean(project)
+        except (ActorError, StorageError) as error:
+            self._log("clean_failed", project=str(project), reason=str(error))
 
     def _come(self, flight: _Flight) -> None:
         """Tell those who want to know no more that an entry has been found."""
@@ -296,6 +358,8 @@ class Fetcher(Actor):
 
     def _land(self, flight: _Flight, outcome: Outcome) -> None:
         """End a flight, and answer those who wait for it."""
+        if flight.landed.is_set():
+            return
         del self._flights[flight.key]
         flight.place.give_back()
         for envelope in flight.waiting:

@@ -20,6 +20,7 @@ from cache_actors.log_writer import open_standard_descriptors
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cache_actors.s3.config import BucketConfig
     from cache_actors.storage.layout import Project
 
 _FOLDER = click.Path(file_okay=False, resolve_path=True, path_type=Path)
@@ -255,7 +256,7 @@ def clean(storage: Path, handles: str) -> None:
     """
     from .clean import run_clean
 
-    _exit_with(lambda: run_clean(storage, _project(handles)))
+    _exit_with(lambda: run_clean(storage, _project(handles), _bucket_config()))
 
 
 @main.command()
@@ -346,6 +347,20 @@ def _project(handles: str) -> Project:
         return parse_project(account, project)
     except InvalidIdentifier as error:
         raise click.BadParameter(str(error), param_hint="--project") from error
+
+
+def _bucket_config() -> BucketConfig | None:
+    """The environment's bucket, if there is one.
+
+    Raises:
+        BadSettings: there is one, and the environment is not the service's.
+    """
+    if not os.environ.get("S3_BUCKET"):
+        return None
+    from cache_actors.s3.config import bucket_config
+    from cache_actors.settings import load_settings
+
+    return bucket_config(load_settings())
 
 
 def _bucket() -> tuple[int | None, bool]:

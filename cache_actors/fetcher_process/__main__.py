@@ -8,6 +8,8 @@ import socket
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ import msgspec
 
 from cache_actors.actor_process.framing import framed, next_message
 from cache_actors.s3.bucket import Bucket
+from cache_actors.s3.cleans import Cleans
 from cache_actors.s3.errors import BucketError
 from cache_actors.s3.installation import claim
 from cache_actors.s3.outcome import Outcome
@@ -22,14 +25,17 @@ from cache_actors.s3.pull import Puller
 from cache_actors.storage.capacity import Capacity
 from cache_actors.storage.files.store import FileStore
 from cache_actors.storage.files.temporary import TemporaryFolder
-from cache_actors.storage.layout import TEMPORARY, key_at
+from cache_actors.storage.layout import TEMPORARY, Project, key_at
+from cache_actors.storage.trash import has_older
 
 from .protocol import (
     MAX_FLIGHTS,
+    CleanRequest,
     CountedRequest,
     FetcherConfig,
     Noticed,
     PullReport,
+    PullRequest,
     StoredFile,
     decode_request,
 )
@@ -39,10 +45,11 @@ if TYPE_CHECKING:
 
     from cache_actors.storage.layout import Key, StoredKey
 
-    from .protocol import PullRequest
-
 RETRY_SECONDS = 2.0
-"""Pause in seconds before a bucket is opened again that could not be used."""
+"""Pause in seconds before a bucket is asked again that could not be used."""
+
+CLEANS_SECONDS = 10.0
+"""Pause in seconds between two searches for projects that other nodes have cleaned."""
 
 
 class Reporter:
@@ -52,7 +59,7 @@ class Reporter:
         self._channel = channel
         self._happened = threading.Event()
         self._lock = threading.Lock()
-        self._next = PullReport([], [], [], [])
+        self._next = PullReport([], [], [], [], [], [])
 
     def outcome(self, number: int, outcome: Outcome) -> None:
         """Report what request `number` has come to; sent at once, with all else."""
@@ -75,13 +82,25 @@ class Reporter:
         with self._lock:
             self._next.requests.append(CountedRequest(operation, outcome, seconds))
 
+    def told(self, number: int, failure: str | None) -> None:
+        """Report that all nodes will hear of a clean, or why they won't."""
+        with self._lock:
+            self._next.told.append((number, failure))
+        self._happened.set()
+
+    def cleaned(self, project: Project) -> None:
+        """Report a project that another node has cleaned."""
+        with self._lock:
+            self._next.cleaned.append((project.account, project.name))
+        self._happened.set()
+
     def keep_reporting(self) -> None:
         """Send reports until nobody takes them."""
         while True:
             self._happened.wait()
             self._happened.clear()
             with self._lock:
-                report, self._next = self._next, PullReport([], [], [], [])
+                report, self._next = self._next, PullReport([], [], [], [], [], [])
             try:
                 self._channel.sendall(framed(report))
             except OSError:
@@ -89,7 +108,7 @@ class Reporter:
 
 
 class FetcherServer:
-    """Pulls what it is asked for, once the bucket is known to be the right one.
+    """Pulls what it is asked for, once the bucket is known to be the right one, with its cleans.
 
     Args:
         config: how.
@@ -106,30 +125,55 @@ class FetcherServer:
         self._reporter = reporter
         self._capacity = Capacity(root, config.max_bytes)
         self._store = FileStore(root, temporary, durable=config.durable, capacity=self._capacity)
+        self._cleaning = ThreadPoolExecutor(1, thread_name_prefix="clean")
+        self._cleans: Cleans | None = None
         self._puller: Puller | None = None
 
-    def open(self) -> None:
-        """Open the bucket, as often as it takes; blocks."""
-        while self._puller is None:
+    def keep_looking(self) -> None:
+        """Open the bucket, as often as it takes, and look for cleans; never returns."""
+        while True:
             try:
-                bucket = Bucket(self._config.bucket, count=self._reporter.requested)
-                claim(bucket, self._config.server_url)
-            except BucketError:  # the replicator tells why
+                self._look()
+            except (BucketError, OSError):  # of the bucket, the replicator tells why
                 time.sleep(RETRY_SECONDS)
             else:
-                self._puller = Puller(
-                    self._store,
-                    self._temporary,
-                    bucket,
-                    entry_seconds=self._config.entry_seconds,
-                    max_entry_bytes=self._config.max_entry_bytes,
-                    flights=MAX_FLIGHTS,
-                    stored=self._reporter.stored,
-                    noticed=self._reporter.noticed,
-                )
+                time.sleep(CLEANS_SECONDS)
 
-    def pull(self, request: PullRequest) -> None:
-        """Begin to pull, and report the outcome when it is known."""
+    def _look(self) -> None:
+        if self._cleans is None:
+            bucket = Bucket(self._config.bucket, count=self._reporter.requested)
+            claim(bucket, self._config.server_url)
+            self._cleans, self._bucket = Cleans(bucket), bucket
+        new = self._cleans.refresh()
+        if self._puller is None:
+            self._puller = self._new_puller(self._bucket, self._cleans)
+        if new:
+            self._puller.settle()
+        for project, cut in new.items():
+            if has_older(self._store.root, project, cut.stored):
+                self._reporter.cleaned(project)
+
+    def _new_puller(self, bucket: Bucket, cleans: Cleans) -> Puller:
+        return Puller(
+            self._store,
+            self._temporary,
+            bucket,
+            cleans,
+            entry_seconds=self._config.entry_seconds,
+            max_entry_bytes=self._config.max_entry_bytes,
+            flights=MAX_FLIGHTS,
+            stored=self._reporter.stored,
+            noticed=self._reporter.noticed,
+        )
+
+    def take(self, request: PullRequest | CleanRequest) -> None:
+        """Begin to do what is asked for; the outcome is reported when it is known."""
+        if isinstance(request, PullRequest):
+            self._pull(request)
+        else:
+            self._cleaning.submit(self._clean, request)
+
+    def _pull(self, request: PullRequest) -> None:
         key = key_at(PurePath(request.place).parts)
         if self._puller is None or key is None:
             self._reporter.outcome(request.number, Outcome.UNKNOWN)
@@ -143,9 +187,26 @@ class FetcherServer:
             key, lambda: self._reporter.outcome(request.number, Outcome.COMING)
         ).add_done_callback(report)
 
+    def _clean(self, request: CleanRequest) -> None:
+        """Tell all nodes of a clean, and delete what it takes; the second may fail unnoticed."""
+        project = Project(request.account, request.name)
+        cleans, puller = self._cleans, self._puller
+        if cleans is None or puller is None:
+            self._reporter.told(request.number, "the bucket cannot be used")
+            return
+        try:
+            cleans.clean(project)
+        except BucketError as error:
+            self._reporter.told(request.number, str(error))
+            return
+        puller.settle()
+        self._reporter.told(request.number, None)
+        with suppress(BucketError):
+            cleans.remove(project)
+
 
 def run(config: FetcherConfig) -> None:
-    """Pull what is asked for through the channel until its other end is gone.
+    """Do what is asked for through the channel until its other end is gone.
 
     Raises:
         OSError: the storage folder cannot be used.
@@ -156,11 +217,11 @@ def run(config: FetcherConfig) -> None:
     with socket.socket(fileno=config.channel) as channel, channel.makefile("rb") as stream:
         reporter = Reporter(channel)
         server = FetcherServer(config, temporary, reporter)
-        for work in (server.open, reporter.keep_reporting):
+        for work in (server.keep_looking, reporter.keep_reporting):
             threading.Thread(target=work, name=work.__name__, daemon=True).start()
         try:
             while (message := next_message(stream)) is not None:
-                server.pull(decode_request(message))
+                server.take(decode_request(message))
         except ConnectionError:
             pass
     temporary.remove()

@@ -35,7 +35,7 @@ class FetcherConfig(msgspec.Struct, frozen=True):
     max_entry_bytes: int
 
 
-class PullRequest(msgspec.Struct, frozen=True, array_like=True):
+class PullRequest(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Pull the file at `place` (`Key.place`); `number` tells requests apart.
 
     `taken` is what has been stored and reserved, in bytes, if the storage folder is limited.
@@ -44,6 +44,14 @@ class PullRequest(msgspec.Struct, frozen=True, array_like=True):
     number: int
     place: str
     taken: int
+
+
+class CleanRequest(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Tell all nodes that the project `account/name` is cleaned; `number` tells requests apart."""
+
+    number: int
+    account: str
+    name: str
 
 
 class StoredFile(msgspec.Struct, frozen=True, array_like=True):
@@ -81,13 +89,17 @@ class PullReport(msgspec.Struct, frozen=True, array_like=True):
         stored: the files that have been stored.
         noticed: what was wrong.
         requests: the requests to the bucket.
+        told: the cleans that all nodes will hear of, by the numbers of requests, or why they won't.
+        cleaned: projects, each as account and name, that another node has cleaned.
     """
 
     outcomes: list[tuple[int, Outcome]]
     stored: list[StoredFile]
     noticed: list[Noticed]
     requests: list[CountedRequest]
+    told: list[tuple[int, str | None]]
+    cleaned: list[tuple[str, str]]
 
 
-decode_request = msgspec.msgpack.Decoder(PullRequest).decode
+decode_request = msgspec.msgpack.Decoder(PullRequest | CleanRequest).decode
 decode_report = msgspec.msgpack.Decoder(PullReport).decode

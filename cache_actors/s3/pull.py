@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from cache_actors.storage.layout import Project
 
     from .bucket import Bucket, Object
+    from .cleans import Cleans
 
 ARTIFACTS_AT_ONCE = 4
 """Number of artifacts that are pulled at once for one entry."""
@@ -58,10 +59,26 @@ class Unusable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Description:
-    """What the metadata of an object say: SHA-256, and when it was first stored (ns)."""
+    """What is known of an object: its SHA-256, when it was first stored (ns), when put (s)."""
 
     digest: bytes
     stored: int
+    put: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A file whose bytes have come, to be stored under `key`."""
+
+    key: Key
+    described: _Description
+    item: Publication | NewEntry
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        item = self.item
+        return on_disk(item.publication.size if isinstance(item, NewEntry) else item.size)
 
 
 class Puller:
@@ -71,6 +88,7 @@ class Puller:
         store: where they go.
         temporary: the temporary folder of this process, on the same file system.
         bucket: the bucket.
+        cleans: the cleans that it knows of.
         entry_seconds: age in seconds from which an entry in the bucket counts as gone.
         max_entry_bytes: size of the largest entry, in bytes.
         flights: number of calls of `start` that may be under way; none waits for another.
@@ -83,6 +101,7 @@ class Puller:
         store: FileStore,
         temporary: TemporaryFolder,
         bucket: Bucket,
+        cleans: Cleans,
         *,
         entry_seconds: float,
         max_entry_bytes: int,
@@ -93,6 +112,7 @@ class Puller:
         self._store = store
         self._temporary = temporary
         self._bucket = bucket
+        self._cleans = cleans
         self._entry_seconds = entry_seconds
         self._max_entry_bytes = max_entry_bytes
         self._stored = stored
@@ -155,14 +175,23 @@ class Puller:
         if found is None:
             return Outcome.ABSENT
         described = _described(found)
+        if self._is_cleaned(key, described):
+            return Outcome.ABSENT
         with self._store.capacity.reserve(found.size):
-            file = self._received(found, described, found.chunks())
+            file = self._received(described, found.chunks())
             try:
-                self._commits.commit(Publication(key.path(self._store.root), file))
+                publication = Publication(key.path(self._store.root), file)
+                added = self._commits.commit(_Ready(key, described, publication))
             finally:
                 file.discard()
+        if added is None:
+            return Outcome.ABSENT
         self._stored(StoredKey(key, on_disk(found.size)))
         return Outcome.HERE
+
+    def _is_cleaned(self, key: Key, described: _Description) -> bool:
+        """Whether a clean of the project has taken what is described."""
+        return self._cleans.cut(key.project).takes(described.stored, described.put)
 
     def _pull_entry(self, key: Key, coming: Callable[[], None]) -> Outcome:
         name = object_name(self._bucket.config.prefix, key)
@@ -172,22 +201,24 @@ class Puller:
         if found.size > self._max_entry_bytes:
             raise Unusable(f"an entry of {found.size} bytes")
         described = _described(found)
+        if self._is_cleaned(key, described):
+            return Outcome.ABSENT
         body = b"".join(found.chunks())
         if key.kind.has_form is not None and not key.kind.has_form(body):
             raise Unusable("it is no entry")
         coming()
         artifacts = references_in(body)
         with self._store.capacity.reserve(found.size):
-            file = self._received(found, described, [body])
+            file = self._received(described, [body])
             try:
-                return self._add_entry(key, name, artifacts, file)
+                entry = NewEntry(key, Publication(key.path(self._store.root), file), artifacts)
+                return self._add_entry(name, _Ready(key, described, entry), artifacts)
             finally:
                 file.discard()
 
-    def _add_entry(
-        self, key: Key, name: str, artifacts: frozenset[str], file: TemporaryFile
-    ) -> Outcome:
-        """Store an entry whose bytes have come, after the artifacts that it refers to."""
+    def _add_entry(self, name: str, entry: _Ready, artifacts: frozenset[str]) -> Outcome:
+        """Store an entry, the object `name`, after the artifacts that it refers to."""
+        key = entry.key
         for _ in range(ATTEMPTS):
             outcome, missing = self._pull_all(key.project, artifacts)
             if outcome is Outcome.ABSENT:
@@ -195,11 +226,11 @@ class Puller:
                 self._bucket.delete(name)
             if outcome is not Outcome.HERE:
                 return outcome
-            added = self._commits.commit(
-                NewEntry(key, Publication(key.path(self._store.root), file), artifacts)
-            )
+            added = self._commits.commit(entry)
+            if added is None:
+                return Outcome.ABSENT
             if not isinstance(added, MissingArtifact):
-                self._stored(StoredKey(key, on_disk(file.size)))
+                self._stored(StoredKey(key, entry.size))
                 return Outcome.HERE
         return Outcome.UNKNOWN
 
@@ -230,9 +261,7 @@ class Puller:
                 outcomes[each] = flight.result()
         return [outcomes[each] for each in artifacts]
 
-    def _received(
-        self, found: Object, described: _Description, chunks: Iterable[bytes]
-    ) -> TemporaryFile:
+    def _received(self, described: _Description, chunks: Iterable[bytes]) -> TemporaryFile:
         """The bytes of an object in a file that is ready to get its name; it must be discarded.
 
         Raises:
@@ -244,32 +273,41 @@ class Puller:
         try:
             for chunk in chunks:
                 file.write([chunk])
-            return self._prepared(found, described, file)
+            return self._prepared(described, file)
         except BaseException:
             file.discard()
             raise
 
-    def _prepared(
-        self, found: Object, described: _Description, file: TemporaryFile
-    ) -> TemporaryFile:
+    def _prepared(self, described: _Description, file: TemporaryFile) -> TemporaryFile:
         """Check what has come, and make it ready to get its name, with its times and its mark."""
         if file.digest() != described.digest:
             raise Unusable("it has other bytes than were put")
         now = time.time_ns()
         is_ahead = described.stored > now + WRONG_CLOCK_NS
         file.set_time(now if is_ahead else described.stored, used=now)
-        file.mark = Mark(int(found.last_modified), self._bucket.config.target)
+        file.mark = Mark(int(described.put), self._bucket.config.target)
         return self._store.prepare(file)
 
-    def _commit(
-        self, batch: Sequence[Publication | NewEntry]
-    ) -> list[Published | MissingArtifact | OSError]:
+    def settle(self) -> None:
+        """Return when nothing is stored any more that was allowed before a clean was known."""
+        self._commits.settle()
+
+    def _commit(self, batch: Sequence[_Ready]) -> list[_Added]:
         """Give files their names: artifacts, and entries whose artifacts are here."""
-        artifacts = [each for each in batch if isinstance(each, Publication)]
-        entries = [each for each in batch if isinstance(each, NewEntry)]
-        published = iter(self._store.publish(artifacts) if artifacts else [])
-        added = iter(self._entries.add(entries) if entries else [])
-        return [next(published if isinstance(each, Publication) else added) for each in batch]
+        wanted = [each.item for each in batch if not self._is_cleaned(each.key, each.described)]
+        artifacts = [item for item in wanted if isinstance(item, Publication)]
+        entries = [item for item in wanted if isinstance(item, NewEntry)]
+        outcomes: dict[int, _Added] = {}
+        for items, done in (
+            (artifacts, self._store.publish(artifacts) if artifacts else []),
+            (entries, self._entries.add(entries) if entries else []),
+        ):
+            outcomes |= {id(item): each for item, each in zip(items, done, strict=True)}
+        return [outcomes.get(id(each.item)) for each in batch]
+
+
+_Added = Published | MissingArtifact | OSError | None
+"""What becomes of a file that is ready; None if a clean has taken it."""
 
 
 class _Commits:
@@ -278,24 +316,19 @@ class _Commits:
     A file store commits one batch at a time. Whoever gets to it does so for all that wait.
     """
 
-    def __init__(
-        self,
-        commit: Callable[
-            [Sequence[Publication | NewEntry]], Sequence[Published | MissingArtifact | OSError]
-        ],
-    ) -> None:
+    def __init__(self, commit: Callable[[Sequence[_Ready]], Sequence[_Added]]) -> None:
         self._commit = commit
         self._turn = threading.Lock()
         self._lock = threading.Lock()
-        self._waiting: list[tuple[Publication | NewEntry, _Committed]] = []
+        self._waiting: list[tuple[_Ready, Future[_Added]]] = []
 
-    def commit(self, item: Publication | NewEntry) -> Published | MissingArtifact:
+    def commit(self, item: _Ready) -> Published | MissingArtifact | None:
         """Commit `item`.
 
         Raises:
             OSError: the disk failed, or is full.
         """
-        outcome: _Committed = Future()
+        outcome: Future[_Added] = Future()
         with self._lock:
             self._waiting.append((item, outcome))
         with self._turn:
@@ -314,8 +347,10 @@ class _Commits:
             raise found
         return found
 
-
-_Committed = Future[Published | MissingArtifact | OSError]
+    def settle(self) -> None:
+        """Return when the batch that is just being committed is."""
+        with self._turn:
+            pass
 
 
 def _described(found: Object) -> _Description:
@@ -329,7 +364,7 @@ def _described(found: Object) -> _Description:
         raise Unusable("its metadata are not those of this version")
     if not found.size:
         raise Unusable("it is empty")
-    return _Description(bytes.fromhex(digest), int(stored))
+    return _Description(bytes.fromhex(digest), int(stored), found.last_modified)
 
 
 def _reason(error: BucketError | OSError) -> str:

@@ -13,6 +13,7 @@ import pytest
 from cache_actors.kinds import Kind
 from cache_actors.s3.breaker import MAX_FAILURES
 from cache_actors.s3.bucket import SMALL_BYTES, Object
+from cache_actors.s3.cleans import Cleans
 from cache_actors.s3.errors import Unreachable
 from cache_actors.s3.names import SHA256, STORED, object_name
 from cache_actors.s3.outcome import Outcome
@@ -21,7 +22,7 @@ from cache_actors.s3.push import Pushed, Pusher
 from cache_actors.storage.capacity import Capacity
 from cache_actors.storage.errors import NoRoom, Shortage
 from cache_actors.storage.files.store import FileStore
-from cache_actors.storage.files.temporary import TemporaryFolder
+from cache_actors.storage.files.temporary import TemporaryFile, TemporaryFolder
 from cache_actors.storage.layout import TEMPORARY, Key, StoredKey
 from tests.storage.stores import fail
 from tests.support.stored import artifact_id, body_of
@@ -45,6 +46,7 @@ class Node:
     disk: Disk
     store: FileStore
     puller: Puller
+    cleans: Cleans
     stored: list[StoredKey] = field(default_factory=list)
     noticed: list[tuple[str, Key]] = field(default_factory=list)
 
@@ -63,17 +65,19 @@ def node(tmp_path: Path, bucket: WatchedBucket) -> Iterator[Node]:
     store = FileStore(root, temporary, durable=True, capacity=Capacity(root))
     stored: list[StoredKey] = []
     noticed: list[tuple[str, Key]] = []
+    cleans = Cleans(bucket)
     puller = Puller(
         store,
         temporary,
         bucket,
+        cleans,
         entry_seconds=WEEK,
         max_entry_bytes=100_000,
         flights=4,
         stored=stored.append,
         noticed=lambda what, key, _reason: noticed.append((what, key)),
     )
-    yield Node(Disk(root), store, puller, stored, noticed)
+    yield Node(Disk(root), store, puller, cleans, stored, noticed)
     assert [file for file in (root / TEMPORARY).rglob("*") if file.is_file()] == []
     temporary.remove()
 
@@ -336,3 +340,38 @@ def test_time_from_a_clock_far_ahead_is_replaced_by_the_present(
     pusher.push(key)
     assert node.pull(key) is Outcome.HERE
     assert key.path(node.disk.root).stat().st_mtime_ns < ahead - 39 * DAY * 10**9
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_what_a_clean_has_taken_is_absent_whenever_it_gets_to_the_bucket(
+    node: Node, disk: Disk, bucket: WatchedBucket, pusher: Pusher, kind: Kind
+) -> None:
+    key = Key(APP, kind, "ab" * 32)
+    disk.write(key, body_of("dg=="))
+    Cleans(bucket).clean(APP)
+    pusher.push(key)
+    node.cleans.refresh()
+    assert node.pull(key) is Outcome.ABSENT
+    disk.write(key, body_of("dg=="))
+    pusher.push(key)
+    assert node.pull(key) is Outcome.HERE
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_what_a_clean_takes_while_it_is_pulled_is_not_stored(
+    node: Node, disk: Disk, bucket: WatchedBucket, pusher: Pusher, kind: Kind
+) -> None:
+    key = Key(APP, kind, "ab" * 32)
+    disk.write(key, body_of("dg=="))
+    pusher.push(key)
+    prepare = node.store.prepare
+
+    def clean_first(file: TemporaryFile) -> TemporaryFile:
+        Cleans(bucket).clean(APP)
+        node.cleans.refresh()
+        return prepare(file)
+
+    node.store.prepare = clean_first  # type: ignore[method-assign]
+    assert node.pull(key) is Outcome.ABSENT
+    assert not node.has(key)
+    assert node.stored == []

@@ -347,6 +347,41 @@ def fetcher_of(node: Site) -> int:
     )
 
 
+@pytest.mark.parametrize(
+    "hears", ["at its start", pytest.param("as it runs", marks=pytest.mark.nightly)]
+)
+def test_clean_on_one_node_is_one_on_all(
+    one: Site, bucket: S3Bucket, shared_tuist: HeldTuist, hears: str
+) -> None:
+    cas_id, kv_id = stored(one, bucket, project=OTHER)
+    with running_node(shared_tuist, bucket) as late:
+        eventually(lambda: read(late, kv_path(kv_id), project=OTHER)[0] == 200)
+        if hears == "at its start":
+            late.service.stop()
+        assert one.ask("DELETE", "/api/cache/clean", project=OTHER).status_code == 204
+        if hears == "at its start":
+            late.start_again()
+        again, _ = stored(one, bucket, b"again", project=OTHER)
+        for path in cas_path(cas_id), kv_path(kv_id):
+            assert read(one, path, project=OTHER)[0] == 404
+            eventually(lambda: read(late, path, project=OTHER)[0] == 404)  # noqa: B023
+        assert read(one, cas_path(again), project=OTHER) == (200, b"again")
+        assert read(late, cas_path(again), project=OTHER) == (200, b"again")
+
+
+def test_clean_that_the_bucket_does_not_hear_of_is_one_here_and_says_so(
+    other: Site, proxy: FaultProxy
+) -> None:
+    cas_id = other.stored(b"bytes", project=OTHER)
+    proxy.fault = lambda method, _path: Refuse(503) if method == "PUT" else None
+    answer = other.ask("DELETE", "/api/cache/clean", project=OTHER)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert "could not be told" in answer.json()["message"]
+    proxy.fault = lambda _method, _path: None
+    eventually(lambda: read(other, cas_path(cas_id), project=OTHER)[0] == 404)
+    eventually(lambda: other.ask("DELETE", "/api/cache/clean", project=OTHER).status_code == 204)
+
+
 @pytest.mark.nightly  # eviction leaves alone what was just used, and tries again in half a minute
 def test_without_nginx_and_on_a_disk_smaller_than_the_cache_all_that_is_shared_is_answered(
     one: Site, bucket: S3Bucket, shared_tuist: HeldTuist, tmp_path: Any
