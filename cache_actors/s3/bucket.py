@@ -191,6 +191,16 @@ class Bucket:
             for each in page:
                 yield Listed(each["path"], each["size"], each["last_modified"].timestamp())
 
+    def signed_url(self, name: str) -> str:
+        """A URL that reads the object `name`, for a minute and without credentials.
+
+        Raises:
+            BucketError: there are no credentials.
+        """
+        with self._request("sign"):
+            store: Any = self._store(SMALL_SECONDS)
+            return str(self._obstore.sign(store, "GET", name, timedelta(minutes=1)))
+
     def _store(self, seconds: float) -> ObjectStore:
         """The connections for requests that may take so long; the library has one limit for all."""
         with self._connecting:
@@ -248,7 +258,10 @@ def connect_s3(config: BucketConfig, seconds: float) -> ObjectStore:
     }
     if config.ca_file is not None:
         options["root_certificate"] = Path(config.ca_file).read_bytes()
-    named: dict[str, Any] = {"virtual_hosted_style_request": not config.path_style}
+    named: dict[str, Any] = {
+        "virtual_hosted_style_request": not config.path_style,
+        "disable_bulk_delete": True,  # which not all servers have, and which answers in its own way
+    }
     if config.endpoint is not None:
         named["endpoint"] = config.endpoint if config.path_style else _with_bucket(config)
     if config.region is not None:
