@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
+import certifi
+
 from .breaker import Breaker
 from .errors import BucketError, Misconfigured, Unreachable, error_of, is_missing_object
 
@@ -248,7 +250,10 @@ def seconds_for(size: int) -> float:
 
 
 def connect_s3(config: BucketConfig, seconds: float) -> ObjectStore:
-    """Open the bucket `config` for requests that take `seconds` at most; nothing is sent yet."""
+    """Open the bucket `config` for requests that take `seconds` at most; nothing is sent yet.
+
+    It trusts the certificates of the system, of certifi, and of the configuration.
+    """
     from obstore.store import S3Store
 
     options: dict[str, Any] = {
@@ -256,8 +261,10 @@ def connect_s3(config: BucketConfig, seconds: float) -> ObjectStore:
         "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
         "timeout": timedelta(seconds=seconds),
     }
+    certificates = [Path(certifi.where())]
     if config.ca_file is not None:
-        options["root_certificate"] = Path(config.ca_file).read_bytes()
+        certificates.append(Path(config.ca_file))
+    options["root_certificate"] = b"\n".join(each.read_bytes() for each in certificates)
     named: dict[str, Any] = {
         "virtual_hosted_style_request": not config.path_style,
         "disable_bulk_delete": True,  # which not all servers have, and which answers in its own way
