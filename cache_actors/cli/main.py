@@ -260,6 +260,23 @@ def clean(storage: Path, handles: str) -> None:
 
 
 @main.command()
+@click.option("--wait", is_flag=True, help="Go on until all is there, also while S3 is down.")
+@click.option("--again", is_flag=True, help="Put all files, also those that should be there.")
+def share(wait: bool, again: bool) -> None:
+    """Put all that is stored into the bucket, in the same environment as the service.
+
+    The service does this by itself; this is for a node that is given up (--wait), and for a bucket
+    that was emptied (--again). Run it as the service's user. Exit status: 0, all is there; 1, files
+    are left; 2, it cannot run; 3, another process does the same; 130, it was interrupted.
+    """
+    from cache_actors.settings import load_settings
+
+    from .share import run_share
+
+    _exit_with(lambda: run_share(load_settings(), wait=wait, again=again))
+
+
+@main.command()
 @_STORAGE
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def usage(storage: Path, as_json: bool) -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
+import certifi
+
 from .breaker import Breaker
 from .errors import BucketError, Misconfigured, Unreachable, error_of, is_missing_object
 
@@ -191,6 +193,16 @@ class Bucket:
             for each in page:
                 yield Listed(each["path"], each["size"], each["last_modified"].timestamp())
 
+    def signed_url(self, name: str) -> str:
+        """A URL that reads the object `name`, for a minute and without credentials.
+
+        Raises:
+            BucketError: there are no credentials.
+        """
+        with self._request("sign"):
+            store: Any = self._store(SMALL_SECONDS)
+            return str(self._obstore.sign(store, "GET", name, timedelta(minutes=1)))
+
     def _store(self, seconds: float) -> ObjectStore:
         """The connections for requests that may take so long; the library has one limit for all."""
         with self._connecting:
@@ -238,7 +250,10 @@ def seconds_for(size: int) -> float:
 
 
 def connect_s3(config: BucketConfig, seconds: float) -> ObjectStore:
-    """Open the bucket `config` for requests that take `seconds` at most; nothing is sent yet."""
+    """Open the bucket `config` for requests that take `seconds` at most; nothing is sent yet.
+
+    It trusts the certificates of the system, of certifi, and of the configuration.
+    """
     from obstore.store import S3Store
 
     options: dict[str, Any] = {
@@ -246,9 +261,14 @@ def connect_s3(config: BucketConfig, seconds: float) -> ObjectStore:
         "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
         "timeout": timedelta(seconds=seconds),
     }
+    certificates = [Path(certifi.where())]
     if config.ca_file is not None:
-        options["root_certificate"] = Path(config.ca_file).read_bytes()
-    named: dict[str, Any] = {"virtual_hosted_style_request": not config.path_style}
+        certificates.append(Path(config.ca_file))
+    options["root_certificate"] = b"\n".join(each.read_bytes() for each in certificates)
+    named: dict[str, Any] = {
+        "virtual_hosted_style_request": not config.path_style,
+        "disable_bulk_delete": True,  # which not all servers have, and which answers in its own way
+    }
     if config.endpoint is not None:
         named["endpoint"] = config.endpoint if config.path_style else _with_bucket(config)
     if config.region is not None:

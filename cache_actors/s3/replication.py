@@ -128,6 +128,7 @@ class Replication:
         entries: whether files of kinds that refer to others are pushed too.
         finished: called by any thread with each file that is finished with.
         log: called with what else has gone wrong, in one line.
+        patient: whether pushes wait while the bucket cannot be asked; else they are left.
 
     Raises:
         Misconfigured: files in `root` cannot be marked.
@@ -143,6 +144,7 @@ class Replication:
         entries: bool,
         finished: Callable[[Finished], None],
         log: Callable[[str], None],
+        patient: bool = True,
     ) -> None:
         self._root = root
         self._bucket = bucket
@@ -151,6 +153,7 @@ class Replication:
         self._entries = entries
         self._finished = finished
         self._log = log
+        self._patient = patient
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)  # there is something to push
         self._progress = threading.Condition(self._lock)  # something was pushed, or is to be found
@@ -382,6 +385,8 @@ class Replication:
             try:
                 pushed = self._pusher.push(key, self._oldest)
             except BreakerOpen as error:
+                if not self._patient:
+                    return None, str(error)
                 self._was_open = True
                 self._stop.wait(min(error.seconds, MAX_BREAK_SECONDS) * random.uniform(1, 1.1))  # noqa: S311
             except BucketError as error:

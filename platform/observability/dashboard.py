@@ -307,6 +307,60 @@ ROWS = {
             {"{{instance}}": f"min by (instance) ({now('cache_actors_youngest_evicted_seconds')})"},
         ),
     ),
+    "Bucket": (
+        Panel(
+            "Not in the bucket",
+            "Files that are stored here alone, so far; and those evicted before that, in a second.",
+            "short",
+            {
+                "{{instance}}": total("instance", now("cache_actors_replication_backlog_files")),
+                "{{instance}} dropped": total(
+                    "instance", rate("cache_actors_replication_dropped_total")
+                ),
+            },
+        ),
+        Panel(
+            "Their bytes",
+            "What a disk that is lost now would take along.",
+            "bytes",
+            {"{{instance}}": total("instance", now("cache_actors_replication_backlog_bytes"))},
+        ),
+        Panel(
+            "The oldest of them",
+            "How long it has waited. Above some seconds: the bucket is slow, or down.",
+            "s",
+            {
+                "{{instance}}": (
+                    f"max by (instance) ({now('cache_actors_replication_oldest_seconds')})"
+                ),
+                "{{instance}} is down": (
+                    f"max by (instance) ({now('cache_actors_shared_breaker_open')})"
+                ),
+            },
+        ),
+        Panel(
+            "Lag",
+            "From the storing of a file to its being in the bucket.",
+            "s",
+            quantiles("", "cache_actors_replication_lag_seconds"),
+        ),
+        Panel(
+            "Requests to the bucket",
+            "By what has become of them. S3 has to be paid for by their number.",
+            "reqps",
+            {
+                "{{op}} {{outcome}}": total(
+                    "op, outcome", rate("cache_actors_shared_requests_total")
+                )
+            },
+        ),
+        Panel(
+            "How long they take",
+            "From a request to its answer.",
+            "s",
+            quantiles("op", "cache_actors_shared_seconds"),
+        ),
+    ),
     "Process": (
         Panel(
             "CPU",

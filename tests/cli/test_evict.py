@@ -82,6 +82,7 @@ def test_least_recently_used_go_and_json_says_so(stored: Stored) -> None:
         "stored_artifacts": left,
         "stored_entries": 0,
         "stored_bytes": left * BLOCK_BYTES,
+        "dropped": 0,
     }
 
 

@@ -7,10 +7,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from cache_actors.access.grants import Access
 from cache_actors.metrics.registry import Metrics
 from cache_actors.metrics.request_event import STATUSES, RequestEvent, Responder, Route
+from cache_actors.s3.status import SharedMonitor
 from cache_actors.storage.eviction.last_pass import PassReport
 from cache_actors.storage.eviction.status import EvictionMonitor
 from cache_actors.storage.health import StorageHealth
 from cache_actors.supervision import State, Status
+
+OUTCOMES = ("ok", "missing", "unreachable", "slowdown", "misconfigured", "rejected")
 
 TREE = Status(
     "root",
@@ -36,7 +39,13 @@ def told_metrics() -> Metrics:
     evictions.note(used=0.5, high_watermark=0.85)
     evictions.note_failure("the disk cannot be read")
     evictions.note_pass(PassReport(100.0, 2.0, 10, 20, 3000, 60.0, 7, 8, 9000))
-    metrics = Metrics(lambda: TREE, health.status, evictions.status)
+    shared = SharedMonitor()
+    shared.note_backlog(3, 4096, 1.5)
+    metrics = Metrics(lambda: TREE, health.status, evictions.status, shared.status)
+    for operation in "put", "get", "delete", "list":
+        for outcome in OUTCOMES:
+            metrics.shared_requested(operation, outcome, 0.01)
+    metrics.replicated(0.2)
     for by in Responder:
         for route in Route:
             for status in 0, *STATUSES.values():

@@ -116,6 +116,18 @@ BUSY = PLAIN | {
         3.2 * DAY,
     ),
 }
+SHARING = BUSY | {
+    "shared": {
+        "state": "unreachable",
+        "reason": "no connection",
+        "seconds": 95.2,
+        "backlog_files": 1204,
+        "backlog_bytes": 8_412_345_678,
+        "oldest_seconds": 130.2,
+        "dropped": 7,
+    }
+}
+SHARED = PLAIN | {"shared": {"state": "ok"}}
 EVICTING = BUSY | {"eviction": EVICTION}
 NOT_YET_EVICTED = PLAIN | {"eviction": {"used_percent": 12, "last_pass": None}}
 

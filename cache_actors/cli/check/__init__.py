@@ -15,6 +15,7 @@ import msgspec
 
 from cache_actors.settings import BadSettings, load_settings
 
+from .bucket import check_bucket
 from .nginx import check_nginx_and_host, check_nginx_log
 from .reads import check_reads
 from .result import CheckResult, Verdict
@@ -75,6 +76,7 @@ def check(nginx_config: Path | None, through: NginxProbe | None) -> Iterator[Che
         has_bucket = settings.s3_bucket is not None
         yield CheckResult("settings", Verdict.OK, "all values are allowed")
         yield from check_storage(settings)
+        yield from check_bucket(settings)
         yield from check_sockets(settings)
         yield from check_nginx_log(settings)
         yield from check_tuist(settings)

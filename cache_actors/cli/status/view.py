@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from cache_actors.http.routes.up_schema import Eviction, Health, Node, Storage
+    from cache_actors.http.routes.up_schema import Eviction, Health, Node, Shared, Storage
     from cache_actors.metrics.recent import Figures
 
 _STYLES = {
@@ -64,6 +64,8 @@ def _summary(health: Health) -> Iterator[Text]:
         yield _line(_traffic(health.recent))
     if health.storage:
         yield _line("Storage", _styled(health.storage.state), _room(health.storage))
+    if health.shared is not UNSET:
+        yield _line("Bucket", _styled(health.shared.state), _backlog(health.shared))
     if health.nginx and health.nginx.troubles:
         troubles = ", ".join(printable(each.replace("_", " ")) for each in health.nginx.troubles)
         yield _line("nginx:", Text(troubles, style=_TROUBLE))
@@ -92,6 +94,16 @@ def _room(storage: Storage) -> str:
     free = [f"{format_bytes(storage.free_bytes)} free"] if storage.free_bytes is not None else []
     free += [f"{storage.free_inodes:,} inodes free"] if storage.free_inodes is not None else []
     return ", ".join([*since, *reason, *free])
+
+
+def _backlog(shared: Shared) -> str:
+    since = [f"for {format_seconds(shared.seconds)}"] if shared.seconds is not None else []
+    reason = [printable(shared.reason)] if shared.reason else []
+    left = f"{shared.backlog_files:,} files to go, {format_bytes(shared.backlog_bytes)}"
+    waiting = [f"the oldest for {format_seconds(shared.oldest_seconds)}"]
+    backlog = [left, *waiting] if shared.backlog_files else ["nothing to go"]
+    lost = [f"{shared.dropped:,} evicted before they were there"] if shared.dropped else []
+    return ", ".join([*since, *reason, *backlog, *lost])
 
 
 def _evicted(eviction: Eviction) -> str:

@@ -66,6 +66,15 @@ def test_traffic_storage_and_eviction_are_a_line_each() -> None:
     assert "- requests/s, - hits" in drawn(up_answers.SILENT)
 
 
+def test_bucket_is_a_line_if_there_is_one() -> None:
+    assert (
+        "Bucket unreachable for 1 min 35 s, no connection, 1,204 files to go, 8.4 GB, "
+        "the oldest for 2 min 10 s, 7 evicted before they were there\n"
+    ) in drawn(up_answers.SHARING)
+    assert "Bucket ok nothing to go\n" in drawn(up_answers.SHARED)
+    assert "Bucket" not in drawn(up_answers.PLAIN)
+
+
 def test_each_worker_has_its_tree() -> None:
     picture = drawn(up_answers.WORKERS)
     assert row(picture, "worker_2").startswith("running 1")

@@ -251,6 +251,16 @@ def test_eviction_is_shown(browser: Browser, service: StandIn) -> None:
     assert "eviction" not in shown(browser, service, up_answers.PLAIN)
 
 
+def test_bucket_is_shown_if_there_is_one(browser: Browser, service: StandIn) -> None:
+    text = shown(browser, service, up_answers.SHARING)
+    assert "unreachable" in text
+    assert "no connection" in text
+    assert "1,204 files" in text
+    assert "8.4 GB, the oldest for 2 min 10 s, 7 evicted before" in text
+    assert "0 files" in shown(browser, service, up_answers.SHARED)
+    assert "bucket" not in shown(browser, service, up_answers.PLAIN).lower()
+
+
 def test_each_worker_has_its_tree(browser: Browser, service: StandIn) -> None:
     shown(browser, service, up_answers.WORKERS)
     assert "restarts 0" in card(browser, "worker_1] [data-name=kv_store")

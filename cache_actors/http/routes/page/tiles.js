@@ -23,10 +23,29 @@ function trafficTiles(recent) {
   ].map((plot) => plotted({ ...plot, stepSeconds: recent.step_seconds }));
 }
 
-/** How writing goes, what room there is, and what the last eviction did, as far as it is told. */
+/** How writing goes, what room there is, what the last eviction did, and how the bucket is, as far as it is told. */
 function storageTiles(health) {
   const { storage } = health;
-  return [...(storage ? roomTiles(storage) : []), ...evictionTiles(health.eviction)];
+  return [
+    ...(storage ? roomTiles(storage) : []),
+    ...evictionTiles(health.eviction),
+    ...bucketTiles(health.shared),
+  ];
+}
+
+function bucketTiles(shared) {
+  if (!shared) return [];
+  const since = shared.seconds == null ? null : `for ${inTime(shared.seconds)}`;
+  const fails = !["ok", "starting"].includes(shared.state);
+  const left = shared.backlog_files ?? 0;
+  return [
+    tile("Bucket", shared.state, shared.reason ?? since, fails ? "bad" : "good"),
+    tile("Not in the bucket", inWords(left, "file", "files"), [
+      left ? inBytes(shared.backlog_bytes) : null,
+      left ? `the oldest for ${inTime(shared.oldest_seconds)}` : null,
+      shared.dropped ? `${inFigures(shared.dropped)} evicted before` : null,
+    ].filter(Boolean).join(", ")),
+  ];
 }
 
 function roomTiles(storage) {

@@ -1,0 +1,130 @@
+"""`cache-actors share`: puts all that is stored into the bucket, with or without a service."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import click
+
+from cache_actors.errors import CommandError
+from cache_actors.s3.bucket import Bucket
+from cache_actors.s3.config import bucket_config
+from cache_actors.s3.errors import BucketError
+from cache_actors.s3.installation import claim
+from cache_actors.s3.push import Pushed
+from cache_actors.s3.replication import Finished, Replication
+from cache_actors.s3.walk import WalkRunning
+
+if TYPE_CHECKING:
+    from cache_actors.settings import Settings
+
+EXIT_LEFT = 1
+"""Exit status: some files could not be put."""
+
+EXIT_RUNNING = 3
+"""Exit status: another process walks through the storage."""
+
+EXIT_INTERRUPTED = 130
+"""Exit status: interrupted (128 + SIGINT). What was put by then is marked."""
+
+RETRY_SECONDS = 2.0
+"""Pause before what is left is tried again, in seconds."""
+
+
+class CannotShare(CommandError):
+    """Nothing can be put into the bucket; the message says why."""
+
+
+def run_share(settings: Settings, *, wait: bool, again: bool) -> int:
+    """Put what is not in the bucket there, print how many files, and return the exit status.
+
+    Args:
+        settings: the service's settings.
+        wait: whether to go on until all is there, whatever becomes of the bucket meanwhile.
+        again: whether to put all files, also those that are marked as being there.
+
+    Raises:
+        CannotShare: there is no bucket, it cannot be used, or the storage cannot be read.
+    """
+    config = bucket_config(settings)
+    if config is None:
+        raise CannotShare("S3_BUCKET is not set")
+    share = _Share(settings, wait=wait)
+    again_before = time.time() if again else None
+    try:
+        bucket = Bucket(config)
+        replication = Replication(
+            settings.cas_storage_dir,
+            bucket,
+            concurrency=settings.s3_concurrency,
+            entries=settings.s3_entries,
+            finished=share.finished,
+            log=share.say,
+            patient=wait,
+        )
+        share.claim(bucket)
+        replication.start()
+        left = share.walk(replication, again_before)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except WalkRunning as error:
+        click.echo(str(error), err=True)
+        return EXIT_RUNNING
+    except BucketError as error:
+        raise CannotShare(f"The bucket cannot be used: {error}") from error
+    except OSError as error:
+        where = error.filename or settings.cas_storage_dir
+        raise CannotShare(f"Cannot read {where}: {error.strerror}") from error
+    click.echo(f"Put into the bucket: {share.done} files" + (f"; left: {left}" if left else ""))
+    return EXIT_LEFT if left else 0
+
+
+class _Share:
+    """One run of the command.
+
+    Attributes:
+        done: number of files that were put.
+    """
+
+    def __init__(self, settings: Settings, *, wait: bool) -> None:
+        self.done = 0
+        self._settings = settings
+        self._wait = wait
+        self._reasons: Counter[str] = Counter()
+
+    def finished(self, file: Finished) -> None:
+        """Count a file, and say why one is left; each reason once."""
+        self.done += file.outcome is Pushed.DONE
+        if file.reason is not None and self._reasons[file.reason] == 0:
+            self._reasons[file.reason] += 1
+            self.say(f"{file.key.place}: {file.reason}")
+
+    def say(self, line: str) -> None:
+        """Print a line about something that has gone wrong."""
+        click.echo(line, err=True)
+
+    def claim(self, bucket: Bucket) -> None:
+        """Claim the prefix; if it waits, until the bucket answers."""
+        while True:
+            try:
+                return claim(bucket, str(self._settings.server_url))
+            except BucketError as error:
+                if not self._wait:
+                    raise
+                self.say(f"The bucket cannot be used: {error}")
+            time.sleep(RETRY_SECONDS)
+
+    def walk(self, replication: Replication, again_before: float | None) -> int:
+        """Walk once or, if it waits, until nothing is left; return the number of files left."""
+        while True:
+            try:
+                left = replication.walk(again_before)
+            except WalkRunning:
+                if not self._wait:
+                    raise
+                left = -1
+            if left == 0 or not self._wait:
+                return left
+            time.sleep(RETRY_SECONDS)
