@@ -187,9 +187,10 @@ class Replicator(Actor):
             self._log("replicator_process_died", reason=reason)
             for place in list(self._pending):
                 self._settle(place)
-            is_sound = trio.current_time() - began > MAX_RESTART_SECONDS
-            pause = RESTART_SECONDS if is_sound else min(2 * pause, MAX_RESTART_SECONDS)
+            if trio.current_time() - began > MAX_RESTART_SECONDS:
+                pause = RESTART_SECONDS
             await trio.sleep(pause)
+            pause = min(2 * pause, MAX_RESTART_SECONDS)
 
     async def _run_process(self) -> str:
         """Run a process until it dies, and return the reason."""

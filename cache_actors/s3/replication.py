@@ -9,7 +9,7 @@ other.
 
 A push is tried until it ends. While the bucket cannot be asked (`breaker.py`), threads wait. A file
 that fails `ATTEMPTS` times by itself is left to the next walk, as is an entry whose artifacts have
-not come yet. There is a walk every hour; after a minute if something was left, and then at growing
+not come yet. There is a walk every hour; after seconds if something was left, and then at growing
 intervals; and soon after an outage.
 """
 
@@ -53,11 +53,9 @@ MAX_BREAK_SECONDS = 1.0
 WALK_SECONDS = 3600.0
 """Pause in seconds after a walk that has left nothing."""
 
-RETRY_WALK_SECONDS = 60.0
-"""Pause in seconds after a walk that has left something; it doubles up to `WALK_SECONDS`."""
-
 WALK_SOON_SECONDS = 5.0
-"""Pause in seconds before a walk after an outage, or after more was announced than could wait."""
+"""Pause in seconds before a walk after an outage, or after more was announced than could wait, and
+after a walk that has left something, or found another one running: then it doubles each time."""
 
 NICENESS = 10
 
@@ -239,7 +237,7 @@ class Replication:
         """
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
-        pause = RETRY_WALK_SECONDS
+        pause = WALK_SOON_SECONDS
         while self._await_walk():
             try:
                 is_complete = self.walk() == 0
@@ -250,7 +248,7 @@ class Replication:
             with self._lock:
                 due = time.monotonic() + (WALK_SECONDS if is_complete else pause)
                 self._walk_at = min(self._walk_at, due)
-            pause = RETRY_WALK_SECONDS if is_complete else min(2 * pause, WALK_SECONDS)
+            pause = WALK_SOON_SECONDS if is_complete else min(2 * pause, WALK_SECONDS)
 
     def walk(self, again_before: float | None = None) -> int:
         """Push all files that are not in the bucket, and return the number of those left; blocks.

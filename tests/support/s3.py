@@ -260,6 +260,7 @@ class Refuse(Fault):
         raise Broken
 
 
+@dataclass(frozen=True)
 class Reset(Fault):
     """The connection is reset (RST)."""
 
@@ -270,6 +271,7 @@ class Reset(Fault):
         raise Broken
 
 
+@dataclass(frozen=True)
 class Silence(Fault):
     """No answer, ever: until the proxy ends, or a test sets its `release`."""
 
@@ -303,6 +305,7 @@ class Cut(Fault):
         return data[: self.size]
 
 
+@dataclass(frozen=True)
 class Garble(Fault):
     """The answer has other bytes, as many as the right ones."""
 

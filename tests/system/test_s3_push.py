@@ -1,7 +1,13 @@
 """What is stored goes to a bucket, on a real S3 server, whatever becomes of the way there."""
 
+import itertools
+import os
+import random
+import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -64,8 +70,18 @@ def dangling(bucket: S3Bucket) -> list[str]:
         for name in names
         if (key := key_of("", name)) and key.kind.refers
         for artifact in references_in(bucket.get(name))
-        if object_name("", Key(key.project, Kind.CAS, artifact)) not in names
+        if not is_there(bucket, object_name("", Key(key.project, Kind.CAS, artifact)), names)
     ]
+
+
+def is_there(bucket: S3Bucket, name: str, names: set[str]) -> bool:
+    """Whether there is an object, which may have been put after these were listed."""
+    if name in names:
+        return True
+    with suppress(FileNotFoundError):
+        bucket.get(name)
+        return True
+    return False
 
 
 def puts(service: Service) -> float:
@@ -166,3 +182,82 @@ def test_outage_refuses_no_upload_and_all_is_sent_after_it(
         text = service.log.read_text()
         assert environment["AWS_SECRET_ACCESS_KEY"] not in text
         assert environment["AWS_ACCESS_KEY_ID"] not in text
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(60, marks=pytest.mark.nightly)])
+def test_kills_at_any_time_lose_nothing_and_leave_no_entry_without_its_artifact(
+    tmp_path: Path, tuist: StandInTuist, s3_bucket: S3Bucket, kills: int
+) -> None:
+    chance = random.Random(kills)
+    numbers = itertools.count()
+    keys: list[Key] = []
+    with service_with(tmp_path, tuist, s3_bucket.settings()) as service:
+        for kill in range(kills):
+            with ThreadPoolExecutor(8) as threads:
+                some = [next(numbers) for _ in range(chance.randrange(8, 40))]
+                for pair in threads.map(partial(store, service), some):
+                    keys += pair
+            if kill % 3 == 0:
+                service.kill()
+                assert dangling(s3_bucket) == []
+                service.start()
+            else:
+                eventually(lambda: replicators(service))
+                for pid in replicators(service):
+                    os.kill(pid, signal.SIGKILL)
+        eventually(lambda: is_shared(service))
+        eventually(lambda: has(s3_bucket, *keys))
+    assert dangling(s3_bucket) == []
+
+
+@pytest.mark.nightly
+def test_server_that_stands_still_in_the_middle_of_pushes(
+    tmp_path: Path, tuist: StandInTuist, s3_bucket: S3Bucket
+) -> None:
+    with service_with(tmp_path, tuist, s3_bucket.settings()) as service:
+        keys = [key for number in range(100) for key in store(service, number)]
+        with s3_bucket.server.stopped():
+            keys += [key for number in range(100, 150) for key in store(service, number)]
+            eventually(lambda: shared(service)["state"] == "unreachable")
+            assert service.up("/ready").status_code == 200
+            service.stop()
+            service.start()
+            keys += [key for number in range(150, 200) for key in store(service, number)]
+        eventually(lambda: has(s3_bucket, *keys))
+        eventually(lambda: is_shared(service))
+    assert dangling(s3_bucket) == []
+
+
+@pytest.mark.nightly
+def test_full_disk_with_the_bucket_down_drops_last_what_is_not_there(
+    tmp_path: Path, tuist: StandInTuist, s3_bucket: S3Bucket, s3_proxy: FaultProxy
+) -> None:
+    environment = s3_bucket.settings(s3_proxy.url) | {
+        "STORAGE_MAX_BYTES": "1000000",
+        "DISK_HIGH_WATERMARK_PERCENT": "60",
+        "DISK_TARGET_PERCENT": "50",
+    }
+    with service_with(tmp_path, tuist, environment) as service:
+        early = [key for number in range(30) for key in store(service, number)]
+        eventually(lambda: has(s3_bucket, *early))
+        eventually(lambda: is_shared(service))
+        s3_proxy.fault = lambda *_: Refuse(503, "SlowDown")
+        late: list[Key] = []
+        numbers = itertools.count(100)
+        with client_of(service.url) as client:
+
+            def has_dropped() -> bool:
+                key = Key(APP, Kind.CAS, artifact_id(next(numbers)))
+                status = client.post(f"/api/cache/cas/{key.id}", content=b"late").status_code
+                assert status in (204, 507)
+                late.extend([key] * (status == 204))
+                return bool(shared(service)["dropped"])
+
+            eventually(has_dropped)
+        assert not any(key.path(service.storage).exists() for key in early)
+        s3_proxy.fault = lambda *_: None
+        eventually(lambda: is_shared(service))
+        left = [key for key in late if key.path(service.storage).exists()]
+        assert left
+        assert has(s3_bucket, *left)
+    assert dangling(s3_bucket) == []
