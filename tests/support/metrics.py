@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from prometheus_client.parser import text_string_to_metric_families
 
 from cache_actors.access.grants import Access
+from cache_actors.kinds import Kind
 from cache_actors.metrics.registry import Metrics
 from cache_actors.metrics.request_event import STATUSES, RequestEvent, Responder, Route
+from cache_actors.s3.outcome import Outcome
 from cache_actors.s3.status import SharedMonitor
 from cache_actors.storage.eviction.last_pass import PassReport
 from cache_actors.storage.eviction.status import EvictionMonitor
@@ -46,6 +48,11 @@ def told_metrics() -> Metrics:
         for outcome in OUTCOMES:
             metrics.shared_requested(operation, outcome, 0.01)
     metrics.replicated(0.2)
+    for label in (each.label for each in Kind):
+        for found in Outcome.HERE, Outcome.ABSENT, Outcome.UNKNOWN:
+            metrics.pulled(label, found)
+    for trouble in "dangling", "unusable":
+        metrics.pull_noticed(trouble)
     for by in Responder:
         for route in Route:
             for status in 0, *STATUSES.values():

@@ -242,3 +242,45 @@ def test_log_of_answers_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyP
     log.symlink_to(tmp_path)
     [finding] = log_findings(log)
     assert "is no file" in finding.text
+
+
+WITH_BUCKET = nginx_config(
+    NginxOptions(
+        listen="127.0.0.1:8080",
+        upstream="127.0.0.1:4000",
+        storage=Path("/cas"),
+        runtime=Path("/run/nginx"),
+        open_files=32_768,
+        bucket=True,
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "has_bucket", "verdicts", "said"),
+    [
+        (MADE, False, [Verdict.OK], ""),
+        (MADE, None, [Verdict.OK], ""),
+        (WITH_BUCKET, True, [Verdict.OK], ""),
+        (WITH_BUCKET, None, [Verdict.OK], ""),
+        (MADE, True, [Verdict.OK, Verdict.WARNING], "the bucket is not read"),
+        (WITH_BUCKET, False, [Verdict.OK, Verdict.WARNING], "which has no bucket"),
+        (
+            WITH_BUCKET.replace("proxy_intercept_errors   on;", ""),
+            True,
+            [Verdict.OK, Verdict.BROKEN],
+            "`proxy_intercept_errors   on;` of bucket.conf",
+        ),
+    ],
+)
+def test_bucket_that_nginx_does_not_ask_for_or_that_is_not_there_is_found(
+    config: Path, text: str, has_bucket: bool | None, verdicts: list[Verdict], said: str
+) -> None:
+    config.write_text(text)
+    found = [
+        result
+        for result in check_nginx_and_host(config, has_bucket=has_bucket)
+        if result.subject.startswith("nginx")
+    ]
+    assert [result.verdict for result in found[: len(verdicts)]] == verdicts
+    assert said in found[len(verdicts) - 1].text
