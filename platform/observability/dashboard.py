@@ -345,6 +345,26 @@ ROWS = {
             quantiles("", "cache_actors_replication_lag_seconds"),
         ),
         Panel(
+            "Looked for in the bucket",
+            "What was missing on the disk: found, in no place, or not known in time.",
+            "reqps",
+            {
+                f"{{{{kind}}}} {name}": total("kind", rate(f"cache_actors_shared_{name}_total"))
+                for name in ("hits", "misses", "shed")
+            },
+        ),
+        Panel(
+            "Wrong in the bucket",
+            "Entries whose artifacts are gone, and objects that are not what was put. None is served.",
+            "short",
+            {
+                f"{{{{instance}}}} {name}": total(
+                    "instance", rate(f"cache_actors_shared_{name}_total")
+                )
+                for name in ("dangling", "unusable")
+            },
+        ),
+        Panel(
             "Requests to the bucket",
             "By what has become of them. S3 has to be paid for by their number.",
             "reqps",
@@ -392,7 +412,7 @@ ROWS = {
     ),
 }
 
-WIDTHS = {1: 24, 2: 12, 3: 8, 4: 6, 6: 8}
+WIDTHS = {1: 24, 2: 12, 3: 8, 4: 6, 6: 8, 8: 6}
 """Of a panel, of 24, by how many there are in a row."""
 
 HEIGHT = 8

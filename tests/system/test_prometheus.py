@@ -101,7 +101,18 @@ def test_shipped_prometheus_scrapes_and_has_an_answer_to_all(
         eventually(lambda: {rule["health"] for rule in rules(prometheus)} == {"ok"})
         assert {rule["state"] for rule in rules(prometheus)} == {"inactive"}
         nothing_evicted = {"Youngest evicted artifact"}
-        assert set(plots_without_an_answer(prometheus)) == nothing_evicted
+        without_a_bucket = set(plots_of("Bucket"))
+        assert set(plots_without_an_answer(prometheus)) == nothing_evicted | without_a_bucket
+
+
+def plots_of(row: str) -> Iterator[str]:
+    """The titles of the plots in one row of the dashboard."""
+    here = ""
+    for panel in json.loads((OBSERVABILITY / "dashboard.json").read_text())["panels"]:
+        if panel["type"] == "row":
+            here = panel["title"]
+        elif here == row:
+            yield panel["title"]
 
 
 def plots_without_an_answer(prometheus: Prometheus) -> Iterator[str]:
