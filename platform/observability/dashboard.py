@@ -355,7 +355,7 @@ ROWS = {
         ),
         Panel(
             "Wrong in the bucket",
-            "Entries whose artifacts are gone, and objects that are not what was put. None is served.",
+            "Entries without their artifacts, and objects that are not what was put.",
             "short",
             {
                 f"{{{{instance}}}} {name}": total(

@@ -1,19 +1,30 @@
 """Nodes with one bucket: what one stores, the others answer, through a real nginx."""
 
 import os
+import re
 import signal
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cache_actors.nginx.process import NginxFailed
 from cache_actors.storage.layout import module_id
-from tests.contract.examples import cas_path, gradle_path, kv_path, new_cas_id, new_kv_id
+from tests.contract.examples import (
+    cas_path,
+    gradle_path,
+    handles,
+    kv_path,
+    new_cas_id,
+    new_kv_id,
+)
+from tests.support.nginx import find_binary
 from tests.support.s3 import FaultProxy, Garble, Hold, Refuse, S3Bucket, S3Server
-from tests.support.service import Service, client_of, nodes_of, running_service
+from tests.support.service import Service, client_of, free_port, nodes_of, running_service
 from tests.support.stored import value_of
 from tests.support.strace import family
 from tests.support.tuist import HeldTuist
@@ -401,3 +412,65 @@ def test_without_nginx_and_on_a_disk_smaller_than_the_cache_all_that_is_shared_i
             eventually(lambda: client.get(cas_path(cas_id)).content == body)  # noqa: B023
         sizes = [f.stat().st_size for f in service.storage.rglob("acme/app/cas/*/*")]
         assert sum(sizes) < 1_100_000
+
+
+HOW_TO = Path(__file__).parents[2] / "docs/how-to/s3.md"
+
+
+@contextmanager
+def running_front(folder: Path, nodes: list[Site]) -> Iterator[str]:
+    """The nginx of the how-to guide, which has each project on one node; yields its URL."""
+    [example] = re.findall(r"```nginx\n(upstream cache_nodes.*?)```", HOW_TO.read_text(), re.DOTALL)
+    for name, node in zip(("a.internal:8080", "b.internal:8080"), nodes, strict=True):
+        assert name in example
+        example = example.replace(name, f"127.0.0.1:{node.nginx.port}")
+    port = free_port()
+    config = folder / "front.conf"
+    config.write_text(
+        f"daemon off; pid {folder}/front.pid; error_log {folder}/front.log; events {{}}\n"
+        f"http {{ access_log off; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;\n"
+        f"fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;\n"
+        f"{example}\n"
+        f"server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://cache_nodes; }} }} }}"
+    )
+    front = subprocess.Popen([find_binary("debian"), "-c", config], stdin=subprocess.DEVNULL)
+    try:
+        eventually(lambda: (folder / "front.pid").exists())
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        front.terminate()
+        front.wait(60)
+
+
+@pytest.mark.nightly
+def test_nginx_of_the_how_to_has_each_project_on_one_node_and_on_the_other_if_that_is_lost(
+    s3_bucket: S3Bucket, tuist: HeldTuist, tmp_path: Path
+) -> None:
+    projects = [f"acme/app-{number}" for number in range(8)]
+    tuist.tokens["token"] = projects
+    served: list[bytes] = []
+    with (
+        suppress(NginxFailed),  # that of the node that is lost
+        running_node(tuist, s3_bucket) as one,
+        running_node(tuist, s3_bucket) as two,
+        running_front(tmp_path, [one, two]) as url,
+        client_of(url, params={}) as client,
+    ):
+        ids = {project: new_cas_id() for project in projects}
+        for project, cas_id in ids.items():
+            query = handles(project)
+            assert client.post(cas_path(cas_id), params=query, content=b"bytes").is_success
+            assert client.get(cas_path(cas_id), params=query).content == b"bytes"
+        homes = {
+            project: [node for node in (one, two) if (node.service.storage / project).exists()]
+            for project in projects
+        }
+        assert {len(nodes) for nodes in homes.values()} == {1}
+        for project, cas_id in ids.items():
+            expect_in(s3_bucket, f"cas/{cas_id}", project=project)
+        os.kill(one.nginx.pid, signal.SIGQUIT)
+        for project, cas_id in ids.items():
+            query = handles(project)
+            eventually(lambda: client.get(cas_path(cas_id), params=query).content == b"bytes")  # noqa: B023
+            served.append(b"bytes")
+    assert len(served) == len(projects)
