@@ -164,7 +164,9 @@ def test_context_has_what_is_copied_and_nothing_else() -> None:
         assert not any(fnmatchcase(secret, f"{source}*") for source in copied)
 
 
-def test_wheel_has_all_files_of_the_package_and_real_ones_where_it_has_a_link(tmp_path: Path) -> None:
+def test_wheel_has_all_files_of_the_package_and_real_ones_where_it_has_a_link(
+    tmp_path: Path,
+) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for name in "pyproject.toml", "README.md", "LICENSE":

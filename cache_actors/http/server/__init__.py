@@ -1,1 +1,1 @@
-"""The HTTP server: connections and requests. Nothing else knows Hypercorn and h11."""
+"""The HTTP server: connections and requests. Nothing else knows Hypercorn and h11, but for ASGI's types."""
