@@ -46,7 +46,8 @@ class Trial(Replication):
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in "BACK_OFF_SECONDS", "MAX_BREAK_SECONDS", "WALK_SOON_SECONDS":
         monkeypatch.setattr(module, name, 0.001)
-    monkeypatch.setattr("cache_actors.s3.breaker.OPEN_SECONDS", 0.001)
+    for name in "OPEN_SECONDS", "MAX_OPEN_SECONDS":
+        monkeypatch.setattr(f"cache_actors.s3.breaker.{name}", 0.001)
 
 
 New = Callable[..., Trial]
