@@ -30,6 +30,9 @@ let
     "0.0.0.0"
     "[::]"
   ];
+
+  # The first nginx that passes the trailers of gRPC on; with an older one, gRPC is left out.
+  hasGrpc = builtins.compareVersions config.services.nginx.package.version "1.27.2" >= 0;
 in
 {
   options.services.cache-actors-nginx = {
@@ -196,6 +199,8 @@ in
           ${if cfg.pathPrefix == "" then "" else ''rewrite "(?s)^${cfg.pathPrefix}(/.*)\z" $1;''}
 
           ${builtins.readFile ./nginx/server.conf}
+
+          ${if hasGrpc then builtins.readFile ./nginx/grpc.conf else ""}
         '';
       };
     };

@@ -180,7 +180,7 @@ def test_wheel_has_the_page_and_real_files_where_the_package_has_a_link(tmp_path
     subprocess.run([sys.executable, *build.split(), tmp_path, source], check=True)
     (wheel,) = tmp_path.glob("cache_actors-*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        for name in "http.conf", "server.conf":
+        for name in "http.conf", "server.conf", "grpc.conf":
             packed = archive.read(f"cache_actors/nginx/snippets/{name}")
             assert packed == (PROJECT / "platform/nginx" / name).read_bytes()
         for file in (PROJECT / "cache_actors/http/page").glob("*.*"):
