@@ -198,6 +198,8 @@ def test_service_gets_a_call_as_a_request_with_a_chunked_body(
     assert call.headers["x-request-id"] == "one"
     assert call.headers["grpc-timeout"]
     assert call.headers.keys().isdisjoint(only_nginx_sends)
+    client.call(PATH)
+    assert len(seen.pop().headers["x-request-id"]) == 32
 
 
 @pytest.mark.parametrize("service", ["ActionCache", "ContentAddressableStorage", "Capabilities"])
@@ -310,6 +312,20 @@ def test_service_that_cannot_answer_is_unavailable(
         assert failed.value.message == "The service cannot answer at the moment"
     upstream.behaviour = echo
     assert client.call(PATH, b"message") == b"message"
+
+
+def test_refusal_by_nginx_is_a_whole_answer_of_grpc(nginx: Nginx, upstream: Upstream) -> None:
+    """Clients in Java require the type, and headers that end the stream."""
+    upstream.behaviour = say_nothing
+    with httpx.Client(http1=False, http2=True, trust_env=False, verify=False) as client:  # noqa: S501
+        answer = client.post(
+            nginx.url + PATH, headers={"TE": "trailers", "Content-Type": "application/grpc"}
+        )
+    assert (answer.status_code, answer.http_version) == (200, "HTTP/2")
+    assert answer.headers["Content-Type"] == "application/grpc"
+    assert answer.headers["grpc-status"] == "14"
+    assert answer.headers["X-Request-ID"]
+    assert answer.content == b""
 
 
 def test_request_that_the_service_cannot_read_is_an_invalid_argument(
