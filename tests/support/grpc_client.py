@@ -64,6 +64,12 @@ class GrpcClient:
         finally:
             stream.cancel()
 
+    def begin_to_send(self, path: str, messages: Iterator[bytes], **how: Any) -> Any:
+        """A call that has begun to send its messages, with `result()` and `cancel()`."""
+        return self._channel.stream_unary(path, _same, _same).future(
+            messages, **_with_deadline(how)
+        )
+
     def begin(self, path: str, message: bytes = b"", **how: Any) -> Any:
         """A call that has begun: an iterator of messages, with `cancel()`."""
         return self._channel.unary_stream(path, _same, _same)(message, **_with_deadline(how))

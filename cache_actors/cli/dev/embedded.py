@@ -158,7 +158,6 @@ def _introduce_grpc(address: str, nginx: NginxOptions | None) -> str:
     if nginx.nginx_version < GRPC_SINCE:
         version, since = (".".join(map(str, each)) for each in (nginx.nginx_version, GRPC_SINCE))
         return f"There is no gRPC, as for Bazel: nginx is {version}, and {since} is needed."
-    return f"""\
-Have Bazel use this cache, in a workspace of yours:
-bazel build //... --remote_cache=grpc://{address} --remote_instance_name={ACCOUNT}/{PROJECT} \\
-  --remote_header=authorization='Bearer {TOKEN}'"""
+    options = f"--remote_cache=grpc://{address} --remote_instance_name={ACCOUNT}/{PROJECT}"
+    options += f" --remote_header=authorization='Bearer {TOKEN}' --remote_local_fallback"
+    return f"Have Bazel use this cache, in a workspace of yours:\nbazel build //... {options}"
