@@ -17,6 +17,7 @@ from .actors.housekeeper import Housekeeper
 from .actors.kv_store import KeyValueStore, KeyValueStoreClient
 from .actors.nginx_counter import NginxCounter
 from .actors.scrubber import Scrubber
+from .grpc.front import GrpcFront
 from .http.app import CacheApp
 from .http.server.listener import Listener
 from .kinds import Kind
@@ -63,6 +64,11 @@ UPLOADS_BYTES = 32 * MEBIBYTE
 ENTRIES_BYTES = 16 * MEBIBYTE
 """Memory for all key-value entries that are being received, in bytes, or that of eight entries of
 the largest size if it is more. It is separate from that of uploads, which may be slow."""
+
+MESSAGES_BYTES = 64 * MEBIBYTE
+"""Memory for all messages of calls by gRPC, in bytes, or that of three of the largest size if it is
+more: those that are being received, with what is done with them, and batches of blobs that are
+sent."""
 
 COMMITTED_BYTES = 8 * MEBIBYTE
 """Memory for entries that have been received and wait for the key-value store, in bytes."""
@@ -183,7 +189,9 @@ class Application:
         self._stored = Mailbox("evictor", capacity=1024, prompt=True)
         self._cleans = Mailbox("cleaner", capacity=64)
         self._evictor_client = EvictorClient(self._stored.address)
-        self._app = CacheApp(self._services(source), settings, self.metrics, log)
+        services = self._services(source)
+        calls = GrpcFront(services, settings, self.metrics, log)
+        self._app = CacheApp(services, settings, self.metrics, log, calls)
         self._listener = Listener(self._app, source)
         self.supervisor = self._tree()
 
@@ -317,6 +325,7 @@ class Application:
             reader=ArtifactReader(self._store, self._stream_threads),
             cleaner=CleanerClient(self._cleans.address),
             memory=Shares(max(ENTRIES_BYTES, 8 * self._settings.largest(Kind.KEYVALUE))),
+            messages=Shares(max(MESSAGES_BYTES, 3 * self._settings.grpc_max_cas_bytes)),
             since=self._since,
             status=lambda: self._peers.tree(self.supervisor.status()),
             metrics=lambda: self._peers.metrics(self.metrics.render()),

@@ -32,6 +32,7 @@ class Services:
         reader: opens artifacts for reading.
         cleaner: client of the actor that removes a project.
         memory: shares of the memory for key-value entries that are being received, in bytes.
+        messages: shares of the memory for messages of calls by gRPC, in bytes.
         since: start of the service, in `time.monotonic()`.
         status: status of the supervision tree; with workers, of the trees of all processes.
         metrics: body of `/metrics`, in Prometheus's text format.
@@ -49,6 +50,7 @@ class Services:
     reader: ArtifactReader
     cleaner: CleanerClient
     memory: Shares
+    messages: Shares
     since: float
     status: Callable[[], Status]
     metrics: Callable[[], bytes]
