@@ -19,12 +19,11 @@ from cache_actors.transfer.upload import SMALL_BYTES, EmptyUpload
 
 from .compression import compressed, decompressed
 from .digests import resource_in
-from .framing import framed
+from .framing import framing_head, varint
 from .messages_pb2 import (
     QueryWriteStatusRequest,
     QueryWriteStatusResponse,
     ReadRequest,
-    ReadResponse,
     WriteRequest,
     WriteResponse,
 )
@@ -35,6 +34,9 @@ if TYPE_CHECKING:
 
     from .context import CallContext
     from .digests import Resource
+
+
+_DATA = b"\x52"  # the tag of a ReadResponse's data: encoded here, they are copied once
 
 
 class _Unfinished(Exception):
@@ -197,7 +199,8 @@ async def _one(data: bytes) -> AsyncIterator[bytes]:
 
 async def _responses(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     async for piece in pieces:
-        yield framed(ReadResponse(data=piece).SerializeToString())
+        head = _DATA + varint(len(piece))
+        yield b"".join((framing_head(len(head) + len(piece)), head, piece))
 
 
 def _not_found() -> CallFailed:

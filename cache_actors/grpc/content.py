@@ -16,7 +16,7 @@ from cache_actors.storage.layout import Key
 
 from .compression import decompressed_at_once
 from .digests import ZSTD, blob_of, check_function
-from .framing import framed
+from .framing import framed, varint
 from .messages_pb2 import (
     BatchReadBlobsRequest,
     BatchReadBlobsResponse,
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from cache_actors.storage.files.store import Published
 
     from .context import CallContext
+
+_RESPONSE, _DATA = b"\x0a", b"\x12"  # tags of fields 1 and 2
 
 READ_AT_ONCE = 1 << 20
 """Largest number of bytes that one call of a thread reads for a batch, if there is more than one
@@ -70,30 +72,28 @@ async def find_missing_blobs(context: CallContext, message: FindMissingBlobsRequ
 async def batch_read_blobs(context: CallContext, message: BatchReadBlobsRequest) -> bytes:
     """`BatchReadBlobs`: the bytes of blobs, uncompressed, or what is wrong with each."""
     check_function(message.digest_function)
-    answer = BatchReadBlobsResponse()
     blobs: list[BlobReference] = []
-    for digest in message.digests:
-        response = answer.responses.add(digest=digest)
+    failed: dict[int, CallFailed] = {}
+    for place, digest in enumerate(message.digests):
         try:
             blobs.append(blob_of(digest))
         except CallFailed as error:
-            _set(response.status, error)
+            failed[place] = error
             blobs.append(EMPTY_BLOB)
     total, most = sum(blob.size for blob in blobs), context.settings.grpc_max_cas_bytes
     if total > most:
         raise invalid(f"A batch of {total} bytes is larger than {most} bytes")
     await context.memory().reserve(2 * total)
+    answer: list[bytes] = []  # a BatchReadBlobsResponse: encoded here, its blobs are copied once
     for start, end in _slices(blobs):
         found = await context.services.reader.contents(context.project, blobs[start:end])
-        for response, data in zip(answer.responses[start:end], found, strict=True):
-            if response.status.code:
-                continue
-            if isinstance(data, bytes):
-                response.data = data
-            else:
-                _set(response.status, _reason(data))
-    _count(context, "BatchReadBlobs", [each.status.code for each in answer.responses])
-    return answer.SerializeToString()
+        for place, data in enumerate(found, start):
+            if not isinstance(data, bytes):
+                failed[place] = _reason(data)
+            answer += _read_response(message.digests[place], data, failed.get(place))
+    codes = [failed[place].code if place in failed else Code.OK for place in range(len(blobs))]
+    _count(context, "BatchReadBlobs", codes)
+    return b"".join(answer)
 
 
 async def batch_update_blobs(context: CallContext, message: BatchUpdateBlobsRequest) -> bytes:
@@ -213,6 +213,20 @@ async def directories_below(
                 text = f"The tree has more than {MAX_DIRECTORIES} directories"
                 raise CallFailed(Code.RESOURCE_EXHAUSTED, text)
             yield data, directory
+
+
+def _read_response(
+    digest: Digest, data: bytes | StorageError | None, failed: CallFailed | None
+) -> tuple[bytes, ...]:
+    """A response of a `BatchReadBlobsResponse`, encoded, with its tag."""
+    rest = BatchReadBlobsResponse.Response(digest=digest, status=Status())
+    if failed is not None:
+        _set(rest.status, failed)
+    head = rest.SerializeToString()
+    if not isinstance(data, bytes) or not data:
+        return (_RESPONSE, varint(len(head)), head)
+    tagged = _DATA + varint(len(data))
+    return (_RESPONSE, varint(len(head) + len(tagged) + len(data)), head, tagged, data)
 
 
 def _slices(blobs: Sequence[BlobReference]) -> list[tuple[int, int]]:

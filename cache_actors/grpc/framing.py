@@ -40,7 +40,22 @@ _LONGEST_NAME = 4096
 
 def framed(message: bytes) -> bytes:
     """A message with its head."""
-    return _HEAD.pack(0, len(message)) + message
+    return framing_head(len(message)) + message
+
+
+def framing_head(size: int) -> bytes:
+    """The head of a message of `size` bytes."""
+    return _HEAD.pack(0, size)
+
+
+def varint(number: int) -> bytes:
+    """A number as messages have it."""
+    pieces = bytearray()
+    while number >= 0x80:
+        pieces.append(number & 0x7F | 0x80)
+        number >>= 7
+    pieces.append(number)
+    return bytes(pieces)
 
 
 def leading_name(start: bytes) -> str:
@@ -93,7 +108,8 @@ class MessageReader:
         body: the body of the request.
         most: the largest message, in bytes.
         authorise: called with the leading name of a message that is large.
-        memory: called for the memory of each message that is larger than `UNKNOWN_BYTES`.
+        memory: called once there is a message that is larger than `UNKNOWN_BYTES`, whose memory is
+            held until the next one is asked for.
     """
 
     def __init__(
@@ -106,7 +122,8 @@ class MessageReader:
         self._body = body.limit(1 << 62)
         self._most = most
         self._authorise = authorise
-        self._memory = memory
+        self._new_memory = memory
+        self._memory: MessageMemory | None = None
         self._pieces: list[bytes] = []
         self._size = 0  # of all pieces
 
@@ -118,6 +135,8 @@ class MessageReader:
             HttpError: 429, there is no memory for it.
             BodyStalled, ClientDisconnected: the rest does not come.
         """
+        if self._memory is not None:
+            self._memory.give_back()
         await self._fill(_HEAD.size)
         if not self._size:
             return None
@@ -135,7 +154,7 @@ class MessageReader:
         await self._fill(min(length, _LONGEST_NAME))
         start = b"".join(self._pieces)
         await self._authorise(leading_name(start[: min(length, _LONGEST_NAME)]))
-        memory = self._memory()
+        memory = self._memory = self._memory or self._new_memory()
         await memory.reserve(COPIES * length)
         memory.is_receiving = True
         try:

@@ -56,6 +56,7 @@ class Method:
     """A method.
 
     Attributes:
+        name_field: the field with the name that its message begins with.
         route: what it counts as.
         action: what it does, for the decision on access.
         call: what answers it: a message's bytes, or an iterator over framed messages.
@@ -70,6 +71,7 @@ class Method:
     message: type[Message] | None
     limit: str = "grpc_max_cas_bytes"
     instance_in: Callable[[str], str] = str
+    name_field: str = "instance_name"
 
 
 _V2 = "/build.bazel.remote.execution.v2."
@@ -102,6 +104,7 @@ METHODS = {
     _STREAM + "Read": Method(
         *(Route.BLOB_READ, Action.READ, byte_stream.read, ReadRequest),
         instance_in=instance_of_blob,
+        name_field="resource_name",
     ),
     _STREAM + "Write": Method(
         *(Route.BLOB_STORE, Action.WRITE, byte_stream.write, None),
@@ -111,6 +114,7 @@ METHODS = {
         *(Route.BLOB_FIND, Action.WRITE, byte_stream.query_write_status),
         QueryWriteStatusRequest,
         instance_in=instance_of_upload,
+        name_field="resource_name",
     ),
 }
 
@@ -209,8 +213,7 @@ async def _result(context: CallContext, method: Method) -> bytes | AsyncIterator
     except DecodeError:
         raise invalid(f"The message is no {method.message.__name__}") from None
     del data
-    name = message.instance_name if hasattr(message, "instance_name") else message.resource_name
-    await context.authorise(method.instance_in(name))
+    await context.authorise(method.instance_in(getattr(message, method.name_field)))
     result: bytes | AsyncIterator[bytes] = await method.call(context, message)
     return result
 
