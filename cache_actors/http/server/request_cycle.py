@@ -80,7 +80,13 @@ class RequestCycle(TrioASGIHTTPConnection):
     async def _respond_with_trailers(
         self, request: Request, response: TrailedResponse, send: ASGISendCallable
     ) -> None:
-        """Send a response whose trailers are known at its end; its pieces report all errors."""
+        """Send a response whose trailers are known at its end; its pieces report all errors.
+
+        It is complete before the rest of the body is dropped: once a response has begun, nginx
+        sends no more of the body, so that rest would be waited for in vain.
+        """
+        if not request.body.complete:
+            response.headers["Connection"] = "close"
         start = self._start_of(request, response)
         start["trailers"] = True
         await send(cast("ASGISendEvent", start))
@@ -91,13 +97,11 @@ class RequestCycle(TrioASGIHTTPConnection):
                     await send(_body(last, more=True))
                 last = piece
                 self._sent += len(piece)
-        if not request.body.complete:
-            await send(_body(last, more=True))
-            last = b""
-            await _drop_rest(request)
         await send(_body(last, more=False))
         trailers = {"type": "http.response.trailers", "headers": response.pieces.trailers()}
         await send(cast("ASGISendEvent", {**trailers, "more_trailers": False}))
+        if not request.body.complete:
+            await _drop_rest(request)
 
     def _start_of(self, request: Request, response: Response) -> dict[str, object]:
         """The head of a response, as ASGI has it."""
