@@ -6,7 +6,6 @@ from collections.abc import Iterator
 import pytest
 from google.protobuf.message import Message
 
-from cache_actors.grpc.compression import zstd
 from cache_actors.grpc.messages_pb2 import (
     ActionResult,
     BatchUpdateBlobsRequest,
@@ -29,7 +28,7 @@ from cache_actors.grpc.messages_pb2 import (
 from cache_actors.grpc.status import Code
 from tests.support.service import Service
 
-from .client import INSTANCE, GrpcConnection, blob_name, digest_of, upload_name
+from .client import INSTANCE, GrpcConnection, blob_name, digest_of, upload_name, zstd
 from .conftest import LIMITS
 
 SMALL, LARGE = 1000, 3_000_000

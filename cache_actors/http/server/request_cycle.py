@@ -41,6 +41,10 @@ LINGER_BYTES = 32 * 1024 * 1024
 """Largest rest of an unwanted body that is dropped, in bytes; with more, the connection is closed
 instead. If the largest body of any kind is larger, it is as much as that."""
 
+TRAILERS = "http.response.trailers"
+"""ASGI's message with trailers, and the extension of a connection that can send them before the
+request is complete."""
+
 BODY_HEADER = "X-Cache-Body"
 """Header that nginx sends if the body has to be read before the response."""
 
@@ -80,7 +84,10 @@ class RequestCycle(TrioASGIHTTPConnection):
     async def _respond_with_trailers(
         self, request: Request, response: TrailedResponse, send: ASGISendCallable
     ) -> None:
-        """Send a response whose trailers are known at its end; its pieces report all errors."""
+        """Send a response whose trailers are known at its end; its pieces report all errors.
+
+        A client that is still sending hears the status at once, if the connection can do both.
+        """
         start = self._start_of(request, response)
         start["trailers"] = True
         await send(cast("ASGISendEvent", start))
@@ -91,13 +98,15 @@ class RequestCycle(TrioASGIHTTPConnection):
                     await send(_body(last, more=True))
                 last = piece
                 self._sent += len(piece)
-        if not request.body.complete:
+        if not request.body.complete and TRAILERS not in request.scope["extensions"]:
             await send(_body(last, more=True))
             last = b""
             await _drop_rest(request)
         await send(_body(last, more=False))
-        trailers = {"type": "http.response.trailers", "headers": response.pieces.trailers()}
+        trailers = {"type": TRAILERS, "headers": response.pieces.trailers()}
         await send(cast("ASGISendEvent", {**trailers, "more_trailers": False}))
+        if not request.body.complete:
+            await _drop_rest(request)
 
     def _start_of(self, request: Request, response: Response) -> dict[str, object]:
         """The head of a response, as ASGI has it."""
