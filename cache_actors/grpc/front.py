@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self
 
 import trio
@@ -37,7 +38,7 @@ from .messages_pb2 import (
     ReadRequest,
     UpdateActionResultRequest,
 )
-from .status import HTTP_STATUS, CallFailed, Code, encoded, failure, invalid
+from .status import CallFailed, Code, encoded, failure, invalid
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -245,8 +246,8 @@ class _Answer(TrailedBody):
     def _note(self) -> None:
         call = self._request.call
         assert call is not None  # noqa: S101
-        code = self._failed.code if self._failed else Code.OK
-        call.status, call.http_status = code.name, HTTP_STATUS[code]
+        call.status = self._failed.code.name if self._failed else Code.OK.name
+        call.http_status = self._failed.http_status if self._failed else HTTPStatus.OK
 
     async def __aenter__(self) -> Self:
         return self

@@ -68,12 +68,13 @@ MAX_MESSAGE = 500
 
 
 class CallFailed(Exception):
-    """A call is answered with `code` and `message`."""
+    """A call is answered with `code` and `message`, and counted as HTTP's `http_status`."""
 
-    def __init__(self, code: Code, message: str) -> None:
+    def __init__(self, code: Code, message: str, http_status: int | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.http_status = HTTP_STATUS[code] if http_status is None else http_status
 
 
 def invalid(message: str) -> CallFailed:
@@ -94,12 +95,14 @@ def failure(error: Exception) -> CallFailed | None:
             text = f"Blob {error.artifact_id} does not exist"
             return CallFailed(Code.FAILED_PRECONDITION, text)
         case StorageError():
-            known = isinstance(error, StorageFull | StorageBusy)
-            return CallFailed(Code.RESOURCE_EXHAUSTED if known else Code.INTERNAL, str(error))
-    known_error = translate(error)
-    if known_error is None:
+            passes = isinstance(error, StorageFull | StorageBusy)
+            code = Code.RESOURCE_EXHAUSTED if passes else Code.INTERNAL
+            http = HTTPStatus.INSUFFICIENT_STORAGE if isinstance(error, StorageFull) else None
+            return CallFailed(code, str(error), http)
+    answer = translate(error)
+    if answer is None:
         return None
-    return CallFailed(_CODES.get(known_error.status, Code.INTERNAL), known_error.message)
+    return CallFailed(_CODES.get(answer.status, Code.INTERNAL), answer.message, answer.status)
 
 
 def encoded(message: str) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import socket
 import struct
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self, TypeVar
@@ -25,6 +26,11 @@ from cache_actors.grpc.messages_pb2 import (
     WriteRequest,
     WriteResponse,
 )
+
+if sys.version_info >= (3, 14):
+    from compression import zstd as zstd
+else:
+    from backports import zstd as zstd
 
 TIMEOUT = 60.0
 INSTANCE = "acme/app"

@@ -180,7 +180,7 @@ class PlainExchange:
             "headers": list(request.headers.items()),
             "client": client,
             "server": server,
-            "extensions": {},
+            "extensions": {"http.response.trailers": {}},
         }
         self._connection = connection
         self._headers = headers

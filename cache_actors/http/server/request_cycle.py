@@ -41,6 +41,10 @@ LINGER_BYTES = 32 * 1024 * 1024
 """Largest rest of an unwanted body that is dropped, in bytes; with more, the connection is closed
 instead. If the largest body of any kind is larger, it is as much as that."""
 
+TRAILERS = "http.response.trailers"
+"""ASGI's message with trailers, and the extension of a connection that can send them before the
+request is complete."""
+
 BODY_HEADER = "X-Cache-Body"
 """Header that nginx sends if the body has to be read before the response."""
 
@@ -82,11 +86,8 @@ class RequestCycle(TrioASGIHTTPConnection):
     ) -> None:
         """Send a response whose trailers are known at its end; its pieces report all errors.
 
-        It is complete before the rest of the body is dropped: once a response has begun, nginx
-        sends no more of the body, so that rest would be waited for in vain.
+        A client that is still sending hears the status at once, if the connection can do both.
         """
-        if not request.body.complete:
-            response.headers["Connection"] = "close"
         start = self._start_of(request, response)
         start["trailers"] = True
         await send(cast("ASGISendEvent", start))
@@ -97,8 +98,12 @@ class RequestCycle(TrioASGIHTTPConnection):
                     await send(_body(last, more=True))
                 last = piece
                 self._sent += len(piece)
+        if not request.body.complete and TRAILERS not in request.scope["extensions"]:
+            await send(_body(last, more=True))
+            last = b""
+            await _drop_rest(request)
         await send(_body(last, more=False))
-        trailers = {"type": "http.response.trailers", "headers": response.pieces.trailers()}
+        trailers = {"type": TRAILERS, "headers": response.pieces.trailers()}
         await send(cast("ASGISendEvent", {**trailers, "more_trailers": False}))
         if not request.body.complete:
             await _drop_rest(request)
