@@ -60,6 +60,9 @@ bare:
 PROGRAMS := /usr/sbin/nginx=nginx-light curl=curl openssl=openssl strace=strace nix-instantiate=nix-bin \
 	promtool=prometheus chromium-headless-shell=chromium-headless-shell libyaml-0.so.2=libyaml-0-2
 
+# Tests of every night build with Bazel, which brings Java: 40 MB, or 250 where that is not there yet.
+test-all: PROGRAMS += bazel=bazel-bootstrap
+
 system-packages:
 	@scripts/system-packages.sh $(PROGRAMS)
 

@@ -20,6 +20,7 @@ from .actors.nginx_counter import NginxCounter
 from .actors.replicator import Replicator, ReplicatorClient
 from .actors.scrubber import Scrubber
 from .fetcher_process.protocol import FetcherConfig
+from .grpc.front import GrpcFront
 from .http.app import CacheApp
 from .http.server.listener import Listener
 from .kinds import Kind
@@ -69,6 +70,11 @@ UPLOADS_BYTES = 32 * MEBIBYTE
 ENTRIES_BYTES = 16 * MEBIBYTE
 """Memory for all key-value entries that are being received, in bytes, or that of eight entries of
 the largest size if it is more. It is separate from that of uploads, which may be slow."""
+
+MESSAGES_BYTES = 64 * MEBIBYTE
+"""Memory for all messages of calls by gRPC, in bytes, or that of three of the largest size if it is
+more: those that are being received, with what is done with them, and batches of blobs that are
+sent."""
 
 COMMITTED_BYTES = 8 * MEBIBYTE
 """Memory for entries that have been received and wait for the key-value store, in bytes."""
@@ -195,7 +201,9 @@ class Application:
         self._missing = Mailbox("fetcher", capacity=4096, prompt=True)
         self._evictor_client = EvictorClient(self._stored.address)
         self._replicator_client = self._new_replicator_client()
-        self._app = CacheApp(self._services(source), settings, self.metrics, log)
+        services = self._services(source)
+        calls = GrpcFront(services, settings, self.metrics, log)
+        self._app = CacheApp(services, settings, self.metrics, log, calls)
         self._listener = Listener(self._app, source)
         self.supervisor = self._tree()
 
@@ -406,6 +414,7 @@ class Application:
             cleaner=CleanerClient(self._cleans.address),
             fetcher=self._new_fetcher_client(),
             memory=Shares(max(ENTRIES_BYTES, 8 * self._settings.largest(Kind.KEYVALUE))),
+            messages=Shares(max(MESSAGES_BYTES, 3 * self._settings.grpc_max_cas_bytes)),
             since=self._since,
             status=lambda: self._peers.tree(self.supervisor.status()),
             metrics=lambda: self._peers.metrics(self.metrics.render()),

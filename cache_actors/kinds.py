@@ -23,6 +23,14 @@ def _is_json_object(content: bytes) -> bool:
         return False
 
 
+ACTION_MARK = b"ACT1"
+"""First bytes of an action's file (`storage/actions.py`)."""
+
+
+def _is_action(content: bytes) -> bool:
+    return content.startswith(ACTION_MARK)
+
+
 @dataclass(frozen=True, slots=True)
 class IdGrammar:
     """The grammar of a kind's ids.
@@ -67,8 +75,9 @@ class Kind(Enum):
         ids: the grammar of its ids.
         limit: the largest body of a request to store one, or a part of one: bytes, or the name of
             the setting with that number.
-        refers: whether its files refer to artifacts (`Kind.CAS`), and so are evicted before them.
-            Files of other kinds are evicted by their own last use.
+        refers: whether its files refer to others (`storage/references.py`): entries to artifacts
+            (`Kind.CAS`), actions to blobs. They are evicted before those. Files of other kinds are
+            evicted by their own last use.
         has_form: the test whether a content is valid, for files without a recorded checksum; None
             if every content is valid.
     """
@@ -88,6 +97,14 @@ class Kind(Enum):
     MODULE = (
         *("module", "", "module", (), ()),
         *(_SHA256_IDS, MAX_PART_BYTES, False, None),
+    )
+    BLOB = (
+        *("blob", "", "blob", (), ()),
+        *(_SHA256_IDS, "max_blob_bytes", False, None),
+    )
+    ACTION = (
+        *("action", "", "action", (), ()),
+        *(_SHA256_IDS, "grpc_max_ac_bytes", True, _is_action),
     )
 
     def __init__(

@@ -35,6 +35,7 @@ class Services:
         cleaner: client of the actor that removes a project.
         fetcher: client of the actor that looks in the bucket; None without one.
         memory: shares of the memory for key-value entries that are being received, in bytes.
+        messages: shares of the memory for messages of calls by gRPC, in bytes.
         since: start of the service, in `time.monotonic()`.
         status: status of the supervision tree; with workers, of the trees of all processes.
         metrics: body of `/metrics`, in Prometheus's text format.
@@ -54,6 +55,7 @@ class Services:
     cleaner: CleanerClient
     fetcher: FetcherClient | None
     memory: Shares
+    messages: Shares
     since: float
     status: Callable[[], Status]
     metrics: Callable[[], bytes]

@@ -81,6 +81,7 @@ def _random_secret() -> SecretStr:
 # Each description says which values are allowed, for readers and for error messages.
 ABSOLUTE = "an absolute path without control characters"
 Folder = Annotated[Path, AfterValidator(_absolute), Field(description=ABSOLUTE)]
+HANDLE = "an account's handle: 1 to 100 characters of A-Z a-z 0-9 _ -"
 PREFIX = "a path of letters, digits, _ and -, such as /cache"
 BYTES = "bytes, a whole number from 1"
 Bytes = Annotated[int, Field(ge=1, le=2**40, description=BYTES)]
@@ -125,6 +126,13 @@ class Settings(BaseSettings):
     max_upload_bytes: Bytes = 26_214_400
     max_keyvalue_bytes: Bytes = 1_048_576
     max_gradle_bytes: Bytes = 104_857_600
+    max_blob_bytes: Bytes = 2_147_483_648
+    grpc_max_cas_bytes: Bytes = 67_108_864
+    grpc_max_ac_bytes: Bytes = 16_777_216
+    grpc_account: Annotated[str, AfterValidator(str.lower)] | None = Field(
+        None, pattern=r"^[A-Za-z0-9_-]{1,100}$", description=HANDLE
+    )
+    grpc_account_from_host: Annotated[bool, Field(description="on or off")] = False
     body_timeout: float = Field(
         30.0, gt=0, le=3600, description="seconds, more than 0 and up to an hour"
     )

@@ -37,6 +37,9 @@ let
     "0.0.0.0"
     "[::]"
   ];
+
+  # The first nginx that passes the trailers of gRPC on; with an older one, gRPC is left out.
+  hasGrpc = builtins.compareVersions config.services.nginx.package.version "1.27.2" >= 0;
 in
 {
   options.services.cache-actors-nginx = {
@@ -213,6 +216,8 @@ in
 
           ${builtins.readFile ./nginx/server.conf}
           ${if cfg.bucket then builtins.readFile ./nginx/bucket.conf else ""}
+
+          ${if hasGrpc then builtins.readFile ./nginx/grpc.conf else ""}
         '';
       };
     };

@@ -108,7 +108,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         set(),
     ),
     "access": ({"access"}, {"settings"}),
-    "transfer": ({"transfer", "storage", "supervision"}, {"metrics"}),
+    "transfer": ({"transfer", "storage", "supervision", "kinds"}, {"metrics"}),
     "actors": (
         {
             "actors",
@@ -136,6 +136,20 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "metrics",
             "runtime",
             "s3",
+            "storage",
+            "supervision",
+            "transfer",
+        },
+        {"services", "settings"},
+    ),
+    "grpc": (
+        {
+            "grpc",
+            "http",
+            "access",
+            "actors",
+            "kinds",
+            "metrics",
             "storage",
             "supervision",
             "transfer",
@@ -227,10 +241,11 @@ def is_behind_a_client(thing: object) -> bool:
     return inspect.isclass(thing) and issubclass(thing, hidden)
 
 
-def test_handlers_import_neither_actors_nor_their_mailboxes() -> None:
-    ours = [imported for imported in imports_from("http") if part_of(imported.target)]
+@pytest.mark.parametrize("front", ["http", "grpc"])
+def test_handlers_import_neither_actors_nor_their_mailboxes(front: str) -> None:
+    ours = [imported for imported in imports_from(front) if part_of(imported.target)]
     whole_modules = [
-        imported for imported in ours if not imported.name and part_of(imported.target) != "http"
+        imported for imported in ours if not imported.name and part_of(imported.target) != front
     ]
     assert [str(imported) for imported in whole_modules] == []
     assert [str(imported) for imported in ours if is_behind_a_client(class_named(imported))] == []

@@ -38,6 +38,11 @@ GOOD: dict[str, tuple[object, list[tuple[str, object]]]] = {
     "MAX_UPLOAD_BYTES": (26_214_400, [("1", 1)]),
     "MAX_KEYVALUE_BYTES": (1_048_576, [("1", 1)]),
     "MAX_GRADLE_BYTES": (104_857_600, [("1", 1)]),
+    "MAX_BLOB_BYTES": (2_147_483_648, [("1", 1)]),
+    "GRPC_MAX_CAS_BYTES": (67_108_864, [("1", 1)]),
+    "GRPC_MAX_AC_BYTES": (16_777_216, [("1", 1)]),
+    "GRPC_ACCOUNT": (None, [("Acme", "acme"), ("a_b-1", "a_b-1")]),
+    "GRPC_ACCOUNT_FROM_HOST": (False, [("on", True), ("off", False)]),
     "BODY_TIMEOUT": (30, [("0.5", 0.5), ("3600", 3600)]),
     "MIN_BODY_RATE": (256, [("0", 0), ("4096", 4096)]),
     "TUIST_CONNECTIONS": (16, [("2", 2)]),
@@ -65,6 +70,7 @@ URL = "an http or https URL without credentials, query and fragment"
 PATH = "an absolute path without control characters"
 PREFIX = "a path of letters, digits, _ and -, such as /cache"
 OBJECT_PREFIX = "names of letters, digits, _, - and ., with / between them"
+HANDLE = "an account's handle: 1 to 100 characters of A-Z a-z 0-9 _ -"
 BYTES = "bytes, a whole number from 1"
 TTL = "seconds, from 0 to a year"
 PERCENT = "a percentage, from 1 to 100"
@@ -97,6 +103,11 @@ BAD = {
     "MAX_UPLOAD_BYTES": (BYTES, ["0", "25 MiB", str(2**40 + 1)]),
     "MAX_KEYVALUE_BYTES": (BYTES, ["-1"]),
     "MAX_GRADLE_BYTES": (BYTES, ["0"]),
+    "MAX_BLOB_BYTES": (BYTES, ["0"]),
+    "GRPC_MAX_CAS_BYTES": (BYTES, ["32 MiB"]),
+    "GRPC_MAX_AC_BYTES": (BYTES, ["-1"]),
+    "GRPC_ACCOUNT": (HANDLE, ["acme/app", "..", "a" * 101, "b\u00fcro", "acme\n"]),
+    "GRPC_ACCOUNT_FROM_HOST": ("on or off", ["cache.example"]),
     "BODY_TIMEOUT": ("seconds, more than 0 and up to an hour", ["0", "3601", "nan"]),
     "MIN_BODY_RATE": ("bytes a second, a whole number from 0", ["-1", "1.5"]),
     "TUIST_CONNECTIONS": ("a whole number from 2 to 1024", ["1", "1025"]),

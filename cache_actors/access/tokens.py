@@ -52,6 +52,13 @@ class TokenState:
         """The number of project names in the answer and the claims."""
         return self.answer.names + self.claims.names
 
+    def projects_named(self, name: str) -> frozenset[str]:
+        """The projects with the handle `name` in the answer and the claims, of any account."""
+        end = f"/{name}"
+        sources = (self.answer, self.claims)
+        named = (each for source in sources for each in source.projects | source.read_only)
+        return frozenset(each for each in named if each.endswith(end) and each.count("/") == 1)
+
     def is_in_outage(self) -> bool:
         """Whether Tuist failed to answer about the token after its last answer."""
         return self.failed_at > self.answered_at

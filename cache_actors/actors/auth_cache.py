@@ -30,9 +30,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import trio
 
-from cache_actors.access.grants import Access, TuistReply
+from cache_actors.access.grants import Access, Action, TuistReply
 from cache_actors.access.tokens import NO_CLAIMS, TokenMemory, TokenState
 from cache_actors.access.tuist import CONNECTIONS
+from cache_actors.storage.layout import Project
 from cache_actors.supervision import (
     Actor,
     ActorStopped,
@@ -47,10 +48,8 @@ from cache_actors.supervision import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cache_actors.access.grants import Action
     from cache_actors.access.tuist import TuistApi
     from cache_actors.metrics.registry import Metrics
-    from cache_actors.storage.layout import Project
     from cache_actors.supervision import Mailbox, Started
 
 ATTEMPT_INTERVAL = 3.0
@@ -128,6 +127,33 @@ class AuthCacheClient:
         return await self._cache.call(
             Decide(token, str(project), action, authorization, request_id)
         )
+
+    async def projects_named(
+        self, authorization: str, name: str, request_id: str
+    ) -> frozenset[str]:
+        """The projects with the handle `name`, of any account, that Tuist names for a token.
+
+        That says nothing about what the token may do there. It is empty if Tuist does not say which
+        projects a token is for.
+
+        Raises:
+            As `decide`.
+        """
+        token = hmac.digest(self._secret, authorization.encode("latin-1"), "sha256")
+        known = await self._cache.call(Name(token, name))
+        if not known:  # a question about any project has Tuist name them all
+            nowhere = Project("", name)
+            await self.decide(authorization, nowhere, Action.READ, request_id)
+            known = await self._cache.call(Name(token, name))
+        return known
+
+
+@dataclass(frozen=True, slots=True)
+class Name(Call[frozenset[str]]):
+    """Name the projects with the handle `name` that are known of `token`, a keyed hash."""
+
+    token: bytes
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +301,8 @@ class AuthCache(Actor):
             match envelope.message:
                 case Decide() as question:
                     self._decide(envelope, question)
+                case Name() as wanted:
+                    envelope.reply(self._tokens.get(wanted.token).projects_named(wanted.name))
                 case ReplyReceived(token, answer):
                     self._record_reply(token, answer)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import trio
 
 from cache_actors.storage.capacity import on_disk
-from cache_actors.storage.errors import storage_error
+from cache_actors.storage.errors import StorageError, storage_error
 from cache_actors.storage.files.store import FileStore, Publication, Published
 from cache_actors.storage.layout import Key, StoredKey
 from cache_actors.supervision import Actor, Address, Call, Envelope
@@ -125,6 +125,18 @@ class DiskWriterClient:
                 return await self._writer.call(Publish(key, source), wait_for_room=True)
             raise AssertionError("a scope that nobody cancels has swallowed something")
 
+    async def publish_batch(
+        self, batch: Sequence[tuple[Key, bytes]], owner: Owner
+    ) -> list[Published | StorageError]:
+        """Publish small files in one message; the outcome of each is in the same place.
+
+        Raises:
+            ActorError: the writer did not answer.
+        """
+        async with self._turns.turn(owner):
+            return await self._writer.call(PublishBatch(tuple(batch)), wait_for_room=True)
+        raise AssertionError("a turn has swallowed something")
+
 
 @dataclass(frozen=True, slots=True)
 class Publish(Call[Published]):
@@ -137,6 +149,18 @@ class Publish(Call[Published]):
     def weight(self) -> int:
         """Bytes of memory that the message holds."""
         return sum(map(len, self.source)) if isinstance(self.source, tuple) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class PublishBatch(Call["list[Published | StorageError]"]):
+    """Publish each of `files`, under its key."""
+
+    files: tuple[tuple[Key, bytes], ...] = field(repr=False)
+
+    @property
+    def weight(self) -> int:
+        """Bytes of memory that the message holds."""
+        return sum(len(data) for _, data in self.files)
 
 
 class DiskWriter(Actor):
@@ -179,10 +203,17 @@ class DiskWriter(Actor):
         """Publish a batch; a write that fails is its sender's to hear about, and not a crash."""
         small: list[tuple[Envelope, Publish]] = []
         large: list[tuple[Envelope, Publish]] = []
+        batches: list[tuple[Envelope, PublishBatch]] = []
         for envelope in batch:
-            if isinstance(message := envelope.message, Publish):
-                is_small = isinstance(message.source, tuple)
-                (small if is_small else large).append((envelope, message))
+            match envelope.message:
+                case Publish(source=tuple()) as message:
+                    small.append((envelope, message))
+                case Publish() as message:
+                    large.append((envelope, message))
+                case PublishBatch() as message:
+                    batches.append((envelope, message))
+        for each in batches:
+            await self._commit_batch(*each)
         if not large:
             await self._commit(self._committer, small)
         elif not small:
@@ -195,6 +226,19 @@ class DiskWriter(Actor):
                 nursery.start_soon(self._commit, self._large, beside)
                 await self._commit(self._committer, small)
                 await self._commit(self._large, behind)
+
+    async def _commit_batch(self, envelope: Envelope, message: PublishBatch) -> None:
+        files = [Publication(key.path(self._root), (data,)) for key, data in message.files]
+        with self._metrics.commit(Counter(key.kind.label for key, _ in message.files)):
+            outcomes = await self._committer.commit(files)
+        stored = [
+            StoredKey(key, on_disk(len(data)))
+            for (key, data), outcome in zip(message.files, outcomes, strict=True)
+            if outcome is Published.STORED
+        ]
+        envelope.reply([storage_error(o) if isinstance(o, OSError) else o for o in outcomes])
+        if stored:
+            await self._announce(stored)
 
     async def _commit(
         self,

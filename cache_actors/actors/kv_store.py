@@ -1,4 +1,4 @@
-"""The key-value store: entries that can be replaced, in files, with the recent ones in memory.
+"""The key-value store: entries and actions, which can be replaced, with the recent ones in memory.
 
 An entry is the exact body of the response that retrieves it, and its file is what nginx serves.
 Files are the truth: other processes replace and remove them at any time, so an entry in memory
@@ -8,17 +8,21 @@ counts only while its file's fingerprint is the same.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import trio
 
+from cache_actors.storage.actions import unpacked_action
 from cache_actors.storage.capacity import on_disk
-from cache_actors.storage.entries import EntryWrite, MissingArtifact
+from cache_actors.storage.entries import EntryWrite, MissingArtifact, target_is_there
 from cache_actors.storage.errors import storage_error
+from cache_actors.storage.files.commit import attempt
 from cache_actors.storage.files.store import FileStore, Lookup, Version
 from cache_actors.storage.layout import Key, StoredKey
+from cache_actors.storage.references import blob_target
 from cache_actors.supervision import Actor, Address, Call, Envelope
 from cache_actors.writer_process.client import supervised
 
@@ -27,12 +31,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cache_actors.metrics.registry import Metrics
+    from cache_actors.storage.layout import Project
     from cache_actors.supervision import Mailbox, Owner, Started, Turns
     from cache_actors.writer_process.client import Committer
 
 ENTRY_OVERHEAD = 600
 """Bytes that an entry costs in memory beside its body: path, fingerprint, places in tables."""
 
+
+CHECKED_AT_ONCE = 64
+"""Largest number of an action's blobs that are looked for with it: looking takes 20 µs for each,
+while others wait."""
 
 MTIME_STABLE_NS = 100_000_000
 """Age of a version, in nanoseconds, from which its fingerprint is certain to be its own; kernels'
@@ -70,6 +79,32 @@ class KeyValueStoreClient:
         """
         return await self._store.call(Get(key.path(self._root)))
 
+    async def get_action(self, key: Key) -> bytes | None:
+        """The content of the file of an action, or None if one of its blobs is missing.
+
+        Only the first `CHECKED_AT_ONCE` blobs have been looked for, and are in use from now on. The
+        caller has to look for the others (`ArtifactReader.missing`).
+
+        Raises:
+            As `get`.
+        """
+        return await self._store.call(Get(key.path(self._root), key.project))
+
+    async def put_action(self, key: Key, content: bytes, owner: Owner = ()) -> None:
+        """Store an action, in place of what there was; it is there to stay on return.
+
+        Args:
+            key: which action.
+            content: that of its file (`storage/actions.py`).
+            owner: whose turn it takes; the project's, unless it is said.
+
+        Raises:
+            MissingArtifact: one of its blobs does not exist; nothing has been stored.
+            StorageError, ActorError: as `put`.
+        """
+        async with self._turns.turn(owner or (key.project,)):
+            await self._store.call(Put(key, content, frozenset()))
+
     async def put(
         self, key: Key, body: bytes, artifacts: frozenset[str], owner: Owner = ()
     ) -> str | None:
@@ -97,9 +132,10 @@ class KeyValueStoreClient:
 
 @dataclass(frozen=True, slots=True)
 class Get(Call[bytes | None]):
-    """Retrieve the body at `path`."""
+    """Retrieve the body at `path`, of an action if its `project` is given."""
 
     path: Path
+    project: Project | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,17 +200,43 @@ class KeyValueStore(Actor):
 
     async def _get(self, gets: list[tuple[Envelope, Get]]) -> None:
         lookups = [Lookup(get.path, self._recent.get(get.path)) for _, get in gets]
-        found = await trio.to_thread.run_sync(self._store.load, lookups, limiter=self._threads)
+        projects = [get.project for _, get in gets]
+        found = await trio.to_thread.run_sync(self._load, lookups, projects, limiter=self._threads)
         for (envelope, get), result in zip(gets, found, strict=True):
             if isinstance(result, OSError):
                 envelope.fail(storage_error(result))
             else:
-                self._recent.keep(get.path, result)
-                envelope.reply(result.data if result else None)
+                version, is_whole = result
+                self._recent.keep(get.path, version)
+                envelope.reply(version.data if version and is_whole else None)
+
+    def _load(
+        self, lookups: Sequence[Lookup], projects: Sequence[Project | None]
+    ) -> list[tuple[Version | None, bool] | OSError]:
+        """The version at each path, and whether the blobs of an action are there; in a thread."""
+        versions = self._store.load(lookups)
+        return [
+            version
+            if isinstance(version, OSError)
+            else attempt(partial(self._with_blobs, project), version)
+            for version, project in zip(versions, projects, strict=True)
+        ]
+
+    def _with_blobs(
+        self, project: Project | None, version: Version | None
+    ) -> tuple[Version | None, bool]:
+        if project is None or version is None:
+            return version, True
+        try:
+            blobs, _ = unpacked_action(version.data)
+        except ValueError:
+            return version, False
+        first = map(blob_target, blobs[:CHECKED_AT_ONCE])
+        return version, all(target_is_there(self._store, project, each) for each in first)
 
     async def _put(self, puts: list[tuple[Envelope, Put]]) -> None:
         writes = [EntryWrite(put.key, put.body, put.artifacts) for _, put in puts]
-        with self._metrics.commit({"entry": len(writes)}):
+        with self._metrics.commit(Counter(put.key.kind.label for _, put in puts)):
             outcomes = await self._committer.commit(writes)
         stored: list[StoredKey] = []
         for (envelope, put), outcome in zip(puts, outcomes, strict=True):

@@ -111,12 +111,12 @@ def dev() -> None:
     help="The largest upload; the service's MAX_UPLOAD_BYTES.",
 )
 @click.option("--worker-processes", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--tls-cert", type=_FILE, help="Certificate chain (PEM), for TLS and HTTP/2.")
+@click.option("--tls-cert", type=_FILE, help="Certificate chain (PEM), for TLS.")
 @click.option("--tls-key", type=_FILE, help="Its key (PEM).")
 @click.option(
     "--access-log",
     type=click.Path(dir_okay=False, resolve_path=True, path_type=Path),
-    help="Log of all requests, some 330 bytes each, which somebody has to rotate; none by default.",
+    help="Log of all requests, some 350 bytes each, which somebody has to rotate; none by default.",
 )
 @click.option(
     "--answers-log",

@@ -7,7 +7,8 @@ as the pieces come, which Quart's own limit does not do for a body that is itera
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -189,6 +190,25 @@ class RequestHeaders:
         return [value.decode("latin-1") for each, value in self._headers if each == wanted]
 
 
+@dataclass(slots=True)
+class Call:
+    """What a request asks for by gRPC, for metrics and logs.
+
+    Attributes:
+        method: the name of the method; "unknown" for one that the service does not have.
+        instance: the name of the instance as the client gave it.
+        status: the name of the status that it was answered with.
+        http_status: the status of HTTP that means the same.
+        resources: what is given back once the answer has been sent.
+    """
+
+    method: str = "unknown"
+    instance: str = ""
+    status: str = "UNKNOWN"
+    http_status: int = 500
+    resources: ExitStack = field(default_factory=ExitStack)
+
+
 class Request(TrioRequest):
     """A request whose body is pulled. It has what handlers read, and no more.
 
@@ -200,6 +220,7 @@ class Request(TrioRequest):
         project: the project it names, once that is known, for the logs.
         owner: for whom what it takes is held, once that is known: the project, and who has sent it.
         duplicate: whether it has brought an artifact that existed, for the metrics.
+        call: what it asks for by gRPC, if it does.
     """
 
     route: Route = Route.OTHER
@@ -207,6 +228,7 @@ class Request(TrioRequest):
     project: Project | None = None
     owner: Owner = ()
     duplicate: bool = False
+    call: Call | None = None
 
     def __init__(self, app: CacheApp, scope: HTTPScope, receive: Receive) -> None:
         self.app = app

@@ -45,6 +45,28 @@ class _EmptyResponse(Response):
         self.headers = headers  # type: ignore[assignment]  # a dict: no name comes in two cases
 
 
+class TrailedResponse(Response):
+    """A response that ends with trailers, as an answer by gRPC does.
+
+    Attributes:
+        pieces: yields its body, and then knows its trailers.
+    """
+
+    def __init__(self, pieces: TrailedBody, headers: dict[str, str]) -> None:
+        self._status_code = HTTPStatus.OK
+        self.headers = headers  # type: ignore[assignment]
+        self.response = pieces
+        self.pieces = pieces
+
+
+class TrailedBody(ResponseBody):
+    """The body of a response with trailers."""
+
+    def trailers(self) -> list[tuple[bytes, bytes]]:
+        """The trailers, once the body is complete."""
+        raise NotImplementedError
+
+
 def empty_response(status: int = 204, headers: Mapping[str, str] = {}) -> Response:
     """A response without a body. Its only header about a body is `Content-Length: 0`, which a 204
     must not have."""
@@ -52,4 +74,11 @@ def empty_response(status: int = 204, headers: Mapping[str, str] = {}) -> Respon
     return _EmptyResponse(status, {**length, **headers})
 
 
-__all__ = ["NO_STORE", "Response", "empty_response", "json_response"]
+__all__ = [
+    "NO_STORE",
+    "Response",
+    "TrailedBody",
+    "TrailedResponse",
+    "empty_response",
+    "json_response",
+]

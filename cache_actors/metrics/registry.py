@@ -101,6 +101,8 @@ class Metrics:
 
     Attributes:
         recent: the last five minutes of what is counted here.
+        calls: calls by gRPC.
+        batch_blobs: blobs in the batches of calls.
         temporary_files: uploads that wait in a temporary file for their end.
         nginx_lines_ignored: lines of nginx's that cannot be read.
         storage_full: requests that were refused for lack of room.
@@ -207,6 +209,18 @@ class Metrics:
         )
         for result in "refused", "stored":  # rare ones are 0 before: a first one is an increase
             self.missing_artifacts.labels(result)
+        self.calls = Counter(
+            "cache_actors_grpc_calls_total",
+            "Calls by gRPC that have been answered.",
+            ("method", "status"),
+            registry=registry,
+        )
+        self.batch_blobs = Counter(
+            "cache_actors_grpc_batch_blobs_total",
+            "Blobs of batches that were asked for or sent, by what was answered of each.",
+            ("method", "status"),
+            registry=registry,
+        )
         self.storage_full = Counter(
             "cache_actors_storage_full_total",
             "Requests that were refused as there is no room (507), by what there is too little of.",

@@ -40,6 +40,12 @@ class Route(StrEnum):
     MODULE_START = "module_start"
     MODULE_PART = "module_part"
     MODULE_STORE = "module_store"
+    BLOB_READ = "blob_read"
+    BLOB_STORE = "blob_store"
+    BLOB_FIND = "blob_find"
+    ACTION_READ = "action_read"
+    ACTION_STORE = "action_store"
+    CAPABILITIES = "capabilities"
     CLEAN = "clean"
     DECISION = "decision"
     UP = "up"
@@ -62,6 +68,8 @@ FROM_CLIENTS = {
     *STORES,
     Route.MODULE_START,
     Route.MODULE_PART,
+    Route.BLOB_FIND,
+    Route.CAPABILITIES,
     Route.CLEAN,
     Route.OTHER,
 }

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 HTTP2_DIRECTIVE_SINCE = (1, 25, 1)
 """First version of nginx with a directive `http2`; for older ones it is a parameter of `listen`."""
 
+GRPC_SINCE = (1, 27, 2)
+"""First version of nginx that passes the trailers of an HTTP/1.1 answer on, as gRPC needs."""
+
 OPEN_FILES = 32_768
 """Number of files that an nginx worker may need open: 17,000 (`open_file_cache` in server.conf),
 and two sockets for each of its connections. With fewer, the service has to send what nginx cannot
@@ -48,7 +51,8 @@ class NginxOptions:
         path_prefix: a prefix such as `/cache`, removed from clients' paths that have it.
         max_upload_bytes: the largest upload, in bytes; the same as the service's.
         worker_processes: the number of nginx's workers.
-        tls_cert, tls_key: PEM files for TLS and HTTP/2; without them, nginx speaks plain HTTP.
+        tls_cert, tls_key: PEM files for TLS; without them, nginx speaks plain HTTP, and HTTP/2 only
+            to clients that begin with it, from `GRPC_SINCE` on.
         access_log: the log of all requests, which is not rotated; None for none.
         answers_log: the log of nginx's own answers, the service's `NGINX_LOG`; None for none.
         metrics_port: the port on 127.0.0.1 with the service's metrics, for Prometheus; None for
@@ -134,6 +138,8 @@ http {{
         client_max_body_size {options.max_upload_bytes};
 {_rewrite(options)}
 {_indented("server.conf", 8)}
+
+{_grpc(options)}
 {_bucket(options)}    }}
 {_metrics_server(options)}}}
 """
@@ -161,6 +167,16 @@ def _rewrite(options: NginxOptions) -> str:
             f"--path-prefix is {options.path_prefix!r}; allowed: a path of letters, digits, _ and -"
         )
     return f'        rewrite "(?s)^{prefix}(/.*)\\z" $1;\n'
+
+
+def _grpc(options: NginxOptions) -> str:
+    """The locations of gRPC, or a comment on why they are left out."""
+    if options.nginx_version >= GRPC_SINCE:
+        return _indented("grpc.conf", 8)
+    since = ".".join(map(str, GRPC_SINCE))
+    return (
+        f"        # No gRPC, for Bazel and Tuist 4.209 or newer: that needs nginx {since} or newer."
+    )
 
 
 def _open_files() -> int:
@@ -208,20 +224,21 @@ def _user(options: NginxOptions) -> str:
 
 def _listen(options: NginxOptions) -> str:
     addresses = [_plain("--listen", each) for each in options.listen.split(",")]
-    if options.tls_cert is None or options.tls_key is None:
-        lines = [f"listen {address} backlog=4096;" for address in addresses]
-    else:
-        if options.nginx_version < HTTP2_DIRECTIVE_SINCE:
-            lines = [f"listen {address} ssl http2 backlog=4096;" for address in addresses]
-        else:
-            lines = [f"listen {address} ssl backlog=4096;" for address in addresses]
-            lines.append("http2 on;")
+    has_tls = options.tls_cert is not None
+    has_http2 = has_tls or options.nginx_version >= GRPC_SINCE
+    words = ["ssl"] if has_tls else []
+    if has_http2 and options.nginx_version < HTTP2_DIRECTIVE_SINCE:
+        words.append("http2")
+    lines = [" ".join(["listen", address, *words, "backlog=4096;"]) for address in addresses]
+    if has_http2:
+        lines += [] if "http2" in words else ["http2 on;"]
+        lines.append("http2_max_concurrent_streams 512;")
+    if has_tls:
         lines += [
             f"ssl_certificate {_plain('--tls-cert', options.tls_cert)};",
             f"ssl_certificate_key {_plain('--tls-key', options.tls_key)};",
             "ssl_protocols TLSv1.2 TLSv1.3;",
             "ssl_session_cache shared:cache_tls:10m;",
-            "http2_max_concurrent_streams 512;",
         ]
         lines += ["ssl_conf_command Options KTLS;"] if options.ktls else []
     return "\n".join(" " * 8 + line for line in lines)

@@ -1,8 +1,9 @@
-"""Key-value entries on disk: none is stored whose CAS artifacts are missing, if that is required.
+"""Entries and actions on disk: none is stored whose artifacts or blobs are missing.
 
-An entry whose artifact is missing breaks the build that retrieves it. So the writer checks and
-touches an entry's artifacts while the project's lock keeps eviction out. Eviction's side of the
-protocol is in `eviction/sweep.py`.
+An entry whose artifact is missing breaks the build that retrieves it, and so does an action whose
+blob is. So the writer checks and touches what they refer to while the project's lock keeps eviction
+out. Eviction's side of the protocol is in `eviction/sweep.py`. Operators may have entries stored
+without their artifacts (`KV_REQUIRE_ARTIFACTS`), but never actions without their blobs.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .files.commit import attempt
 from .files.store import Replacement
 from .layout import Key
 from .project_lock import shared
-from .references import spellings
+from .references import Target, artifact_target, targets_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class MissingArtifact(Exception):
-    """An entry was refused, since a CAS artifact that it refers to does not exist."""
+    """An entry or action was refused, since an artifact or blob of it does not exist."""
 
     def __init__(self, artifact_id: str) -> None:
         super().__init__(f"Artifact {artifact_id} does not exist")
@@ -39,11 +40,23 @@ class MissingArtifact(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EntryWrite:
-    """An entry to store: its key, its body, and the ids of the CAS artifacts it refers to."""
+    """An entry or action to store.
+
+    Attributes:
+        key: its key.
+        body: the content of its file.
+        artifacts: the ids of the CAS artifacts that an entry refers to; an action lists its blobs.
+    """
 
     key: Key
     body: bytes
-    artifacts: frozenset[str]
+    artifacts: frozenset[str] = frozenset()
+
+    def targets(self) -> frozenset[Target]:
+        """What it refers to."""
+        if self.key.kind is Kind.ACTION:
+            return targets_in(self.body)
+        return frozenset(map(artifact_target, self.artifacts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +91,7 @@ class EntryWriter:
                 project: self._lock(project, locks)
                 for project in sorted({write.key.project for write in batch}, key=str)
             }
-            seen: dict[tuple[Project, str], bool | OSError] = {}
+            seen: dict[tuple[Project, Target], bool | OSError] = {}
             outcomes = [locked[write.key.project] or self._look(write, seen) for write in batch]
             allowed = [
                 Replacement(write.key.path(self._store.root), write.body)
@@ -135,39 +148,44 @@ class EntryWriter:
         return None
 
     def _look(
-        self, write: EntryWrite, seen: dict[tuple[Project, str], bool | OSError]
+        self, write: EntryWrite, seen: dict[tuple[Project, Target], bool | OSError]
     ) -> str | MissingArtifact | OSError | None:
-        """Touch the artifacts of an entry, and return an error or the id of a missing one, if any.
+        """Touch what an entry refers to; return an error or the name of what is missing, if any.
 
-        `seen` has the artifacts that this batch has touched under the lock: once is enough.
+        `seen` has what this batch has touched under the lock: once is enough.
         """
         project = write.key.project
         missing = []
-        for artifact_id in write.artifacts:
-            key = project, artifact_id
+        for target in write.targets():
+            key = project, target
             if key not in seen:
-                seen[key] = attempt(partial(artifact_is_there, self._store, project), artifact_id)
+                seen[key] = attempt(partial(target_is_there, self._store, project), target)
             is_there = seen[key]
             if isinstance(is_there, OSError):
                 return is_there
             if not is_there:
-                missing.append(artifact_id)
-        if missing and self._require_artifacts:
+                missing.append(target.name)
+        if missing and must_be_whole(write.key.kind, require_artifacts=self._require_artifacts):
             return MissingArtifact(min(missing))
         return min(missing, default=None)
 
 
-def artifact_is_there(store: FileStore, project: Project, artifact_id: str) -> bool:
-    """Touch a CAS artifact under both spellings, and return whether either exists.
+def must_be_whole(kind: Kind, *, require_artifacts: bool) -> bool:
+    """Whether a file of `kind` may not be there without what it refers to."""
+    return require_artifacts or kind is Kind.ACTION
 
-    The client may ask for either spelling, and eviction judges each by its own last use.
+
+def target_is_there(store: FileStore, project: Project, target: Target) -> bool:
+    """Touch what a file refers to, in each spelling, and return whether it exists in one.
+
+    A client may ask for either spelling, and eviction judges each by its own last use.
 
     Raises:
         OSError: the disk failed.
     """
     now = time.time_ns()
     is_there = False
-    for spelling in spellings(artifact_id):
-        artifact = Key(project, Kind.CAS, spelling)
-        is_there |= store.touch(f"{store.root}/{artifact.place}", now)
+    for each in target.ids:
+        place = Key(project, target.kind, each).place
+        is_there |= store.touch(f"{store.root}/{place}", now, target.size)
     return is_there

@@ -4,6 +4,8 @@
     <storage>/<account>/<project>/keyvalue/<shard>/<cas_id>.json
     <storage>/<account>/<project>/gradle/<shard>/<key>
     <storage>/<account>/<project>/module/<shard>/<SHA-256 of category, hash and name>
+    <storage>/<account>/<project>/blob/<shard>/<SHA-256 of the bytes>
+    <storage>/<account>/<project>/action/<shard>/<SHA-256 of the action>
 
 nginx reads the same layout, written down as regular expressions. Handles and ids are matched whole:
 handles can hold neither a dot nor a slash, and ids what their kind's grammar lets through

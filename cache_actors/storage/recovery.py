@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from .entries import artifact_is_there
+from .entries import must_be_whole, target_is_there
 from .files.folders import identity_of, is_same_folder, opened_folder
 from .files.store import FileStore, Replacement
 from .files.write_ahead_log import (
@@ -43,7 +43,7 @@ from .integrity.validation import Fault, open_or_fault
 from .layout import LOGS, Key, key_at
 from .locks import FolderLock
 from .project_lock import exclusive
-from .references import references_in
+from .references import targets_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +61,8 @@ class Recovered:
 
     Attributes:
         stored: number of files that were stored again.
-        removed: number of entries that were removed, as an artifact of theirs is lost.
+        removed: number of entries and actions that were removed, as an artifact or blob of theirs
+            is lost.
         failed: number of files that could not be stored again; the logs are kept then.
     """
 
@@ -195,7 +196,8 @@ class _Recovery:
         for key in keys:
             found = self._kept(key)
             body = self._logged(key) if found is None else found
-            if self._require_artifacts and not self._has_artifacts(key, body):
+            is_strict = must_be_whole(key.kind, require_artifacts=self._require_artifacts)
+            if is_strict and not self._has_artifacts(key, body):
                 self._path(key).unlink(missing_ok=True)
                 self._removed += 1
             elif found is None:
@@ -225,9 +227,7 @@ class _Recovery:
             self._path(key).unlink(missing_ok=True)
 
     def _has_artifacts(self, key: Key, body: bytes) -> bool:
-        return all(
-            artifact_is_there(self._store, key.project, each) for each in references_in(body)
-        )
+        return all(target_is_there(self._store, key.project, each) for each in targets_in(body))
 
     def _logged(self, key: Key) -> bytes:
         """The bytes of the newest record of `key`."""

@@ -1,8 +1,9 @@
-"""References from key-value entries to CAS artifacts. Pure functions, no I/O.
+"""References from entries to CAS artifacts, and from actions to blobs. Pure functions, no I/O.
 
-A value is an opaque string to the protocol, but its two forms are known: the base64 of a protobuf
-in which each artifact's id is a field of 64 hexadecimal characters (tag `0x12`, length `0x40`), or
-such an id itself. A value of any other form refers to nothing.
+An action lists its blobs (`actions.py`). An entry is JSON, whose values are opaque strings to the
+protocol, but their two forms are known: the base64 of a protobuf in which each artifact's id is a
+field of 64 hexadecimal characters (tag `0x12`, length `0x40`), or such an id itself. A value of any
+other form refers to nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +11,11 @@ from __future__ import annotations
 import binascii
 import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from cache_actors.kinds import ACTION_MARK, Kind
+
+from .actions import BlobReference, unpacked_action
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,6 +23,42 @@ if TYPE_CHECKING:
 _ID = re.compile("[0-9A-Fa-f]{64}")
 _FIELD = re.compile(rb"\x12\x40([0-9A-Fa-f]{64})")
 _URL_SAFE = str.maketrans("-_", "+/")
+
+
+class Target(NamedTuple):
+    """What a file refers to.
+
+    Attributes:
+        kind: its kind.
+        ids: the ids under one or more of which it may be stored.
+        size: its size in bytes; None for any.
+        name: its name in messages.
+    """
+
+    kind: Kind
+    ids: tuple[str, ...]
+    size: int | None
+    name: str
+
+
+def artifact_target(artifact_id: str) -> Target:
+    """The CAS artifact with that id, in either spelling."""
+    return Target(Kind.CAS, spellings(artifact_id), None, artifact_id)
+
+
+def blob_target(blob: BlobReference) -> Target:
+    """The blob with that digest."""
+    return Target(Kind.BLOB, (blob.id,), blob.size, str(blob))
+
+
+def targets_in(content: bytes) -> frozenset[Target]:
+    """What a stored entry or action refers to; nothing if `content` is neither."""
+    if not content.startswith(ACTION_MARK):
+        return frozenset(map(artifact_target, references_in(content)))
+    try:
+        return frozenset(map(blob_target, unpacked_action(content)[0]))
+    except ValueError:
+        return frozenset()
 
 
 def references(values: Iterable[str]) -> frozenset[str]:

@@ -5,16 +5,27 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from cache_actors.kinds import Kind
+from cache_actors.storage.actions import EMPTY_BLOB
+from cache_actors.storage.entries import target_is_there
+from cache_actors.storage.errors import StorageError, storage_error
+from cache_actors.storage.layout import Key
+from cache_actors.storage.references import blob_target
+
 from .disk_threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
 
     import trio
 
+    from cache_actors.storage.actions import BlobReference
     from cache_actors.storage.files.open_file import OpenFile
     from cache_actors.storage.files.store import FileStore
-    from cache_actors.storage.layout import Key
+    from cache_actors.storage.layout import Project
+
+FOUND_AT_ONCE = 256
+"""Largest number of blobs that one call of a thread looks for."""
 
 READ_BYTES = 1 << 20
 """Largest number of bytes that one call of a thread reads."""
@@ -75,6 +86,48 @@ class ArtifactReader:
         """
         path = key.path(self._store.root)
         return await in_thread(self._store.touch, path, time.time_ns(), threads=self._threads)
+
+    async def missing(self, project: Project, blobs: Sequence[BlobReference]) -> list[int]:
+        """The places in `blobs` of those that do not exist; all others are in use from now on.
+
+        Raises:
+            StorageError: the disk failed.
+        """
+        found: list[int] = []
+        for start in range(0, len(blobs), FOUND_AT_ONCE):
+            some = blobs[start : start + FOUND_AT_ONCE]
+            absent = await in_thread(self._missing, project, some, threads=self._threads)
+            found += [start + place for place in absent]
+        return found
+
+    def _missing(self, project: Project, blobs: Sequence[BlobReference]) -> list[int]:
+        return [
+            place
+            for place, blob in enumerate(blobs)
+            if blob != EMPTY_BLOB and not target_is_there(self._store, project, blob_target(blob))
+        ]
+
+    async def contents(
+        self, project: Project, blobs: Sequence[BlobReference]
+    ) -> list[bytes | StorageError | None]:
+        """The bytes of each of `blobs`; None for those that do not exist, or the disk's error."""
+        return await in_thread(self._contents, project, blobs, threads=self._threads)
+
+    def _contents(
+        self, project: Project, blobs: Sequence[BlobReference]
+    ) -> list[bytes | StorageError | None]:
+        now = time.time_ns()
+        found: list[bytes | StorageError | None] = []
+        for blob in blobs:
+            if blob == EMPTY_BLOB:
+                found.append(b"")
+                continue
+            place = Key(project, Kind.BLOB, blob.id).place
+            try:
+                found.append(self._store.content(f"{self._store.root}/{place}", now, blob.size))
+            except OSError as error:
+                found.append(storage_error(error))
+        return found
 
     async def open(self, key: Key) -> Artifact | None:
         """Open the artifact `key`; None if it does not exist.

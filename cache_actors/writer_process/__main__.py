@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+_KINDS = {kind.folder: kind for kind in Kind}
+
 IDLE_CHECK_SECONDS = 1.0
 """Interval in seconds at which a process without batches looks for old records to checkpoint."""
 
@@ -140,7 +142,7 @@ class CommitServer:
 
 
 def _write(line: EntryItem) -> EntryWrite:
-    key = Key(Project(line.account, line.project), Kind.KEYVALUE, line.id)
+    key = Key(Project(line.account, line.project), _KINDS[line.folder], line.id)
     return EntryWrite(key, line.body, frozenset(line.artifacts))
 
 

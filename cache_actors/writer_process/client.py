@@ -211,7 +211,12 @@ def _pieces(source: Sequence[bytes] | TemporaryFile) -> tuple[bytes, ...]:
 def _line(write: EntryWrite) -> EntryItem:
     project = write.key.project
     return EntryItem(
-        project.account, project.name, write.key.id, write.body, tuple(write.artifacts)
+        project.account,
+        project.name,
+        write.key.id,
+        write.body,
+        tuple(write.artifacts),
+        write.key.kind.folder,
     )
 
 

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from cache_actors.kinds import Kind
 from cache_actors.storage.errors import NoRoom, Shortage
 from cache_actors.storage.recovery import Recovered
 
@@ -38,13 +39,17 @@ class ArtifactItem(msgspec.Struct, frozen=True, array_like=True):
 
 
 class EntryItem(msgspec.Struct, frozen=True, array_like=True):
-    """An entry to store: its project, its id, its body and the artifacts that it refers to."""
+    """An entry or action to store: its project, its id, its body and an entry's artifacts.
+
+    `folder` is that of its kind (`Kind.folder`).
+    """
 
     account: str
     project: str
     id: str
     body: bytes
     artifacts: tuple[str, ...]
+    folder: str = Kind.KEYVALUE.folder
 
 
 class PublishRequest(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -112,7 +112,7 @@ PYTHON
 sed -n 's/^\([a-z0-9-]*\)==.*/\1/p' requirements-runtime.lock | sort >"$work/locked"
 expect "packages that the lock does not name" cache-actors \
     "$(sort "$work/packages" | comm -23 - "$work/locked" | xargs)"
-expect "snippets in the package" "http.conf metrics.conf server.conf" "$(inside sh -c \
+expect "snippets in the package" "grpc.conf http.conf metrics.conf server.conf" "$(inside sh -c \
     'cd /opt/cache-actors/lib/python3*/site-packages/cache_actors/nginx/snippets && find . -type f' |
     sed 's|./||' | sort | xargs)"
 say "packages" "$(wc -l <"$work/packages")"
@@ -182,9 +182,11 @@ FROM ${BASE}
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends nginx-light
 DOCKERFILE
 build $NGINX "$work/nginx/Dockerfile" "$work/nginx"
+# Debian's nginx is too old for gRPC.
+sed '/http2/d; /grpc\.conf/d' platform/compose/nginx.conf >"$work/nginx/nginx.conf"
 podman run --detach --name nginx "${CONFINED[@]}" --user 10002:10001 --tmpfs /run/nginx \
     --stop-signal SIGQUIT --volume "$work/cas:/cas" --volume "$work/sockets:/run/cache-actors" \
-    --volume "$PWD/platform/compose/nginx.conf:/etc/cache-actors/nginx.conf:ro" \
+    --volume "$work/nginx/nginx.conf:/etc/cache-actors/nginx.conf:ro" \
     --volume "$PWD/platform/compose/tls:/etc/cache-actors/tls:ro" \
     --volume "$PWD/platform/nginx:/etc/cache-actors/snippets:ro" \
     --entrypoint '["nginx", "-c", "/etc/cache-actors/nginx.conf"]' $NGINX >/dev/null

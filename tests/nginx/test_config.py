@@ -41,7 +41,7 @@ EXPLAINED = {
 def test_snippets_are_in_it_unchanged() -> None:
     printed = nginx_config(replace(OPTIONS, metrics_port=9464, bucket=True))
     config = [line.strip() for line in printed.splitlines()]
-    for snippet in "http.conf", "server.conf", "bucket.conf", "metrics.conf":
+    for snippet in "http.conf", "server.conf", "grpc.conf", "bucket.conf", "metrics.conf":
         lines = [line.strip() for line in (SNIPPETS / snippet).read_text().splitlines()]
         start = config.index(lines[0])
         assert config[start : start + len(lines)] == lines
@@ -60,6 +60,17 @@ def test_old_nginx_takes_http2_with_listen_and_new_nginx_by_itself() -> None:
     assert "http2 on;" not in old
     assert "listen 127.0.0.1:8080 ssl backlog" in new
     assert "http2 on;" in new
+
+
+@pytest.mark.parametrize("tls", [{}, TLS], ids=["plain", "tls"])
+def test_grpc_is_left_out_with_a_word_where_nginx_cannot_pass_its_trailers_on(
+    tls: dict[str, Any],
+) -> None:
+    for version, has_it in ((1, 22, 1), False), ((1, 27, 1), False), ((1, 27, 2), True):
+        config = nginx_config(replace(OPTIONS, **tls, nginx_version=version))
+        assert ("proxy_pass_trailers     on;" in config) is has_it
+        assert ("# No gRPC" in config) is not has_it
+        assert ("http2 on;" in config) is (has_it or (bool(tls) and version >= (1, 25, 1)))
 
 
 def test_what_nginx_answers_is_logged_for_the_service_if_it_wants_that() -> None:

@@ -125,6 +125,7 @@ in
 
     # services/web-servers/nginx/default.nix, vhost-options.nix
     services.nginx.enable = off;
+    services.nginx.package = option scalars { version = "1.30.0"; };
     services.nginx.user = option str "nginx";
     services.nginx.group = option str "nginx";
     services.nginx.enableReload = off;

@@ -156,6 +156,7 @@ def test_nginx_has_the_limits_that_it_has_elsewhere() -> None:
         "listen 0.0.0.0:9464",
         "include /etc/cache-actors/snippets/http.conf",
         "include /etc/cache-actors/snippets/server.conf",
+        "include /etc/cache-actors/snippets/grpc.conf",
         "include /etc/cache-actors/snippets/metrics.conf",
         "include /etc/cache-actors/tls/*.conf",
         "include /run/nginx/limit.conf",
@@ -164,7 +165,7 @@ def test_nginx_has_the_limits_that_it_has_elsewhere() -> None:
     }
     snippets = "".join(
         (PROJECT / "platform/nginx" / name).read_text()
-        for name in ("http.conf", "server.conf", "metrics.conf")
+        for name in ("http.conf", "server.conf", "grpc.conf", "metrics.conf")
     )
     theirs = directives(elsewhere) - directives(snippets) - directives(NGINX_CONF.read_text())
     assert {directive.split()[0] for directive in theirs} == {

@@ -18,7 +18,8 @@ import pytest
 
 from cache_actors.cli.check.nginx import check_nginx_and_host
 from cache_actors.cli.check.result import Verdict
-from cache_actors.nginx.config import NginxOptions, nginx_config
+from cache_actors.nginx.binary import nginx_version
+from cache_actors.nginx.config import GRPC_SINCE, NginxOptions, nginx_config
 from tests.support.nginx import find_binary
 from tests.support.waiting import eventually
 
@@ -59,9 +60,19 @@ def test_snippets_are_in_it_unchanged(host: Any) -> None:
     for text, snippet in (
         (nginx["commonHttpConfig"], "http"),
         (site["extraConfig"], "server"),
+        (site["extraConfig"], "grpc"),
         (nginx["appendHttpConfig"], "metrics"),
     ):
         assert (SNIPPETS / f"{snippet}.conf").read_text() in text
+
+
+def test_grpc_is_left_out_where_nginx_is_older_than_nginx_config_wants() -> None:
+    first = ".".join(map(str, GRPC_SINCE))
+    for version, has_it in ("1.27.1", False), (first, True), ("1.100.0", True):
+        change = f'{{ services.nginx.package.version = "{version}"; }}'
+        config = evaluate_hosts(change=change)["production"]["config"]
+        [site] = config["services"]["nginx"]["virtualHosts"].values()
+        assert ("proxy_pass_trailers" in site["extraConfig"]) is has_it, version
 
 
 def test_metrics_are_told_on_loopback_and_the_port_can_be_chosen(host: Any) -> None:
@@ -161,9 +172,11 @@ def running(request: pytest.FixtureRequest) -> Iterator[Running]:
         folder.chmod(0o755)
         for each in "cas", "sockets", "acme":
             (folder / each).mkdir()
+        version = ".".join(map(str, nginx_version(binary)))
         change = f"""{{ lib, ... }}: {{
           services.cache-actors-nginx.storage = lib.mkForce "{folder}/cas";
           services.cache-actors-nginx.upstream = lib.mkForce "unix:{folder}/sockets/current.sock";
+          services.nginx.package.version = "{version}";
         }}"""
         services = evaluate_hosts(change=change)["production"]["config"]["services"]
         user = "nobody nogroup" if os.geteuid() == 0 else None

@@ -108,6 +108,8 @@ def new_entry(rng: random.Random, project: Project, kind: Kind) -> Key:
             key = Key(project, kind, module_id("builds", name, MODULE_NAME))
             HASHES[key.id] = name
             return key
+        case Kind.BLOB | Kind.ACTION:
+            return Key(project, kind, name)
         case _:
             assert_never(kind)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -16,18 +17,23 @@ from click.testing import CliRunner
 
 from cache_actors.cli.main import main
 from cache_actors.storage.files.store import PROBE_BYTES
+from tests.support.grpc_client import grpc_client
 from tests.support.programs import find_program
 from tests.support.service import free_port
 from tests.support.strace import family
 from tests.support.waiting import eventually
 from tests.support.wire import read_response, status_of, upload_head
 
+CAPABILITIES = "/build.bazel.remote.execution.v2.Capabilities/GetCapabilities"
 DEV = (sys.executable, "-m", "cache_actors", "dev")
 
 
 def test_printed_curl_lines_work_in_their_order(tmp_path: Path) -> None:
     find_program("curl")
-    with running_dev(tmp_path, PORT=str(free_port())) as lines:
+    with running_dev(tmp_path, PORT=str(free_port())) as printed:
+        lines = [line for line in printed if line.startswith("curl")]
+        [bazel] = [line for line in printed if "--remote_cache=" in line]
+        use_as_bazel_would(bazel)
         answers = [
             subprocess.run(
                 ["bash", "-c", line],  # noqa: S607
@@ -50,6 +56,17 @@ def test_printed_curl_lines_work_in_their_order(tmp_path: Path) -> None:
     assert (tmp_path / ".dev" / "cas" / "acme" / "app").is_dir()
 
 
+def use_as_bazel_would(line: str) -> None:
+    """Ask what the cache can do, with the options of a printed command."""
+    options = dict(word.removeprefix("--").split("=", 1) for word in shlex.split(line)[3:6])
+    port = int(options["remote_cache"].removeprefix("grpc://127.0.0.1:"))
+    instance = options["remote_instance_name"].encode()
+    request = b"\n" + bytes([len(instance)]) + instance  # the first field of the message
+    authorization = tuple(options["remote_header"].split("=", 1))
+    with grpc_client(port) as client:
+        assert client.call(CAPABILITIES, request, metadata=[authorization])
+
+
 def test_refuses_to_be_reached_from_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,7 +80,7 @@ def test_refuses_to_be_reached_from_elsewhere(
 
 @contextmanager
 def running_dev(folder: Path, **environment: str) -> Iterator[list[str]]:
-    """Run `cache-actors dev` in `folder`; gives the curl lines that it prints."""
+    """Run `cache-actors dev` in `folder`; gives the commands that it prints."""
     with subprocess.Popen(
         DEV,
         cwd=folder,
@@ -76,7 +93,7 @@ def running_dev(folder: Path, **environment: str) -> Iterator[list[str]]:
         lines: list[str] = []
         try:
             for line in process.stdout:
-                if line.startswith("curl"):
+                if line.startswith(("curl", "bazel")):
                     lines.append(line.rstrip("\n"))
                 if line.startswith("curl -s"):  # the last one
                     break

@@ -16,7 +16,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache_actors.nginx.config import OPEN_FILES
+from cache_actors.nginx.config import GRPC_SINCE, OPEN_FILES
 from cache_actors.storage.mounts import file_system_at
 
 from .result import CheckResult, Verdict
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 SNIPPETS = ("http.conf", "server.conf")
 BUCKET_SNIPPET = "bucket.conf"
+GRPC_SNIPPET = "grpc.conf"
+"""Snippet that an older nginx does without."""
+
 STANDARD_INPUT = Path("-")
 DEEPEST = 10
 """Deepest nesting of `include` that is followed, as a configuration may include itself."""
@@ -47,7 +50,7 @@ _INCLUDE = re.compile(r"""include\s+["']?([^"';]+?)["']?\s*;""")
 def check_nginx_and_host(
     config: Path, max_upload_bytes: int | None = None, *, has_bucket: bool | None = None
 ) -> Iterator[CheckResult]:
-    """Check the snippets, the limit on uploads, and nginx's open files and decisions on this host.
+    """Check the snippets, gRPC, the limit on uploads, and nginx's files and decisions on this host.
 
     Args:
         config: the file with nginx's configuration, or `STANDARD_INPUT`.
@@ -62,18 +65,20 @@ def check_nginx_and_host(
         advice = "Give the path of nginx's configuration, or - and it on standard input."
         yield CheckResult("nginx", Verdict.BROKEN, f"{name} cannot be read: {reason}", advice)
         return
-    snippets = files("cache_actors.nginx") / "snippets"
-    for snippet in SNIPPETS:
-        wanted = _significant((snippets / snippet).read_text())
-        number, start = _longest_start(wanted, reader.lines)
-        if number < len(wanted):
-            text = f"{name} is not that of this version: `{wanted[number]}` of {snippet} is missing"
-            advice = _advice(reader.missing if number == 0 else [])
+    folder = files("cache_actors.nginx") / "snippets"
+    runs = {}
+    for snippet in *SNIPPETS, GRPC_SNIPPET:
+        wanted = _significant((folder / snippet).read_text())
+        length, _ = runs[snippet] = _longest_start(wanted, reader.lines)
+        if length < len(wanted) and (length > 0 or snippet != GRPC_SNIPPET):
+            text = f"{name} is not that of this version: `{wanted[length]}` of {snippet} is missing"
+            advice = _advice(reader.missing if length == 0 else [])
             yield CheckResult("nginx", Verdict.BROKEN, f"{text}, or not in its place", advice)
             return
     yield CheckResult("nginx", Verdict.OK, f"{name} is that of this version")
     yield from _bucket(name, reader.lines, has_bucket)
-    limit = _body_limit(reader.lines, start)  # at server.conf, the last snippet
+    yield _grpc(name, reader.lines, has_snippet=runs[GRPC_SNIPPET][0] > 0)
+    limit = _body_limit(reader.lines, runs["server.conf"][1])
     if limit is not None and max_upload_bytes is not None:
         yield _largest_upload(limit, max_upload_bytes)
     yield from _host(name, reader.lines)
@@ -98,6 +103,22 @@ def _bucket(name: str, lines: Sequence[str], has_bucket: bool | None) -> Iterato
         text = f"{name} asks the service for what is missing, which has no bucket"
         advice = "Set S3_BUCKET, or leave out bucket.conf: each miss costs a request."
         yield CheckResult("nginx and the bucket", Verdict.WARNING, text, advice)
+
+
+def _grpc(name: str, lines: Sequence[str], *, has_snippet: bool) -> CheckResult:
+    """Check that clients of gRPC are served, which older versions of nginx cannot do."""
+    who = "Bazel, and Tuist's CLI from 4.209 on for Xcode's cache, get nothing"
+    since = ".".join(map(str, GRPC_SINCE))
+    if not has_snippet:
+        advice = f"If they are to be served: nginx {since} or newer, and a configuration for it."
+        return CheckResult("gRPC", Verdict.WARNING, f"{name} has no {GRPC_SNIPPET}: {who}", advice)
+    words = [line.rstrip(";").split() for line in lines]
+    if ["http2", "on"] not in words and not any(
+        each[0] == "listen" and "http2" in each for each in words
+    ):
+        advice = "`http2 on;` in the server block."
+        return CheckResult("gRPC", Verdict.WARNING, f"{name} has no HTTP/2: {who}", advice)
+    return CheckResult("gRPC", Verdict.OK, f"{name} passes it on")
 
 
 def serves(worker: Path, storage: Path) -> bool:

@@ -15,7 +15,7 @@ import click
 
 from cache_actors.cli.serve import run_process
 from cache_actors.nginx.binary import NoNginx, find_nginx, nginx_version
-from cache_actors.nginx.config import NginxOptions
+from cache_actors.nginx.config import GRPC_SINCE, NginxOptions
 from cache_actors.nginx.process import running_nginx
 from cache_actors.settings import BadSettings, load_settings
 
@@ -61,8 +61,9 @@ def run_dev() -> int:
                 "nginx_log": Path(runtime) / "answers.log",
             }
         )
-        with running_nginx(nginx, _nginx_options(nginx, behind), ended=_stop):
-            return run_process(behind, announce=lambda: _introduce(behind))
+        options = _nginx_options(nginx, behind)
+        with running_nginx(nginx, options, ended=_stop):
+            return run_process(behind, announce=lambda: _introduce(behind, options))
 
 
 def _settings(server_url: str) -> Settings:
@@ -117,8 +118,8 @@ def _is_loopback(address: str) -> bool:
         return False
 
 
-def _introduce(settings: Settings) -> None:
-    """Print example commands to paste into a shell."""
+def _introduce(settings: Settings, nginx: NginxOptions | None = None) -> None:
+    """Print example commands to paste into a shell, for the service behind `nginx` or without."""
     url = f"http://{_address(settings)}{settings.path_prefix}"
     who = "nginx listens" if settings.socket_path else "The service listens"
     query = f"account_handle={ACCOUNT}&project_handle={PROJECT}"
@@ -143,6 +144,20 @@ Store a key-value entry, and retrieve it:
 {curl} -X PUT --data '{entry}' '{url}/api/cache/keyvalue?{query}'
 {curl} -X PUT '{url}/api/cache/keyvalue/{cas_id}?{query}'
 
+{_introduce_grpc(_address(settings), nginx)}
+
 Look at the supervision tree, here or in a browser:
 curl -s -w '\\n' '{url}/up'
 """)
+
+
+def _introduce_grpc(address: str, nginx: NginxOptions | None) -> str:
+    """How to point Bazel here, or why it cannot be."""
+    if nginx is None:
+        return "There is no gRPC, as for Bazel, without nginx."
+    if nginx.nginx_version < GRPC_SINCE:
+        version, since = (".".join(map(str, each)) for each in (nginx.nginx_version, GRPC_SINCE))
+        return f"There is no gRPC, as for Bazel: nginx is {version}, and {since} is needed."
+    options = f"--remote_cache=grpc://{address} --remote_instance_name={ACCOUNT}/{PROJECT}"
+    options += f" --remote_header=authorization='Bearer {TOKEN}' --remote_local_fallback"
+    return f"Have Bazel use this cache, in a workspace of yours:\nbazel build //... {options}"

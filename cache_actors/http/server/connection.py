@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 import h11
 import trio
 from hypercorn.events import Closed, RawData
-from hypercorn.protocol.events import Response
+from hypercorn.protocol.events import EndBody, Response
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import ConnectionState, LifespanState
 from hypercorn.utils import parse_socket_addr
@@ -238,6 +238,8 @@ class _Protocol(H11Protocol):
         self._is_h11s_turn = False  # it has bytes of the next request already
         self._request_id = ""
         self._wants_no_body = False
+        self._has_trailers = False
+        self._trailers: list[tuple[bytes, bytes]] = []  # of the response, once they are known
         super().__init__(
             app,  # type: ignore[arg-type]
             config,
@@ -313,11 +315,26 @@ class _Protocol(H11Protocol):
     async def _run_application(self) -> None:
         """Have the application answer the request that has just come."""
         try:
-            await self._application(self._inline.scope, self._receive, self._inline.send)
+            await self._application(self._inline.scope, self._receive, self._send)
         except Exception:
             await self._inline.send(None)
             raise
         await self._inline.send(None)
+
+    async def _send(self, message: ASGISendEvent) -> None:
+        """Send a part of the response; its end waits for the trailers, if it has some.
+
+        Hypercorn sends trailers in HTTP/2 alone.
+        """
+        if message["type"] == "http.response.start":
+            self._has_trailers, self._trailers = bool(message.get("trailers")), []
+            message = {**message, "trailers": False}
+        elif message["type"] == "http.response.body" and self._has_trailers:
+            message = {**message, "more_body": True}
+        elif message["type"] == "http.response.trailers":
+            self._trailers = list(message["headers"])
+            message = {"type": "http.response.body", "body": b"", "more_body": False}
+        await self._inline.send(message)
 
     async def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         """The next event of the connection; reads as much as it takes.
@@ -366,7 +383,10 @@ class _Protocol(H11Protocol):
 
     async def stream_send(self, event: StreamEvent) -> None:
         """Send a part of the response; its head waits for what comes after it."""
-        await super().stream_send(event)
+        if isinstance(event, EndBody) and self._trailers:
+            await self._send_h11_event(h11.EndOfMessage(headers=self._trailers))
+        else:
+            await super().stream_send(event)
         if not isinstance(event, Response):
             await self._flush()
 

@@ -2,9 +2,10 @@
 
 h11 takes ten times as long for a head as one regular expression does. So a request is looked at
 here first, and answered here if all of its head has come at once and says nothing unusual. All
-others are h11's, from their first byte on: what is chunked, waits for a 100, closes its connection,
-repeats a header, or is no HTTP. The grammar here is a part of h11's, so nothing is accepted that
-h11 would refuse, nor understood in another way (`tests/http/server/test_plain.py`).
+others are h11's, from their first byte on: what is chunked and no call by gRPC, waits for a 100,
+closes its connection, repeats a header, or is no HTTP. The grammar here is a part of h11's, so
+nothing is accepted that h11 would refuse, nor understood in another way
+(`tests/http/server/test_plain.py`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ _HEAD = re.compile(
     rb"((?:[-!#$%&'*+.^_`|~0-9a-zA-Z]++:[ -~]*+\r\n)++)\r\n"
 )
 _UNUSUAL = {b"expect", b"transfer-encoding", b"upgrade"}
+_UNUSUAL_IN_CALLS = _UNUSUAL - {b"transfer-encoding"} | {b"content-length"}
 _BODILESS = {204, 304}
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n\0]*)?\r\n")
+_MAX_CHUNK_LINE = 1024  # bytes; of one with a size, or of all trailers together
 
 
 @dataclass(slots=True)
@@ -37,14 +41,14 @@ class PlainRequest:
         method: GET, POST or PUT.
         target: a path, and perhaps a query.
         headers: each once, with its name in lower case.
-        length: of the body, in bytes.
+        length: of the body, in bytes; None if it is chunked.
         rest: what has come behind the head: of the body, and of what is behind that.
     """
 
     method: bytes
     target: bytes
     headers: dict[bytes, bytes]
-    length: int
+    length: int | None
     rest: bytes
 
 
@@ -61,16 +65,80 @@ def plain_request(data: bytes, most: int) -> PlainRequest | None:
         if name in headers:
             return None
         headers[name] = value.strip()
-    length = headers.get(b"content-length", b"0")
-    if (
-        b"host" in headers
-        and _UNUSUAL.isdisjoint(headers)
-        and headers.get(b"connection", b"keep-alive").lower() == b"keep-alive"
-        and length.isdigit()
-        and len(length) <= 18  # what is longer is left to h11
+    if b"host" not in headers or headers.get(b"connection", b"keep-alive").lower() != b"keep-alive":
+        return None
+    rest = data[match.end() :]
+    if headers.get(b"content-type", b"").startswith(b"application/grpc") and (
+        headers.get(b"transfer-encoding") == b"chunked" and _UNUSUAL_IN_CALLS.isdisjoint(headers)
     ):
-        return PlainRequest(method, target, headers, int(length), data[match.end() :])
+        return PlainRequest(method, target, headers, None, rest)
+    length = headers.get(b"content-length", b"0")
+    # A longer number is left to h11.
+    if _UNUSUAL.isdisjoint(headers) and length.isdigit() and len(length) <= 18:
+        return PlainRequest(method, target, headers, int(length), rest)
     return None
+
+
+class ChunkedBody:
+    """Decodes a chunked body (RFC 9112, section 7.1); its extensions and trailers are ignored.
+
+    Attributes:
+        ended: whether it has come to its end.
+        rest: what has come and is not decoded yet; at the end, what is behind the body.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self.rest = data
+        self.ended = False
+        self._left = 0  # bytes of the chunk that are still to come
+        self._follows_chunk = self._in_trailers = False
+
+    def decode(self) -> bytes:
+        """The bytes in what has come.
+
+        Raises:
+            ValueError: that is no chunked body.
+        """
+        pieces: list[bytes] = []
+        while not self.ended:
+            if self._left:
+                piece, self.rest = self.rest[: self._left], self.rest[self._left :]
+                self._left -= len(piece)
+                pieces.append(piece)
+                if self._left:
+                    break
+                self._follows_chunk = True
+            if self._in_trailers:
+                if not self._skip_trailers():
+                    break
+                continue
+            if self._follows_chunk:
+                if len(self.rest) < 2 and b"\r\n".startswith(self.rest):
+                    break
+                if not self.rest.startswith(b"\r\n"):
+                    raise ValueError("a chunk is longer than it says")
+                self.rest, self._follows_chunk = self.rest[2:], False
+            match = _CHUNK_SIZE.match(self.rest)
+            if match is None:
+                if b"\n" in self.rest or len(self.rest) > _MAX_CHUNK_LINE:
+                    raise ValueError("a chunk does not say how long it is")
+                break
+            self.rest, self._left = self.rest[match.end() :], int(match[1], 16)
+            self._in_trailers = not self._left
+        return b"".join(pieces)
+
+    def _skip_trailers(self) -> bool:
+        """Skip the trailers, and return whether they have come to their end."""
+        if self.rest.startswith(b"\r\n"):
+            self.rest, self.ended = self.rest[2:], True
+            return True
+        end = self.rest.find(b"\r\n\r\n")
+        if end < 0:
+            if len(self.rest) > _MAX_CHUNK_LINE:
+                raise ValueError("too many trailers")
+            return False
+        self.rest, self.ended = self.rest[end + 4 :], True
+        return True
 
 
 class PlainExchange:
@@ -112,17 +180,19 @@ class PlainExchange:
             "headers": list(request.headers.items()),
             "client": client,
             "server": server,
-            "extensions": {},
+            "extensions": {"http.response.trailers": {}},
         }
         self._connection = connection
         self._headers = headers
         self._refuse = refuse
         self._rest = request.rest
-        self._to_come = request.length
+        self._to_come = request.length or 0
+        self._chunks = ChunkedBody(request.rest) if request.length is None else None
         self.started = self.cut = False
         self._head = b""
         self._to_send = 0
-        self._is_sent = self._closes = self._is_bodiless = False
+        self._is_sent = self._closes = self._is_bodiless = self._has_trailers = False
+        self._held: list[bytes] = []  # the end of a body, which goes out with the trailers
 
     def behind(self) -> bytes | None:
         """What has come behind the request; None if no other request may follow.
@@ -130,7 +200,11 @@ class PlainExchange:
         That is so if something of this one is unfinished, or its response closes the connection.
         """
         unfinished = self.cut or not self._is_sent or self._to_come or self._to_send
-        return None if unfinished or self._closes else self._rest
+        if unfinished or self._closes:
+            return None
+        if self._chunks is not None:
+            return self._chunks.rest if self._chunks.ended else None
+        return self._rest
 
     async def receive(self) -> ASGIReceiveEvent:
         """The next piece of the body.
@@ -138,6 +212,8 @@ class PlainExchange:
         Raises:
             BodyStalled: it does not come.
         """
+        if self._chunks is not None:
+            return await self._receive_chunked(self._chunks)
         if not self._to_come:
             return {"type": "http.request", "body": b"", "more_body": False}
         if self._rest:
@@ -145,21 +221,57 @@ class PlainExchange:
         else:
             piece = await self._connection.read(self._to_come)
             if not piece:
-                if not self.started:  # else its end is all that the client may get
-                    self.cut = True
-                    await self._refuse()
-                return {"type": "http.disconnect"}
+                return await self._end_early()
         self._to_come -= len(piece)
         return {"type": "http.request", "body": piece, "more_body": self._to_come > 0}
 
+    async def _receive_chunked(self, chunks: ChunkedBody) -> ASGIReceiveEvent:
+        while True:
+            try:
+                piece = chunks.decode()
+            except ValueError:
+                return await self._end_early()
+            if piece or chunks.ended:
+                return {"type": "http.request", "body": piece, "more_body": not chunks.ended}
+            data = await self._connection.read()
+            if not data:
+                return await self._end_early()
+            chunks.rest += data
+
+    async def _end_early(self) -> ASGIReceiveEvent:
+        """Refuse a request whose body does not come to its end."""
+        if not self.started:  # else its end is all that the client may get
+            self.cut = True
+            await self._refuse()
+        return {"type": "http.disconnect"}
+
     async def send(self, message: ASGISendEvent) -> None:
         """Send a part of the response; its head waits for what comes after it.
+
+        A response with trailers is chunked, and its end waits for them.
 
         Raises:
             ValueError: it cannot be sent like that.
         """
         if message["type"] == "http.response.start":
+            self._has_trailers = bool(message.get("trailers"))
             self._start(message["status"], message["headers"])
+        elif message["type"] == "http.response.trailers" and not self.cut:
+            lines = [b"%s: %s\r\n" % header for header in message["headers"]]
+            trailers = b"".join((b"0\r\n", *lines, b"\r\n"))
+            if trailers.count(b"\n") != len(lines) + 2:
+                raise ValueError("A trailer of a response has a line end")
+            self._is_sent = True
+            await self._send_now([*self._held, trailers])
+        elif self._has_trailers and message["type"] == "http.response.body" and not self.cut:
+            output = [self._head] if self._head else []
+            self._head = b""
+            if piece := message["body"]:
+                output += [b"%x\r\n" % len(piece), piece, b"\r\n"]
+            if message["more_body"]:
+                await self._send_now(output)
+            else:
+                self._held = output
         elif message["type"] == "http.response.body" and not self.cut:
             piece = b"" if self._is_bodiless else message["body"]
             self._to_send -= len(piece)
@@ -168,11 +280,14 @@ class PlainExchange:
             self._is_sent = not message["more_body"]
             output = [each for each in (self._head, piece) if each]
             self._head = b""
-            if output:
-                try:
-                    await self._connection.send(output)
-                except OSError:
-                    self.cut = True
+            await self._send_now(output)
+
+    async def _send_now(self, output: list[bytes]) -> None:
+        if output:
+            try:
+                await self._connection.send(output)
+            except OSError:
+                self.cut = True
 
     def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         lines, length = [b"HTTP/1.1 %d \r\n" % status], None
@@ -183,7 +298,9 @@ class PlainExchange:
             elif name == b"connection":
                 self._closes = value == b"close"
         self._is_bodiless = status in _BODILESS
-        if length is None and not self._is_bodiless:
+        if self._has_trailers:
+            lines.append(b"Transfer-Encoding: chunked\r\n")
+        elif length is None and not self._is_bodiless:
             raise ValueError("A response does not say how long it is")
         self._to_send = 0 if self._is_bodiless else length or 0
         self._head = b"".join((*lines, b"\r\n"))

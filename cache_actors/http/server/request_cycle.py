@@ -25,6 +25,7 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from cache_actors.http.errors import CLIENT_CLOSED_REQUEST, BodyStalled, ClientDisconnected
 from cache_actors.http.request import Request
 from cache_actors.http.request_id import request_id
+from cache_actors.http.responses import TrailedResponse
 from cache_actors.kinds import Kind
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ LINGER_SECONDS = 5.0
 LINGER_BYTES = 32 * 1024 * 1024
 """Largest rest of an unwanted body that is dropped, in bytes; with more, the connection is closed
 instead. If the largest body of any kind is larger, it is as much as that."""
+
+TRAILERS = "http.response.trailers"
+"""ASGI's message with trailers, and the extension of a connection that can send them before the
+request is complete."""
 
 BODY_HEADER = "X-Cache-Body"
 """Header that nginx sends if the body has to be read before the response."""
@@ -66,21 +71,57 @@ class RequestCycle(TrioASGIHTTPConnection):
                 status = response.status_code
                 if not request.body.complete and BODY_HEADER in request.headers:
                     await _drop_rest(request)
-                if status != CLIENT_CLOSED_REQUEST:
+                if isinstance(response, TrailedResponse):
+                    await self._respond_with_trailers(request, response, send)
+                elif status != CLIENT_CLOSED_REQUEST:
                     await self._respond(request, response, send)
         finally:
+            if request.call is not None:
+                request.call.resources.close()
+                status = request.call.http_status
             self.app.record_request(request, status, self._sent, trio.current_time() - began)
 
-    async def _respond(self, request: Request, response: Response, send: ASGISendCallable) -> None:
-        """Send the response, and count the bytes of its body."""
+    async def _respond_with_trailers(
+        self, request: Request, response: TrailedResponse, send: ASGISendCallable
+    ) -> None:
+        """Send a response whose trailers are known at its end; its pieces report all errors.
+
+        A client that is still sending hears the status at once, if the connection can do both.
+        """
+        start = self._start_of(request, response)
+        start["trailers"] = True
+        await send(cast("ASGISendEvent", start))
+        last = b""
+        async with response.pieces as pieces:
+            async for piece in pieces:
+                if last:
+                    await send(_body(last, more=True))
+                last = piece
+                self._sent += len(piece)
+        if not request.body.complete and TRAILERS not in request.scope["extensions"]:
+            await send(_body(last, more=True))
+            last = b""
+            await _drop_rest(request)
+        await send(_body(last, more=False))
+        trailers = {"type": TRAILERS, "headers": response.pieces.trailers()}
+        await send(cast("ASGISendEvent", {**trailers, "more_trailers": False}))
+        if not request.body.complete:
+            await _drop_rest(request)
+
+    def _start_of(self, request: Request, response: Response) -> dict[str, object]:
+        """The head of a response, as ASGI has it."""
         response.headers["X-Request-ID"] = request.id
         if self.app.in_flight.draining or _is_left_waiting(request):
             response.headers["Connection"] = "close"
-        start = {
+        return {
             "type": "http.response.start",
             "status": response.status_code,
             "headers": encode_headers(response.headers),
         }
+
+    async def _respond(self, request: Request, response: Response, send: ASGISendCallable) -> None:
+        """Send the response, and count the bytes of its body."""
+        start = self._start_of(request, response)
         try:
             async with response.response as pieces:
                 await send(cast("ASGISendEvent", start))

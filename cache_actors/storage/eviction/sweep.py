@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 A scan of the disk yields a cut-off: a fixed rule for what is too old (`cutoff.py`). Each project is
 then swept in two phases. *Entries* are the files of all kinds that refer to others, *artifacts*
-those of all other kinds (`kinds.py`), and entries refer to CAS artifacts:
+those of all other kinds (`kinds.py`), and entries refer to artifacts (`references.py`):
 
 1. *Entries.* An entry is removed if it is too old, or if it refers to an artifact that is missing
    or about to be removed. If an entry stays, each artifact it refers to is given a last use no
@@ -51,7 +51,7 @@ from cache_actors.storage.files.last_use import WRONG_CLOCK_NS, last_use, touch_
 from cache_actors.storage.integrity.quarantine import DAMAGE
 from cache_actors.storage.layout import Key
 from cache_actors.storage.project_lock import exclusive
-from cache_actors.storage.references import references_in, spellings
+from cache_actors.storage.references import targets_in
 from cache_actors.storage.walk import FolderLost, StoredFile, files, shards
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cache_actors.storage.layout import Project
+    from cache_actors.storage.references import Target
 
     from .cutoff import Cutoff
     from .shared import SharedFiles
@@ -289,25 +290,25 @@ class Sweep:
         rule = self._rule(entry, refers=True)
         if rule.takes_all(used):
             return True
-        ids = references_in(_read(entry.path))
-        if not ids:
+        targets = targets_in(_read(entry.path))
+        if not targets:
             return rule.takes(used, entry.id)
         is_spared = rule is not self.rule
-        return not all(self._stays(project, each, entry, is_spared=is_spared) for each in ids)
+        return not all(self._stays(project, each, entry, is_spared=is_spared) for each in targets)
 
     def _stays(
-        self, project: Project, artifact_id: str, entry: StoredFile, *, is_spared: bool
+        self, project: Project, target: Target, entry: StoredFile, *, is_spared: bool
     ) -> bool:
-        """Whether a CAS artifact outlives this pass, given that `entry` refers to it.
+        """Whether an artifact or blob outlives this pass, given that `entry` refers to it.
 
-        If the entry is spared for not being in the bucket, its artifacts are too.
+        If the entry is spared for not being in the bucket, what it refers to is too.
         """
         used = last_use(entry.status)
         is_there = False
-        for spelling in spellings(artifact_id):
-            path = f"{self.root}/{Key(project, Kind.CAS, spelling).place}"
+        for spelling in target.ids:
+            path = f"{self.root}/{Key(project, target.kind, spelling).place}"
             status = _status(path)
-            if status is None:
+            if status is None or target.size not in (None, status.st_size):
                 continue
             needed = used
             rule = self._rule(StoredFile(path, spelling, status), refers=False)
@@ -317,7 +318,8 @@ class Sweep:
                 needed = self.rule.now
             is_there |= last_use(status) >= needed or touch_path(path, needed)
         waited = self.rule.now - entry.status.st_mtime_ns
-        if not is_there and not self.require_artifacts and 0 <= waited < ENTRY_GRACE_NS:
+        is_strict = self.require_artifacts or target.kind is Kind.BLOB
+        if not is_there and not is_strict and 0 <= waited < ENTRY_GRACE_NS:
             self.unsettled = True
             return True
         return is_there

@@ -260,8 +260,10 @@ class FileStore:
         quarantine = partial(self._valid.quarantine, path, status.st_ino)
         return OpenFile(fd, status, record.digest if record else None, quarantine)
 
-    def touch(self, path: str | Path, when: int) -> bool:
+    def touch(self, path: str | Path, when: int, size: int | None = None) -> bool:
         """Whether there is a whole file at `path`; if so, note that it was used at `when` (ns).
+
+        One with another size than `size`, if that is given, does not count.
 
         Raises:
             OSError: the disk failed.
@@ -271,11 +273,45 @@ class FileStore:
             return False
         fd, status, _ = found
         try:
+            if size not in (None, status.st_size):
+                return False
             with suppress(PermissionError):  # somebody else's, which eviction leaves alone
                 touch(fd, status, when, RECENT_NS)
         finally:
             os.close(fd)
         return True
+
+    def content(self, path: str | Path, when: int, size: int) -> bytes | None:
+        """The bytes of the file at `path`, which is used at `when` (ns); None if there is none.
+
+        One with another size than `size` is not read. A broken one is put in quarantine.
+
+        Raises:
+            OSError: the disk failed.
+        """
+        found = self._valid.open(path)
+        if found is None:
+            return None
+        fd, status, _ = found
+        try:
+            if status.st_size != size:
+                return None
+            with suppress(PermissionError):
+                touch(fd, status, when, RECENT_NS)
+            try:
+                data = os.pread(fd, size, 0)
+                while len(data) < size and (more := os.pread(fd, size - len(data), len(data))):
+                    data += more
+            except OSError as error:
+                if error.errno not in DAMAGE:
+                    raise
+                data = b""
+            if len(data) != size:
+                self._valid.quarantine(path, status.st_ino)
+                return None
+        finally:
+            os.close(fd)
+        return data
 
     def with_folder(self, folder: Path, action: Callable[[Path], None]) -> None:
         """Call `action(folder)`, after making that folder below the root, to stay."""

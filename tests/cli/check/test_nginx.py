@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -15,15 +16,14 @@ from cache_actors.settings import Settings
 
 SNIPPETS = Path(__file__).parents[3] / "platform/nginx"
 SERVER = (SNIPPETS / "server.conf").read_text()
-MADE = nginx_config(
-    NginxOptions(
-        listen="127.0.0.1:8080",
-        upstream="127.0.0.1:4000",
-        storage=Path("/cas"),
-        runtime=Path("/run/nginx"),
-        open_files=32_768,
-    )
+OPTIONS = NginxOptions(
+    listen="127.0.0.1:8080",
+    upstream="127.0.0.1:4000",
+    storage=Path("/cas"),
+    runtime=Path("/run/nginx"),
+    open_files=32_768,
 )
+MADE = nginx_config(OPTIONS)
 AUTH = "    auth_request /_cache_decision;\n"
 
 
@@ -102,6 +102,37 @@ def test_include_that_is_elsewhere_does_not_hide_a_difference(config: Path) -> N
     found = check(config, text.replace(AUTH, "", 1))
     assert "auth_request" in found.text
     assert "/elsewhere" not in (found.advice or "")
+
+
+# gRPC.
+
+
+def grpc(config: Path, text: str) -> CheckResult:
+    config.write_text(text)
+    return next(each for each in check_nginx_and_host(config) if each.subject == "gRPC")
+
+
+def test_grpc_that_an_older_nginx_does_without_is_told(config: Path) -> None:
+    assert grpc(config, MADE).verdict is Verdict.OK
+    older = nginx_config(replace(OPTIONS, nginx_version=(1, 22, 1)))
+    assert check(config, older).verdict is Verdict.OK
+    found = grpc(config, older)
+    assert found.verdict is Verdict.WARNING
+    assert "nginx 1.27.2 or newer" in (found.advice or "")
+
+
+def test_grpc_without_http2_is_told(config: Path) -> None:
+    found = grpc(config, MADE.replace("http2 on;", ""))
+    assert found.verdict is Verdict.WARNING
+    assert "`http2 on;`" in (found.advice or "")
+    with_listen = MADE.replace("http2 on;", "listen 127.0.0.1:8081 http2;")
+    assert grpc(config, with_listen).verdict is Verdict.OK
+
+
+def test_change_of_grpc_is_found(config: Path) -> None:
+    found = check(config, MADE.replace("proxy_pass_trailers     on;", "", 1))
+    assert found.verdict is Verdict.BROKEN
+    assert "grpc.conf" in found.text
 
 
 # The largest upload.
@@ -203,7 +234,7 @@ def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
 )
 def test_limit_of_open_files_is_looked_at(config: Path, directive: str, verdict: Verdict) -> None:
     config.write_text(MADE.replace("worker_rlimit_nofile 32768;", directive))
-    first, limit = check_nginx_and_host(config)
+    first, _, limit = check_nginx_and_host(config)
     assert (first.verdict, limit.verdict) == (Verdict.OK, verdict)
 
 

@@ -46,6 +46,10 @@ def expect_same(request: PlainRequest, data: bytes) -> None:
     head = connection.next_event()
     assert isinstance(head, h11.Request)
     assert (head.method, head.target) == (request.method, request.target)
+    if request.length is None:
+        assert connection.states[h11.SERVER] is h11.SEND_RESPONSE
+        assert (b"transfer-encoding", b"chunked") in list(head.headers)
+        return
     assert list(head.headers) == list(request.headers.items())
     assert head.http_version == b"1.1"
     assert not connection.they_are_waiting_for_100_continue

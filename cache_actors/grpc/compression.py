@@ -1,0 +1,96 @@
+"""zstd, within bounds: what comes out is limited by what was announced, and memory by a window."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from .status import invalid
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, AsyncIterator, Iterator
+
+PIECE_BYTES = 256 * 1024
+"""Largest piece that comes out of one step, in bytes, which takes less than a millisecond."""
+
+_OPTIONS: dict[int, int] = {
+    zstd.DecompressionParameter.window_log_max: 23
+}  # 8 MiB, as RFC 8878 recommends
+
+
+async def decompressed(pieces: AsyncIterable[bytes], size: int) -> AsyncIterator[bytes]:
+    """Decompress `pieces`, which have to become `size` bytes.
+
+    Raises:
+        CallFailed: INVALID_ARGUMENT, that is no zstd, or becomes more.
+    """
+    decoder = Decoder(size)
+    async for piece in pieces:
+        for each in decoder.decode(piece):
+            yield each
+    decoder.end()
+
+
+class Decoder:
+    """Decompresses frames, one after the other, to at most `size` bytes."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._frame = zstd.ZstdDecompressor(options=_OPTIONS)
+        self._has_begun = False
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        """The bytes that come of `data`, in pieces; each is made when it is asked for.
+
+        Raises:
+            CallFailed: INVALID_ARGUMENT, that is no zstd, or becomes more.
+        """
+        while data or not (self._frame.needs_input or self._frame.eof):
+            if self._frame.eof:
+                self._frame = zstd.ZstdDecompressor(options=_OPTIONS)
+            self._has_begun = True
+            try:
+                piece = self._frame.decompress(data, PIECE_BYTES)
+            except zstd.ZstdError:
+                raise invalid("The bytes are not compressed by zstd") from None
+            data = self._frame.unused_data if self._frame.eof else b""
+            self._left -= len(piece)
+            if self._left < 0:
+                raise invalid("There are more bytes than the digest says")
+            if piece:
+                yield piece
+
+    def end(self) -> None:
+        """Check that the last frame is complete.
+
+        Raises:
+            CallFailed: INVALID_ARGUMENT, it is cut short.
+        """
+        if self._has_begun and not self._frame.eof:
+            raise invalid("The compressed bytes are cut short")
+
+
+def decompressed_at_once(data: bytes, size: int) -> bytes:
+    """The `size` bytes that come of `data`, or some other number of them that is not more.
+
+    Raises:
+        CallFailed: INVALID_ARGUMENT, that is no zstd, or becomes more.
+    """
+    decoder = Decoder(size)
+    whole = b"".join(decoder.decode(data))
+    decoder.end()
+    return whole
+
+
+async def compressed(pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """Compress `pieces` to one frame, at a level that costs less time than it saves."""
+    encoder = zstd.ZstdCompressor(level=1)
+    async for piece in pieces:
+        if data := encoder.compress(piece):
+            yield data
+    yield encoder.flush()

@@ -1,0 +1,272 @@
+"""ContentAddressableStorage: finding, reading and storing blobs in batches, and trees."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from typing import TYPE_CHECKING
+
+import trio
+from google.protobuf.message import DecodeError
+
+from cache_actors.kinds import Kind
+from cache_actors.storage.actions import EMPTY_BLOB, BlobReference
+from cache_actors.storage.errors import StorageError
+from cache_actors.storage.layout import Key
+
+from .compression import decompressed_at_once
+from .digests import ZSTD, blob_of, check_function
+from .framing import framed, varint
+from .messages_pb2 import (
+    BatchReadBlobsRequest,
+    BatchReadBlobsResponse,
+    BatchUpdateBlobsRequest,
+    BatchUpdateBlobsResponse,
+    Digest,
+    Directory,
+    FindMissingBlobsRequest,
+    FindMissingBlobsResponse,
+    GetTreeRequest,
+    GetTreeResponse,
+    Status,
+)
+from .status import CallFailed, Code, failure, invalid
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from cache_actors.storage.files.store import Published
+
+    from .context import CallContext
+
+_RESPONSE, _DATA = b"\x0a", b"\x12"  # tags of fields 1 and 2
+
+READ_AT_ONCE = 1 << 20
+"""Largest number of bytes that one call of a thread reads for a batch, if there is more than one
+blob."""
+
+BLOBS_AT_ONCE = 256
+"""Largest number of blobs that one call of a thread reads, checks or publishes."""
+
+CHECKED_HERE = 64 * 1024
+"""Largest batch, in bytes, whose digests are checked without a thread: that takes less time."""
+
+MAX_DIRECTORIES = 100_000
+"""Largest number of directories in a tree."""
+
+PAGE_DIRECTORIES = 1_000
+PAGE_BYTES = 1 << 20
+"""Largest page of a tree: directories, and bytes, unless a single directory has more."""
+
+
+async def find_missing_blobs(context: CallContext, message: FindMissingBlobsRequest) -> bytes:
+    """`FindMissingBlobs`: the digests of blobs that do not exist; all others are in use now."""
+    check_function(message.digest_function)
+    blobs = list(dict.fromkeys(map(blob_of, message.blob_digests)))
+    missing = await context.services.reader.missing(context.project, blobs)
+    return FindMissingBlobsResponse(
+        missing_blob_digests=[_digest(blobs[place]) for place in missing]
+    ).SerializeToString()
+
+
+async def batch_read_blobs(context: CallContext, message: BatchReadBlobsRequest) -> bytes:
+    """`BatchReadBlobs`: the bytes of blobs, uncompressed, or what is wrong with each."""
+    check_function(message.digest_function)
+    blobs: list[BlobReference] = []
+    failed: dict[int, CallFailed] = {}
+    for place, digest in enumerate(message.digests):
+        try:
+            blobs.append(blob_of(digest))
+        except CallFailed as error:
+            failed[place] = error
+            blobs.append(EMPTY_BLOB)
+    total, most = sum(blob.size for blob in blobs), context.settings.grpc_max_cas_bytes
+    if total > most:
+        raise invalid(f"A batch of {total} bytes is larger than {most} bytes")
+    await context.memory().reserve(2 * total)
+    answer: list[bytes] = []  # a BatchReadBlobsResponse: encoded here, its blobs are copied once
+    for start, end in _slices(blobs):
+        found = await context.services.reader.contents(context.project, blobs[start:end])
+        for place, data in enumerate(found, start):
+            if not isinstance(data, bytes):
+                failed[place] = _reason(data)
+            answer += _read_response(message.digests[place], data, failed.get(place))
+    codes = [failed[place].code if place in failed else Code.OK for place in range(len(blobs))]
+    _count(context, "BatchReadBlobs", codes)
+    return b"".join(answer)
+
+
+async def batch_update_blobs(context: CallContext, message: BatchUpdateBlobsRequest) -> bytes:
+    """`BatchUpdateBlobs`: store blobs whose bytes are what their digests say; a status for each."""
+    check_function(message.digest_function)
+    outcomes: list[CallFailed | None] = [None] * len(message.requests)
+    to_store: list[tuple[int, Key, bytes]] = []
+    held = 0
+    memory = context.memory()
+    for place, request in enumerate(message.requests):
+        try:
+            blob = blob_of(request.digest)
+            most = context.settings.max_blob_bytes
+            if blob.size > most:
+                raise invalid(f"A blob of {blob.size} bytes is larger than {most} bytes")
+            data = request.data
+            if request.compressor:
+                held += blob.size
+                if request.compressor != ZSTD:
+                    raise invalid("The only compressor is zstd")
+                if held > context.settings.grpc_max_cas_bytes:
+                    raise invalid("The batch is too large")
+                await memory.reserve(blob.size)
+                data = decompressed_at_once(data, blob.size)
+                await trio.lowlevel.checkpoint()
+            if len(data) != blob.size:
+                raise invalid(f"There are {len(data)} bytes, and the digest says {blob.size}")
+        except CallFailed as error:
+            outcomes[place] = error
+        else:
+            to_store.append((place, Key(context.project, Kind.BLOB, blob.id), data))
+    for place in await _wrong(to_store):
+        outcomes[place] = invalid("The bytes are not those of the digest")
+    right = [each for each in to_store if outcomes[each[0]] is None and each[2]]
+    for start, end in _slices([BlobReference(key.id, len(data)) for _, key, data in right]):
+        some = right[start:end]
+        batch = [(key, data) for _, key, data in some]
+        published = await context.services.writer.publish_batch(batch, context.owner)
+        for (place, _, _), outcome in zip(some, published, strict=True):
+            outcomes[place] = _reason(outcome) if isinstance(outcome, StorageError) else None
+    answer = BatchUpdateBlobsResponse()
+    for request, failed in zip(message.requests, outcomes, strict=True):
+        response = answer.responses.add(digest=request.digest, status=Status())
+        if failed is not None:
+            _set(response.status, failed)
+    _count(context, "BatchUpdateBlobs", [each.status.code for each in answer.responses])
+    return answer.SerializeToString()
+
+
+async def get_tree(context: CallContext, message: GetTreeRequest) -> AsyncIterator[bytes]:
+    """`GetTree`: all directories below one, each once, in pages; those that are missing left out.
+
+    The token of a page is the number of directories before it.
+    """
+    check_function(message.digest_function)
+    root = blob_of(message.root_digest)
+    if message.page_size < 0:
+        raise invalid("page_size is negative")
+    size = min(message.page_size or PAGE_DIRECTORIES, PAGE_DIRECTORIES)
+    token = message.page_token
+    if token and not (token.isascii() and token.isdigit() and len(token) <= 6):
+        raise invalid("page_token is invalid")
+    if await context.services.reader.missing(context.project, [root]):
+        raise CallFailed(Code.NOT_FOUND, "The directory does not exist")
+    return _pages(context, root, int(token or 0), size)
+
+
+async def _pages(
+    context: CallContext, root: BlobReference, skipped: int, size: int
+) -> AsyncIterator[bytes]:
+    page, page_bytes, number = GetTreeResponse(), 0, 0
+    async for data, directory in directories_below(context, [root]):
+        number += 1
+        if number <= skipped:
+            continue
+        if page.directories and (
+            len(page.directories) >= size or page_bytes + len(data) > PAGE_BYTES
+        ):
+            page.next_page_token = str(number - 1)
+            yield framed(page.SerializeToString())
+            page, page_bytes = GetTreeResponse(), 0
+        page.directories.append(directory)
+        page_bytes += len(data)
+    yield framed(page.SerializeToString())
+
+
+async def directories_below(
+    context: CallContext, roots: Sequence[BlobReference]
+) -> AsyncIterator[tuple[bytes, Directory]]:
+    """The directories `roots` and all below them that exist, each once: its bytes, and what it is.
+
+    Raises:
+        CallFailed: there are too many, or one is none.
+    """
+    todo, seen = deque(dict.fromkeys(roots)), set(roots)
+    while todo:
+        some = [todo.popleft() for _ in range(min(len(todo), 64))]
+        if sum(blob.size for blob in some) > context.settings.grpc_max_cas_bytes:
+            raise CallFailed(Code.RESOURCE_EXHAUSTED, "A directory is too large")
+        found = await context.services.reader.contents(context.project, some)
+        for data in found:
+            if isinstance(data, StorageError):
+                raise data
+            if data is None:
+                continue
+            directory = Directory()
+            try:
+                directory.ParseFromString(data)
+            except DecodeError:
+                raise invalid("A blob in the tree is no directory") from None
+            for node in directory.directories:
+                below = blob_of(node.digest)
+                if below not in seen:
+                    seen.add(below)
+                    todo.append(below)
+            if len(seen) > MAX_DIRECTORIES:
+                text = f"The tree has more than {MAX_DIRECTORIES} directories"
+                raise CallFailed(Code.RESOURCE_EXHAUSTED, text)
+            yield data, directory
+
+
+def _read_response(
+    digest: Digest, data: bytes | StorageError | None, failed: CallFailed | None
+) -> tuple[bytes, ...]:
+    """A response of a `BatchReadBlobsResponse`, encoded, with its tag."""
+    rest = BatchReadBlobsResponse.Response(digest=digest, status=Status())
+    if failed is not None:
+        _set(rest.status, failed)
+    head = rest.SerializeToString()
+    if not isinstance(data, bytes) or not data:
+        return (_RESPONSE, varint(len(head)), head)
+    tagged = _DATA + varint(len(data))
+    return (_RESPONSE, varint(len(head) + len(tagged) + len(data)), head, tagged, data)
+
+
+def _slices(blobs: Sequence[BlobReference]) -> list[tuple[int, int]]:
+    """Slices of `blobs` that are handled at once, each as its start and end."""
+    slices, start, size = [], 0, 0
+    for place, blob in enumerate(blobs):
+        if place > start and (size + blob.size > READ_AT_ONCE or place - start >= BLOBS_AT_ONCE):
+            slices.append((start, place))
+            start, size = place, 0
+        size += blob.size
+    return [*slices, (start, len(blobs))] if blobs else []
+
+
+async def _wrong(blobs: Sequence[tuple[int, Key, bytes]]) -> list[int]:
+    """The first members of those blobs whose bytes are not what their ids say."""
+
+    def wrong() -> list[int]:
+        return [place for place, key, data in blobs if hashlib.sha256(data).hexdigest() != key.id]
+
+    if sum(len(data) for _, _, data in blobs) <= CHECKED_HERE:
+        return wrong()
+    return await trio.to_thread.run_sync(wrong)
+
+
+def _digest(blob: BlobReference) -> Digest:
+    return Digest(hash=blob.id, size_bytes=blob.size)
+
+
+def _reason(outcome: StorageError | Published | None) -> CallFailed:
+    """The status of a blob that is not there, or of a disk that failed."""
+    if isinstance(outcome, StorageError):
+        return failure(outcome) or CallFailed(Code.INTERNAL, str(outcome))
+    return CallFailed(Code.NOT_FOUND, "The blob does not exist")
+
+
+def _set(status: Status, error: CallFailed) -> None:
+    status.code, status.message = error.code, error.message
+
+
+def _count(context: CallContext, method: str, codes: Sequence[int]) -> None:
+    for code in set(codes):
+        blobs = context.metrics.batch_blobs.labels(method, Code(code).name)
+        blobs.inc(sum(each == code for each in codes))

@@ -1,0 +1,95 @@
+"""Digests, and the names of resources that have them. Pure functions, no I/O."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cache_actors.storage.actions import EMPTY_BLOB, BlobReference
+
+from .status import invalid
+
+if TYPE_CHECKING:
+    from .messages_pb2 import Digest
+
+SHA256, ZSTD = 1, 1
+"""Numbers of a digest function and of a compressor, in the API's enumerations."""
+
+_HASH = re.compile("[0-9a-f]{64}")
+_SIZE = re.compile("0|[1-9][0-9]{0,18}", re.ASCII)
+_RESOURCE = re.compile(
+    r"(?:(?P<instance>[^\0]*?)/)??(?:(?P<uploads>uploads)/(?P<uuid>[^/]{1,100})/)?"
+    r"(?:blobs|compressed-blobs/(?P<compressor>[^/]*))/(?P<hash>[^/]*)/(?P<size>[^/]*)"
+    r"(?P<more>/.*)?",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """What a resource's name says: the instance, the blob, and whether it comes compressed."""
+
+    instance: str
+    blob: BlobReference
+    is_compressed: bool
+
+
+def blob_of(digest: Digest) -> BlobReference:
+    """The blob with that digest.
+
+    Raises:
+        CallFailed: INVALID_ARGUMENT, that is no digest.
+    """
+    return _blob(digest.hash, digest.size_bytes)
+
+
+def check_function(number: int) -> None:
+    """Check the digest function of a request; 0 leaves it to the length of the digests.
+
+    Raises:
+        CallFailed: INVALID_ARGUMENT, it is not SHA-256.
+    """
+    if number not in (0, SHA256):
+        raise invalid("The only digest function is SHA256")
+
+
+def resource_in(name: str, *, is_upload: bool) -> Resource:
+    """The resource with that name, of an upload or of a blob that is there.
+
+    Raises:
+        CallFailed: INVALID_ARGUMENT, that is no name of one.
+    """
+    match = _RESOURCE.fullmatch(name)
+    if match is None or (match["uploads"] is not None) != is_upload:
+        form = "[<instance>/]uploads/<uuid>/" if is_upload else "[<instance>/]"
+        raise invalid(f"The resource's name is not {form}blobs/<hash>/<size>")
+    if match["more"] and not is_upload:
+        raise invalid("There is something behind the size in the resource's name")
+    if match["compressor"] not in (None, "zstd"):
+        raise invalid("The only compressor is zstd")
+    if _SIZE.fullmatch(match["size"]) is None:
+        raise invalid("The size of a digest is invalid")
+    blob = _blob(match["hash"], int(match["size"]))
+    return Resource(match["instance"] or "", blob, match["compressor"] is not None)
+
+
+def instance_of_blob(name: str) -> str:
+    """The name of the instance in that of a blob to read."""
+    return resource_in(name, is_upload=False).instance
+
+
+def instance_of_upload(name: str) -> str:
+    """The name of the instance in that of an upload."""
+    return resource_in(name, is_upload=True).instance
+
+
+def _blob(digest: str, size: int) -> BlobReference:
+    if _HASH.fullmatch(digest) is None:
+        raise invalid("The hash of a digest is not 64 characters of 0-9 a-f")
+    if not 0 <= size < 1 << 63:
+        raise invalid("The size of a digest is invalid")
+    blob = BlobReference(digest, size)
+    if (blob.id == EMPTY_BLOB.id) != (size == 0):
+        raise invalid("The digest is not one of any bytes: its size is wrong")
+    return blob

@@ -1,0 +1,195 @@
+"""Messages in the body of a request, each after five bytes: a flag, and the message's length.
+
+The memory for a message is taken before it is received. One that is large is not received before
+its client is known to have access, which is why the name of the instance is looked for at its
+start.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+import trio
+
+from cache_actors.http.errors import overloaded
+from cache_actors.supervision import Holding
+
+from .status import CallFailed, Code, invalid
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from cache_actors.http.request import RequestBody
+    from cache_actors.supervision import Owner, Shares
+
+_HEAD = struct.Struct(">BI")
+
+UNKNOWN_BYTES = 64 * 1024
+"""Largest message that is received from a client whose access is not known yet, in bytes."""
+
+COPIES = 2
+"""Memory that a message takes, in its own size: it is there as bytes and decoded."""
+
+PATIENCE = 20.0
+"""Longest wait for the memory of a message, in seconds."""
+
+_NAME_TAG = 0x0A
+_LONGEST_NAME = 4096
+
+
+def framed(message: bytes) -> bytes:
+    """A message with its head."""
+    return framing_head(len(message)) + message
+
+
+def framing_head(size: int) -> bytes:
+    """The head of a message of `size` bytes."""
+    return _HEAD.pack(0, size)
+
+
+def varint(number: int) -> bytes:
+    """A number as messages have it."""
+    pieces = bytearray()
+    while number >= 0x80:
+        pieces.append(number & 0x7F | 0x80)
+        number >>= 7
+    pieces.append(number)
+    return bytes(pieces)
+
+
+def leading_name(start: bytes) -> str:
+    """The text in field 1 of a message, if the message begins with it; else an empty one.
+
+    All encoders write the fields in order, and in each message that may be large that is the name
+    of the instance or of the resource.
+    """
+    if len(start) < 2 or start[0] != _NAME_TAG:
+        return ""
+    length, at = start[1] & 0x7F, 2
+    if start[1] & 0x80:
+        if len(start) < 3 or start[2] & 0x80:
+            return ""
+        length, at = length | start[2] << 7, 3
+    name = start[at : at + length]
+    return name.decode(errors="replace") if len(name) == length else ""
+
+
+class MessageMemory(Holding):
+    """The memory of a call's messages. If its client pauses, and others need it, it is given up."""
+
+    def __init__(self, shares: Shares, owner: Owner) -> None:
+        super().__init__(shares, owner)
+        self.is_lost = False
+        self.is_receiving = False
+
+    async def reserve(self, amount: int) -> None:
+        """Wait for `amount` bytes more.
+
+        Raises:
+            HttpError: 429, there are none for too long.
+        """
+        with trio.move_on_after(PATIENCE) as patience:
+            await self.take(amount)
+        if patience.cancelled_caught:
+            raise overloaded("Too many requests at once")
+
+    def let_go(self) -> None:
+        """Give up a message whose rest does not come."""
+        if self.is_receiving:
+            self.is_lost = True
+            self.give_back()
+
+
+class MessageReader:
+    """Reads the messages of one call.
+
+    Args:
+        body: the body of the request.
+        most: the largest message, in bytes.
+        authorise: called with the leading name of a message that is large.
+        memory: called once there is a message that is larger than `UNKNOWN_BYTES`, whose memory is
+            held until the next one is asked for.
+    """
+
+    def __init__(
+        self,
+        body: RequestBody,
+        most: int,
+        authorise: Callable[[str], Awaitable[None]],
+        memory: Callable[[], MessageMemory],
+    ) -> None:
+        self._body = body.limit(1 << 62)
+        self._most = most
+        self._authorise = authorise
+        self._new_memory = memory
+        self._memory: MessageMemory | None = None
+        self._pieces: list[bytes] = []
+        self._size = 0  # of all pieces
+
+    async def next(self) -> bytes | None:
+        """The next message, or None at the end.
+
+        Raises:
+            CallFailed: what has come is no message, or too large a one.
+            HttpError: 429, there is no memory for it.
+            BodyStalled, ClientDisconnected: the rest does not come.
+        """
+        if self._memory is not None:
+            self._memory.give_back()
+        await self._fill(_HEAD.size)
+        if not self._size:
+            return None
+        flag, length = _HEAD.unpack(self._take(_HEAD.size))
+        if flag == 1:
+            raise CallFailed(Code.INTERNAL, "A message is compressed, which was not announced")
+        if flag:
+            raise CallFailed(Code.INTERNAL, f"A message has the unknown flag {flag}")
+        if length > self._most:
+            text = f"A message of {length} bytes is larger than {self._most} bytes"
+            raise CallFailed(Code.RESOURCE_EXHAUSTED, text)
+        if length <= UNKNOWN_BYTES:
+            await self._fill(length)
+            return self._take(length)
+        await self._fill(min(length, _LONGEST_NAME))
+        start = b"".join(self._pieces)
+        await self._authorise(leading_name(start[: min(length, _LONGEST_NAME)]))
+        memory = self._memory = self._memory or self._new_memory()
+        await memory.reserve(COPIES * length)
+        memory.is_receiving = True
+        try:
+            await self._fill(length, memory)
+        finally:
+            memory.is_receiving = False
+        return self._take(length)
+
+    async def is_at_end(self) -> bool:
+        """Whether nothing follows."""
+        await self._fill(1)
+        return not self._size
+
+    async def _fill(self, wanted: int, memory: MessageMemory | None = None) -> None:
+        """Receive until there are `wanted` bytes, or none follow."""
+        while self._size < wanted:
+            try:
+                piece = await anext(self._body)
+            except StopAsyncIteration:
+                if wanted == 1 or not self._size:
+                    return
+                raise invalid("A message is cut short") from None
+            if memory is not None:
+                if memory.is_lost:
+                    raise overloaded("Too many requests at once")
+                memory.move()
+            self._pieces.append(piece)
+            self._size += len(piece)
+
+    def _take(self, size: int) -> bytes:
+        """The next `size` bytes, which have been received."""
+        if self._size < size:
+            raise invalid("A message is cut short")
+        whole = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        taken, rest = whole[:size], whole[size:]
+        self._pieces = [rest] if rest else []
+        self._size = len(rest)
+        return taken

@@ -1,0 +1,58 @@
+"""Actions on disk: what the result of a build's action refers to, then the result itself.
+
+The references come first, and are complete: also what is inside the trees of output directories,
+which are blobs themselves. So eviction and recovery need not understand results, nor read trees. A
+file is `ACTION_MARK`, the number of references, the SHA-256 and size of each, and the result's
+bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from cache_actors.kinds import ACTION_MARK
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+_HEAD = struct.Struct(">4sI")
+_REFERENCE = struct.Struct(">32sQ")
+
+
+class BlobReference(NamedTuple):
+    """A blob: its id, which is the SHA-256 of its bytes, and its size in bytes."""
+
+    id: str
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.id}/{self.size}"
+
+
+EMPTY_BLOB = BlobReference("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", 0)
+"""The blob without bytes, which always exists and is never stored."""
+
+
+def packed_action(references: Collection[BlobReference], result: bytes) -> bytes:
+    """The content of the file of an action with that `result`, which refers to `references`."""
+    needed = sorted(set(references) - {EMPTY_BLOB})
+    records = [_REFERENCE.pack(bytes.fromhex(each.id), each.size) for each in needed]
+    return b"".join((_HEAD.pack(ACTION_MARK, len(records)), *records, result))
+
+
+def unpacked_action(content: bytes) -> tuple[list[BlobReference], bytes]:
+    """The references of an action and its result, from the content of its file.
+
+    Raises:
+        ValueError: that is no action.
+    """
+    if len(content) < _HEAD.size:
+        raise ValueError("no action")
+    mark, number = _HEAD.unpack_from(content)
+    end = _HEAD.size + number * _REFERENCE.size
+    if mark != ACTION_MARK or len(content) < end:
+        raise ValueError("no action")
+    with memoryview(content) as whole, whole[_HEAD.size : end] as records:
+        found = [BlobReference(d.hex(), size) for d, size in _REFERENCE.iter_unpack(records)]
+    return found, content[end:]

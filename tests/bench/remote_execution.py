@@ -1,0 +1,299 @@
+"""`python -m tests.bench.remote_execution [SECONDS]`: the Remote Execution API, beside others.
+
+Each contestant keeps the same blobs, and is called in turns, by h2load: nginx alone, which sends
+prepared answers and is the limit; this service behind nginx, with two workers; and BuildGrid.
+Then Bazel builds 2,000 small actions without a cache, with its disk cache, and with this service.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from buildstream._protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+from buildstream._protos.google.bytestream import bytestream_pb2 as bytestream
+
+from cache_actors.cli.dev.tuist import StandInTuist
+from tests.support.nginx import nginx_before
+from tests.support.remote_cache import (
+    ACTIONS,
+    BLOBS,
+    STREAM,
+    RemoteCache,
+    digest_of,
+    remote_cache,
+)
+from tests.support.service import Service, running_service
+
+from .buildgrid import install, running_buildgrid
+from .contestants import scratch_folder, storage_in
+from .failure import BenchmarkFailed, NotHere
+from .h2load import Call, run_h2load
+from .names import PROJECT, SMALL, TOKEN, payload
+from .plain_nginx import cores, plain_nginx
+from .processes import cpu_seconds, family
+
+INSTALLED = Path(__file__).parents[2] / "build/bench/buildgrid"
+ROUNDS = 5
+WARM_UP_SECONDS = 1.0
+WORKERS = 2
+
+BATCH = 100
+"""Blobs of 10 KiB in a batch."""
+
+LARGE = 25 << 20
+"""Bytes of the blob that is streamed."""
+
+LIMIT, OURS, BUILDGRID = "nginx alone", f"cache-actors, {WORKERS} workers", "BuildGrid"
+
+ACTION, READ_BATCH, READ = "GetActionResult, calls/s", "BatchReadBlobs, blobs/s", "Read, MiB/s"
+UNITS = {ACTION: 1.0, READ_BATCH: float(BATCH), READ: LARGE / 2**20}
+"""What a call is worth in the unit of its case."""
+
+TARGETS = {ACTION: 2_500.0, READ_BATCH: 15_000.0, READ: 300.0}
+TIMES_BUILDGRID = 3.0
+"""What is not a stream is to reach so many times BuildGrid's rate, if that is more."""
+
+SMALL_ACTIONS = 2_000
+BUILD_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A cache that runs: where it listens, its processes, and the calls of each case."""
+
+    name: str
+    url: str
+    pids: tuple[int, ...]
+    calls: dict[str, Call]
+
+    def turn(self, case: str, seconds: float) -> tuple[float, float]:
+        """The rate in the unit of the case, and the CPU time of a call in microseconds."""
+        before = self._cpu_seconds()
+        calls, spent = run_h2load(self.url, self.calls[case], seconds)
+        cpu = self._cpu_seconds() - before
+        return calls * UNITS[case] / spent, cpu / calls * 1e6
+
+    def _cpu_seconds(self) -> float:
+        return cpu_seconds(pid for parent in self.pids for pid in family(parent))
+
+
+class Stored:
+    """What all contestants keep, and the messages that ask for it, in files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.large = payload(LARGE)
+        self.small = [number.to_bytes(4, "big") + payload(SMALL - 4) for number in range(BATCH)]
+        outputs = [
+            reapi.OutputFile(path=f"out/{number}", digest=digest_of(blob))
+            for number, blob in enumerate(self.small[:3])
+        ]
+        self.result = reapi.ActionResult(output_files=outputs, exit_code=0)
+        self.action = digest_of(b"action")
+        instance = str(PROJECT)
+        digests = [digest_of(blob) for blob in self.small]
+        digest = digest_of(self.large)
+        name = f"{instance}/blobs/{digest.hash}/{digest.size_bytes}"
+        action = reapi.GetActionResultRequest(instance_name=instance, action_digest=self.action)
+        batch = reapi.BatchReadBlobsRequest(instance_name=instance, digests=digests)
+        read = bytestream.ReadRequest(resource_name=name)
+        self.calls = {
+            case: Call(path, _in_file(folder / path.rpartition("/")[2], message), least)
+            for case, path, message, least in (
+                (ACTION, f"{ACTIONS}/GetActionResult", action, self.result.ByteSize()),
+                (READ_BATCH, f"{BLOBS}/BatchReadBlobs", batch, BATCH * SMALL),
+                (READ, f"{STREAM}/Read", read, LARGE),
+            )
+        }
+
+    def put(self, cache: RemoteCache) -> None:
+        """Store all of it in `cache`."""
+        for start in range(0, BATCH, 50):
+            cache.store(*self.small[start : start + 50])
+        cache.write(self.large)
+        cache.store_action(self.action, self.result)
+
+
+def _in_file(path: Path, message: Any) -> Path:
+    path.write_bytes(_framed(message.SerializeToString()))
+    return path
+
+
+def _framed(message: bytes) -> bytes:
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+@contextmanager
+def limit(folder: Path, stored: Stored) -> Iterator[Contestant]:
+    """nginx with each answer in a file, as it travels."""
+    answers = folder / "answers"
+    answers.mkdir()
+    read = [
+        reapi.BatchReadBlobsResponse.Response(digest=digest_of(blob), data=blob)
+        for blob in stored.small
+    ]
+    pieces = [stored.large[start : start + (1 << 20)] for start in range(0, LARGE, 1 << 20)]
+    prepared: dict[str, list[Any]] = {
+        ACTION: [stored.result],
+        READ_BATCH: [reapi.BatchReadBlobsResponse(responses=read)],
+        READ: [bytestream.ReadResponse(data=piece) for piece in pieces],
+    }
+    calls = {}
+    for number, (case, messages) in enumerate(prepared.items()):
+        body = b"".join(_framed(message.SerializeToString()) for message in messages)
+        (answers / str(number)).write_bytes(body)
+        calls[case] = Call(f"/{number}", stored.calls[case].body, stored.calls[case].answer_bytes)
+    server = f"""\
+    server {{
+        listen {{listen}} backlog=4096;
+        http2 on;
+        http2_chunk_size   64k;
+        keepalive_requests 1000000;
+        root               {answers};
+        default_type       application/grpc;
+        add_trailer        grpc-status 0;
+        error_page         405 =200 $uri;
+    }}"""
+    with plain_nginx(server, workers=cores(), kind="wheel") as nginx:
+        yield Contestant(LIMIT, nginx.url, (nginx.pid,), calls)
+
+
+@contextmanager
+def ours(folder: Path, stored: Stored) -> Iterator[tuple[Contestant, int]]:
+    """This service behind nginx, with what is stored; and nginx's port."""
+    environment = {"WORKERS": str(WORKERS), "MAX_UPLOAD_BYTES": str(1 << 28)}
+    environment["SOCKET_PATH"] = str(folder / "cache.sock")
+    storage = storage_in(folder, "cas")
+    with StandInTuist({TOKEN: [str(PROJECT)]}) as tuist:
+        service = Service(storage, tuist.url, environment)
+        with running_service(service, wait=False):
+            service.wait_for_log('"started"')
+            with nginx_before(
+                f"unix:{folder}/cache.sock", storage, "wheel", worker_processes=cores()
+            ) as nginx:
+                with remote_cache(nginx.port, instance=str(PROJECT), token=TOKEN) as cache:
+                    stored.put(cache)
+                pids = (service.pid, nginx.pid)
+                yield Contestant(OURS, nginx.url, pids, stored.calls), nginx.port
+
+
+@contextmanager
+def buildgrid(folder: Path, stored: Stored) -> Iterator[Contestant]:
+    """BuildGrid's cache, with what is stored.
+
+    Raises:
+        NotHere: it cannot be installed.
+    """
+    install(INSTALLED)
+    with running_buildgrid(INSTALLED, folder) as (port, pid):
+        with remote_cache(port, instance=str(PROJECT)) as cache:
+            stored.put(cache)
+        yield Contestant(BUILDGRID, f"http://127.0.0.1:{port}", (pid,), stored.calls)
+
+
+def main() -> int:
+    """Measure and print; return the exit status: 1 if a target is missed."""
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 3.0
+    with scratch_folder() as folder, ExitStack() as stack:
+        stored = Stored(folder)
+        mine, port = stack.enter_context(ours(folder, stored))
+        contestants = [stack.enter_context(limit(folder, stored)), mine]
+        try:
+            contestants.append(stack.enter_context(buildgrid(folder, stored)))
+        except NotHere as error:
+            print(f"SKIPPED {error}")
+        is_met = [compare(case, contestants, seconds) for case in TARGETS]
+        compare_builds(folder, port)
+    return 0 if all(is_met) else 1
+
+
+def compare(case: str, contestants: list[Contestant], seconds: float) -> bool:
+    """Have each contestant's turns at a case, print them, and return whether its target is met."""
+    for each in contestants:
+        each.turn(case, WARM_UP_SECONDS)
+    rounds = []
+    for number in range(ROUNDS):
+        order = contestants if number % 2 == 0 else contestants[::-1]
+        rounds.append({each.name: each.turn(case, seconds) for each in order})
+    print(f"\n{case:26} {'rate':>9}  {'spread':>19}  {'of the first':>12}  {'CPU us a call':>13}")
+    for each in contestants:
+        rates, costs = zip(*(found[each.name] for found in rounds), strict=True)
+        of_limit = median(found[each.name][0] / found[LIMIT][0] for found in rounds)
+        spread = f"{min(rates):,.0f} to {max(rates):,.0f}"
+        print(
+            f"  {each.name:24} {median(rates):9,.0f}  {spread:>19}  {of_limit:12.2f}"
+            f"  {median(costs):13,.0f}",
+            flush=True,
+        )
+    wanted = TARGETS[case]
+    if case != READ and len(contestants) == 3:
+        wanted = max(wanted, TIMES_BUILDGRID * median(found[BUILDGRID][0] for found in rounds))
+        times = median(found[OURS][0] / found[BUILDGRID][0] for found in rounds)
+        print(f"  {OURS} is {times:.1f} times {BUILDGRID}")
+    is_met = median(found[OURS][0] for found in rounds) >= wanted
+    print(f"  target: at least {wanted:,.0f}: {'met' if is_met else 'missed'}")
+    return is_met
+
+
+# --- A build of many small actions ----------------------------------------------------------------
+
+RULES = """\
+[genrule(name = "g%d" % n, outs = ["g%d.txt" % n], cmd = "echo {} > $@".format(n))
+ for n in range(COUNT)]
+"""
+
+
+def compare_builds(folder: Path, port: int) -> None:
+    """Have Bazel build from an empty output folder, each way in turns, and print the seconds."""
+    workspace = folder / "workspace"
+    workspace.mkdir()
+    (workspace / "WORKSPACE").touch()
+    (workspace / "BUILD").write_text(RULES.replace("COUNT", str(SMALL_ACTIONS)))
+    remote = [f"--remote_cache=grpc://127.0.0.1:{port}", f"--remote_instance_name={PROJECT}"]
+    remote.append(f"--remote_header=authorization=Bearer {TOKEN}")
+    ways = {
+        "without a cache": [],
+        "disk cache": [f"--disk_cache={folder}/disk"],
+        OURS: remote,
+    }
+    if shutil.which("bazel") is None:
+        print("\nSKIPPED the build: bazel is not installed (apt-get install bazel-bootstrap)")
+        return
+    rounds = [
+        {name: _build(folder, workspace, options) for name, options in ways.items()}
+        for _ in range(1 + BUILD_ROUNDS)
+    ][1:]  # the first one fills the caches
+    print(
+        f"\n{f'{SMALL_ACTIONS:,} small actions, all hits':26} {'seconds':>9}  {'of the first':>12}"
+    )
+    for name in ways:
+        seconds = median(each[name] for each in rounds)
+        ratio = median(each[name] / each["without a cache"] for each in rounds)
+        print(f"  {name:24} {seconds:9.1f}  {ratio:12.2f}")
+
+
+def _build(folder: Path, workspace: Path, options: list[str]) -> float:
+    """Build all from an empty output folder; the seconds of the build, as Bazel tells them."""
+    root = folder / "root"
+    command = ["bazel", "--batch", f"--output_user_root={root}", "build", "//:all"]
+    command += ["--spawn_strategy=local", "--noshow_progress", "--color=no", *options]
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+    said = subprocess.run(
+        command, cwd=workspace, env=environment, capture_output=True, text=True, check=False
+    )
+    found = re.search(r"Elapsed time: ([0-9.]+)s", said.stderr)
+    if said.returncode != 0 or found is None:
+        raise BenchmarkFailed(said.stderr)
+    subprocess.run(["/bin/rm", "-rf", root], check=True)
+    return float(found[1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
