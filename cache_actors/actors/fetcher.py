@@ -31,18 +31,17 @@ from cache_actors.fetcher_process.protocol import (
     PullRequest,
     decode_report,
 )
-from cache_actors.kinds import Kind
 from cache_actors.s3.outcome import Outcome
 from cache_actors.storage.errors import StorageError
 from cache_actors.storage.layout import Key, Project, StoredKey, key_at
-from cache_actors.storage.references import spellings
 from cache_actors.supervision import Actor, ActorError, Address, Call, Envelope, Holding, Shares
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from cache_actors.metrics.registry import Metrics
     from cache_actors.storage.capacity import Capacity
+    from cache_actors.storage.references import Target
     from cache_actors.supervision import Mailbox, Started
 
 COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "cache_actors.fetcher_process")
@@ -109,16 +108,16 @@ class FetcherClient:
         """
         await self._fetcher.call(TellClean(project))
 
-    async def pull_artifacts(self, project: Project, artifacts: frozenset[str]) -> None:
-        """Look for CAS artifacts, all at once, and return when that has come to an end."""
+    async def pull_targets(self, project: Project, targets: Iterable[Target]) -> None:
+        """Look for artifacts and blobs, all at once; return when that has come to an end."""
         with trio.move_on_after(ARTIFACT_SECONDS):
             async with trio.open_nursery() as nursery:
-                for artifact in artifacts:
-                    nursery.start_soon(self._pull_either, project, artifact)
+                for target in targets:
+                    nursery.start_soon(self._pull_either, project, target)
 
-    async def _pull_either(self, project: Project, artifact: str) -> None:
-        for spelling in spellings(artifact):
-            if await self.pull(Key(project, Kind.CAS, spelling)) is Outcome.HERE:
+    async def _pull_either(self, project: Project, target: Target) -> None:
+        for each in target.ids:
+            if await self.pull(Key(project, target.kind, each)) is Outcome.HERE:
                 return
 
     async def _wait(self, message: Pull, seconds: float) -> Outcome:

@@ -9,11 +9,12 @@ from google.protobuf.message import DecodeError, Message
 
 from cache_actors.actors.kv_store import CHECKED_AT_ONCE
 from cache_actors.kinds import Kind
+from cache_actors.s3.outcome import Outcome
 from cache_actors.storage.actions import BlobReference, packed_action, unpacked_action
 from cache_actors.storage.errors import StorageError
 from cache_actors.storage.layout import Key
 
-from .content import directories_below
+from .content import contents, directories_below
 from .digests import blob_of, check_function
 from .messages_pb2 import (
     ActionResult,
@@ -46,6 +47,9 @@ async def get_action_result(context: CallContext, message: GetActionResultReques
     check_function(message.digest_function)
     key = Key(context.project, Kind.ACTION, blob_of(message.action_digest).id)
     content = await context.services.keyvalue.get_action(key)
+    fetcher = context.services.fetcher
+    if content is None and fetcher is not None and await fetcher.pull(key) is Outcome.HERE:
+        content = await context.services.keyvalue.get_action(key)
     if content is None:
         raise _not_found()
     blobs, result = unpacked_action(content)
@@ -100,7 +104,7 @@ async def _with_inlined(
         if 0 < size <= left:
             left -= size
             fitting.append((place, blob_of(place[2])))
-    found = await context.services.reader.contents(context.project, [b for _, b in fitting])
+    found = await contents(context, [blob for _, blob in fitting])
     for ((what, number, _), _), content in zip(fitting, found, strict=True):
         if not isinstance(content, bytes):
             continue
@@ -154,7 +158,7 @@ async def _tree(context: CallContext, blob: BlobReference) -> Tree:
     if blob.size > most:
         raise invalid(f"A tree of {blob.size} bytes is larger than {most} bytes")
     await context.memory().reserve(2 * blob.size)
-    [data] = await context.services.reader.contents(context.project, [blob])
+    [data] = await contents(context, [blob])
     if isinstance(data, StorageError):
         raise data
     if data is None:

@@ -18,6 +18,7 @@ from cache_actors.storage.layout import Key
 from cache_actors.transfer.upload import SMALL_BYTES, EmptyUpload
 
 from .compression import compressed, decompressed
+from .content import contents, is_here
 from .digests import resource_in
 from .framing import framing_head, varint
 from .messages_pb2 import (
@@ -53,14 +54,14 @@ async def read(context: CallContext, message: ReadRequest) -> AsyncIterator[byte
         raise CallFailed(Code.OUT_OF_RANGE, "read_offset is not within the blob")
     end = min(blob.size, start + limit) if limit else blob.size
     if blob.size <= SMALL_BYTES:
-        [data] = await context.services.reader.contents(context.project, [blob])
+        [data] = await contents(context, [blob])
         if isinstance(data, StorageError):
             raise data
         if data is None:
             raise _not_found()
         pieces = _one(data[start:end])
     else:
-        if await context.services.reader.missing(context.project, [blob]):
+        if not await is_here(context, blob):
             raise _not_found()
         artifact = await context.services.reader.open(Key(context.project, Kind.BLOB, blob.id))
         if artifact is None:

@@ -13,6 +13,7 @@ from cache_actors.kinds import Kind
 from cache_actors.storage.actions import EMPTY_BLOB, BlobReference
 from cache_actors.storage.errors import StorageError
 from cache_actors.storage.layout import Key
+from cache_actors.storage.references import blob_target
 
 from .compression import decompressed_at_once
 from .digests import ZSTD, blob_of, check_function
@@ -86,7 +87,7 @@ async def batch_read_blobs(context: CallContext, message: BatchReadBlobsRequest)
     await context.memory().reserve(2 * total)
     answer: list[bytes] = []  # a BatchReadBlobsResponse: encoded here, its blobs are copied once
     for start, end in _slices(blobs):
-        found = await context.services.reader.contents(context.project, blobs[start:end])
+        found = await contents(context, blobs[start:end])
         for place, data in enumerate(found, start):
             if not isinstance(data, bytes):
                 failed[place] = _reason(data)
@@ -143,6 +144,34 @@ async def batch_update_blobs(context: CallContext, message: BatchUpdateBlobsRequ
     return answer.SerializeToString()
 
 
+async def contents(
+    context: CallContext, blobs: Sequence[BlobReference]
+) -> list[bytes | StorageError | None]:
+    """The bytes of each of `blobs`, from the bucket if there is one; None for one that is nowhere.
+
+    In the place of one that the disk cannot read is its error.
+    """
+    reader, project = context.services.reader, context.project
+    found = await reader.contents(project, blobs)
+    absent = [blob for blob, data in zip(blobs, found, strict=True) if data is None]
+    if not absent or context.services.fetcher is None:
+        return found
+    await context.services.fetcher.pull_targets(project, map(blob_target, absent))
+    pulled = iter(await reader.contents(project, absent))
+    return [next(pulled) if data is None else data for data in found]
+
+
+async def is_here(context: CallContext, blob: BlobReference) -> bool:
+    """Whether a blob exists, or has come from the bucket; it is in use from now on."""
+    reader, project, fetcher = context.services.reader, context.project, context.services.fetcher
+    if not await reader.missing(project, [blob]):
+        return True
+    if fetcher is None:
+        return False
+    await fetcher.pull_targets(project, [blob_target(blob)])
+    return not await reader.missing(project, [blob])
+
+
 async def get_tree(context: CallContext, message: GetTreeRequest) -> AsyncIterator[bytes]:
     """`GetTree`: all directories below one, each once, in pages; those that are missing left out.
 
@@ -156,7 +185,7 @@ async def get_tree(context: CallContext, message: GetTreeRequest) -> AsyncIterat
     token = message.page_token
     if token and not (token.isascii() and token.isdigit() and len(token) <= 6):
         raise invalid("page_token is invalid")
-    if await context.services.reader.missing(context.project, [root]):
+    if not await is_here(context, root):
         raise CallFailed(Code.NOT_FOUND, "The directory does not exist")
     return _pages(context, root, int(token or 0), size)
 
@@ -193,7 +222,7 @@ async def directories_below(
         some = [todo.popleft() for _ in range(min(len(todo), 64))]
         if sum(blob.size for blob in some) > context.settings.grpc_max_cas_bytes:
             raise CallFailed(Code.RESOURCE_EXHAUSTED, "A directory is too large")
-        found = await context.services.reader.contents(context.project, some)
+        found = await contents(context, some)
         for data in found:
             if isinstance(data, StorageError):
                 raise data

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 
 from cache_actors.kinds import Kind
 from cache_actors.storage.capacity import on_disk
-from cache_actors.storage.entries import EntryWriter, MissingArtifact, NewEntry, artifact_is_there
+from cache_actors.storage.entries import EntryWriter, MissingArtifact, NewEntry, target_is_there
 from cache_actors.storage.files.last_use import WRONG_CLOCK_NS
 from cache_actors.storage.files.store import Publication, Published
 from cache_actors.storage.integrity.checksum import Mark
 from cache_actors.storage.layout import Key, StoredKey
-from cache_actors.storage.references import references_in, spellings
+from cache_actors.storage.references import Target, targets_in
 
 from .bucket import SMALL_BYTES, seconds_for
 from .errors import BreakerOpen, BucketError
@@ -177,6 +177,8 @@ class Puller:
         described = _described(found)
         if self._is_cleaned(key, described):
             return Outcome.ABSENT
+        if key.kind is Kind.BLOB and described.digest.hex() != key.id:
+            raise Unusable("it has other bytes than its name says")
         with self._store.capacity.reserve(found.size):
             file = self._received(described, found.chunks())
             try:
@@ -207,22 +209,22 @@ class Puller:
         if key.kind.has_form is not None and not key.kind.has_form(body):
             raise Unusable("it is no entry")
         coming()
-        artifacts = references_in(body)
+        targets = targets_in(body)
         with self._store.capacity.reserve(found.size):
             file = self._received(described, [body])
             try:
-                entry = NewEntry(key, Publication(key.path(self._store.root), file), artifacts)
-                return self._add_entry(name, _Ready(key, described, entry), artifacts)
+                entry = NewEntry(key, Publication(key.path(self._store.root), file), targets)
+                return self._add_entry(name, _Ready(key, described, entry), targets)
             finally:
                 file.discard()
 
-    def _add_entry(self, name: str, entry: _Ready, artifacts: frozenset[str]) -> Outcome:
+    def _add_entry(self, name: str, entry: _Ready, targets: frozenset[Target]) -> Outcome:
         """Store an entry, the object `name`, after the artifacts that it refers to."""
         key = entry.key
         for _ in range(ATTEMPTS):
-            outcome, missing = self._pull_all(key.project, artifacts)
+            outcome, missing = self._pull_all(key.project, targets)
             if outcome is Outcome.ABSENT:
-                self._noticed("dangling", key, f"artifact {missing} is not in the bucket")
+                self._noticed("dangling", key, f"{missing} is not in the bucket")
                 self._bucket.delete(name)
             if outcome is not Outcome.HERE:
                 return outcome
@@ -234,32 +236,35 @@ class Puller:
                 return Outcome.HERE
         return Outcome.UNKNOWN
 
-    def _pull_all(self, project: Project, artifacts: frozenset[str]) -> tuple[Outcome, str]:
-        """Pull those of `artifacts` that are not here; the worst outcome, and of which it is."""
+    def _pull_all(self, project: Project, targets: frozenset[Target]) -> tuple[Outcome, str]:
+        """Pull those of `targets` that are not here; the worst outcome, and of which it is."""
         missing = [
-            artifact
-            for artifact in sorted(artifacts)
-            if not artifact_is_there(self._store, project, artifact)
+            target
+            for target in sorted(targets, key=lambda each: each.name)
+            if not target_is_there(self._store, project, target)
         ]
         for first in range(0, len(missing), ARTIFACTS_AT_ONCE):
             some = missing[first : first + ARTIFACTS_AT_ONCE]
-            for artifact, outcome in zip(some, self._pull_some(project, some), strict=True):
+            for target, outcome in zip(some, self._pull_some(project, some), strict=True):
                 if outcome is not Outcome.HERE:
-                    return outcome, artifact
+                    return outcome, target.name
         return Outcome.HERE, ""
 
-    def _pull_some(self, project: Project, artifacts: Sequence[str]) -> list[Outcome]:
-        """Pull artifacts at the same time, each under the spelling that is in the bucket."""
-        outcomes = dict.fromkeys(artifacts, Outcome.ABSENT)
-        for which in range(2):
-            absent = [each for each in artifacts if outcomes[each] is Outcome.ABSENT]
+    def _pull_some(self, project: Project, targets: Sequence[Target]) -> list[Outcome]:
+        """Pull artifacts and blobs at the same time, each under an id that is in the bucket."""
+        outcomes = dict.fromkeys(targets, Outcome.ABSENT)
+        for which in range(max(len(each.ids) for each in targets)):
+            absent = [
+                each
+                for each in targets
+                if outcomes[each] is Outcome.ABSENT and which < len(each.ids)
+            ]
             flights = [
-                self._start_artifact(Key(project, Kind.CAS, spellings(each)[which]))
-                for each in absent
+                self._start_artifact(Key(project, each.kind, each.ids[which])) for each in absent
             ]
             for each, flight in zip(absent, flights, strict=True):
                 outcomes[each] = flight.result()
-        return [outcomes[each] for each in artifacts]
+        return [outcomes[each] for each in targets]
 
     def _received(self, described: _Description, chunks: Iterable[bytes]) -> TemporaryFile:
         """The bytes of an object in a file that is ready to get its name; it must be discarded.

@@ -22,7 +22,6 @@ from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from cache_actors.kinds import Kind
 from cache_actors.storage.integrity.checksum import (
     Mark,
     StoredChecksum,
@@ -33,7 +32,7 @@ from cache_actors.storage.integrity.checksum import (
 from cache_actors.storage.integrity.quarantine import DAMAGE, Quarantine
 from cache_actors.storage.integrity.validation import Fault, ValidFiles, fault_of, open_or_fault
 from cache_actors.storage.layout import Key
-from cache_actors.storage.references import references_in, spellings
+from cache_actors.storage.references import targets_in
 
 from .bucket import SMALL_BYTES
 from .errors import Misconfigured
@@ -185,10 +184,9 @@ class Pusher:
         Those that are marked recently enough are left alone. One that is here under both spellings
         is pushed under both, since a client may ask for either.
         """
-        for artifact_id in references_in(body):
+        for target in targets_in(body):
             pushed = [
-                self.push(Key(entry.project, Kind.CAS, spelling), oldest)
-                for spelling in spellings(artifact_id)
+                self.push(Key(entry.project, target.kind, each), oldest) for each in target.ids
             ]
             if Pushed.DONE not in pushed or not set(pushed) <= {Pushed.DONE, Pushed.GONE}:
                 return False

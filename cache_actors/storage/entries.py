@@ -61,11 +61,11 @@ class EntryWrite:
 
 @dataclass(frozen=True, slots=True)
 class NewEntry:
-    """An entry to store if there is none: its key, its file, and the ids of its CAS artifacts."""
+    """An entry or action to store if there is none: its key, its file, and what it refers to."""
 
     key: Key
     publication: Publication
-    artifacts: frozenset[str]
+    targets: frozenset[Target]
 
 
 class EntryWriter:
@@ -105,7 +105,7 @@ class EntryWriter:
             ]
 
     def add(self, batch: Sequence[NewEntry]) -> list[Published | MissingArtifact | OSError]:
-        """Store those entries in `batch` whose keys have none; all artifacts have to be here.
+        """Store those entries in `batch` whose keys have none; what they refer to has to be here.
 
         Returns one outcome for each entry: how it was stored, or what kept it from that.
         """
@@ -126,13 +126,13 @@ class EntryWriter:
             return [outcome or next(published) for outcome in outcomes]
 
     def _missing(self, entry: NewEntry) -> OSError | MissingArtifact | None:
-        """Touch the artifacts of an entry, and return an error, or one that is missing, if any."""
-        for artifact_id in entry.artifacts:
-            found = attempt(partial(artifact_is_there, self._store, entry.key.project), artifact_id)
+        """Touch what an entry refers to, and return an error, or what is missing, if anything."""
+        for target in entry.targets:
+            found = attempt(partial(target_is_there, self._store, entry.key.project), target)
             if isinstance(found, OSError):
                 return found
             if not found:
-                return MissingArtifact(artifact_id)
+                return MissingArtifact(target.name)
         return None
 
     def _lock(self, project: Project, locks: ExitStack) -> OSError | None:

@@ -12,7 +12,7 @@ from cache_actors.http.responses import Response, empty_response, json_response
 from cache_actors.kinds import Kind
 from cache_actors.storage.entries import MissingArtifact
 from cache_actors.storage.layout import Key, parse_id
-from cache_actors.storage.references import references
+from cache_actors.storage.references import artifact_target, references
 
 from .artifacts import require_here
 from .decision import authorized_project
@@ -75,7 +75,7 @@ async def store_values(request: Request) -> Response:
         except MissingArtifact:
             if services.fetcher is None:
                 raise
-            await services.fetcher.pull_artifacts(project, artifacts)
+            await services.fetcher.pull_targets(project, map(artifact_target, artifacts))
             missing_artifact = await services.keyvalue.put(key, encoded, artifacts, request.owner)
         if missing_artifact is not None:  # stored all the same: KV_REQUIRE_ARTIFACTS is false
             request.app.log_missing_artifact(request, missing_artifact, stored=True)
