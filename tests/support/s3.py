@@ -231,11 +231,15 @@ class Broken(Exception):
     """A connection of the proxy is to be given up."""
 
 
+class Answered(Exception):
+    """A request has had its answer, and its connection stays."""
+
+
 class Fault:
     """A fault: what becomes of one request and its answer. Each does nothing but for one thing."""
 
     def before(self, request: "_Request") -> None:
-        """Called when the request has been read. Raises `Broken` once it needs no more."""
+        """Called when the request has been read. Raises `Answered` or `Broken` if that is all."""
 
     def body(self, data: bytes) -> bytes:
         """The body that is sent in place of `data`, under the same Content-Length."""
@@ -257,7 +261,7 @@ class Refuse(Fault):
         """Answer."""
         text = f"<Error><Code>{self.code}</Code><Message>by the proxy</Message></Error>"
         request.answer(self.status, {"Content-Type": "application/xml"}, text.encode())
-        raise Broken
+        raise Answered
 
 
 @dataclass(frozen=True)
@@ -359,6 +363,8 @@ class _Request(BaseHTTPRequestHandler):
                 if (changed := fault.header(name, value)) is not None
             }
             self.answer(answer.status, headers, fault.body(data), len(data))
+        except Answered:
+            pass
         except (Broken, OSError, HTTPException):
             self.close_connection = True
 
