@@ -15,7 +15,7 @@ from cache_actors.storage.errors import StorageError
 from cache_actors.storage.layout import Key
 
 from .compression import decompressed_at_once
-from .digests import ZSTD, blob_of, check_function
+from .digests import ZSTD, blob_of, check_function, paced
 from .framing import framed, varint
 from .messages_pb2 import (
     BatchReadBlobsRequest,
@@ -62,7 +62,7 @@ PAGE_BYTES = 1 << 20
 async def find_missing_blobs(context: CallContext, message: FindMissingBlobsRequest) -> bytes:
     """`FindMissingBlobs`: the digests of blobs that do not exist; all others are in use now."""
     check_function(message.digest_function)
-    blobs = list(dict.fromkeys(map(blob_of, message.blob_digests)))
+    blobs = list(dict.fromkeys([blob_of(each) async for each in paced(message.blob_digests)]))
     missing = await context.services.reader.missing(context.project, blobs)
     return FindMissingBlobsResponse(
         missing_blob_digests=[_digest(blobs[place]) for place in missing]
@@ -74,15 +74,16 @@ async def batch_read_blobs(context: CallContext, message: BatchReadBlobsRequest)
     check_function(message.digest_function)
     blobs: list[BlobReference] = []
     failed: dict[int, CallFailed] = {}
-    for place, digest in enumerate(message.digests):
+    async for digest in paced(message.digests):
         try:
             blobs.append(blob_of(digest))
         except CallFailed as error:
-            failed[place] = error
+            failed[len(blobs)] = error
             blobs.append(EMPTY_BLOB)
     total, most = sum(blob.size for blob in blobs), context.settings.grpc_max_cas_bytes
     if total > most:
         raise invalid(f"A batch of {total} bytes is larger than {most} bytes")
+    context.messages.release()
     await context.memory().reserve(2 * total)
     answer: list[bytes] = []  # a BatchReadBlobsResponse: encoded here, its blobs are copied once
     for start, end in _slices(blobs):
@@ -103,7 +104,9 @@ async def batch_update_blobs(context: CallContext, message: BatchUpdateBlobsRequ
     to_store: list[tuple[int, Key, bytes]] = []
     held = 0
     memory = context.memory()
-    for place, request in enumerate(message.requests):
+    place = -1
+    async for request in paced(message.requests):
+        place += 1
         try:
             blob = blob_of(request.digest)
             most = context.settings.max_blob_bytes

@@ -26,7 +26,7 @@ from . import action_cache, byte_stream, capabilities, content
 from .action_cache import decoded
 from .context import CallContext
 from .digests import instance_of_blob, instance_of_upload
-from .framing import framed
+from .framing import framed, framing_head
 from .messages_pb2 import (
     BatchReadBlobsRequest,
     BatchUpdateBlobsRequest,
@@ -118,6 +118,9 @@ METHODS = {
         name_field="resource_name",
     ),
 }
+
+COPIED_BYTES = 64 * 1024
+"""Size of a message, in bytes, from which it is sent without a copy that includes its head."""
 
 _HEADERS = {
     "Content-Type": "application/grpc",
@@ -256,8 +259,11 @@ class _Answer(TrailedBody):
         pass
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        if self._message is not None:
+        if self._message is not None and len(self._message) < COPIED_BYTES:
             yield framed(self._message)
+        elif self._message is not None:
+            yield framing_head(len(self._message))
+            yield self._message
         if self._stream is None:
             return
         async with aclosing(self._stream) as stream:  # type: ignore[type-var]

@@ -26,7 +26,7 @@ def project_in(query: bytes) -> Project:
         InvalidIdentifier: a handle is invalid.
     """
     parameters = _parameters(query)
-    return parse_project(*(_in_one_spelling(name, parameters) for name in _HANDLES))
+    return parse_project(*(_exactly_one(name, parameters) for name in _HANDLES))
 
 
 @lru_cache(maxsize=1024)
@@ -49,7 +49,9 @@ def action_in(query: bytes) -> Action:
 
 @lru_cache(maxsize=1024)
 def module_in(query: bytes) -> str:
-    """The id of the module artifact that a query string names.
+    """The id of the module artifact that `hash`, `name` and `cache_category` name.
+
+    Without a category it is `builds`, as with Tuist.
 
     Raises:
         InvalidParameter: `hash` or `name` is missing, or one of the three is given more than once.
@@ -84,8 +86,8 @@ def _parameters(query: bytes) -> list[tuple[str, str]]:
     return parse_qsl(query.decode("ascii", "replace"), keep_blank_values=True)
 
 
-def _in_one_spelling(name: str, parameters: list[tuple[str, str]]) -> str:
-    """The value of the one parameter whose name is `name` in any case, if the case is right too."""
+def _exactly_one(name: str, parameters: list[tuple[str, str]]) -> str:
+    """The value of `name`, which has to be given once, in lower case; `NAME` is a second one."""
     spellings = [(key, value) for key, value in parameters if key.lower() == name]
     if not spellings:
         raise InvalidParameter(f"{name} is missing")

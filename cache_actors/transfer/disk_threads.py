@@ -19,7 +19,8 @@ async def in_thread(
 ) -> Result:
     """Call `action(*arguments)` in a thread, and return its result.
 
-    A cancellation takes effect when the call has returned: a thread cannot be interrupted.
+    It can be cancelled while it waits for a thread. A call that has begun cannot: its result is
+    returned, and the caller is cancelled at its next checkpoint.
 
     Args:
         action: the blocking function.

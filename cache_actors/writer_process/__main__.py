@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 _KINDS = {kind.folder: kind for kind in Kind}
 
-REST_SECONDS = 1.0
+IDLE_CHECK_SECONDS = 1.0
 """Interval in seconds at which a process without batches looks for old records to checkpoint."""
 
 
@@ -106,7 +106,7 @@ class CommitServer:
         """Put on the disk what was committed some time ago; called while there is nothing to do."""
         if self._log is not None:
             with suppress(OSError):  # the next batch has to do with it
-                self._log.rest()
+                self._log.checkpoint_if_old()
 
     def close(self) -> None:
         """Put on the disk all that has been committed, or leave it to a recovery."""
@@ -169,7 +169,7 @@ def _next(channel: socket.socket, stream: BinaryIO, rest: Callable[[], None]) ->
     """The next message; None if its sender is gone. While none comes, `rest` is called."""
     waiting = select.poll()
     waiting.register(channel, select.POLLIN)
-    while not waiting.poll(REST_SECONDS * 1000):
+    while not waiting.poll(IDLE_CHECK_SECONDS * 1000):
         rest()
     head = stream.read(LENGTH.size)
     if len(head) < LENGTH.size:

@@ -344,7 +344,7 @@ ROWS = {
         ),
         Panel(
             "Memory",
-            "Resident. The entries used last take up to 64 MiB of it, uploads up to 24 MiB.",
+            "Resident. The entries used last take up to 64 MiB of it, uploads up to 32 MiB.",
             "bytes",
             {"{{instance}}": total("instance", now("process_resident_memory_bytes"))},
         ),

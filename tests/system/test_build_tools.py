@@ -23,7 +23,7 @@ from tests.support.waiting import eventually
 
 from .site import PROJECT, TOKEN, Site, running_site
 
-pytestmark = [pytest.mark.nightly, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(300)]
 
 RULES = 20
 LARGE = 30_000_000

@@ -35,16 +35,16 @@ IMMUTABLE = "private, max-age=31536000, immutable"
 
 async def retrieve_artifact(request: Request, artifact_id: str) -> Response:
     """`GET` or `HEAD /api/cache/cas/:id`: the artifact's bytes, or a range of them."""
-    return await read_file(request, await key_of(request, Kind.CAS, "id", artifact_id))
+    return await read_file(request, await authorized_key(request, Kind.CAS, "id", artifact_id))
 
 
 async def store_artifact(request: Request, artifact_id: str) -> Response:
     """`POST /api/cache/cas/:id`: store the body, unless the artifact exists already."""
-    await store_body(request, await key_of(request, Kind.CAS, "id", artifact_id))
+    await store_body(request, await authorized_key(request, Kind.CAS, "id", artifact_id))
     return empty_response()
 
 
-async def key_of(request: Request, kind: Kind, name: str, value: str) -> Key:
+async def authorized_key(request: Request, kind: Kind, name: str, value: str) -> Key:
     """The key with the id `value` in the project that the request is authorised for.
 
     Raises:

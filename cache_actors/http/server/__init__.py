@@ -1,1 +1,4 @@
-"""The HTTP server: connections and requests. Nothing else knows Hypercorn and h11."""
+"""The HTTP server: connections and requests.
+
+Nothing else knows Hypercorn and h11, but for the types of ASGI.
+"""

@@ -49,6 +49,9 @@ BODY_HEADER = "X-Cache-Body"
 """Header that nginx sends if the body has to be read before the response."""
 
 
+_OVER_HTTP = [kind for kind in Kind if kind not in (Kind.BLOB, Kind.ACTION)]
+
+
 class RequestCycle(TrioASGIHTTPConnection):
     """Handles one request in one task."""
 
@@ -157,7 +160,8 @@ def _is_left_waiting(request: Request) -> bool:
 
 async def _drop_rest(request: Request) -> None:
     """Read what is left of the request's body and forget it, if it is not too much."""
-    most = max(LINGER_BYTES, *map(request.app.settings.largest, Kind))
+    kinds = Kind if request.call is not None else _OVER_HTTP
+    most = max(LINGER_BYTES, *map(request.app.settings.largest, kinds))
     with trio.move_on_after(LINGER_SECONDS) as patience:
         while not request.body.complete and request.body.received < most:
             try:

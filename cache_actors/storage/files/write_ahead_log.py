@@ -171,7 +171,7 @@ class WriteAheadLog:
             self._recover(self._damaged.folder)
             self._damaged = None
 
-    def rest(self) -> None:
+    def checkpoint_if_old(self) -> None:
         """Make a checkpoint of what is old; to be called while nothing is appended.
 
         Raises:
@@ -179,7 +179,7 @@ class WriteAheadLog:
         """
         if self._open is not None:
             with self._given_up_if_it_fails():
-                self._open.rest(self._thread)
+                self._open.checkpoint_if_old(self._thread)
 
     def close(self) -> None:
         """Make a last checkpoint, and remove the log.
@@ -248,7 +248,7 @@ class _OpenLog:
         if not self.active.has_room(size) or self.active.is_old():
             self._switch_segments(thread)
 
-    def rest(self, thread: ThreadPoolExecutor) -> None:
+    def checkpoint_if_old(self, thread: ThreadPoolExecutor) -> None:
         """Make a checkpoint of what is old, and close both segments if neither is in use."""
         if self.active.is_old():
             self._switch_segments(thread)
@@ -294,7 +294,7 @@ class _Segment:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._boot = boot_id()
-        self._filled = 0  # bytes; behind them the file ends
+        self._allocated_until = 0  # bytes; behind them the file ends
         self._fd = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o640)
         self.begin()
 
@@ -303,7 +303,7 @@ class _Segment:
         self._use = os.urandom(8)
         self._end = BLOCK_BYTES
         self._head_is_due = True
-        self._since = math.inf
+        self._first_append = math.inf
 
     def make_void(self) -> None:
         """Have nothing in it count any more, as all of it is on the disk now."""
@@ -316,7 +316,7 @@ class _Segment:
 
     def is_old(self) -> bool:
         """Whether its first records are so old that it is to be checkpointed."""
-        return time.monotonic() - self._since > MAX_AGE_SECONDS
+        return time.monotonic() - self._first_append > MAX_AGE_SECONDS
 
     def has_room(self, size: int) -> bool:
         """Whether it has room for `size` bytes; an empty one has room for any number."""
@@ -331,9 +331,9 @@ class _Segment:
         if self._fd < 0:
             self._fd = os.open(self._path, _FLAGS)
         end = self._end + size
-        if end > self._filled:
+        if end > self._allocated_until:
             with suppress(OSError):  # it grows by what is appended then
-                self._filled = end + os.pwrite(self._fd, _ZEROS, end)
+                self._allocated_until = end + os.pwrite(self._fd, _ZEROS, end)
         buffers = [buffer for record in records for buffer in _encoded(self._use, record)]
         write_at(self._fd, buffers, self._end)
         if self._head_is_due:
@@ -341,7 +341,7 @@ class _Segment:
         self._head_is_due = True  # a sync that fails may have lost it
         os.fdatasync(self._fd)
         self._head_is_due = False
-        self._since = min(self._since, time.monotonic())
+        self._first_append = min(self._first_append, time.monotonic())
         self._end = -(-end // BLOCK_BYTES) * BLOCK_BYTES
 
     def close(self) -> None:

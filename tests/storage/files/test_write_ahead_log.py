@@ -177,10 +177,10 @@ def test_old_records_are_checkpointed_when_there_is_nothing_to_do(
     log: WriteAheadLog, root: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log.append([record("a")])
-    log.rest()
+    log.checkpoint_if_old()
     assert disk.syncs == 0
     monkeypatch.setattr(write_ahead_log, "MAX_AGE_SECONDS", 0.0)
-    log.rest()
+    log.checkpoint_if_old()
     eventually(lambda: names_in(root) == [])
     assert disk.syncs == 1
 
@@ -191,7 +191,7 @@ def test_log_that_rests_holds_no_file_open_for_writing(
     """So its file system can be made read-only."""
 
     def is_closed() -> bool:
-        log.rest()
+        log.checkpoint_if_old()
         descriptors = [each for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
         return not any(folders(root)[0] in each.readlink().parents for each in descriptors)
 
@@ -346,7 +346,7 @@ def test_end_removes_the_log(root: Path, disk: Disk) -> None:
 
 def test_log_that_was_never_needed_is_not_made(root: Path, disk: Disk) -> None:
     log = WriteAheadLog(root, lambda _: None, lambda _: None)
-    log.rest()
+    log.checkpoint_if_old()
     log.close()
     assert not (root / LOGS).exists()
 
