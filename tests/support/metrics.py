@@ -59,9 +59,9 @@ def told_metrics() -> Metrics:
     metrics.nginx_lines_ignored.inc()
     for result in "refused", "stored":
         metrics.missing_artifacts.labels(result).inc()
-    for status in "OK", "NOT_FOUND", "CANCELLED", "UNAVAILABLE":
-        metrics.calls.labels("BatchReadBlobs", status).inc()
-        metrics.batch_blobs.labels("BatchReadBlobs", status).inc()
+    for code in "OK", "NOT_FOUND", "CANCELLED", "UNAVAILABLE":
+        metrics.calls.labels("BatchReadBlobs", code).inc()
+        metrics.batch_blobs.labels("BatchReadBlobs", code).inc()
     return metrics
 
 
