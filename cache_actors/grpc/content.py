@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import trio
@@ -33,7 +34,7 @@ from .messages_pb2 import (
 from .status import CallFailed, Code, failure, invalid
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from cache_actors.storage.files.store import Published
 
@@ -146,7 +147,7 @@ async def batch_update_blobs(context: CallContext, message: BatchUpdateBlobsRequ
     return answer.SerializeToString()
 
 
-async def get_tree(context: CallContext, message: GetTreeRequest) -> AsyncIterator[bytes]:
+async def get_tree(context: CallContext, message: GetTreeRequest) -> AsyncGenerator[bytes, None]:
     """`GetTree`: all directories below one, each once, in pages; those that are missing left out.
 
     The token of a page is the number of directories before it.
@@ -166,26 +167,27 @@ async def get_tree(context: CallContext, message: GetTreeRequest) -> AsyncIterat
 
 async def _pages(
     context: CallContext, root: BlobReference, skipped: int, size: int
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     page, page_bytes, number = GetTreeResponse(), 0, 0
-    async for data, directory in directories_below(context, [root]):
-        number += 1
-        if number <= skipped:
-            continue
-        if page.directories and (
-            len(page.directories) >= size or page_bytes + len(data) > PAGE_BYTES
-        ):
-            page.next_page_token = str(number - 1)
-            yield framed(page.SerializeToString())
-            page, page_bytes = GetTreeResponse(), 0
-        page.directories.append(directory)
-        page_bytes += len(data)
+    async with aclosing(directories_below(context, [root])) as found:
+        async for data, directory in found:
+            number += 1
+            if number <= skipped:
+                continue
+            if page.directories and (
+                len(page.directories) >= size or page_bytes + len(data) > PAGE_BYTES
+            ):
+                page.next_page_token = str(number - 1)
+                yield framed(page.SerializeToString())
+                page, page_bytes = GetTreeResponse(), 0
+            page.directories.append(directory)
+            page_bytes += len(data)
     yield framed(page.SerializeToString())
 
 
 async def directories_below(
     context: CallContext, roots: Sequence[BlobReference]
-) -> AsyncIterator[tuple[bytes, Directory]]:
+) -> AsyncGenerator[tuple[bytes, Directory], None]:
     """The directories `roots` and all below them that exist, each once: its bytes, and what it is.
 
     Raises:

@@ -15,6 +15,7 @@ and some take that for a failure: nginx says so, and then the rest is dropped be
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
@@ -95,7 +96,7 @@ class RequestCycle(TrioASGIHTTPConnection):
         start["trailers"] = True
         await send(cast("ASGISendEvent", start))
         last = b""
-        async with response.pieces as pieces:
+        async with response.pieces, aclosing(response.pieces.__aiter__()) as pieces:
             async for piece in pieces:
                 if last:
                     await send(_body(last, more=True))

@@ -182,6 +182,21 @@ class Cache(RuleBasedStateMachine):
         if is_answered:
             self.uses |= dict.fromkeys(paths, time.time_ns())
 
+    @rule(
+        project=projects,
+        action=actions,
+        ids=st.lists(blobs, min_size=1, max_size=2, unique=True),
+        lost=st.booleans(),
+    )
+    def build_action(self, project: Project, action: str, ids: list[str], lost: bool) -> None:
+        """A build that misses, then one that asks; a blob may have been lost between them."""
+        for each in ids:
+            self.upload_blob(project, each)
+        self.put_action(project, action, ids, 1)
+        if lost:
+            self.damage(project, ids[0])
+        self.ask_for_action(project, action)
+
     # What happens to everyone.
 
     @precondition(lambda self: self.passing is None)
