@@ -150,6 +150,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "actors",
             "kinds",
             "metrics",
+            "s3",
             "storage",
             "supervision",
             "transfer",

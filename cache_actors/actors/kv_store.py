@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 import trio
 
-from cache_actors.storage.actions import unpacked_action
 from cache_actors.storage.capacity import on_disk
-from cache_actors.storage.entries import EntryWrite, MissingArtifact, target_is_there
+from cache_actors.storage.entries import EntryWrite, MissingArtifact, has_blobs
 from cache_actors.storage.errors import storage_error
 from cache_actors.storage.files.commit import attempt
 from cache_actors.storage.files.store import FileStore, Lookup, Version
 from cache_actors.storage.layout import Key, StoredKey
-from cache_actors.storage.references import blob_target
 from cache_actors.supervision import Actor, Address, Call, Envelope
 from cache_actors.writer_process.client import supervised
 
@@ -227,12 +225,7 @@ class KeyValueStore(Actor):
     ) -> tuple[Version | None, bool]:
         if project is None or version is None:
             return version, True
-        try:
-            blobs, _ = unpacked_action(version.data)
-        except ValueError:
-            return version, False
-        first = map(blob_target, blobs[:CHECKED_AT_ONCE])
-        return version, all(target_is_there(self._store, project, each) for each in first)
+        return version, has_blobs(self._store, project, version.data, CHECKED_AT_ONCE)
 
     async def _put(self, puts: list[tuple[Envelope, Put]]) -> None:
         writes = [EntryWrite(put.key, put.body, put.artifacts) for _, put in puts]

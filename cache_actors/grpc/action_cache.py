@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
@@ -175,9 +176,10 @@ async def _add_directories(
     """Add a directory, all below it, and what they hold; those missing are found when it is
     stored."""
     blobs.add(root)
-    async for _, directory in directories_below(context, [root]):
-        await _add(blobs, (node.digest for node in directory.directories))
-        await _add(blobs, (file.digest for file in directory.files))
+    async with aclosing(directories_below(context, [root])) as found:
+        async for _, directory in found:
+            await _add(blobs, (node.digest for node in directory.directories))
+            await _add(blobs, (file.digest for file in directory.files))
 
 
 def _not_found() -> CallFailed:

@@ -6,6 +6,7 @@ begun again from its start, which is what `QueryWriteStatus` says.
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
@@ -31,7 +32,7 @@ from .messages_pb2 import (
 from .status import CallFailed, Code, invalid
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
     from .context import CallContext
     from .digests import Resource
@@ -44,7 +45,7 @@ class _Unfinished(Exception):
     """The client has ended its stream without `finish_write`."""
 
 
-async def read(context: CallContext, message: ReadRequest) -> AsyncIterator[bytes]:
+async def read(context: CallContext, message: ReadRequest) -> AsyncGenerator[bytes, None]:
     """`Read`: the bytes of a blob, or a range of them."""
     resource = resource_in(message.resource_name, is_upload=False)
     blob, start, limit = resource.blob, message.read_offset, message.read_limit
@@ -83,18 +84,19 @@ async def write(context: CallContext) -> bytes:
         raise invalid(f"A blob of {blob.size} bytes is larger than {most} bytes")
     written = _Written(context, first)
     try:
-        if blob == EMPTY_BLOB:
-            async for piece in _content(written, resource):
-                raise invalid(f"There are {len(piece)} bytes, and the digest says none")
-        else:
-            published = await context.services.writer.store(
-                Key(context.project, Kind.BLOB, blob.id),
-                _content(written, resource),
-                blob.size,
-                bytes.fromhex(blob.id),
-                context.owner,
-            )
-            await _check_existing(context, resource, published)
+        async with aclosing(_content(written, resource)) as pieces:
+            if blob == EMPTY_BLOB:
+                async for _ in pieces:
+                    pass  # it has no bytes, or that is an error
+            else:
+                published = await context.services.writer.store(
+                    Key(context.project, Kind.BLOB, blob.id),
+                    pieces,
+                    blob.size,
+                    bytes.fromhex(blob.id),
+                    context.owner,
+                )
+                await _check_existing(context, resource, published)
     except EmptyUpload:
         raise invalid(f"There are no bytes, and the digest says {blob.size}") from None
     except _Unfinished:
@@ -134,6 +136,11 @@ class _Written:
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """The same as a generator."""
+        async for piece in self:
+            yield piece
+
     async def __anext__(self) -> bytes:
         """The next piece.
 
@@ -162,15 +169,18 @@ class _Written:
         raise StopAsyncIteration
 
 
-async def _content(written: _Written, resource: Resource) -> AsyncIterator[bytes]:
+async def _content(written: _Written, resource: Resource) -> AsyncGenerator[bytes, None]:
     """The bytes of a blob that is being written, which have to be as many as its digest says."""
     size = resource.blob.size
     left = size
-    async for piece in decompressed(written, size) if resource.is_compressed else written:
-        left -= len(piece)
-        if left < 0:
-            raise invalid(f"There are more bytes than the {size} that the digest says")
-        yield piece
+    async with aclosing(
+        decompressed(written, size) if resource.is_compressed else written.pieces()
+    ) as pieces:
+        async for piece in pieces:
+            left -= len(piece)
+            if left < 0:
+                raise invalid(f"There are more bytes than the {size} that the digest says")
+            yield piece
     if left:
         raise invalid(f"There are {size - left} bytes, and the digest says {size}")
 
@@ -193,15 +203,16 @@ async def _check_existing(context: CallContext, resource: Resource, published: P
             raise invalid("The size of the digest is not that of the blob")
 
 
-async def _one(data: bytes) -> AsyncIterator[bytes]:
+async def _one(data: bytes) -> AsyncGenerator[bytes, None]:
     if data:
         yield data
 
 
-async def _responses(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    async for piece in pieces:
-        head = _DATA + varint(len(piece))
-        yield b"".join((framing_head(len(head) + len(piece)), head, piece))
+async def _responses(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(pieces):
+        async for piece in pieces:
+            head = _DATA + varint(len(piece))
+            yield b"".join((framing_head(len(head) + len(piece)), head, piece))
 
 
 def _not_found() -> CallFailed:

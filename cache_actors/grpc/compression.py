@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from .status import invalid
@@ -13,7 +14,7 @@ else:
     from backports import zstd
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterable, Iterator
 
 PIECE_BYTES = 256 * 1024
 """Largest piece that comes out of one step, in bytes, which takes less than a millisecond."""
@@ -23,7 +24,7 @@ _OPTIONS: dict[int, int] = {
 }  # 8 MiB, as RFC 8878 recommends
 
 
-async def decompressed(pieces: AsyncIterable[bytes], size: int) -> AsyncIterator[bytes]:
+async def decompressed(pieces: AsyncIterable[bytes], size: int) -> AsyncGenerator[bytes, None]:
     """Decompress `pieces`, which have to become `size` bytes.
 
     Raises:
@@ -87,10 +88,11 @@ def decompressed_at_once(data: bytes, size: int) -> bytes:
     return whole
 
 
-async def compressed(pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+async def compressed(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     """Compress `pieces` to one frame, at a level that costs less time than it saves."""
     encoder = zstd.ZstdCompressor(level=1)
-    async for piece in pieces:
-        if data := encoder.compress(piece):
-            yield data
+    async with aclosing(pieces):
+        async for piece in pieces:
+            if data := encoder.compress(piece):
+                yield data
     yield encoder.flush()

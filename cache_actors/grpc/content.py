@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import trio
@@ -16,7 +17,7 @@ from cache_actors.storage.layout import Key
 from cache_actors.storage.references import blob_target
 
 from .compression import decompressed_at_once
-from .digests import ZSTD, blob_of, check_function
+from .digests import ZSTD, blob_of, check_function, paced
 from .framing import framed, varint
 from .messages_pb2 import (
     BatchReadBlobsRequest,
@@ -34,7 +35,7 @@ from .messages_pb2 import (
 from .status import CallFailed, Code, failure, invalid
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from cache_actors.storage.files.store import Published
 
@@ -63,7 +64,7 @@ PAGE_BYTES = 1 << 20
 async def find_missing_blobs(context: CallContext, message: FindMissingBlobsRequest) -> bytes:
     """`FindMissingBlobs`: the digests of blobs that do not exist; all others are in use now."""
     check_function(message.digest_function)
-    blobs = list(dict.fromkeys(map(blob_of, message.blob_digests)))
+    blobs = list(dict.fromkeys([blob_of(each) async for each in paced(message.blob_digests)]))
     missing = await context.services.reader.missing(context.project, blobs)
     return FindMissingBlobsResponse(
         missing_blob_digests=[_digest(blobs[place]) for place in missing]
@@ -75,15 +76,16 @@ async def batch_read_blobs(context: CallContext, message: BatchReadBlobsRequest)
     check_function(message.digest_function)
     blobs: list[BlobReference] = []
     failed: dict[int, CallFailed] = {}
-    for place, digest in enumerate(message.digests):
+    async for digest in paced(message.digests):
         try:
             blobs.append(blob_of(digest))
         except CallFailed as error:
-            failed[place] = error
+            failed[len(blobs)] = error
             blobs.append(EMPTY_BLOB)
     total, most = sum(blob.size for blob in blobs), context.settings.grpc_max_cas_bytes
     if total > most:
         raise invalid(f"A batch of {total} bytes is larger than {most} bytes")
+    context.messages.release()
     await context.memory().reserve(2 * total)
     answer: list[bytes] = []  # a BatchReadBlobsResponse: encoded here, its blobs are copied once
     for start, end in _slices(blobs):
@@ -104,7 +106,9 @@ async def batch_update_blobs(context: CallContext, message: BatchUpdateBlobsRequ
     to_store: list[tuple[int, Key, bytes]] = []
     held = 0
     memory = context.memory()
-    for place, request in enumerate(message.requests):
+    place = -1
+    async for request in paced(message.requests):
+        place += 1
         try:
             blob = blob_of(request.digest)
             most = context.settings.max_blob_bytes
@@ -172,7 +176,7 @@ async def is_here(context: CallContext, blob: BlobReference) -> bool:
     return not await reader.missing(project, [blob])
 
 
-async def get_tree(context: CallContext, message: GetTreeRequest) -> AsyncIterator[bytes]:
+async def get_tree(context: CallContext, message: GetTreeRequest) -> AsyncGenerator[bytes, None]:
     """`GetTree`: all directories below one, each once, in pages; those that are missing left out.
 
     The token of a page is the number of directories before it.
@@ -192,26 +196,27 @@ async def get_tree(context: CallContext, message: GetTreeRequest) -> AsyncIterat
 
 async def _pages(
     context: CallContext, root: BlobReference, skipped: int, size: int
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     page, page_bytes, number = GetTreeResponse(), 0, 0
-    async for data, directory in directories_below(context, [root]):
-        number += 1
-        if number <= skipped:
-            continue
-        if page.directories and (
-            len(page.directories) >= size or page_bytes + len(data) > PAGE_BYTES
-        ):
-            page.next_page_token = str(number - 1)
-            yield framed(page.SerializeToString())
-            page, page_bytes = GetTreeResponse(), 0
-        page.directories.append(directory)
-        page_bytes += len(data)
+    async with aclosing(directories_below(context, [root])) as found:
+        async for data, directory in found:
+            number += 1
+            if number <= skipped:
+                continue
+            if page.directories and (
+                len(page.directories) >= size or page_bytes + len(data) > PAGE_BYTES
+            ):
+                page.next_page_token = str(number - 1)
+                yield framed(page.SerializeToString())
+                page, page_bytes = GetTreeResponse(), 0
+            page.directories.append(directory)
+            page_bytes += len(data)
     yield framed(page.SerializeToString())
 
 
 async def directories_below(
     context: CallContext, roots: Sequence[BlobReference]
-) -> AsyncIterator[tuple[bytes, Directory]]:
+) -> AsyncGenerator[tuple[bytes, Directory], None]:
     """The directories `roots` and all below them that exist, each once: its bytes, and what it is.
 
     Raises:

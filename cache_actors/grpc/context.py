@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 MAX_TOKEN_BYTES = 16 * 1024
 """Largest token, in bytes, as over HTTP."""
 
+ACCOUNT_HEADER = "X-Tuist-Account-Handle"
+"""Header with the account, from Tuist's clients, whose instance name is the project alone."""
+
 _TIMEOUT = re.compile("([0-9]{1,8})([HMSmun])", re.ASCII)
 _SECONDS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
@@ -127,6 +130,8 @@ class CallContext:
                 "The instance's name is missing: give the client account/project as such, "
                 "for Bazel with --remote_instance_name",
             )
+        if told := self.request.headers.get(ACCOUNT_HEADER):
+            return _parsed(told, instance)
         if self.settings.grpc_account is not None:
             return _parsed(self.settings.grpc_account, instance)
         if self.settings.grpc_account_from_host:

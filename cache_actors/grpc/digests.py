@@ -1,20 +1,30 @@
-"""Digests, and the names of resources that have them. Pure functions, no I/O."""
+"""Digests, and the names of resources that have them. No I/O."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
 
 from cache_actors.storage.actions import EMPTY_BLOB, BlobReference
 
 from .status import invalid
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
     from .messages_pb2 import Digest
 
 SHA256, ZSTD = 1, 1
 """Numbers of a digest function and of a compressor, in the API's enumerations."""
+
+MAX_BLOBS = 100_000
+"""Largest number of blobs that one message may name."""
+
+PACE = 500
+"""Number of blobs that are looked at without a pause: that takes a millisecond."""
 
 _HASH = re.compile("[0-9a-f]{64}")
 _SIZE = re.compile("0|[1-9][0-9]{0,18}", re.ASCII)
@@ -24,6 +34,9 @@ _RESOURCE = re.compile(
     r"(?P<more>/.*)?",
     re.DOTALL,
 )
+
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +55,20 @@ def blob_of(digest: Digest) -> BlobReference:
         CallFailed: INVALID_ARGUMENT, that is no digest.
     """
     return _blob(digest.hash, digest.size_bytes)
+
+
+async def paced(items: Sequence[Item]) -> AsyncIterator[Item]:
+    """The items of a message, with a pause now and then in which others have their turn.
+
+    Raises:
+        CallFailed: INVALID_ARGUMENT, there are too many.
+    """
+    if len(items) > MAX_BLOBS:
+        raise invalid(f"There are more than {MAX_BLOBS} blobs in one message")
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % PACE == 0:
+            await trio.lowlevel.checkpoint()
 
 
 def check_function(number: int) -> None:

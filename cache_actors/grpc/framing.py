@@ -81,7 +81,7 @@ class MessageMemory(Holding):
     def __init__(self, shares: Shares, owner: Owner) -> None:
         super().__init__(shares, owner)
         self.is_lost = False
-        self.is_receiving = False
+        self.receiving: list[bytes] | None = None  # the pieces of a message that is incomplete
 
     async def reserve(self, amount: int) -> None:
         """Wait for `amount` bytes more.
@@ -96,8 +96,9 @@ class MessageMemory(Holding):
 
     def let_go(self) -> None:
         """Give up a message whose rest does not come."""
-        if self.is_receiving:
+        if self.receiving is not None:
             self.is_lost = True
+            self.receiving.clear()
             self.give_back()
 
 
@@ -135,8 +136,7 @@ class MessageReader:
             HttpError: 429, there is no memory for it.
             BodyStalled, ClientDisconnected: the rest does not come.
         """
-        if self._memory is not None:
-            self._memory.give_back()
+        self.release()
         await self._fill(_HEAD.size)
         if not self._size:
             return None
@@ -156,12 +156,17 @@ class MessageReader:
         await self._authorise(leading_name(start[: min(length, _LONGEST_NAME)]))
         memory = self._memory = self._memory or self._new_memory()
         await memory.reserve(COPIES * length)
-        memory.is_receiving = True
+        memory.receiving = self._pieces
         try:
             await self._fill(length, memory)
         finally:
-            memory.is_receiving = False
+            memory.receiving = None
         return self._take(length)
+
+    def release(self) -> None:
+        """Give back the memory of the last message, of which little is left."""
+        if self._memory is not None:
+            self._memory.give_back()
 
     async def is_at_end(self) -> bool:
         """Whether nothing follows."""

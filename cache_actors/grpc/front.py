@@ -26,7 +26,7 @@ from . import action_cache, byte_stream, capabilities, content
 from .action_cache import decoded
 from .context import CallContext
 from .digests import instance_of_blob, instance_of_upload
-from .framing import framed
+from .framing import framed, framing_head
 from .messages_pb2 import (
     BatchReadBlobsRequest,
     BatchUpdateBlobsRequest,
@@ -41,7 +41,7 @@ from .messages_pb2 import (
 from .status import CallFailed, Code, encoded, failure, invalid
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from google.protobuf.message import Message
     from structlog.typing import FilteringBoundLogger
@@ -57,13 +57,13 @@ class Method:
     """A method.
 
     Attributes:
-        name_field: the field with the name that its message begins with.
         route: what it counts as.
         action: what it does, for the decision on access.
         call: what answers it: a message's bytes, or an iterator over framed messages.
         message: what it takes; None for a stream, which `call` reads itself.
         limit: the setting with the size of its largest message.
         instance_in: the name of the instance in the name that its message begins with.
+        name_field: the field of that name.
     """
 
     route: Route
@@ -118,6 +118,9 @@ METHODS = {
         name_field="resource_name",
     ),
 }
+
+COPIED_BYTES = 64 * 1024
+"""Size of a message, in bytes, from which it is sent without a copy that includes its head."""
 
 _HEADERS = {
     "Content-Type": "application/grpc",
@@ -199,7 +202,7 @@ class GrpcFront:
         return failed
 
 
-async def _result(context: CallContext, method: Method) -> bytes | AsyncIterator[bytes]:
+async def _result(context: CallContext, method: Method) -> bytes | AsyncGenerator[bytes, None]:
     """What a method answers."""
     if method.message is None:
         answer: bytes = await method.call(context)
@@ -215,7 +218,7 @@ async def _result(context: CallContext, method: Method) -> bytes | AsyncIterator
         raise invalid(f"The message is no {method.message.__name__}") from None
     del data
     await context.authorise(method.instance_in(getattr(message, method.name_field)))
-    result: bytes | AsyncIterator[bytes] = await method.call(context, message)
+    result: bytes | AsyncGenerator[bytes, None] = await method.call(context, message)
     return result
 
 
@@ -226,11 +229,11 @@ class _Answer(TrailedBody):
         self._front = front
         self._request = request
         self._message: bytes | None = None
-        self._stream: AsyncIterator[bytes] | None = None
+        self._stream: AsyncGenerator[bytes, None] | None = None
         self._failed: CallFailed | None = None
         self.deadline = float("inf")
 
-    def give(self, result: bytes | AsyncIterator[bytes]) -> None:
+    def give(self, result: bytes | AsyncGenerator[bytes, None]) -> None:
         """Answer with a message, or with a stream of framed ones."""
         if isinstance(result, bytes):
             self._message = result
@@ -255,12 +258,15 @@ class _Answer(TrailedBody):
     async def __aexit__(self, *_: object) -> None:
         pass
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        if self._message is not None:
+    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
+        if self._message is not None and len(self._message) < COPIED_BYTES:
             yield framed(self._message)
+        elif self._message is not None:
+            yield framing_head(len(self._message))
+            yield self._message
         if self._stream is None:
             return
-        async with aclosing(self._stream) as stream:  # type: ignore[type-var]
+        async with aclosing(self._stream) as stream:
             while True:
                 try:
                     with trio.fail_at(self.deadline):

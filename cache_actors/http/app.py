@@ -240,9 +240,13 @@ ANSWER_HEADER = "X-Cache-Answer"
 
 
 def is_call(request: Request) -> bool:
-    """Whether a request is a call by gRPC."""
+    """Whether a request is a call by gRPC; the answer needs trailers, which HTTP/1.0 has not."""
     content_type = request.headers.get("Content-Type") or ""
-    return request.method == "POST" and content_type.startswith("application/grpc")
+    return (
+        content_type.startswith("application/grpc")
+        and request.method == "POST"
+        and request.scope["http_version"] == "1.1"
+    )
 
 
 class _Anything(BaseConverter):

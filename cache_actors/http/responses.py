@@ -9,7 +9,7 @@ from quart.wrappers.response import ResponseBody
 from quart_trio.wrappers import TrioResponse as Response
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
 NO_STORE: Mapping[str, str] = {"Cache-Control": "no-store"}
 
@@ -61,6 +61,10 @@ class TrailedResponse(Response):
 
 class TrailedBody(ResponseBody):
     """The body of a response with trailers."""
+
+    def __aiter__(self) -> AsyncGenerator[bytes, None]:
+        """The pieces of the body."""
+        raise NotImplementedError
 
     def trailers(self) -> list[tuple[bytes, bytes]]:
         """The trailers, once the body is complete."""

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 from cache_actors.kinds import Kind
 
+from .actions import unpacked_action
 from .files.commit import attempt
 from .files.store import Replacement
 from .layout import Key
 from .project_lock import shared
-from .references import Target, artifact_target, targets_in
+from .references import Target, artifact_target, blob_target, targets_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -173,6 +174,25 @@ class EntryWriter:
 def must_be_whole(kind: Kind, *, require_artifacts: bool) -> bool:
     """Whether a file of `kind` may not be there without what it refers to."""
     return require_artifacts or kind is Kind.ACTION
+
+
+def has_blobs(store: FileStore, project: Project, action: bytes, most: int) -> bool:
+    """Touch the first `most` blobs of an action, and return whether all of these exist.
+
+    Args:
+        store: the file store.
+        project: the action's project.
+        action: the content of its file.
+        most: how many to look for.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    try:
+        blobs, _ = unpacked_action(action)
+    except ValueError:
+        return False
+    return all(target_is_there(store, project, blob_target(each)) for each in blobs[:most])
 
 
 def target_is_there(store: FileStore, project: Project, target: Target) -> bool:

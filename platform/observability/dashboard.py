@@ -102,6 +102,34 @@ ROWS = {
             {"errors": share("", "cache_actors_requests_total", 'status=~"5.."', BUILDS)},
         ),
     ),
+    "gRPC": (
+        Panel(
+            "Calls by gRPC",
+            "By status: of Bazel, and of Tuist's clients from 4.209 on. NOT_FOUND is a miss."
+            " CacheActorsGrpcCallsFail fires above 5 % of others.",
+            "reqps",
+            {"{{status}}": total("status", rate("cache_actors_grpc_calls_total"))},
+            stacked=True,
+        ),
+        Panel(
+            "Calls by method",
+            "What they ask for. FindMissingBlobs comes before uploads.",
+            "reqps",
+            {"{{method}}": total("method", rate("cache_actors_grpc_calls_total"))},
+            stacked=True,
+        ),
+        Panel(
+            "Blobs in batches",
+            "Blobs that batches have read and stored, by the status of each.",
+            "ops",
+            {
+                "{{method}} {{status}}": total(
+                    "method, status", rate("cache_actors_grpc_batch_blobs_total")
+                )
+            },
+            stacked=True,
+        ),
+    ),
     "Hit rate": (
         Panel(
             "Hit rate",

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from cache_actors.kinds import Kind
 from cache_actors.storage import recovery
+from cache_actors.storage.actions import BlobReference, packed_action
 from cache_actors.storage.entries import EntryWrite, EntryWriter
 from cache_actors.storage.files import write_ahead_log
 from cache_actors.storage.files.store import FileStore, Publication, Replacement
@@ -27,7 +28,7 @@ from cache_actors.storage.files.write_ahead_log import LogRecord, WriteAheadLog,
 from cache_actors.storage.layout import LOGS, TEMPORARY, Key, Project, key_at
 from cache_actors.storage.locks import FolderLock
 from cache_actors.storage.recovery import Recovered, recover
-from cache_actors.storage.references import references_in
+from cache_actors.storage.references import references_in, targets_in
 from cache_actors.storage.trash import clean, empty_trash
 
 from .power_cut import Disk, PowerCut
@@ -36,6 +37,7 @@ from .stores import refusing
 PROJECTS = [Project("acme", "app"), Project("acme", "lib")]
 ARTIFACTS = [hashlib.sha256(bytes([number])).hexdigest().upper() for number in range(8)]
 ENTRIES = [f"0~{name}=" for name in "abcd"]
+ACTIONS = [f"{number:064x}" for number in range(3)]
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 TMPFS = SHARED_MEMORY if SHARED_MEMORY.is_dir() and can_log(SHARED_MEMORY) else None
 SMALL_SEGMENT = 24 << 10
@@ -130,7 +132,7 @@ class Service:
             self.doubtful.clear()
 
     def _upload(self) -> None:
-        keys = [self._key(Kind.CAS, ARTIFACTS) for _ in range(self._chance.randint(1, 5))]
+        keys = [self._artifact() for _ in range(self._chance.randint(1, 5))]
         for key in keys:
             self.doubtful[key] = {data_of(key.id), self.stored.get(key)}
         batch = [Publication(key.path(self._root), [data_of(key.id)]) for key in keys]
@@ -139,10 +141,12 @@ class Service:
             self._store(key, data_of(key.id))
 
     def _put(self) -> None:
-        keys = [self._key(Kind.KEYVALUE, ENTRIES) for _ in range(self._chance.randint(1, 4))]
+        kinds = self._chance.choices([Kind.KEYVALUE, Kind.ACTION], k=self._chance.randint(1, 4))
         writes = []
-        for key in keys:
-            body = self._body(self._chance.sample(ARTIFACTS, self._chance.randint(0, 2)))
+        for kind in kinds:
+            key = self._key(kind, ENTRIES if kind is Kind.KEYVALUE else ACTIONS)
+            some = self._chance.sample(ARTIFACTS, self._chance.randint(0, 2))
+            body = self._body(some) if kind is Kind.KEYVALUE else self._action(some)
             writes.append(EntryWrite(key, body, references_in(body)))
             self.doubtful.setdefault(key, {self.stored.get(key)}).add(body)
         for write, outcome in zip(writes, self._writer().entries.put(writes), strict=True):
@@ -162,9 +166,10 @@ class Service:
 
     def _evict(self) -> None:
         """As a pass does: what refers to an artifact goes before it, and that is synced."""
-        artifact = self._key(Kind.CAS, ARTIFACTS)
+        artifact = self._artifact()
         for key, body in list(self.stored.items()):
-            if key.project == artifact.project and artifact.id in references_in(body):
+            refers = any(artifact.id in t.ids and artifact.kind is t.kind for t in targets_in(body))
+            if key.project == artifact.project and refers:
                 self._remove(key)
         self._remove(artifact)
 
@@ -202,6 +207,16 @@ class Service:
 
     def _key(self, kind: Kind, ids: list[str]) -> Key:
         return Key(self._chance.choice(PROJECTS), kind, self._chance.choice(ids))
+
+    def _artifact(self) -> Key:
+        if self._chance.random() < 0.5:
+            return self._key(Kind.CAS, ARTIFACTS)
+        return self._key(Kind.BLOB, [each.lower() for each in ARTIFACTS])
+
+    def _action(self, blobs: list[str]) -> bytes:
+        self._count += 1
+        references = [BlobReference(each.lower(), len(data_of(each.lower()))) for each in blobs]
+        return packed_action(references, b"%d" % self._count)
 
     def _body(self, artifacts: list[str]) -> bytes:
         self._count += 1
@@ -267,9 +282,9 @@ def faults(root: Path, service: Service) -> Iterator[str]:
         if found.get(key) not in allowed:
             yield f"{key.place} is {found.get(key)!r:.60}, not of {allowed!r:.200}"
     for key, body in found.items():
-        for artifact_id in references_in(body) if key.kind is Kind.KEYVALUE else ():
-            if Key(key.project, Kind.CAS, artifact_id) not in found:
-                yield f"{key.place} has lost {artifact_id}"
+        for target in targets_in(body) if key.kind.refers else ():
+            if not any(Key(key.project, target.kind, each) in found for each in target.ids):
+                yield f"{key.place} has lost {target.name}"
 
 
 def faults_after_a_cut(seed: int, steps: int) -> list[str]:

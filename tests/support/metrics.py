@@ -75,6 +75,9 @@ def told_metrics() -> Metrics:
     metrics.nginx_lines_ignored.inc()
     for result in "refused", "stored":
         metrics.missing_artifacts.labels(result).inc()
+    for code in "OK", "NOT_FOUND", "CANCELLED", "UNAVAILABLE":
+        metrics.calls.labels("BatchReadBlobs", code).inc()
+        metrics.batch_blobs.labels("BatchReadBlobs", code).inc()
     return metrics
 
 

@@ -32,11 +32,16 @@ def digest_of(blob: bytes) -> Any:
 
 @dataclass(frozen=True)
 class RemoteCache:
-    """The calls of one instance, with a token. Each may raise `GrpcError`."""
+    """The calls of one instance, with a token. Each may raise `GrpcError`.
+
+    Attributes:
+        account: the account, told as Tuist's clients do.
+    """
 
     client: GrpcClient
     instance: str = "acme/app"
     token: str | None = "token"
+    account: str | None = None
 
     def as_(self, instance: str | None = None, token: str | None = None) -> "RemoteCache":
         """The same for another instance or token."""
@@ -45,7 +50,8 @@ class RemoteCache:
     @property
     def metadata(self) -> list[tuple[str, str]]:
         """The metadata of each call."""
-        return [] if self.token is None else [("authorization", f"Bearer {self.token}")]
+        token = [] if self.token is None else [("authorization", f"Bearer {self.token}")]
+        return token + ([("x-tuist-account-handle", self.account)] if self.account else [])
 
     def capabilities(self) -> Any:
         """What the server can do."""

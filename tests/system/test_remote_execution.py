@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -152,8 +153,11 @@ def result_of(*blobs: bytes) -> reapi.ActionResult:
 
 
 def test_what_tuists_plugin_does_works(cache: RemoteCache, site: Site) -> None:
-    """Its order of calls, with the project alone as instance; its values are opaque."""
-    plugin = cache.as_(instance="app", token=site.new_token(PROJECT))
+    """Its order of calls, its way to name the project, and opaque values."""
+    plugin = cache.as_(instance="app", token=site.new_token(PROJECT, "other/app"))
+    with pytest.raises(GrpcError, match="PERMISSION_DENIED"):
+        plugin.capabilities()
+    plugin = replace(plugin, account="acme")
     values = [new_blob(size) for size in (100, 70_000, 12_000_000, 19_000_000)]
     digests = [digest_of(value) for value in values]
     key = digest_of(new_blob())

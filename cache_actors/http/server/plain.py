@@ -30,6 +30,7 @@ _UNUSUAL = {b"expect", b"transfer-encoding", b"upgrade"}
 _UNUSUAL_IN_CALLS = _UNUSUAL - {b"transfer-encoding"} | {b"content-length"}
 _BODILESS = {204, 304}
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n\0]*)?\r\n")
+_TRAILERS = re.compile(rb"(?:[-!#$%&'*+.^_`|~0-9a-zA-Z]++:[ -~]*+\r\n)++")
 _MAX_CHUNK_LINE = 1024  # bytes; of one with a size, or of all trailers together
 
 
@@ -137,6 +138,8 @@ class ChunkedBody:
             if len(self.rest) > _MAX_CHUNK_LINE:
                 raise ValueError("too many trailers")
             return False
+        if _TRAILERS.fullmatch(self.rest, 0, end + 2) is None:
+            raise ValueError("a trailer is none")
         self.rest, self.ended = self.rest[end + 4 :], True
         return True
 

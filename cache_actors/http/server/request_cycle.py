@@ -15,6 +15,7 @@ and some take that for a failure: nginx says so, and then the rest is dropped be
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
@@ -47,6 +48,9 @@ request is complete."""
 
 BODY_HEADER = "X-Cache-Body"
 """Header that nginx sends if the body has to be read before the response."""
+
+
+_OVER_HTTP = [kind for kind in Kind if kind not in (Kind.BLOB, Kind.ACTION)]
 
 
 class RequestCycle(TrioASGIHTTPConnection):
@@ -92,7 +96,7 @@ class RequestCycle(TrioASGIHTTPConnection):
         start["trailers"] = True
         await send(cast("ASGISendEvent", start))
         last = b""
-        async with response.pieces as pieces:
+        async with response.pieces, aclosing(response.pieces.__aiter__()) as pieces:
             async for piece in pieces:
                 if last:
                     await send(_body(last, more=True))
@@ -157,7 +161,8 @@ def _is_left_waiting(request: Request) -> bool:
 
 async def _drop_rest(request: Request) -> None:
     """Read what is left of the request's body and forget it, if it is not too much."""
-    most = max(LINGER_BYTES, *map(request.app.settings.largest, Kind))
+    kinds = Kind if request.call is not None else _OVER_HTTP
+    most = max(LINGER_BYTES, *map(request.app.settings.largest, kinds))
     with trio.move_on_after(LINGER_SECONDS) as patience:
         while not request.body.complete and request.body.received < most:
             try:

@@ -1,11 +1,13 @@
 """What counts as a plain request is one to h11 too, and the same one."""
 
+from itertools import pairwise
+
 import h11
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from cache_actors.http.server.plain import PlainRequest, plain_request
+from cache_actors.http.server.plain import ChunkedBody, PlainRequest, plain_request
 
 MOST = 16 * 1024
 
@@ -135,3 +137,62 @@ def test_unusual_request_is_left_to_h11(line: str) -> None:
 )
 def test_other_head_is_left_to_h11(head: str) -> None:
     assert plain_request(head.encode(), MOST) is None
+
+
+# Chunked bodies, of calls by gRPC.
+
+CHUNKED = "POST /a HTTP/1.1\r\nHost: x\r\nContent-Type: application/grpc\r\n{}\r\n"
+
+
+def test_call_in_chunks_is_plain_and_everything_else_in_chunks_is_not() -> None:
+    data = CHUNKED.format("Transfer-Encoding: chunked\r\n").encode()
+    request = plain_request(data + b"0\r\n\r\n", MOST)
+    assert request is not None
+    assert (request.length, request.rest) == (None, b"0\r\n\r\n")
+    for line in "Transfer-Encoding: gzip, chunked", "Transfer-Encoding: x":
+        assert plain_request(CHUNKED.format(line + "\r\n").encode(), MOST) is None
+    both = "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n"
+    assert plain_request(CHUNKED.format(both).encode(), MOST) is None
+
+
+CHUNK = st.binary(max_size=20).map(lambda each: b"%x\r\n%s\r\n" % (len(each), each))
+LAST = st.sampled_from([b"0\r\n\r\n", b"00;a=b\r\n\r\n", b"0\r\nX: y\r\n\r\n", b""])
+BODIES = st.builds(lambda chunks, last: b"".join(chunks) + last, st.lists(CHUNK), LAST)
+BODIES |= st.builds(changed, BODIES.filter(bool), st.integers(0, 60), st.integers(0, 255))
+
+
+def by_h11(data: bytes) -> tuple[bytes, bytes | None] | None:
+    """The body in `data`, and what is behind it if it has ended; None if h11 refuses it."""
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(CHUNKED.format("Transfer-Encoding: chunked\r\n").encode() + data)
+    connection.next_event()
+    body = b""
+    try:
+        while isinstance(part := connection.next_event(), h11.Data):
+            body += part.data
+    except h11.RemoteProtocolError:
+        return None
+    if not isinstance(part, h11.EndOfMessage):
+        return body, None
+    return body, connection.trailing_data[0]
+
+
+@given(data=BODIES, cuts=st.lists(st.integers(0, 100), max_size=4))
+def test_chunked_body_is_what_h11_takes_it_for_in_any_pieces(data: bytes, cuts: list[int]) -> None:
+    expected = by_h11(data)
+    places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    chunks, body = ChunkedBody(b""), b""
+    try:
+        for start, end in pairwise(places):
+            chunks.rest += data[start:end]
+            body += chunks.decode()
+    except ValueError:
+        return  # it may refuse more than h11 does
+    event(f"ended: {chunks.ended}")
+    if chunks.ended and expected is not None:
+        assert expected == (body, chunks.rest)
+    elif expected is not None:
+        assert expected[1] is None
+        assert body == expected[0]
+    else:
+        assert not chunks.ended

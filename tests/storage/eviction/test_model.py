@@ -1,4 +1,5 @@
-"""Uploads, puts, reads, evictions, cleans, crashes in any order: no entry is without its artifacts.
+"""Uploads, puts, reads, evictions, cleans, crashes in any order: no entry is without its artifacts,
+and no action is answered without its blobs.
 
 Passes of eviction are generators here, and anything may happen between two of their steps. What
 happens within a step, in other processes, is left to `tests/system/test_eviction_races.py`.
@@ -19,20 +20,23 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cache_actors.kinds import Kind
+from cache_actors.storage.actions import BlobReference, packed_action
 from cache_actors.storage.capacity import Amount
-from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact
+from cache_actors.storage.entries import EntryWrite, EntryWriter, MissingArtifact, has_blobs
 from cache_actors.storage.eviction.cutoff import Cutoff, cutoff
 from cache_actors.storage.eviction.scan import Scan
 from cache_actors.storage.eviction.sweep import Step, Sweep
 from cache_actors.storage.files.last_use import last_use
-from cache_actors.storage.files.store import RECENT_NS, FileStore, Publication
+from cache_actors.storage.files.store import RECENT_NS, FileStore, Lookup, Publication
 from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.layout import TEMPORARY, Key, Project
-from cache_actors.storage.references import references, references_in
+from cache_actors.storage.references import references, references_in, targets_in
 from cache_actors.storage.trash import clean, empty_trash
 
 PROJECTS = [Project("acme", "app"), Project("acme", "lib")]
 ARTIFACTS = [hashlib.sha256(bytes([number])).hexdigest().upper() for number in range(4)]
+BLOBS = {hashlib.sha256(bytes([number])).hexdigest(): bytes([number]) for number in range(3)}
+ACTIONS = [f"{number:064x}" for number in range(2)]
 ENTRIES = [f"0~{name}=" for name in "abc"]
 TMPFS = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 """Where syncs are free."""
@@ -43,6 +47,8 @@ PROTECTED = 1.0
 projects = st.sampled_from([PROJECTS[0], *PROJECTS])
 artifacts = st.sampled_from(ARTIFACTS)
 entries = st.sampled_from(ENTRIES)
+blobs = st.sampled_from(list(BLOBS))
+actions = st.sampled_from(ACTIONS)
 shares = st.sampled_from([0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0])
 
 
@@ -137,6 +143,60 @@ class Cache(RuleBasedStateMachine):
             os.utime(path, ns=(now, path.stat().st_mtime_ns))
             self.uses[path] = now
 
+    @rule(project=projects, blob=blobs)
+    def upload_blob(self, project: Project, blob: str) -> None:
+        path = Key(project, Kind.BLOB, blob).path(self.root)
+        self.store.publish([Publication(path, [BLOBS[blob]])])
+        self.damaged.discard(path)
+        self.uses[path] = time.time_ns()
+
+    @rule(
+        project=projects,
+        action=actions,
+        ids=st.lists(blobs, max_size=2, unique=True),
+        sizes=st.sampled_from([1, 1, 1, 2]),
+    )
+    def put_action(self, project: Project, action: str, ids: list[str], sizes: int) -> None:
+        body = packed_action([BlobReference(each, sizes) for each in ids], b"result")
+        paths = [Key(project, Kind.BLOB, each).path(self.root) for each in ids]
+        is_whole = sizes == 1 or not ids
+        is_whole = is_whole and all(path.exists() for path in paths)
+        key = Key(project, Kind.ACTION, action)
+        writer = EntryWriter(self.store, require_artifacts=False)
+        [outcome] = writer.put([EntryWrite(key, body)])
+        assert (outcome is None) is is_whole
+        if is_whole:
+            self.artifacts[key.path(self.root)] = paths
+            self.uses |= dict.fromkeys([key.path(self.root), *paths], time.time_ns())
+
+    @rule(project=projects, action=actions)
+    def ask_for_action(self, project: Project, action: str) -> None:
+        path = Key(project, Kind.ACTION, action).path(self.root)
+        [found] = self.store.load([Lookup(path, None)])
+        assert not isinstance(found, OSError)
+        if found is None:
+            return
+        paths = self.artifacts[path]
+        is_answered = has_blobs(self.store, project, found.data, len(paths))
+        assert is_answered is all(each.exists() for each in paths)
+        if is_answered:
+            self.uses |= dict.fromkeys(paths, time.time_ns())
+
+    @rule(
+        project=projects,
+        action=actions,
+        ids=st.lists(blobs, min_size=1, max_size=2, unique=True),
+        lost=st.booleans(),
+    )
+    def build_action(self, project: Project, action: str, ids: list[str], lost: bool) -> None:
+        """A build that misses, then one that asks; a blob may have been lost between them."""
+        for each in ids:
+            self.upload_blob(project, each)
+        self.put_action(project, action, ids, 1)
+        if lost:
+            self.damage(project, ids[0])
+        self.ask_for_action(project, action)
+
     # What happens to everyone.
 
     @precondition(lambda self: self.passing is None)
@@ -148,10 +208,11 @@ class Cache(RuleBasedStateMachine):
             os.utime(path, ns=(status.st_atime_ns - step, status.st_mtime_ns - step))
         self.uses = {path: used - step for path, used in self.uses.items()}
 
-    @rule(project=projects, artifact=artifacts)
+    @rule(project=projects, artifact=artifacts | blobs)
     def damage(self, project: Project, artifact: str) -> None:
         """An artifact turns out to be broken; its entries stay until a pass finds them."""
-        path = Key(project, Kind.CAS, artifact).path(self.root)
+        kind = Kind.BLOB if artifact in BLOBS else Kind.CAS
+        path = Key(project, kind, artifact).path(self.root)
         with suppress(FileNotFoundError):
             self.store.quarantine.take(path, path.stat().st_ino)
             self.damaged.add(path)
@@ -218,19 +279,18 @@ class Cache(RuleBasedStateMachine):
     @invariant()
     def no_entry_is_without_its_artifacts(self) -> None:
         for path in self._files():
-            if path.suffix != ".json":
-                continue
             project = Project(*path.relative_to(self.root).parts[:2])
-            for each in references_in(path.read_bytes()):
-                artifact = Key(project, Kind.CAS, each).path(self.root)
-                assert artifact.exists() or artifact in self.damaged, path
+            for target in targets_in(path.read_bytes()):
+                keys = [Key(project, target.kind, each) for each in target.ids]
+                artifact_paths = [key.path(self.root) for key in keys]
+                assert any(each.exists() or each in self.damaged for each in artifact_paths), path
 
     @invariant()
     def nothing_is_gone_that_the_rule_spares(self) -> None:
         gone = {path: used for path, used in self.uses.items() if not path.exists()}
         for path, used in gone.items():
             assert self.cut is not None
-            artifacts = self.artifacts.get(path, []) if path.suffix == ".json" else []
+            artifacts = self.artifacts.get(path, [])
             assert self._was_taken(path, used) or any(
                 each in self.damaged or self._was_taken(each, used) for each in artifacts
             ), path
