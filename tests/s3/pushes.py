@@ -17,6 +17,7 @@ from cache_actors.s3.bucket import Bucket
 from cache_actors.s3.config import BucketConfig
 from cache_actors.s3.errors import BucketError
 from cache_actors.s3.names import key_of, object_name
+from cache_actors.storage.actions import packed_action
 from cache_actors.storage.integrity.checksum import (
     Mark,
     StoredChecksum,
@@ -118,6 +119,14 @@ class Disk:
         """Store an entry, in place of the one before, that refers to artifacts by number."""
         key = Key(APP, Kind.KEYVALUE, name)
         self.write(key, body_of(value_of(*map(artifact_id, artifacts)), salt or "salt"))
+        return key
+
+    def file(self, kind: Kind, content: bytes | None = None) -> Key:
+        """Store a file, with an id that a blob with its bytes has."""
+        if content is None:
+            content = packed_action([], b"") if kind is Kind.ACTION else body_of("dg==")
+        key = Key(APP, kind, hashlib.sha256(content).hexdigest())
+        self.write(key, content)
         return key
 
     def write(self, key: Key, content: bytes) -> None:

@@ -1,6 +1,7 @@
 """Pulls of single files: what is believed, stored and deleted, with a bucket in memory."""
 
 import errno
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from cache_actors.s3.names import SHA256, STORED, object_name
 from cache_actors.s3.outcome import Outcome
 from cache_actors.s3.pull import ARTIFACTS_AT_ONCE, Puller
 from cache_actors.s3.push import Pushed, Pusher
+from cache_actors.storage.actions import BlobReference, packed_action
 from cache_actors.storage.capacity import Capacity
 from cache_actors.storage.errors import NoRoom, Shortage
 from cache_actors.storage.files.store import FileStore
@@ -93,8 +95,7 @@ def test_artifact_of_any_kind_and_size_comes_as_it_was_and_marked(
     disk: Disk, pusher: Pusher, node: Node, kind: Kind, size: int
 ) -> None:
     content = os.urandom(size)
-    key = Key(APP, kind, "ab" * 32)
-    disk.write(key, content)
+    key = disk.file(kind, content)
     os.utime(key.path(disk.root), ns=(1, 1_700_000_000_123_456_789))
     assert pusher.push(key) is Pushed.DONE
     assert node.pull(key) is Outcome.HERE
@@ -150,8 +151,7 @@ def test_what_is_nowhere_is_absent_and_what_is_here_is_not_asked_for(
 def test_object_that_is_not_what_was_put_is_never_stored(
     bucket: WatchedBucket, node: Node, disk: Disk, pusher: Pusher, kind: Kind, wrong: str
 ) -> None:
-    key = Key(APP, kind, "ab" * 32)
-    disk.write(key, body_of("dg=="))
+    key = disk.file(kind)
     pusher.push(key)
     name = object_name("cache", key)
     found = bucket.get(name)
@@ -286,8 +286,7 @@ def test_artifact_that_is_evicted_while_its_entry_comes_is_pulled_again(
 def test_full_disk_is_a_miss(
     node: Node, disk: Disk, pusher: Pusher, monkeypatch: pytest.MonkeyPatch, kind: Kind, full: str
 ) -> None:
-    key = Key(APP, kind, "ab" * 32)
-    disk.write(key, body_of("dg=="))
+    key = disk.file(kind)
     pusher.push(key)
 
     def has_no_room(*_: object) -> None:
@@ -346,13 +345,12 @@ def test_time_from_a_clock_far_ahead_is_replaced_by_the_present(
 def test_what_a_clean_has_taken_is_absent_whenever_it_gets_to_the_bucket(
     node: Node, disk: Disk, bucket: WatchedBucket, pusher: Pusher, kind: Kind
 ) -> None:
-    key = Key(APP, kind, "ab" * 32)
-    disk.write(key, body_of("dg=="))
+    key = disk.file(kind)
     Cleans(bucket).clean(APP)
     pusher.push(key)
     node.cleans.refresh()
     assert node.pull(key) is Outcome.ABSENT
-    disk.write(key, body_of("dg=="))
+    disk.file(kind)
     pusher.push(key)
     assert node.pull(key) is Outcome.HERE
 
@@ -361,8 +359,7 @@ def test_what_a_clean_has_taken_is_absent_whenever_it_gets_to_the_bucket(
 def test_what_a_clean_takes_while_it_is_pulled_is_not_stored(
     node: Node, disk: Disk, bucket: WatchedBucket, pusher: Pusher, kind: Kind
 ) -> None:
-    key = Key(APP, kind, "ab" * 32)
-    disk.write(key, body_of("dg=="))
+    key = disk.file(kind)
     pusher.push(key)
     prepare = node.store.prepare
 
@@ -375,3 +372,33 @@ def test_what_a_clean_takes_while_it_is_pulled_is_not_stored(
     assert node.pull(key) is Outcome.ABSENT
     assert not node.has(key)
     assert node.stored == []
+
+
+def test_action_comes_after_its_blobs_and_is_deleted_if_one_is_gone(
+    disk: Disk, bucket: WatchedBucket, pusher: Pusher, node: Node
+) -> None:
+    blobs = [disk.file(Kind.BLOB, b"output %d" % number) for number in range(3)]
+    references = [BlobReference(key.id, key.path(disk.root).stat().st_size) for key in blobs]
+    actions = [
+        disk.file(Kind.ACTION, packed_action(some, b"result"))
+        for some in (references[:2], references[1:])
+    ]
+    for action in actions:
+        assert pusher.push(action) is Pushed.DONE
+    bucket.delete(object_name("cache", blobs[2]))
+    assert node.pull(actions[0]) is Outcome.HERE
+    assert all(node.has(key) for key in (actions[0], *blobs[:2]))
+    assert node.pull(actions[1]) is Outcome.ABSENT
+    assert not node.has(actions[1])
+    assert bucket.get(object_name("cache", actions[1])) is None
+
+
+def test_blob_whose_bytes_are_not_those_of_its_name_is_never_stored(
+    bucket: WatchedBucket, node: Node
+) -> None:
+    key = Key(APP, Kind.BLOB, "ab" * 32)
+    metadata = {SHA256: hashlib.sha256(b"bytes").hexdigest(), STORED: str(time.time_ns())}
+    bucket.put(object_name("cache", key), b"bytes", metadata)
+    assert node.pull(key) is Outcome.UNUSABLE
+    assert not node.has(key)
+    assert node.noticed == [("unusable", key)]
