@@ -53,6 +53,10 @@ class RemoteCache:
         token = [] if self.token is None else [("authorization", f"Bearer {self.token}")]
         return token + ([("x-tuist-account-handle", self.account)] if self.account else [])
 
+    @property
+    def _prefix(self) -> str:
+        return f"{self.instance}/" if self.instance else ""
+
     def capabilities(self) -> Any:
         """What the server can do."""
         request = reapi.GetCapabilitiesRequest(instance_name=self.instance)
@@ -117,12 +121,12 @@ class RemoteCache:
 
     def name_of(self, digest: Any, kind: str = "blobs") -> str:
         """The name under which a blob is read."""
-        return f"{self.instance}/{kind}/{digest.hash}/{digest.size_bytes}"
+        return f"{self._prefix}{kind}/{digest.hash}/{digest.size_bytes}"
 
     def new_upload(self, digest: Any, kind: str = "blobs") -> str:
         """A new name under which a blob is written."""
         upload = f"uploads/{uuid.uuid4()}/{kind}"
-        return f"{self.instance}/{upload}/{digest.hash}/{digest.size_bytes}"
+        return f"{self._prefix}{upload}/{digest.hash}/{digest.size_bytes}"
 
     def read(self, digest: Any, offset: int = 0, limit: int = 0) -> bytes:
         """A blob, as a stream."""

