@@ -8,8 +8,7 @@ from pathlib import Path
 from .failure import BenchmarkFailed
 from .names import TOKEN
 
-CONNECTIONS, STREAMS = 8, 4
-"""So many connections, and calls at once on each."""
+CONNECTIONS = 8
 
 SLACK_SECONDS = 60.0
 
@@ -22,11 +21,13 @@ class Call:
         path: `/package.Service/Method`.
         body: the file with its message, as it travels.
         answer_bytes: at least as many bytes every right answer has.
+        at_once: so many calls at once on each connection.
     """
 
     path: str
     body: Path
     answer_bytes: int
+    at_once: int = 4
 
 
 def run_h2load(url: str, call: Call, seconds: float) -> tuple[int, float]:
@@ -35,7 +36,7 @@ def run_h2load(url: str, call: Call, seconds: float) -> tuple[int, float]:
     Raises:
         BenchmarkFailed: an answer is missing, or cannot be right.
     """
-    command = ["h2load", "-t1", f"-c{CONNECTIONS}", f"-m{STREAMS}", f"-D{seconds:.0f}"]
+    command = ["h2load", "-t1", f"-c{CONNECTIONS}", f"-m{call.at_once}", f"-D{seconds:.0f}"]
     command += ["-d", str(call.body), "-H", f"authorization: Bearer {TOKEN}"]
     command += ["-H", "content-type: application/grpc", "-H", "te: trailers", url + call.path]
     said = subprocess.run(

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,6 +31,7 @@ from tests.support.remote_cache import (
     remote_cache,
 )
 from tests.support.service import Service, running_service
+from tests.system.site import socket_folder
 
 from .buildgrid import install, running_buildgrid
 from .contestants import scratch_folder, storage_in
@@ -42,7 +43,7 @@ from .processes import cpu_seconds, family
 
 INSTALLED = Path(__file__).parents[2] / "build/bench/buildgrid"
 ROUNDS = 5
-WARM_UP_SECONDS = 1.0
+WARM_UP_SECONDS = 2.0
 WORKERS = 2
 
 BATCH = 100
@@ -105,11 +106,11 @@ class Stored:
         batch = reapi.BatchReadBlobsRequest(instance_name=instance, digests=digests)
         read = bytestream.ReadRequest(resource_name=name)
         self.calls = {
-            case: Call(path, _in_file(folder / path.rpartition("/")[2], message), least)
-            for case, path, message, least in (
-                (ACTION, f"{ACTIONS}/GetActionResult", action, self.result.ByteSize()),
-                (READ_BATCH, f"{BLOBS}/BatchReadBlobs", batch, BATCH * SMALL),
-                (READ, f"{STREAM}/Read", read, LARGE),
+            case: Call(path, _in_file(folder / path.rpartition("/")[2], message), least, at_once)
+            for case, path, message, least, at_once in (
+                (ACTION, f"{ACTIONS}/GetActionResult", action, self.result.ByteSize(), 4),
+                (READ_BATCH, f"{BLOBS}/BatchReadBlobs", batch, BATCH * SMALL, 4),
+                (READ, f"{STREAM}/Read", read, LARGE, 1),
             )
         }
 
@@ -149,7 +150,7 @@ def limit(folder: Path, stored: Stored) -> Iterator[Contestant]:
     for number, (case, messages) in enumerate(prepared.items()):
         body = b"".join(_framed(message.SerializeToString()) for message in messages)
         (answers / str(number)).write_bytes(body)
-        calls[case] = Call(f"/{number}", stored.calls[case].body, stored.calls[case].answer_bytes)
+        calls[case] = replace(stored.calls[case], path=f"/{number}")
     server = f"""\
     server {{
         listen {{listen}} backlog=4096;
@@ -168,15 +169,15 @@ def limit(folder: Path, stored: Stored) -> Iterator[Contestant]:
 @contextmanager
 def ours(folder: Path, stored: Stored) -> Iterator[tuple[Contestant, int]]:
     """This service behind nginx, with what is stored; and nginx's port."""
-    environment = {"WORKERS": str(WORKERS), "MAX_UPLOAD_BYTES": str(1 << 28)}
-    environment["SOCKET_PATH"] = str(folder / "cache.sock")
     storage = storage_in(folder, "cas")
-    with StandInTuist({TOKEN: [str(PROJECT)]}) as tuist:
+    with StandInTuist({TOKEN: [str(PROJECT)]}) as tuist, socket_folder() as sockets:
+        upstream = f"{sockets}/cache.sock"
+        environment = {"WORKERS": str(WORKERS), "SOCKET_PATH": upstream}
         service = Service(storage, tuist.url, environment)
         with running_service(service, wait=False):
             service.wait_for_log('"started"')
             with nginx_before(
-                f"unix:{folder}/cache.sock", storage, "wheel", worker_processes=cores()
+                f"unix:{upstream}", storage, "wheel", worker_processes=cores()
             ) as nginx:
                 with remote_cache(nginx.port, instance=str(PROJECT), token=TOKEN) as cache:
                     stored.put(cache)

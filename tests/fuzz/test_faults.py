@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from cache_actors.cli.dev.tuist import StandInTuist
 from tests.support.folders import files_below
 from tests.support.service import Service, client_of, nodes_of, running_service
-from tests.support.strace import attached, family
+from tests.support.strace import attached, family, last_argument
 from tests.support.waiting import eventually
 from tests.system.test_storage_faults import Write
 
@@ -197,7 +197,7 @@ def test_nothing_acknowledged_is_lost_when_system_calls_fail(
 
 def some_of(service: Service, processes: str) -> list[int]:
     """The processes of a service that are meant."""
-    pids = family(service.pid)
+    pids = [pid for pid in family(service.pid) if last_argument(pid)]  # none that has just ended
     writers = [pid for pid in pids if is_writer(pid)]
     return {"all": pids, "writers": writers, "others": [*{*pids} - {*writers}]}[processes]
 
@@ -238,7 +238,8 @@ def is_whole(service: Service) -> bool:
 def left_behind(service: Service) -> list[Path]:
     """The temporary files, without what is known of modules' uploads for a while."""
     temporary = service.storage / ".tmp"
-    return [path for path in files_below(temporary) if temporary / "uploads" not in path.parents]
+    known = {temporary / "uploads", temporary / "completed"}
+    return [path for path in files_below(temporary) if known.isdisjoint(path.parents)]
 
 
 def nameless_files(service: Service) -> list[str]:

@@ -9,13 +9,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 from click.testing import CliRunner
 
+from cache_actors.cli.dev import embedded
 from cache_actors.cli.main import main
+from cache_actors.nginx.config import NginxOptions
 from cache_actors.storage.files.store import PROBE_BYTES
 from tests.support.grpc_client import grpc_client
 from tests.support.programs import find_program
@@ -65,6 +68,20 @@ def use_as_bazel_would(line: str) -> None:
     authorization = tuple(options["remote_header"].split("=", 1))
     with grpc_client(port) as client:
         assert client.call(CAPABILITIES, request, metadata=[authorization])
+
+
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [(None, "without nginx"), ((1, 22, 1), "nginx is 1.22.1, and 1.27.2 is needed")],
+)
+def test_says_why_there_is_no_grpc(version: tuple[int, ...] | None, told: str) -> None:
+    nginx = None
+    if version is not None:
+        nginx = NginxOptions("127.0.0.1:1", "127.0.0.1:2", Path("/cas"), Path("/run"))
+        nginx = replace(nginx, nginx_version=version)
+    said = embedded._introduce_grpc("127.0.0.1:1", nginx)
+    assert told in said
+    assert "--remote_cache" not in said
 
 
 def test_refuses_to_be_reached_from_elsewhere(
