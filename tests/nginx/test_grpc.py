@@ -279,6 +279,7 @@ def test_status_of_the_service_is_the_clients(
     def at_once(exchange: Exchange) -> None:
         exchange.head(grpc_status=status, grpc_message="so it is", content_length="0")
         exchange.end(())
+        exchange.drop_the_rest()
 
     for upstream.behaviour in in_trailers, in_headers, at_once:
         with pytest.raises(GrpcError) as failed:

@@ -1,7 +1,7 @@
 """`cache-actors serve` with faults or changed constants, controlled by environment variables.
 
     CONSTANTS     a JSON object of numbers, each for a constant of a module of `cache_actors`:
-                  `{"writer_process.client.END_SECONDS": 0.5}`
+                  `{"actor_process.client.END_SECONDS": 0.5}`
     SLOW_PUBLISH  seconds by which each publication is delayed, as by a slow disk; the delay ends
                   early if the parent process does
     CRASH_AT      the id of an entry; when it is to be stored, the key-value store crashes

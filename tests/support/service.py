@@ -221,6 +221,6 @@ def constants(values: dict[str, float]) -> dict[str, str]:
     """The environment with which `CHANGED_COMMAND` changes constants.
 
     Args:
-        values: new values by constant, such as `writer_process.client.END_SECONDS`.
+        values: new values by constant, such as `actor_process.client.END_SECONDS`.
     """
     return {"CONSTANTS": json.dumps(values)}

@@ -92,7 +92,7 @@ def test_killed_process_is_503_for_what_it_had_in_hand(service: Service) -> None
     assert statuses == [503]
     assert upload(service, "AAAA") == 204
     assert service.stored("AAAA") == b"AAAA"
-    assert crashes(service) == [(1, "WriterProcessDied")] * 2
+    assert crashes(service) == [(1, "ProcessDied")] * 2
 
 
 def test_process_that_is_killed_while_it_is_idle_is_replaced_by_itself(service: Service) -> None:
@@ -104,13 +104,13 @@ def test_process_that_is_killed_while_it_is_idle_is_replaced_by_itself(service: 
         assert len(set(children(service)) - set(before)) == 1
         assert upload(service, f"AAA{number}") == 204
         assert put(service, f"0~{number}") == 204
-        assert crashes(service) == [(1, "WriterProcessDied")] * number
+        assert crashes(service) == [(1, "ProcessDied")] * number
 
 
 def test_stop_is_bounded_though_the_processes_hang(tmp_path: Path, tuist: StandInTuist) -> None:
     """In order: long before what ends a stop in any case would."""
     environment = constants(
-        {"writer_process.client.END_SECONDS": 0.5, "runtime.lifecycle.MAX_STOP_SECONDS": 3600}
+        {"actor_process.client.END_SECONDS": 0.5, "runtime.lifecycle.MAX_STOP_SECONDS": 3600}
     )
     service = Service(tmp_path / "cas", tuist.url, environment, CHANGED_COMMAND)
     with running_service(service):
