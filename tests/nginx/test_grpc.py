@@ -64,10 +64,8 @@ class Exchange:
         self._send(h11.Data(data=data))
 
     def end(self, trailers: tuple[tuple[str, str], ...] = OK) -> None:
-        """End it; what is left of the request is dropped, as a reset would reach nginx first."""
+        """End it."""
         self._send(h11.EndOfMessage(headers=list(trailers)))
-        if self._protocol.their_state is not h11.DONE:
-            self.drop_the_rest()
 
     def answer(self, message: bytes) -> None:
         """Answer with one message."""
@@ -136,6 +134,7 @@ class Upstream:
                 if protocol.our_state is not h11.DONE:
                     return
                 if protocol.their_state is not h11.DONE:
+                    exchange.drop_the_rest()
                     return
                 protocol.start_next_cycle()
 
@@ -280,6 +279,7 @@ def test_status_of_the_service_is_the_clients(
     def at_once(exchange: Exchange) -> None:
         exchange.head(grpc_status=status, grpc_message="so it is", content_length="0")
         exchange.end(())
+        exchange.drop_the_rest()
 
     for upstream.behaviour in in_trailers, in_headers, at_once:
         with pytest.raises(GrpcError) as failed:
@@ -379,6 +379,7 @@ def test_service_learns_that_a_call_was_cancelled_or_is_late(
     def wait(exchange: Exchange) -> None:
         exchange.body()
         began.set()
+        exchange.drop_the_rest()
         ended.set()
 
     upstream.behaviour = wait
