@@ -184,7 +184,7 @@ def test_outage_refuses_no_upload_and_all_is_sent_after_it(
         assert environment["AWS_ACCESS_KEY_ID"] not in text
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(60, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("kills", [1, pytest.param(60, marks=pytest.mark.nightly)])
 def test_kills_at_any_time_lose_nothing_and_leave_no_entry_without_its_artifact(
     tmp_path: Path, tuist: StandInTuist, s3_bucket: S3Bucket, kills: int
 ) -> None:
