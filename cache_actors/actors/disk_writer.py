@@ -134,8 +134,13 @@ class DiskWriterClient:
             ActorError: the writer did not answer.
         """
         async with self._turns.turn(owner):
-            return await self._writer.call(PublishBatch(tuple(batch)), wait_for_room=True)
-        raise AssertionError("a turn has swallowed something")
+            outcomes = await self._writer.call(PublishBatch(tuple(batch)), wait_for_room=True)
+        if self._shared is not None:
+            async with trio.open_nursery() as nursery:
+                for (key, _), outcome in zip(batch, outcomes, strict=True):
+                    if outcome is Published.STORED:
+                        nursery.start_soon(self._shared, key)
+        return outcomes
 
 
 @dataclass(frozen=True, slots=True)

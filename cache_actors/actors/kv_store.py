@@ -102,6 +102,8 @@ class KeyValueStoreClient:
         """
         async with self._turns.turn(owner or (key.project,)):
             await self._store.call(Put(key, content, frozenset()))
+        if self._shared is not None:
+            await self._shared(key)
 
     async def put(
         self, key: Key, body: bytes, artifacts: frozenset[str], owner: Owner = ()
