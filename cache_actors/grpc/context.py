@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import trio
@@ -161,7 +162,8 @@ def _allow(decision: Decision) -> None:
         case Access.UNAUTHORIZED | Access.UNVERIFIABLE:
             raise CallFailed(Code.UNAUTHENTICATED, "Unauthorized")
         case Access.PAYMENT_REQUIRED:
-            raise CallFailed(Code.PERMISSION_DENIED, decision.message or UNPAID)
+            message = decision.message or UNPAID
+            raise CallFailed(Code.PERMISSION_DENIED, message, HTTPStatus.PAYMENT_REQUIRED)
         case Access.FORBIDDEN:
             message = decision.message or "You don't have access to this project"
             raise CallFailed(Code.PERMISSION_DENIED, message)

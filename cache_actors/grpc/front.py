@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from cache_actors.access.grants import Action
 from cache_actors.http.request import Call
-from cache_actors.http.responses import TrailedBody, TrailedResponse
+from cache_actors.http.responses import TrailedBody, TrailedResponse, empty_response
 from cache_actors.metrics.request_event import Route
 from cache_actors.storage.entries import MissingArtifact
 from cache_actors.storage.errors import StorageError, StorageFull
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from cache_actors.http.request import Request
+    from cache_actors.http.responses import Response
     from cache_actors.metrics.registry import Metrics
     from cache_actors.services import Services
     from cache_actors.settings import Settings
@@ -122,6 +123,9 @@ METHODS = {
 COPIED_BYTES = 64 * 1024
 """Size of a message, in bytes, from which it is sent without a copy that includes its head."""
 
+NO_TRAILERS = "Trailers would be lost: this needs nginx 1.27.2 or newer, with grpc.conf"
+"""Message for a call of which nobody says that it takes trailers."""
+
 _HEADERS = {
     "Content-Type": "application/grpc",
     "Trailer": "grpc-status, grpc-message",
@@ -147,10 +151,14 @@ class GrpcFront:
         self._metrics = metrics
         self._log = log
 
-    async def answer(self, request: Request) -> TrailedResponse:
+    async def answer(self, request: Request) -> Response:
         """Answer a call; all that goes wrong is in the answer."""
         request.call = Call()
         answer = _Answer(self, request)
+        if "trailers" not in request.headers.get("TE", ""):
+            answer.fail(CallFailed(Code.UNIMPLEMENTED, NO_TRAILERS))
+            headers = {name.decode(): value.decode() for name, value in answer.trailers()}
+            return empty_response(HTTPStatus.OK, {"Content-Type": "application/grpc", **headers})
         try:
             context, method = self._prepared(request)
             answer.deadline = context.deadline
@@ -282,7 +290,10 @@ class _Answer(TrailedBody):
         """The status of the call."""
         if self._failed is None:
             return [(b"grpc-status", b"0")]
-        return [
+        trailers = [
             (b"grpc-status", b"%d" % self._failed.code),
             (b"grpc-message", encoded(self._failed.message).encode()),
         ]
+        if self._failed.http_status == HTTPStatus.PAYMENT_REQUIRED:
+            trailers.append((b"tuist-refusal-reason", b"payment_required"))
+        return trailers

@@ -65,12 +65,16 @@ def path_of(method: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a call was answered with: its status, its message for people, and its messages."""
+    """What a call was answered with: its status, its message for people, and its messages.
+
+    One without a body has its trailers among its headers.
+    """
 
     status: int
     text: str
     messages: list[bytes]
     headers: dict[str, str]
+    trailers: dict[str, str]
 
     def one(self, kind: type[AnyMessage]) -> AnyMessage:
         """The only message, of a call that went well."""
@@ -125,14 +129,15 @@ class GrpcConnection:
         headers = self._headers()
         assert headers["content-type"] == "application/grpc"
         body = bytearray()
+        if "content-length" in headers:
+            return Reply(int(headers["grpc-status"]), headers["grpc-message"], [], headers, headers)
         while size := int(self._received.readline(), 16):
             body += self._received.read(size)
             assert self._received.read(2) == b"\r\n"
         trailers = self._headers()
         status = int(trailers["grpc-status"])
-        return Reply(
-            status, trailers.get("grpc-message", ""), list(_messages(bytes(body))), headers
-        )
+        messages = list(_messages(bytes(body)))
+        return Reply(status, trailers.get("grpc-message", ""), messages, headers, trailers)
 
     def _headers(self) -> dict[str, str]:
         lines = iter(self._received.readline, b"\r\n")

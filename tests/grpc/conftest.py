@@ -30,8 +30,10 @@ def tuist() -> Iterator[HeldTuist]:
         "token": ["acme/app", "acme/lib", "other/lib"],
         "reader": ["acme/lib"],
         "nobody": [],
+        "unpaid": ["acme/unpaid"],
     }
     with HeldTuist(tokens) as server:
+        server.unpaid = ["acme/unpaid"]
         yield server
 
 

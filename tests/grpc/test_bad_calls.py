@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from cache_actors.access.grants import UNPAID
 from cache_actors.grpc.messages_pb2 import (
     ActionResult,
     BatchReadBlobsRequest,
@@ -169,6 +170,25 @@ def test_project_alone_is_that_of_the_token_in_any_case(client: GrpcConnection) 
     assert client.update(data, instance="APP") == [0]
     assert client.find_missing(digest_of(data), instance="Acme/App") == []
     assert client.find_missing(digest_of(data), instance="acme/lib") == [digest_of(data)]
+
+
+def test_refusal_of_an_account_over_its_plan_says_so_to_tuists_clients(service: Service) -> None:
+    message = FindMissingBlobsRequest(instance_name="acme/unpaid")
+    with GrpcConnection(service.port, "Bearer unpaid") as client:
+        reply = client.call("FindMissingBlobs", message)
+    assert (reply.status, reply.text) == (Code.PERMISSION_DENIED, UNPAID)
+    assert reply.trailers["tuist-refusal-reason"] == "payment_required"
+
+
+def test_call_whose_trailers_would_be_lost_is_answered_without_any(
+    client: GrpcConnection, service: Service
+) -> None:
+    expect(
+        client,
+        service,
+        Code.UNIMPLEMENTED,
+        lambda: client.call("GetCapabilities", GOOD, headers={"TE": None}),
+    )
 
 
 # Digests and names.
