@@ -15,6 +15,7 @@ or does not apply, and fails when an upgrade or a change brings it back. Not her
 """
 
 import select
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -107,12 +108,21 @@ def test_upgrade_is_ignored(
     expect_stored(client, cas_id, b"ab")
 
 
-def test_http_2_without_asking_is_turned_away(raw: RawConnection, stranger: httpx.Client) -> None:
-    """Trap 1, for HTTP/2 with prior knowledge. Cured: not spoken, so answered as an error."""
+def test_http_2_without_asking_is_turned_away(
+    raw: RawConnection, stranger: httpx.Client, front: str
+) -> None:
+    """Trap 1, for HTTP/2 with prior knowledge. Cured: not spoken, so answered as an error.
+
+    An nginx that serves clients of gRPC speaks it, and asks the service by HTTP/1.1.
+    """
     settings = b"\0\0\0\x04\0\0\0\0\0"
     raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings)
-    assert raw.response().status_code >= 400
-    assert raw.is_over()
+    if front == "wheel":
+        frame = raw.socket.recv(9, socket.MSG_WAITALL)
+        assert frame[3:5] == settings[3:5]
+    else:
+        assert raw.response().status_code >= 400
+        assert raw.is_over()
     assert stranger.get("/up").status_code == 200
 
 
