@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import trio
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 
 from cache_actors.actors.kv_store import CHECKED_AT_ONCE
 from cache_actors.kinds import Kind
@@ -15,7 +15,9 @@ from cache_actors.storage.errors import StorageError
 from cache_actors.storage.layout import Key
 
 from .content import directories_below
+from .decoding import decoded
 from .digests import blob_of, check_function
+from .framing import COPIES
 from .messages_pb2 import (
     ActionResult,
     Digest,
@@ -29,17 +31,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from .context import CallContext
+    from .framing import MessageMemory
 
 INLINE_BYTES = 1 << 20
 """Largest number of bytes that are put into a result, instead of being fetched on their own."""
 
 MAX_REFERENCES = 200_000
 """Largest number of blobs that an action may refer to, with all that is in its trees."""
-
-DECODED_HERE = 256 * 1024
-"""Largest message, in bytes, that is decoded without a thread."""
-
-AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
 async def get_action_result(context: CallContext, message: GetActionResultRequest) -> bytes:
@@ -66,19 +64,6 @@ async def update_action_result(context: CallContext, message: UpdateActionResult
     blobs = await _references(context, message.action_result)
     await context.services.keyvalue.put_action(key, packed_action(blobs, result), context.owner)
     return result
-
-
-async def decoded(message: AnyMessage, data: bytes) -> AnyMessage:
-    """`message`, decoded from `data`, which may take longer than others should wait.
-
-    Raises:
-        DecodeError: that is no such message.
-    """
-    if len(data) <= DECODED_HERE:
-        message.ParseFromString(data)
-    else:
-        await trio.to_thread.run_sync(message.ParseFromString, data)
-    return message
 
 
 async def _with_inlined(
@@ -123,6 +108,7 @@ async def _references(context: CallContext, result: ActionResult) -> set[BlobRef
             does not exist.
     """
     blobs: set[BlobReference] = set()
+    memory = context.memory()
     await _add(blobs, (file.digest for file in result.output_files))
     for name in "stdout_digest", "stderr_digest":
         if result.HasField(name):
@@ -131,10 +117,12 @@ async def _references(context: CallContext, result: ActionResult) -> set[BlobRef
         if not (output.HasField("tree_digest") or output.HasField("root_directory_digest")):
             raise invalid("An output directory has no digest")
         if output.HasField("tree_digest"):
-            tree = await _tree(context, blob_of(output.tree_digest))
             await _add(blobs, [output.tree_digest])
+            memory.give_back()  # that of the tree before
+            tree = await _tree(context, memory, blob_of(output.tree_digest))
             for directory in (tree.root, *tree.children):
                 await _add(blobs, (file.digest for file in directory.files))
+            del tree
         if output.HasField("root_directory_digest"):
             await _add_directories(context, blobs, blob_of(output.root_directory_digest))
     return blobs
@@ -150,11 +138,11 @@ async def _add(blobs: set[BlobReference], digests: Iterable[Digest]) -> None:
             raise invalid(f"The action refers to more than {MAX_REFERENCES} blobs")
 
 
-async def _tree(context: CallContext, blob: BlobReference) -> Tree:
+async def _tree(context: CallContext, memory: MessageMemory, blob: BlobReference) -> Tree:
     most = context.settings.grpc_max_cas_bytes
     if blob.size > most:
         raise invalid(f"A tree of {blob.size} bytes is larger than {most} bytes")
-    await context.memory().reserve(2 * blob.size)
+    await memory.reserve(COPIES * blob.size)
     [data] = await context.services.reader.contents(context.project, [blob])
     if isinstance(data, StorageError):
         raise data

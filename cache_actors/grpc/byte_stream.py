@@ -18,7 +18,7 @@ from cache_actors.storage.files.store import Published
 from cache_actors.storage.layout import Key
 from cache_actors.transfer.upload import SMALL_BYTES, EmptyUpload
 
-from .compression import compressed, decompressed
+from .compression import WINDOW_BYTES, compressed, decompressed
 from .digests import resource_in
 from .framing import framing_head, varint
 from .messages_pb2 import (
@@ -82,6 +82,8 @@ async def write(context: CallContext) -> bytes:
     if blob.size > most:
         raise invalid(f"A blob of {blob.size} bytes is larger than {most} bytes")
     written = _Written(context, first)
+    if resource.is_compressed:
+        await context.memory().reserve(min(blob.size, WINDOW_BYTES))
     try:
         async with aclosing(_content(written, resource)) as pieces:
             if blob == EMPTY_BLOB:

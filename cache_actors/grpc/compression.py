@@ -19,9 +19,15 @@ if TYPE_CHECKING:
 PIECE_BYTES = 256 * 1024
 """Largest piece that comes out of one step, in bytes, which takes less than a millisecond."""
 
+MAX_FRAMES = 64
+"""Largest number of frames that a blob may consist of: each costs a copy of what is behind it."""
+
+WINDOW_BYTES = 8 << 20
+"""Largest window of a frame, in bytes, which takes as much memory; as RFC 8878 recommends."""
+
 _OPTIONS: dict[int, int] = {
-    zstd.DecompressionParameter.window_log_max: 23
-}  # 8 MiB, as RFC 8878 recommends
+    zstd.DecompressionParameter.window_log_max: WINDOW_BYTES.bit_length() - 1
+}
 
 
 async def decompressed(pieces: AsyncIterable[bytes], size: int) -> AsyncGenerator[bytes, None]:
@@ -44,6 +50,7 @@ class Decoder:
         self._left = size
         self._frame = zstd.ZstdDecompressor(options=_OPTIONS)
         self._has_begun = False
+        self._frames = 1
 
     def decode(self, data: bytes) -> Iterator[bytes]:
         """The bytes that come of `data`, in pieces; each is made when it is asked for.
@@ -54,6 +61,9 @@ class Decoder:
         while data or not (self._frame.needs_input or self._frame.eof):
             if self._frame.eof:
                 self._frame = zstd.ZstdDecompressor(options=_OPTIONS)
+                self._frames += 1
+                if self._frames > MAX_FRAMES:
+                    raise invalid(f"There are more than {MAX_FRAMES} frames of zstd")
             self._has_begun = True
             try:
                 piece = self._frame.decompress(data, PIECE_BYTES)

@@ -16,8 +16,9 @@ from cache_actors.storage.errors import StorageError
 from cache_actors.storage.layout import Key
 
 from .compression import decompressed_at_once
+from .decoding import decoded
 from .digests import ZSTD, blob_of, check_function, paced
-from .framing import framed, varint
+from .framing import COPIES, framed, varint
 from .messages_pb2 import (
     BatchReadBlobsRequest,
     BatchReadBlobsResponse,
@@ -194,19 +195,22 @@ async def directories_below(
         CallFailed: there are too many, or one is none.
     """
     todo, seen = deque(dict.fromkeys(roots)), set(roots)
+    memory = context.memory()
     while todo:
         some = [todo.popleft() for _ in range(min(len(todo), 64))]
-        if sum(blob.size for blob in some) > context.settings.grpc_max_cas_bytes:
+        size = sum(blob.size for blob in some)
+        if size > context.settings.grpc_max_cas_bytes:
             raise CallFailed(Code.RESOURCE_EXHAUSTED, "A directory is too large")
+        memory.give_back()  # that of those before
+        await memory.reserve(COPIES * size)
         found = await context.services.reader.contents(context.project, some)
         for data in found:
             if isinstance(data, StorageError):
                 raise data
             if data is None:
                 continue
-            directory = Directory()
             try:
-                directory.ParseFromString(data)
+                directory = await decoded(Directory(), data)
             except DecodeError:
                 raise invalid("A blob in the tree is no directory") from None
             for node in directory.directories:

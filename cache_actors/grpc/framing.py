@@ -126,7 +126,8 @@ class MessageReader:
         self._new_memory = memory
         self._memory: MessageMemory | None = None
         self._pieces: list[bytes] = []
-        self._size = 0  # of all pieces
+        self._size = 0  # of all pieces, less what has been taken of the first
+        self._taken = 0
 
     async def next(self) -> bytes | None:
         """The next message, or None at the end.
@@ -137,6 +138,8 @@ class MessageReader:
             BodyStalled, ClientDisconnected: the rest does not come.
         """
         self.release()
+        if self._size:  # a piece with many messages is no reason for others to wait
+            await trio.lowlevel.checkpoint()
         await self._fill(_HEAD.size)
         if not self._size:
             return None
@@ -152,7 +155,7 @@ class MessageReader:
             await self._fill(length)
             return self._take(length)
         await self._fill(min(length, _LONGEST_NAME))
-        start = b"".join(self._pieces)
+        start = self._joined()
         await self._authorise(leading_name(start[: min(length, _LONGEST_NAME)]))
         memory = self._memory = self._memory or self._new_memory()
         await memory.reserve(COPIES * length)
@@ -193,8 +196,25 @@ class MessageReader:
         """The next `size` bytes, which have been received."""
         if self._size < size:
             raise invalid("A message is cut short")
+        if not size:
+            return b""
+        first = self._pieces[0]
+        if len(first) - self._taken < size:
+            first = self._joined()
+        end = self._taken + size
+        whole = first if size == len(first) else first[self._taken : end]
+        self._size -= size
+        self._taken = end
+        if end == len(first):
+            del self._pieces[0]
+            self._taken = 0
+        return whole
+
+    def _joined(self) -> bytes:
+        """All that has come and is not taken, which is one piece then."""
+        if self._taken:
+            self._pieces[0] = self._pieces[0][self._taken :]
+            self._taken = 0
         whole = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        taken, rest = whole[:size], whole[size:]
-        self._pieces = [rest] if rest else []
-        self._size = len(rest)
-        return taken
+        self._pieces = [whole]
+        return whole

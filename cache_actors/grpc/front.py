@@ -23,8 +23,8 @@ from cache_actors.storage.entries import MissingArtifact
 from cache_actors.storage.errors import StorageError, StorageFull
 
 from . import action_cache, byte_stream, capabilities, content
-from .action_cache import decoded
 from .context import CallContext
+from .decoding import decoded
 from .digests import instance_of_blob, instance_of_upload
 from .framing import framed, framing_head
 from .messages_pb2 import (
@@ -123,6 +123,7 @@ METHODS = {
 COPIED_BYTES = 64 * 1024
 """Size of a message, in bytes, from which it is sent without a copy that includes its head."""
 
+NO_METHOD = "There is no such method here"
 NO_TRAILERS = "Trailers would be lost: this needs nginx 1.27.2 or newer, with grpc.conf"
 """Message for a call of which nobody says that it takes trailers."""
 
@@ -156,7 +157,8 @@ class GrpcFront:
         request.call = Call()
         answer = _Answer(self, request)
         if "trailers" not in request.headers.get("TE", ""):
-            answer.fail(CallFailed(Code.UNIMPLEMENTED, NO_TRAILERS))
+            text = NO_TRAILERS if request.path in METHODS else NO_METHOD
+            answer.fail(CallFailed(Code.UNIMPLEMENTED, text))
             headers = {name.decode(): value.decode() for name, value in answer.trailers()}
             return empty_response(HTTPStatus.OK, {"Content-Type": "application/grpc", **headers})
         try:
@@ -172,7 +174,7 @@ class GrpcFront:
         """The context and the method of a call."""
         method = METHODS.get(request.path)
         if method is None:
-            raise CallFailed(Code.UNIMPLEMENTED, "There is no such method here")
+            raise CallFailed(Code.UNIMPLEMENTED, NO_METHOD)
         assert request.call is not None  # noqa: S101
         request.call.method = request.path.rpartition("/")[2]
         request.route = method.route

@@ -101,47 +101,47 @@ class ChunkedBody:
             ValueError: that is no chunked body.
         """
         pieces: list[bytes] = []
-        while not self.ended:
+        data, at = self.rest, 0  # `at` moves, as a copy of the rest for each chunk takes too long
+        while not self._in_trailers:
             if self._left:
-                piece, self.rest = self.rest[: self._left], self.rest[self._left :]
+                piece = data[at : at + self._left]
+                at += len(piece)
                 self._left -= len(piece)
                 pieces.append(piece)
                 if self._left:
                     break
                 self._follows_chunk = True
-            if self._in_trailers:
-                if not self._skip_trailers():
-                    break
-                continue
             if self._follows_chunk:
-                if len(self.rest) < 2 and b"\r\n".startswith(self.rest):
+                if len(data) - at < 2 and b"\r\n".startswith(data[at:]):
                     break
-                if not self.rest.startswith(b"\r\n"):
+                if not data.startswith(b"\r\n", at):
                     raise ValueError("a chunk is longer than it says")
-                self.rest, self._follows_chunk = self.rest[2:], False
-            match = _CHUNK_SIZE.match(self.rest)
+                at, self._follows_chunk = at + 2, False
+            match = _CHUNK_SIZE.match(data, at)
             if match is None:
-                if b"\n" in self.rest or len(self.rest) > _MAX_CHUNK_LINE:
+                if data.find(b"\n", at) >= 0 or len(data) - at > _MAX_CHUNK_LINE:
                     raise ValueError("a chunk does not say how long it is")
                 break
-            self.rest, self._left = self.rest[match.end() :], int(match[1], 16)
+            at, self._left = match.end(), int(match[1], 16)
             self._in_trailers = not self._left
+        self.rest = data[at:]
+        if self._in_trailers and not self.ended:
+            self._skip_trailers()
         return b"".join(pieces)
 
-    def _skip_trailers(self) -> bool:
-        """Skip the trailers, and return whether they have come to their end."""
+    def _skip_trailers(self) -> None:
+        """Skip the trailers, if all of them have come."""
         if self.rest.startswith(b"\r\n"):
             self.rest, self.ended = self.rest[2:], True
-            return True
+            return
         end = self.rest.find(b"\r\n\r\n")
         if end < 0:
             if len(self.rest) > _MAX_CHUNK_LINE:
                 raise ValueError("too many trailers")
-            return False
+            return
         if _TRAILERS.fullmatch(self.rest, 0, end + 2) is None:
             raise ValueError("a trailer is none")
         self.rest, self.ended = self.rest[end + 4 :], True
-        return True
 
 
 class PlainExchange:

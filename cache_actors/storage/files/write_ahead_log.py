@@ -47,7 +47,7 @@ from uuid import uuid4
 
 from cache_actors.storage.integrity.checksum import has_checksums
 from cache_actors.storage.layout import LOGS
-from cache_actors.storage.locks import FolderLock, lock_abandoned
+from cache_actors.storage.locks import lock_abandoned
 from cache_actors.storage.mounts import file_system_at
 
 from .folders import IDENTITY_BYTES, opened_folder, sync_folder
@@ -230,10 +230,13 @@ class _OpenLog:
         self._root = root
         parent = root / LOGS
         parent.mkdir(mode=0o750, exist_ok=True)
-        self.folder = parent / uuid4().hex
-        self.folder.mkdir(mode=0o750)
+        lock = None
+        while lock is None:  # another process may take a new folder for an abandoned one
+            self.folder = parent / uuid4().hex
+            self.folder.mkdir(mode=0o750)
+            lock = lock_abandoned(self.folder)
         with ExitStack() as undo:
-            undo.enter_context(FolderLock(self.folder))
+            undo.enter_context(lock)
             self._file_system = undo.enter_context(opened_folder(root))
             self.active, self._other = (_Segment(self.folder / name) for name in "12")
             undo.callback(self.active.close)
