@@ -185,6 +185,24 @@ def test_old_records_are_checkpointed_when_there_is_nothing_to_do(
     assert disk.syncs == 1
 
 
+def test_new_folder_that_another_process_takes_for_an_abandoned_one_is_left_to_it(
+    log: WriteAheadLog, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That process makes a checkpoint, and finds a folder which its owner has not locked yet."""
+    make, taken = Path.mkdir, ExitStack()
+
+    def make_and_lose(path: Path, *arguments: Any, **how: Any) -> None:
+        make(path, *arguments, **how)
+        if path.parent.name == LOGS:
+            monkeypatch.setattr(Path, "mkdir", make)
+            assert list(abandoned_logs(root, taken)) == [path]
+
+    monkeypatch.setattr(Path, "mkdir", make_and_lose)
+    with taken:
+        log.append([record("a")])
+        assert names_in(root) == ["a"]
+
+
 def test_log_that_rests_holds_no_file_open_for_writing(
     log: WriteAheadLog, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
