@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
 
 import trio
@@ -134,7 +135,8 @@ class DiskWriterClient:
             ActorError: the writer did not answer.
         """
         async with self._turns.turn(owner):
-            outcomes = await self._writer.call(PublishBatch(tuple(batch)), wait_for_room=True)
+            files = tuple((key, (data,)) for key, data in batch)
+            outcomes = await self._writer.call(PublishBatch(files), wait_for_room=True)
         if self._shared is not None:
             async with trio.open_nursery() as nursery:
                 for (key, _), outcome in zip(batch, outcomes, strict=True):
@@ -151,6 +153,11 @@ class Publish(Call[Published]):
     source: tuple[bytes, ...] | TemporaryFile = field(repr=False)
 
     @property
+    def files(self) -> tuple[tuple[Key, tuple[bytes, ...] | TemporaryFile]]:
+        """The one file, as a batch has its."""
+        return ((self.key, self.source),)
+
+    @property
     def weight(self) -> int:
         """Bytes of memory that the message holds."""
         return sum(map(len, self.source)) if isinstance(self.source, tuple) else 0
@@ -160,12 +167,12 @@ class Publish(Call[Published]):
 class PublishBatch(Call["list[Published | StorageError]"]):
     """Publish each of `files`, under its key."""
 
-    files: tuple[tuple[Key, bytes], ...] = field(repr=False)
+    files: tuple[tuple[Key, tuple[bytes]], ...] = field(repr=False)
 
     @property
     def weight(self) -> int:
         """Bytes of memory that the message holds."""
-        return sum(len(data) for _, data in self.files)
+        return sum(len(data) for _, (data,) in self.files)
 
 
 class DiskWriter(Actor):
@@ -206,25 +213,20 @@ class DiskWriter(Actor):
 
     async def handle(self, batch: list[Envelope]) -> None:
         """Publish a batch; a write that fails is its sender's to hear about, and not a crash."""
-        small: list[tuple[Envelope, Publish]] = []
+        small: list[tuple[Envelope, Publish | PublishBatch]] = []
         large: list[tuple[Envelope, Publish]] = []
-        batches: list[tuple[Envelope, PublishBatch]] = []
         for envelope in batch:
             match envelope.message:
-                case Publish(source=tuple()) as message:
+                case Publish(source=tuple()) | PublishBatch() as message:
                     small.append((envelope, message))
                 case Publish() as message:
                     large.append((envelope, message))
-                case PublishBatch() as message:
-                    batches.append((envelope, message))
-        for each in batches:
-            await self._commit_batch(*each)
         if not large:
             await self._commit(self._committer, small)
         elif not small:
             await self._commit(self._large, large)
         else:
-            keys = {message.key for _, message in small}
+            keys = {key for _, message in small for key, _ in message.files}
             beside = [each for each in large if each[1].key not in keys]
             behind = [each for each in large if each[1].key in keys]
             async with trio.open_nursery() as nursery:
@@ -232,40 +234,35 @@ class DiskWriter(Actor):
                 await self._commit(self._committer, small)
                 await self._commit(self._large, behind)
 
-    async def _commit_batch(self, envelope: Envelope, message: PublishBatch) -> None:
-        files = [Publication(key.path(self._root), (data,)) for key, data in message.files]
-        with self._metrics.commit(Counter(key.kind.label for key, _ in message.files)):
-            outcomes = await self._committer.commit(files)
-        stored = [
-            StoredKey(key, on_disk(len(data)))
-            for (key, data), outcome in zip(message.files, outcomes, strict=True)
-            if outcome is Published.STORED
-        ]
-        envelope.reply([storage_error(o) if isinstance(o, OSError) else o for o in outcomes])
-        if stored:
-            await self._announce(stored)
-
     async def _commit(
         self,
         committer: Committer[Publication, Published | OSError],
-        messages: list[tuple[Envelope, Publish]],
+        messages: Sequence[tuple[Envelope, Publish | PublishBatch]],
     ) -> None:
         if not messages:
             return
+        keys = [key for _, message in messages for key, _ in message.files]
         publications = [
-            Publication(message.key.path(self._root), message.source) for _, message in messages
+            Publication(key.path(self._root), source)
+            for _, message in messages
+            for key, source in message.files
         ]
-        with self._metrics.commit(Counter(message.key.kind.label for _, message in messages)):
+        with self._metrics.commit(Counter(key.kind.label for key in keys)):
             outcomes = await committer.commit(publications)
-        stored: list[StoredKey] = []
-        for (envelope, message), publication, outcome in zip(
-            messages, publications, outcomes, strict=True
-        ):
-            if isinstance(outcome, OSError):
-                envelope.fail(storage_error(outcome))
-                continue
-            if outcome is Published.STORED:
-                stored.append(StoredKey(message.key, on_disk(publication.size)))
-            envelope.reply(outcome)
+        answers = iter(
+            [storage_error(each) if isinstance(each, OSError) else each for each in outcomes]
+        )
+        for envelope, message in messages:
+            if isinstance(message, PublishBatch):
+                envelope.reply(list(islice(answers, len(message.files))))
+            elif isinstance(answer := next(answers), StorageError):
+                envelope.fail(answer)
+            else:
+                envelope.reply(answer)
+        stored = [
+            StoredKey(key, on_disk(publication.size))
+            for key, publication, outcome in zip(keys, publications, outcomes, strict=True)
+            if outcome is Published.STORED
+        ]
         if stored:
             await self._announce(stored)

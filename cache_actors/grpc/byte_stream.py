@@ -32,7 +32,7 @@ from .messages_pb2 import (
 from .status import CallFailed, Code, invalid
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from .context import CallContext
     from .digests import Resource
@@ -135,19 +135,10 @@ class _Written:
         self.received = 0
         self.is_finished = False
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """The same as a generator."""
-        async for piece in self:
-            yield piece
-
-    async def __anext__(self) -> bytes:
-        """The next piece.
+        """The pieces, as they come.
 
         Raises:
-            StopAsyncIteration: that was all.
             CallFailed: the message does not follow the one before.
             _Unfinished: there are no more, although the client has not said that it is finished.
         """
@@ -167,17 +158,15 @@ class _Written:
             if self.is_finished and not await self._context.messages.is_at_end():
                 raise invalid("A message follows the last one")
             if message.data:
-                return message.data
-        raise StopAsyncIteration
+                yield message.data
 
 
 async def _content(written: _Written, resource: Resource) -> AsyncGenerator[bytes, None]:
     """The bytes of a blob that is being written, which have to be as many as its digest says."""
     size = resource.blob.size
     left = size
-    async with aclosing(
-        decompressed(written, size) if resource.is_compressed else written.pieces()
-    ) as pieces:
+    sent = written.pieces()
+    async with aclosing(decompressed(sent, size) if resource.is_compressed else sent) as pieces:
         async for piece in pieces:
             left -= len(piece)
             if left < 0:

@@ -14,7 +14,7 @@ else:
     from backports import zstd
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Iterator
+    from collections.abc import AsyncGenerator, Iterator
 
 PIECE_BYTES = 256 * 1024
 """Largest piece that comes out of one step, in bytes, which takes less than a millisecond."""
@@ -30,16 +30,19 @@ _OPTIONS: dict[int, int] = {
 }
 
 
-async def decompressed(pieces: AsyncIterable[bytes], size: int) -> AsyncGenerator[bytes, None]:
+async def decompressed(
+    pieces: AsyncGenerator[bytes, None], size: int
+) -> AsyncGenerator[bytes, None]:
     """Decompress `pieces`, which have to become `size` bytes.
 
     Raises:
         CallFailed: INVALID_ARGUMENT, that is no zstd, or becomes more.
     """
     decoder = Decoder(size)
-    async for piece in pieces:
-        for each in decoder.decode(piece):
-            yield each
+    async with aclosing(pieces):
+        async for piece in pieces:
+            for each in decoder.decode(piece):
+                yield each
     decoder.end()
 
 

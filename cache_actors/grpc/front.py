@@ -16,11 +16,12 @@ import trio
 from google.protobuf.message import DecodeError
 
 from cache_actors.access.grants import Action
+from cache_actors.http.errors import record_storage_error
 from cache_actors.http.request import Call
 from cache_actors.http.responses import TrailedBody, TrailedResponse, empty_response
 from cache_actors.metrics.request_event import Route
 from cache_actors.storage.entries import MissingArtifact
-from cache_actors.storage.errors import StorageError, StorageFull
+from cache_actors.storage.errors import StorageError
 
 from . import action_cache, byte_stream, capabilities, content
 from .context import CallContext
@@ -38,7 +39,7 @@ from .messages_pb2 import (
     ReadRequest,
     UpdateActionResultRequest,
 )
-from .status import CallFailed, Code, encoded, failure, invalid
+from .status import HTTP_STATUS, CallFailed, Code, encoded, failure, invalid
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -201,11 +202,7 @@ class GrpcFront:
         if isinstance(error, MissingArtifact):
             self._metrics.missing_artifacts.labels("refused").inc()
         if isinstance(error, StorageError):
-            shortage = error.shortage if isinstance(error, StorageFull) else None
-            if shortage is not None:
-                self._metrics.storage_full.labels(shortage).inc()
-            cause = repr(error.__cause__)
-            self._log.error("storage_failed", request_id=request.id, cause=cause, shortage=shortage)
+            record_storage_error(error, request.id, self._metrics, self._log)
         if failed is None:
             self._log.error("request_crashed", exc_info=error)
             return CallFailed(Code.INTERNAL, "Internal server error")
@@ -260,7 +257,7 @@ class _Answer(TrailedBody):
         call = self._request.call
         assert call is not None  # noqa: S101
         call.status = self._failed.code.name if self._failed else Code.OK.name
-        call.http_status = self._failed.http_status if self._failed else HTTPStatus.OK
+        call.http_status = self._failed.http_status if self._failed else HTTP_STATUS[Code.OK]
 
     async def __aenter__(self) -> Self:
         return self

@@ -74,7 +74,7 @@ class CallFailed(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
-        self.http_status = HTTP_STATUS[code] if http_status is None else http_status
+        self.http_status = int(HTTP_STATUS[code] if http_status is None else http_status)
 
 
 def invalid(message: str) -> CallFailed:

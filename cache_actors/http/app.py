@@ -17,9 +17,9 @@ from cache_actors.kinds import Kind
 from cache_actors.metrics.registry import NGINX_TROUBLES
 from cache_actors.metrics.request_event import UPLOADS, RequestEvent, Responder, Route
 from cache_actors.storage.entries import MissingArtifact
-from cache_actors.storage.errors import StorageError, StorageFull
+from cache_actors.storage.errors import StorageError
 
-from .errors import HttpError, error_response, translate
+from .errors import HttpError, error_response, record_storage_error, translate
 from .routes import artifacts, clean, decision, gradle, health, keyvalue, metrics, modules
 from .server.in_flight import InFlight
 from .server.request_cycle import BODY_HEADER, RequestCycle
@@ -137,11 +137,7 @@ class CacheApp(QuartTrio):
         if isinstance(error, MissingArtifact):
             self.log_missing_artifact(request, error.artifact_id, stored=False)
         if isinstance(error, StorageError):
-            shortage = error.shortage if isinstance(error, StorageFull) else None
-            if shortage is not None:
-                self.metrics.storage_full.labels(shortage).inc()
-            cause = repr(error.__cause__)
-            self.log.error("storage_failed", request_id=request.id, cause=cause, shortage=shortage)
+            record_storage_error(error, request.id, self.metrics, self.log)
         if answer is None:
             self.log_exception((type(error), error, error.__traceback__))
             answer = HttpError(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error")

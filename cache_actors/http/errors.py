@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 import msgspec
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
@@ -29,12 +30,28 @@ from cache_actors.transfer.upload import EmptyUpload, WrongDigest
 from .parameters import InvalidParameter
 from .responses import Response, json_response
 
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from cache_actors.metrics.registry import Metrics
+
 RETRY_AFTER = 1
 """`Retry-After`, in seconds, of a failure that is soon over: a crashed actor, or a held lock."""
 
 MAX_RETRY_AFTER = 5
 """Largest `Retry-After`, in seconds, of a 429; the smallest is 1. It is random, so that clients do
 not all retry at once."""
+
+
+def record_storage_error(
+    error: StorageError, request_id: str, metrics: Metrics, log: FilteringBoundLogger
+) -> None:
+    """Log what a request met on the disk and, if that was a lack of room, count which."""
+    shortage = error.shortage if isinstance(error, StorageFull) else None
+    if shortage is not None:
+        metrics.storage_full.labels(shortage).inc()
+    cause = repr(error.__cause__)
+    log.error("storage_failed", request_id=request_id, cause=cause, shortage=shortage)
 
 
 class HttpError(Exception):

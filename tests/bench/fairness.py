@@ -47,7 +47,7 @@ def head(project: str) -> bytes:
     ).encode()
 
 
-def store_greedily(port: int, go: Event, over: Event, stored: multiprocessing.Queue[int]) -> None:
+def store_greedily(port: int, go: Event, over: Event, stored: "multiprocessing.Queue[int]") -> None:
     """Store over all connections as fast as answers come, whenever `go` is set."""
     body, number = payload(SMALL), 0
     poll = select.epoll()

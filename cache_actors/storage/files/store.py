@@ -268,18 +268,8 @@ class FileStore:
         Raises:
             OSError: the disk failed.
         """
-        found = self._valid.open(path)
-        if found is None:
-            return False
-        fd, status, _ = found
-        try:
-            if size not in (None, status.st_size):
-                return False
-            with suppress(PermissionError):  # somebody else's, which eviction leaves alone
-                touch(fd, status, when, RECENT_NS)
-        finally:
-            os.close(fd)
-        return True
+        with self._used(path, when, size) as file:
+            return file is not None
 
     def content(self, path: str | Path, when: int, size: int) -> bytes | None:
         """The bytes of the file at `path`, which is used at `when` (ns); None if there is none.
@@ -289,15 +279,10 @@ class FileStore:
         Raises:
             OSError: the disk failed.
         """
-        found = self._valid.open(path)
-        if found is None:
-            return None
-        fd, status, _ = found
-        try:
-            if status.st_size != size:
+        with self._used(path, when, size) as file:
+            if file is None:
                 return None
-            with suppress(PermissionError):
-                touch(fd, status, when, RECENT_NS)
+            fd, status = file
             try:
                 data = os.pread(fd, size, 0)
                 while len(data) < size and (more := os.pread(fd, size - len(data), len(data))):
@@ -309,9 +294,31 @@ class FileStore:
             if len(data) != size:
                 self._valid.quarantine(path, status.st_ino)
                 return None
+            return data
+
+    @contextmanager
+    def _used(
+        self, path: str | Path, when: int, size: int | None
+    ) -> Iterator[tuple[int, os.stat_result] | None]:
+        """The whole file at `path`, open and noted as used; None without one of `size`, if given.
+
+        Raises:
+            OSError: the disk failed.
+        """
+        found = self._valid.open(path)
+        if found is None:
+            yield None
+            return
+        fd, status, _ = found
+        try:
+            if size not in (None, status.st_size):
+                yield None
+                return
+            with suppress(PermissionError):  # somebody else's, which eviction leaves alone
+                touch(fd, status, when, RECENT_NS)
+            yield fd, status
         finally:
             os.close(fd)
-        return data
 
     def with_folder(self, folder: Path, action: Callable[[Path], None]) -> None:
         """Call `action(folder)`, after making that folder below the root, to stay."""
