@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
     from .metrics.recent import History
     from .runtime.listen_socket import ConnectionSource
+    from .s3.status import SharedStatus
     from .settings import Settings
     from .storage.layout import StoredKey
     from .storage.recovery import Recovered
@@ -111,6 +112,9 @@ class Peers(Protocol):
     def nginx_troubles(self, own: tuple[str, ...]) -> tuple[str, ...]:
         """Names of recent troubles with nginx that any process has seen."""
 
+    def shared(self, own: SharedStatus) -> SharedStatus:
+        """The status of the bucket for the whole service."""
+
 
 class NoPeers:
     """The `Peers` of a service with a single process."""
@@ -133,6 +137,10 @@ class NoPeers:
 
     def nginx_troubles(self, own: tuple[str, ...]) -> tuple[str, ...]:
         """Names of recent troubles with nginx that this process has seen."""
+        return own
+
+    def shared(self, own: SharedStatus) -> SharedStatus:
+        """The status of the bucket for this process."""
         return own
 
 
@@ -325,8 +333,8 @@ class Application:
 
     def _fetching(self) -> Iterator[ChildSpec]:
         """The fetcher, if there is a bucket."""
-        bucket, settings = self._bucket, self._settings
-        if bucket is None:
+        bucket, shared, settings = self._bucket, self._shared, self._settings
+        if bucket is None or shared is None:
             return
 
         def config(channel: int) -> FetcherConfig:
@@ -344,7 +352,15 @@ class Application:
         def fetcher() -> Fetcher:
             announce = self._evictor_client.stored
             clean = CleanerClient(self._cleans.address).clean
-            return Fetcher(config, self._capacity, announce, clean, self.metrics, self._log.warning)
+            return Fetcher(
+                config,
+                self._capacity,
+                announce,
+                clean,
+                shared,
+                self.metrics,
+                self._log.warning,
+            )
 
         yield actor_child(self._missing, fetcher, shutdown=ACTOR_SHUTDOWN)
 
@@ -357,6 +373,14 @@ class Application:
             self.metrics,
             entries=self._settings.s3_entries,
         )
+
+    def shared_status(self) -> SharedStatus | None:
+        """The status of the bucket for this process; None without one."""
+        return None if self._shared is None else self._shared.status()
+
+    def _status_of_bucket(self) -> SharedStatus | None:
+        own = self.shared_status()
+        return None if own is None else self._peers.shared(own)
 
     def _evictor(self) -> Evictor:
         limits = Limits(
@@ -422,7 +446,7 @@ class Application:
             storage=self._store.health.status,
             is_replaced=lambda: self._peers.is_replaced(source.is_replaced()),
             eviction=self._evictions.status,
-            shared=lambda: None if self._shared is None else self._shared.status(),
+            shared=self._status_of_bucket,
             nginx_troubles=lambda: self._peers.nginx_troubles(self.metrics.nginx_troubles()),
         )
 

@@ -167,6 +167,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
             "runtime",
             "log",
             "metrics",
+            "s3",
             "settings",
             "storage",
             "supervision",

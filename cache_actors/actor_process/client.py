@@ -87,7 +87,7 @@ class ActorProcess:
         """
         try:
             await self._stream.send_all(framed(message))
-        except trio.BrokenResourceError as error:
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise ProcessDied(str(error)) from error
 
     async def receive(self, decode: Callable[[bytes], Message]) -> Message:

@@ -7,8 +7,9 @@ does not keep the others from theirs.
 
 Nobody waits longer than a budget. What takes longer goes on, and the next one who asks finds it.
 
-A process that dies is replaced after a pause, in which all that is asked for counts as missing. So
-nothing that goes wrong with the bucket, or with what comes from it, reaches the rest of the tree.
+Until a process that is replaced (`bucket_process.py`) has started, all that is asked for counts as
+missing. So nothing that goes wrong with the bucket, or with what comes from it, reaches the rest of
+the tree.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import trio
 
-from cache_actors.actor_process.client import ActorProcess, ProcessDied
+from cache_actors.actor_process.client import ProcessDied
 from cache_actors.fetcher_process.protocol import (
     MAX_FLIGHTS,
     CleanRequest,
@@ -36,10 +37,14 @@ from cache_actors.storage.errors import StorageError
 from cache_actors.storage.layout import Key, Project, StoredKey, key_at
 from cache_actors.supervision import Actor, ActorError, Address, Call, Envelope, Holding, Shares
 
+from .bucket_process import BucketProcess
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+    from cache_actors.actor_process.client import ActorProcess
     from cache_actors.metrics.registry import Metrics
+    from cache_actors.s3.status import SharedMonitor
     from cache_actors.storage.capacity import Capacity
     from cache_actors.storage.references import Target
     from cache_actors.supervision import Mailbox, Started
@@ -54,12 +59,6 @@ what the others leave; more are refused."""
 
 ARTIFACT_SECONDS = 10.0
 """Longest time that anybody waits for an artifact, in seconds, or for all artifacts of an entry."""
-
-RESTART_SECONDS = 1.0
-"""Pause in seconds before a process that has died is replaced; it doubles each time."""
-
-MAX_RESTART_SECONDS = 60.0
-"""Longest such pause, and the life after which a process counts as sound."""
 
 
 class CleanUnknown(Exception):
@@ -168,6 +167,7 @@ class Fetcher(Actor):
         capacity: the room that there is.
         announce: told of each batch of what has been stored, under which keys.
         clean: cleans a project on this disk, which another node has cleaned.
+        monitor: the status of the bucket to update.
         metrics: where requests to the bucket are counted, and what was wrong.
         log: logs what was wrong, with the event's name and fields.
     """
@@ -180,11 +180,14 @@ class Fetcher(Actor):
         capacity: Capacity,
         announce: Callable[[Sequence[StoredKey]], Awaitable[None]],
         clean: Callable[[Project], Awaitable[None]],
+        monitor: SharedMonitor,
         metrics: Metrics,
         log: Callable[..., object],
     ) -> None:
+        self._keeper = BucketProcess(
+            "fetcher", COMMAND, config, decode_report, monitor, metrics, log
+        )
         self._clean = clean
-        self._config = config
         self._capacity = capacity
         self._announce = announce
         self._metrics = metrics
@@ -201,7 +204,7 @@ class Fetcher(Actor):
     async def run(self, mailbox: Mailbox, started: Started) -> None:
         """Run one incarnation: a task for the mailbox, one for the process, one for each flight."""
         async with trio.open_nursery() as self._nursery:
-            self._nursery.start_soon(self._keep_process)
+            self._nursery.start_soon(self._keeper.keep, self._use, self._lose_process)
             await super().run(mailbox, started)
             self._nursery.cancel_scope.cancel()
 
@@ -281,45 +284,26 @@ class Fetcher(Actor):
                 return False
         return True
 
-    async def _keep_process(self) -> None:
-        """Run one process after the other."""
-        pause = RESTART_SECONDS
-        while True:
-            began = trio.current_time()
-            reason = await self._run_process()
-            self._log("fetcher_process_died", reason=reason)
-            is_sound = trio.current_time() - began > MAX_RESTART_SECONDS
-            pause = RESTART_SECONDS if is_sound else min(2 * pause, MAX_RESTART_SECONDS)
-            await trio.sleep(pause)
-
-    async def _run_process(self) -> str:
-        """Run a process until it dies, and return the reason."""
-        process = ActorProcess()
-        try:
-            await process.start(COMMAND, self._config)
-        except OSError as error:
-            return str(error.strerror)
-        reason = ""
+    async def _use(self, process: ActorProcess) -> None:
+        """Talk to a process until it dies."""
         self._process = process
         try:
             while True:
-                await self._take(await process.receive(decode_report))
-        except ProcessDied as error:
-            reason = str(error)
+                await self._take(await self._keeper.next_report(process))
         finally:
             self._process = None
-            asked, self._asked = self._asked, {}
-            for flight in asked.values():
-                self._land(flight, Outcome.UNKNOWN)
-            for number in list(self._cleans):
-                self._told(number, "the process that pulls has ended")
-            await process.end(kill=bool(reason))
-        return reason
+
+    def _lose_process(self) -> None:
+        """Answer all who wait for a process that has ended."""
+        asked, self._asked = self._asked, {}
+        for flight in asked.values():
+            self._land(flight, Outcome.UNKNOWN)
+        for number in list(self._cleans):
+            self._told(number, "the process that pulls has ended")
 
     async def _take(self, report: PullReport) -> None:
         """Take in what the process reports."""
-        for request in report.requests:
-            self._metrics.shared_requested(request.operation, request.outcome, request.seconds)
+        self._keeper.note(report.bucket)
         for noticed in report.noticed:
             self._metrics.pull_noticed(noticed.what)
             self._log(f"pull_{noticed.what}", file=noticed.place, reason=noticed.reason)

@@ -1,8 +1,8 @@
 """The replicator: has what is stored put into the bucket, by a process of its own.
 
 It forwards what it is told to the process, and keeps the books of what that reports. A process that
-dies, or says nothing for long, is replaced after a pause, and begins with a walk over the disk. So
-nothing that goes wrong with the bucket, or with what is sent there, reaches the rest of the tree.
+is replaced (`bucket_process.py`) begins with a walk over the disk. So nothing that goes wrong with
+the bucket, or with what is sent there, reaches the rest of the tree.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 import trio
 
-from cache_actors.actor_process.client import ActorProcess, ProcessDied
 from cache_actors.replicator_process.protocol import (
     Announcement,
     ReplicatorConfig,
@@ -34,9 +33,12 @@ from cache_actors.supervision import (
     MailboxFull,
 )
 
+from .bucket_process import BucketProcess
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from cache_actors.actor_process.client import ActorProcess
     from cache_actors.metrics.registry import Metrics
     from cache_actors.s3.status import SharedMonitor
     from cache_actors.storage.layout import Key, StoredKey
@@ -47,16 +49,6 @@ COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "cache_actors.replicator
 
 MAX_UNSENT = 20_000
 """Largest number of announced files that wait for the process to take them."""
-
-SILENCE_SECONDS = 60.0
-"""Time in seconds without a report after which the process counts as dead; it reports each second.
-"""
-
-RESTART_SECONDS = 1.0
-"""Pause in seconds before a process that has died is replaced; it doubles each time."""
-
-MAX_RESTART_SECONDS = 60.0
-"""Longest such pause, and the life after which a process counts as sound."""
 
 FLUSH_SECONDS = 1.0
 """Time for which a stop waits until the process has taken what was announced, in seconds."""
@@ -94,7 +86,7 @@ class ReplicatorClient:
 
         The wait has its limit, and there is none while the bucket is known to fail.
         """
-        if self._wait == 0 or self._monitor.status().fails or not self._is_wanted(key):
+        if self._wait == 0 or self._monitor.fails("replicator") or not self._is_wanted(key):
             return
         with trio.move_on_after(self._wait), suppress(ActorError):
             await self._replicator.call(AwaitShared(key))
@@ -136,7 +128,9 @@ class Replicator(Actor):
         metrics: Metrics,
         log: Callable[..., object],
     ) -> None:
-        self._config = config
+        self._process = BucketProcess(
+            "replicator", COMMAND, config, decode_report, monitor, metrics, log
+        )
         self._monitor = monitor
         self._metrics = metrics
         self._log = log
@@ -149,7 +143,7 @@ class Replicator(Actor):
     async def run(self, mailbox: Mailbox, started: Started) -> None:
         """Run one incarnation: one task reads the mailbox, another keeps a process running."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._keep_process)
+            nursery.start_soon(self._process.keep, self._use, self._settle_all)
             await super().run(mailbox, started)
             with trio.move_on_after(FLUSH_SECONDS):
                 while self._unsent:
@@ -177,39 +171,18 @@ class Replicator(Actor):
         self._pending.add(file.place)
         self._told.set()
 
-    async def _keep_process(self) -> None:
-        """Run one process after the other."""
-        pause = RESTART_SECONDS
-        while True:
-            began = trio.current_time()
-            reason = await self._run_process()
-            self._monitor.note("unreachable", f"the process that sends has ended: {reason}")
-            self._log("replicator_process_died", reason=reason)
-            for place in list(self._pending):
-                self._settle(place)
-            if trio.current_time() - began > MAX_RESTART_SECONDS:
-                pause = RESTART_SECONDS
-            await trio.sleep(pause)
-            pause = min(2 * pause, MAX_RESTART_SECONDS)
+    def _settle_all(self) -> None:
+        """Answer all who wait: the process has ended, and the next one does not know of it."""
+        for place in list(self._pending):
+            self._settle(place)
 
-    async def _run_process(self) -> str:
-        """Run a process until it dies, and return the reason."""
-        process = ActorProcess()
-        try:
-            await process.start(COMMAND, self._config)
-        except OSError as error:
-            return str(error.strerror)
-        reason = ""
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(process.watch)
-                nursery.start_soon(self._feed, process)
-                await self._listen(process)
-        except* ProcessDied as errors:
-            reason = str(errors.exceptions[0])
-        finally:
-            await process.end(kill=bool(reason))
-        return reason
+    async def _use(self, process: ActorProcess) -> None:
+        """Talk to a process until it dies."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(process.watch)
+            nursery.start_soon(self._feed, process)
+            while True:
+                self._note(await self._process.next_report(process))
 
     async def _feed(self, process: ActorProcess) -> None:
         """Tell the process what is stored."""
@@ -223,22 +196,11 @@ class Replicator(Actor):
             self._taken.set()
             self._taken = trio.Event()
 
-    async def _listen(self, process: ActorProcess) -> None:
-        """Take in what the process reports."""
-        while True:
-            with trio.move_on_after(SILENCE_SECONDS) as silence:
-                self._note(await process.receive(decode_report))
-            if silence.cancelled_caught:
-                raise ProcessDied("it says nothing")
-
     def _note(self, report: Report) -> None:
-        if self._monitor.note(report.state, report.reason):
-            self._log("shared_state", state=report.state, reason=report.reason)
+        self._process.note(report.bucket)
         self._monitor.note_backlog(report.files, report.bytes, report.oldest)
         if not self._monitor.complete:
             self._told.set()
-        for request in report.requests:
-            self._metrics.shared_requested(request.operation, request.outcome, request.seconds)
         for file in report.finished:
             if file.lag is not None and file.is_shared:
                 self._metrics.replicated(file.lag)
@@ -247,7 +209,7 @@ class Replicator(Actor):
             self._settle(file.place)
         for line in report.troubles:
             self._log("replication_failed", reason=line)
-        if self._monitor.status().fails:  # nobody is held up for longer
+        if self._monitor.fails("replicator"):  # nobody is held up for longer
             for place in list(self._waiting):
                 self._settle(place)
 

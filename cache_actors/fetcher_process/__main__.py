@@ -18,10 +18,11 @@ import msgspec
 from cache_actors.actor_process.framing import framed, next_message
 from cache_actors.s3.bucket import Bucket
 from cache_actors.s3.cleans import Cleans
-from cache_actors.s3.errors import BucketError
+from cache_actors.s3.errors import BreakerOpen, BucketError, Misconfigured
 from cache_actors.s3.installation import claim
 from cache_actors.s3.outcome import Outcome
 from cache_actors.s3.pull import Puller
+from cache_actors.s3.report import BucketReport, CountedRequest, bucket_report
 from cache_actors.storage.capacity import Capacity
 from cache_actors.storage.files.store import FileStore
 from cache_actors.storage.files.temporary import TemporaryFolder
@@ -31,7 +32,6 @@ from cache_actors.storage.trash import has_older
 from .protocol import (
     MAX_FLIGHTS,
     CleanRequest,
-    CountedRequest,
     FetcherConfig,
     Noticed,
     PullReport,
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from cache_actors.storage.layout import Key, StoredKey
+
+REPORT_SECONDS = 1.0
+"""Longest time between two reports, in seconds."""
 
 RETRY_SECONDS = 2.0
 """Pause in seconds before a bucket is asked again that could not be used."""
@@ -59,7 +62,8 @@ class Reporter:
         self._channel = channel
         self._happened = threading.Event()
         self._lock = threading.Lock()
-        self._next = PullReport([], [], [], [], [], [])
+        self._next = _nothing()
+        self._requests: list[CountedRequest] = []
 
     def outcome(self, number: int, outcome: Outcome) -> None:
         """Report what request `number` has come to; sent at once, with all else."""
@@ -80,7 +84,7 @@ class Reporter:
     def requested(self, operation: str, outcome: str, seconds: float) -> None:
         """Report a request to the bucket."""
         with self._lock:
-            self._next.requests.append(CountedRequest(operation, outcome, seconds))
+            self._requests.append(CountedRequest(operation, outcome, seconds))
 
     def told(self, number: int, failure: str | None) -> None:
         """Report that all nodes will hear of a clean, or why they won't."""
@@ -94,17 +98,23 @@ class Reporter:
             self._next.cleaned.append((project.account, project.name))
         self._happened.set()
 
-    def keep_reporting(self) -> None:
-        """Send reports until nobody takes them."""
+    def keep_reporting(self, server: FetcherServer) -> None:
+        """Send reports on `server` until nobody takes them."""
         while True:
-            self._happened.wait()
+            self._happened.wait(REPORT_SECONDS)
             self._happened.clear()
             with self._lock:
-                report, self._next = self._next, PullReport([], [], [], [], [], [])
+                report, self._next = self._next, _nothing()
+                requests, self._requests = self._requests, []
+            report = msgspec.structs.replace(report, bucket=server.bucket_report(requests))
             try:
                 self._channel.sendall(framed(report))
             except OSError:
                 return
+
+
+def _nothing() -> PullReport:
+    return PullReport(BucketReport("starting"), [], [], [], [], [])
 
 
 class FetcherServer:
@@ -127,6 +137,7 @@ class FetcherServer:
         self._store = FileStore(root, temporary, durable=config.durable, capacity=self._capacity)
         self._cleaning = ThreadPoolExecutor(1, thread_name_prefix="clean")
         self._bucket: Bucket | None = None
+        self._failure: BucketError | None = None
         self._cleans: Cleans | None = None
         self._puller: Puller | None = None
 
@@ -135,10 +146,20 @@ class FetcherServer:
         while True:
             try:
                 self._look()
-            except (BucketError, OSError):  # of the bucket, the replicator tells why
+            except BucketError as error:
+                self._failure = error.cause if isinstance(error, BreakerOpen) else error
+                time.sleep(RETRY_SECONDS)
+            except OSError as error:
+                self._failure = Misconfigured(f"the storage cannot be used: {error.strerror}")
                 time.sleep(RETRY_SECONDS)
             else:
+                self._failure = None
                 time.sleep(CLEANS_SECONDS)
+
+    def bucket_report(self, requests: list[CountedRequest]) -> BucketReport:
+        """How the bucket is, with the requests since the last report."""
+        is_started = self._puller is not None
+        return bucket_report(self._bucket, self._failure, requests, is_started=is_started)
 
     def _look(self) -> None:
         """Open the bucket, if that has not been done, and look for cleans once."""
@@ -221,8 +242,10 @@ def run(config: FetcherConfig) -> None:
     with socket.socket(fileno=config.channel) as channel, channel.makefile("rb") as stream:
         reporter = Reporter(channel)
         server = FetcherServer(config, temporary, reporter)
-        for work in (server.keep_looking, reporter.keep_reporting):
-            threading.Thread(target=work, name=work.__name__, daemon=True).start()
+        threading.Thread(target=server.keep_looking, name="look", daemon=True).start()
+        threading.Thread(
+            target=reporter.keep_reporting, args=[server], name="report", daemon=True
+        ).start()
         try:
             while (message := next_message(stream)) is not None:
                 server.take(decode_request(message))

@@ -6,6 +6,7 @@ import msgspec
 
 from cache_actors.s3.config import BucketConfig  # noqa: TC001  # msgspec looks for it
 from cache_actors.s3.outcome import Outcome  # noqa: TC001  # msgspec looks for it
+from cache_actors.s3.report import BucketReport  # noqa: TC001  # msgspec looks for it
 
 MAX_FLIGHTS = 64
 """Number of files that the process is asked for at once."""
@@ -73,30 +74,22 @@ class Noticed(msgspec.Struct, frozen=True, array_like=True):
     reason: str
 
 
-class CountedRequest(msgspec.Struct, frozen=True, array_like=True):
-    """A request to the bucket: its operation, its outcome, and the seconds that it took."""
-
-    operation: str
-    outcome: str
-    seconds: float
-
-
 class PullReport(msgspec.Struct, frozen=True, array_like=True):
-    """What has happened since the last report.
+    """What has happened since the last report, and how it is now.
 
     Attributes:
+        bucket: how the bucket is.
         outcomes: by the numbers of requests; `COMING` is followed by another one.
         stored: the files that have been stored.
         noticed: what was wrong.
-        requests: the requests to the bucket.
         told: the cleans that all nodes will hear of, by the numbers of requests, or why they won't.
         cleaned: projects, each as account and name, that another node has cleaned.
     """
 
+    bucket: BucketReport
     outcomes: list[tuple[int, Outcome]]
     stored: list[StoredFile]
     noticed: list[Noticed]
-    requests: list[CountedRequest]
     told: list[tuple[int, str | None]]
     cleaned: list[tuple[str, str]]
 

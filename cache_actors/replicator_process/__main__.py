@@ -23,12 +23,12 @@ from cache_actors.s3.errors import BreakerOpen, BucketError, Misconfigured
 from cache_actors.s3.installation import claim
 from cache_actors.s3.push import Pushed
 from cache_actors.s3.replication import Backlog, Finished, Replication
+from cache_actors.s3.report import BucketReport, CountedRequest, bucket_report
 from cache_actors.s3.walk import Unshared
 from cache_actors.storage.layout import key_at
 
 from .protocol import (
     Announcement,
-    CountedRequest,
     FinishedFile,
     ReplicatorConfig,
     Report,
@@ -100,10 +100,8 @@ class Reporter:
             finished, self._finished = self._finished, []
             requests, self._requests = self._requests, []
             troubles, self._troubles = self._troubles, []
-        (state, reason), held = server.state(), server.backlog()
-        return Report(
-            state, reason, held.files, held.bytes, held.oldest, finished, requests, troubles
-        )
+        bucket, held = server.bucket_report(requests), server.backlog()
+        return Report(bucket, held.files, held.bytes, held.oldest, finished, troubles)
 
 
 class ReplicatorServer:
@@ -183,15 +181,9 @@ class ReplicatorServer:
         if not announcement.complete:
             self._replication.walk_soon()
 
-    def state(self) -> tuple[str, str | None]:
-        """The state of the bucket, and the reason for it, as in a `Report`."""
-        error = self._failure
-        if error is None and self._bucket is not None:
-            error = self._bucket.breaker.error
-        if error is None:
-            return "ok" if self._is_started else "starting", None
-        kind = "misconfigured" if isinstance(error, Misconfigured) else "unreachable"
-        return kind, str(error)
+    def bucket_report(self, requests: list[CountedRequest]) -> BucketReport:
+        """How the bucket is, with the requests since the last report."""
+        return bucket_report(self._bucket, self._failure, requests, is_started=self._is_started)
 
     def backlog(self) -> Backlog:
         """What is not in the bucket yet."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from cache_actors.s3.config import BucketConfig  # noqa: TC001  # msgspec looks for it
+from cache_actors.s3.report import BucketReport  # noqa: TC001  # msgspec looks for it
 
 
 class ReplicatorConfig(msgspec.Struct, frozen=True):
@@ -51,33 +52,21 @@ class FinishedFile(msgspec.Struct, frozen=True, array_like=True):
     lag: float | None = None
 
 
-class CountedRequest(msgspec.Struct, frozen=True, array_like=True):
-    """A request to the bucket: its operation, its outcome, and the seconds that it took."""
-
-    operation: str
-    outcome: str
-    seconds: float
-
-
 class Report(msgspec.Struct, frozen=True, array_like=True):
     """What has happened since the last report, and how it is now.
 
     Attributes:
-        state: `starting`, `ok`, `unreachable` or `misconfigured`.
-        reason: why it is not `ok`.
+        bucket: how the bucket is.
         files, bytes, oldest: the `Backlog`.
         finished: the files that are finished with.
-        requests: the requests to the bucket.
         troubles: what else has gone wrong, a line each.
     """
 
-    state: str
-    reason: str | None
+    bucket: BucketReport
     files: int
     bytes: int
     oldest: float
     finished: list[FinishedFile]
-    requests: list[CountedRequest]
     troubles: list[str]
 
 

@@ -23,6 +23,7 @@ from .errors import BucketError, Misconfigured, Unreachable, error_of, is_missin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     from obstore.store import ObjectStore
 
@@ -38,6 +39,9 @@ LARGE_SECONDS = 30.0
 """Longest time of a larger request, in seconds, or of each `LARGE_BYTES` of it."""
 
 LARGE_BYTES = 32 << 20
+
+STUCK_SECONDS = 60.0
+"""Time in seconds beyond its longest from which a request counts as stuck."""
 
 CHUNK_BYTES = 1 << 17
 """Least size of the pieces in which an object comes, in bytes, but for the last."""
@@ -65,13 +69,19 @@ class Object:
         size: bytes.
     """
 
-    def __init__(self, result: Any, fails: Callable[[BucketError], None]) -> None:
+    def __init__(
+        self,
+        result: Any,
+        fails: Callable[[BucketError], None],
+        timed: Callable[[], AbstractContextManager[None]],
+    ) -> None:
         meta = result.meta
         self.metadata: Mapping[str, str] = result.attributes
         self.last_modified: float = meta["last_modified"].timestamp()
         self.size: int = meta["size"]
         self._result = result
         self._fails = fails
+        self._timed = timed
 
     def chunks(self) -> Iterator[bytes]:
         """The bytes, in pieces, as they arrive. May be called once.
@@ -81,7 +91,8 @@ class Object:
         """
         received = 0
         try:
-            for chunk in self._result.stream(min_chunk_size=CHUNK_BYTES):
+            pieces = iter(self._result.stream(min_chunk_size=CHUNK_BYTES))
+            while (chunk := self._next_of(pieces)) is not None:
                 received += len(chunk)
                 yield bytes(chunk)
         except Exception as error:  # the library's, and there is nothing else that could be raised
@@ -90,6 +101,10 @@ class Object:
             raise failure from None
         if received != self.size:
             raise Unreachable("an object is shorter than the server said")
+
+    def _next_of(self, pieces: Iterator[Any]) -> Any:
+        with self._timed():
+            return next(pieces, None)
 
 
 class Bucket:
@@ -129,6 +144,7 @@ class Bucket:
         self._connect = connect or connect_s3
         self._connecting = threading.Lock()
         self._stores: dict[float, ObjectStore] = {}
+        self._limits: dict[object, float] = {}  # of what waits for the library, `time.monotonic()`
         self._store(SMALL_SECONDS)
 
     def put(self, name: str, data: Any, metadata: Mapping[str, str]) -> None:
@@ -138,9 +154,10 @@ class Bucket:
             BucketError: it may be stored nevertheless, unless this is `BreakerOpen`.
         """
         size = len(data)
-        with self._request("put"):
+        seconds = seconds_for(size)
+        with self._request("put", seconds):
             self._obstore.put(
-                self._store(seconds_for(size)),
+                self._store(seconds),
                 name,
                 data,
                 attributes=dict(metadata),
@@ -153,7 +170,7 @@ class Bucket:
         Raises:
             BucketError: nobody knows whether there is one.
         """
-        with self._request("get") as request:
+        with self._request("get", seconds) as request:
             try:
                 result = self._obstore.get(self._store(seconds), name)
             except FileNotFoundError as error:
@@ -161,7 +178,11 @@ class Bucket:
                     raise
                 request.outcome = "missing"
                 return None
-            return Object(result, lambda error: self.breaker.failed(request.period, error))
+            return Object(
+                result,
+                lambda error: self.breaker.failed(request.period, error),
+                lambda: self._timed(seconds),
+            )
 
     def delete(self, name: str) -> None:
         """Delete the object `name`, if it is there.
@@ -183,10 +204,10 @@ class Bucket:
         Raises:
             BucketError: the next ones are not known.
         """
-        with self._request("list"):
+        with self._request("list", LARGE_SECONDS):
             pages = iter(self._obstore.list(self._store(LARGE_SECONDS), folder, chunk_size=1000))
         while True:
-            with self._request("list"):
+            with self._request("list", LARGE_SECONDS):
                 page = next(pages, None)
             if page is None:
                 return
@@ -203,6 +224,21 @@ class Bucket:
             store: Any = self._store(SMALL_SECONDS)
             return str(self._obstore.sign(store, "GET", name, timedelta(minutes=1)))
 
+    def is_stuck(self) -> bool:
+        """Whether a request goes on for far longer than it may, so that its thread is lost."""
+        now = time.monotonic()
+        return any(limit < now for limit in list(self._limits.values()))
+
+    @contextmanager
+    def _timed(self, seconds: float) -> Iterator[None]:
+        """Wait for the library, which should come back within so many seconds."""
+        wait = object()
+        self._limits[wait] = time.monotonic() + seconds + STUCK_SECONDS
+        try:
+            yield
+        finally:
+            del self._limits[wait]
+
     def _store(self, seconds: float) -> ObjectStore:
         """The connections for requests that may take so long; the library has one limit for all."""
         with self._connecting:
@@ -214,12 +250,14 @@ class Bucket:
             return self._stores[seconds]
 
     @contextmanager
-    def _request(self, operation: str) -> Iterator[_Request]:
-        """One request: refused by the breaker, or counted, with its errors as `BucketError`."""
+    def _request(self, operation: str, seconds: float = SMALL_SECONDS) -> Iterator[_Request]:
+        """One request of at most so many seconds: refused by the breaker, or counted, with its
+        errors as `BucketError`."""
         request = _Request(self.breaker.enter())
         began = time.monotonic()
         try:
-            yield request
+            with self._timed(seconds):
+                yield request
         except Exception as error:
             failure = error if isinstance(error, BucketError) else _failure_of(error)
             request.outcome = type(failure).__name__.lower()

@@ -12,6 +12,7 @@ import trio
 
 from cache_actors.metrics.merge import merged, of_tree
 from cache_actors.metrics.recent import History  # noqa: TC001 - msgspec looks it up
+from cache_actors.s3.status import SharedStatus, worst
 from cache_actors.supervision import STUCK_AFTER, State, Status
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class ProcessReport:
         recent: the process's recent requests; None for the parent.
         nginx_troubles: names of recent troubles with nginx that the process has seen.
         replaced: whether the process has learnt that another instance has taken over.
+        shared: the status of the bucket for the process; None for the parent, and without one.
         at: the time of the report, in `time.monotonic()`, a clock that all processes share.
     """
 
@@ -46,6 +48,7 @@ class ProcessReport:
     recent: History | None = None
     nginx_troubles: tuple[str, ...] = ()
     replaced: bool = False
+    shared: SharedStatus | None = None
     at: float = field(default_factory=time.monotonic)
 
     def is_late(self) -> bool:
@@ -142,6 +145,11 @@ class WorkerPeers:
         """Names of recent troubles with nginx that any process has seen; `own` are this one's."""
         others = (report.nginx_troubles for _, report in self._reports())
         return tuple(sorted({*own, *chain.from_iterable(others)}))
+
+    def shared(self, own: SharedStatus) -> SharedStatus:
+        """The status of the bucket for all workers; `own` is that of this one."""
+        others = (report.shared for name, report in self._reports() if name != self._own)
+        return worst([own, *(each for each in others if each is not None)])
 
     def _reports(self) -> Iterator[tuple[str, ProcessReport]]:
         for name, shared_report in self._shared_reports.items():

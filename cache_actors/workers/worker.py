@@ -59,6 +59,7 @@ async def _run(
             metrics.recent.history(),
             metrics.nginx_troubles(),
             connections.is_replaced(),
+            application.shared_status(),
         )
 
     reporter = Reporter(shared_reports[config.name], new_report)

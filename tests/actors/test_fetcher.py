@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from cache_actors.actor_process.client import ProcessDied
+from cache_actors.actors import bucket_process
 from cache_actors.actors import fetcher as module
 from cache_actors.actors.fetcher import CleanUnknown, Fetcher, FetcherClient
 from cache_actors.fetcher_process.protocol import (
@@ -23,6 +24,7 @@ from cache_actors.fetcher_process.protocol import (
 from cache_actors.kinds import Kind
 from cache_actors.metrics.registry import Metrics
 from cache_actors.s3.outcome import Outcome
+from cache_actors.s3.report import BucketReport
 from cache_actors.s3.status import SharedMonitor
 from cache_actors.storage.capacity import Capacity
 from cache_actors.storage.eviction.status import EvictionMonitor
@@ -68,11 +70,12 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.mailbox = Mailbox("fetcher", capacity=4096)
+        self.monitor = SharedMonitor()
         self.metrics = Metrics(
             lambda: Status("root", State.RUNNING),
             StorageHealth().status,
             EvictionMonitor().status,
-            SharedMonitor().status,
+            self.monitor.status,
         )
         self.log = Log()
         self.client = FetcherClient(self.mailbox.address, BUDGET, self.metrics, entries=True)
@@ -99,13 +102,13 @@ class World:
         def config(_channel: int) -> FetcherConfig:
             raise AssertionError("the stand-in needs none")
 
-        return Fetcher(config, self.capacity, announce, clean, self.metrics, self.log)
+        return Fetcher(config, self.capacity, announce, clean, self.monitor, self.metrics, self.log)
 
     async def report(self, *outcomes: tuple[str, Outcome], **more: Any) -> None:
         """Have the process report the outcomes of what it was asked for, by place."""
         numbers = {r.place: r.number for r in self.process.asked if isinstance(r, PullRequest)}
         found = [(numbers[place], outcome) for place, outcome in outcomes]
-        empty: dict[str, Any] = {"stored": [], "noticed": [], "requests": []}
+        empty: dict[str, Any] = {"bucket": BucketReport("ok"), "stored": [], "noticed": []}
         empty |= {"told": [], "cleaned": []}
         await self.process.says.send(PullReport(outcomes=found, **(empty | more)))
         await trio.testing.wait_all_tasks_blocked()
@@ -116,7 +119,7 @@ async def world(
     tmp_path: Path, run_tree: Run, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
 ) -> World:
     world = World(tmp_path)
-    monkeypatch.setattr(module, "ActorProcess", world.new_process)
+    monkeypatch.setattr(bucket_process, "ActorProcess", world.new_process)
     await run_tree(actor_child(world.mailbox, world.new, shutdown=10))
     await trio.testing.wait_all_tasks_blocked()
     return world
@@ -227,12 +230,42 @@ async def test_death_of_the_process_is_a_miss_and_the_next_one_answers(
     assert await world.client.pull(artifact("B")) is Outcome.UNKNOWN
     with pytest.raises(CleanUnknown):
         await world.client.clean(PROJECT)
-    await trio.sleep(2 * module.RESTART_SECONDS + 0.1)
+    await trio.sleep(bucket_process.RESTART_SECONDS + 0.1)
     assert len(world.processes) == 2
     await asking.ask(artifact("A"))
     await world.report((artifact("A").place, Outcome.ABSENT))
     assert asking.outcomes[-1] is Outcome.ABSENT
-    assert [line["event"] for line in world.log] == ["fetcher_process_died"]
+    assert [line["reason"] for line in world.log.of("fetcher_process_died")] == ["killed"]
+
+
+async def test_process_that_hangs_is_replaced_and_all_that_is_told_of_the_bucket_says_so(
+    world: World, asking: Asking
+) -> None:
+    world.monitor.note("replicator", "ok", None)
+    await world.report()
+    assert world.monitor.status().state == "ok"
+    await trio.sleep(bucket_process.SILENCE_SECONDS - 1)
+    await world.report()
+    await asking.ask(artifact("A"))
+    await trio.sleep(bucket_process.SILENCE_SECONDS + 0.1)
+    assert asking.outcomes == [Outcome.UNKNOWN]
+    status = world.monitor.status()
+    assert status.state == "unreachable"
+    assert status.reason == "the fetcher's process has ended: it says nothing"
+    assert 'shared_state{state="unreachable"} 1.0' in world.metrics.render().decode()
+    assert [line["event"] for line in world.log][-2:] == ["shared_state", "fetcher_process_died"]
+    await trio.sleep(bucket_process.RESTART_SECONDS)
+    assert len(world.processes) == 2
+    await world.report()
+    assert world.monitor.status().state == "ok"
+
+
+async def test_process_in_which_a_request_does_not_end_is_replaced(world: World) -> None:
+    await world.report(bucket=BucketReport("ok", is_stuck=True))
+    [line] = world.log.of("fetcher_process_died")
+    assert "does not end" in line["reason"]
+    await trio.sleep(bucket_process.RESTART_SECONDS + 0.1)
+    assert len(world.processes) == 2
 
 
 async def test_clean_is_over_when_all_nodes_are_told_and_that_of_another_node_is_made_here(
@@ -273,4 +306,4 @@ async def test_outcomes_and_what_was_wrong_are_counted(
     text = world.metrics.render().decode()
     assert f'cache_actors_shared_{metric}_total{{kind="artifact"}} 1.0' in text
     assert "cache_actors_shared_dangling_total 1.0" in text
-    assert [line["event"] for line in world.log] == ["pull_dangling"]
+    assert len(world.log.of("pull_dangling")) == 1

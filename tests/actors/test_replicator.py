@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from cache_actors.actor_process.framing import framed
+from cache_actors.actors import bucket_process
 from cache_actors.actors import replicator as module
 from cache_actors.actors.replicator import Replicator, ReplicatorClient
 from cache_actors.kinds import Kind
@@ -19,6 +20,7 @@ from cache_actors.replicator_process.protocol import (
     Report,
 )
 from cache_actors.s3.config import BucketConfig
+from cache_actors.s3.report import BucketReport
 from cache_actors.s3.status import SharedMonitor
 from cache_actors.storage.layout import Key, StoredKey
 from cache_actors.supervision import Mailbox, actor_child
@@ -53,6 +55,7 @@ class World:
         self.folder = folder
         self.mailbox = Mailbox("replicator", capacity=4)
         self.monitor = SharedMonitor()
+        self.monitor.note("fetcher", "ok", None)
         self.log = Log()
         self.client = ReplicatorClient(self.mailbox.address, self.monitor, entries=True, wait=wait)
         self.report()
@@ -61,7 +64,7 @@ class World:
         """What the process says next."""
         files = [FinishedFile(key.place, True, lag=0.1) for key in finished]
         (self.folder / "reports").write_bytes(
-            framed(Report(state, None, 7, 70, 1.5, files, [], []))
+            framed(Report(BucketReport(state), 7, 70, 1.5, files, []))
         )
 
     def told(self) -> list[Announcement]:
@@ -85,7 +88,7 @@ class World:
 @pytest.fixture
 async def world(tmp_path: Path, run_tree: Run, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(module, "COMMAND", (sys.executable, "-c", SCRIPT))
-    monkeypatch.setattr(module, "RESTART_SECONDS", 0.01)
+    monkeypatch.setattr(bucket_process, "RESTART_SECONDS", 0.01)
     world = World(tmp_path, wait=60)
     await run_tree(actor_child(world.mailbox, world.new, shutdown=10))
     await eventually_async(lambda: world.monitor.status().state == "ok")
@@ -130,6 +133,19 @@ async def test_nobody_waits_for_what_is_done_or_for_a_bucket_that_fails(world: W
         await world.client.shared(artifact("A"))
 
 
+async def test_wait_is_for_a_bucket_that_takes_what_is_put_though_it_gives_nothing(
+    world: World,
+) -> None:
+    world.monitor.note("fetcher", "unreachable", "no answer in time")
+    await world.client.stored(stored(artifact("A")))
+    await eventually_async(lambda: world.told())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.client.shared, artifact("A"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert nursery.child_tasks
+        nursery.cancel_scope.cancel()
+
+
 async def test_process_that_dies_is_replaced_and_hurts_nobody(world: World) -> None:
     await world.client.stored(stored(artifact("A")))
     await eventually_async(lambda: world.told())
@@ -150,13 +166,13 @@ async def test_process_that_dies_is_replaced_and_hurts_nobody(world: World) -> N
 async def test_process_that_says_nothing_or_nonsense_is_replaced(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(bucket_process, "SILENCE_SECONDS", 0.2)
     await world.client.stored(stored(artifact("A")))  # one more report comes after that
     await eventually_async(lambda: world.log.of("replicator_process_died"))
     (world.folder / "reports").write_bytes(b"\0\0\0\1x")
     await eventually_async(lambda: len(world.log.of("replicator_process_died")) > 3)
     world.report()
-    monkeypatch.setattr(module, "SILENCE_SECONDS", 60.0)
+    monkeypatch.setattr(bucket_process, "SILENCE_SECONDS", 60.0)
     await eventually_async(lambda: world.monitor.status().state == "ok")
 
 

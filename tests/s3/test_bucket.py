@@ -1,11 +1,13 @@
 """The bucket over an object store in memory, and what is made of the library's errors."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from obstore.store import MemoryStore
 
+from cache_actors.s3 import bucket as module
 from cache_actors.s3.breaker import MAX_FAILURES
 from cache_actors.s3.bucket import LARGE_SECONDS, SMALL_SECONDS, Bucket, seconds_for
 from cache_actors.s3.config import BucketConfig
@@ -18,6 +20,7 @@ from cache_actors.s3.errors import (
     Unreachable,
     error_of,
 )
+from tests.support.waiting import eventually
 
 CONFIG = BucketConfig("builds")
 
@@ -128,6 +131,43 @@ def test_object_that_is_rejected_says_nothing_of_the_bucket(
     for _ in range(2 * MAX_FAILURES):
         with pytest.raises(Rejected):
             bucket.put("a", b"1", {})
+
+
+def test_request_that_does_not_end_is_told(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket.put("a", b"1", {})
+    answered, sent = threading.Event(), bucket.get("a")
+
+    def hang(*_: object, **__: object) -> None:
+        answered.wait(60)
+
+    monkeypatch.setattr("obstore.put", hang)
+    assert sent is not None
+    for request in (lambda: bucket.put("a", b"1", {}), lambda: list(sent.chunks())):
+        monkeypatch.setattr(module, "STUCK_SECONDS", -SMALL_SECONDS)
+        monkeypatch.setattr(sent, "_result", Hanging(answered))
+        answered.clear()
+        thread = threading.Thread(target=request)
+        thread.start()
+        eventually(bucket.is_stuck)
+        answered.set()
+        thread.join()
+        assert not bucket.is_stuck()
+    monkeypatch.undo()
+    monkeypatch.setattr("obstore.put", lambda *_, **__: found.append(bucket.is_stuck()))
+    found: list[bool] = []
+    bucket.put("a", b"1", {})
+    assert found == [False]
+
+
+class Hanging:
+    """An answer of which nothing comes until it may."""
+
+    def __init__(self, may: threading.Event) -> None:
+        self._may = may
+
+    def stream(self, **_: object) -> Iterator[bytes]:
+        self._may.wait(60)
+        yield b"1"
 
 
 def test_missing_bucket_is_no_missing_object(

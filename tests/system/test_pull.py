@@ -287,9 +287,12 @@ def test_once_the_breaker_is_open_the_bucket_is_not_asked(
         eventually(lambda: answers_for_sure(node))
         s3_proxy.fault = lambda _method, _path: Refuse(503, "SlowDown")
         eventually(lambda: not asks(node, s3_proxy))
+        eventually(lambda: shared(node)["state"] == "unreachable")  # though nothing is to be put
+        assert 'shared_state{state="unreachable"} 1.0' in node.direct.get("/metrics").text
         assert read(node, cas_path(node.stored(b"bytes"))) == (200, b"bytes")
         s3_proxy.fault = lambda _method, _path: None
         eventually(lambda: answers_for_sure(node))
+        eventually(lambda: shared(node)["state"] == "ok")
 
 
 def asks(node: Site, proxy: FaultProxy) -> bool:
@@ -347,6 +350,25 @@ def test_process_that_dies_is_replaced_and_its_misses_are_misses(
     eventually(lambda: read(other, cas_path(cas_id))[0] == 200)
     tree = nodes_of(other.direct.get("/up").json()["tree"])
     assert [node["restarts"] for node in tree if node["name"] == "fetcher"] == [0]
+
+
+@pytest.mark.nightly  # it counts as dead after a minute
+def test_process_that_hangs_is_replaced_and_told(one: Site, other: Site, bucket: S3Bucket) -> None:
+    hanging = fetcher_of(other)
+    os.kill(hanging, signal.SIGSTOP)
+    cas_id, _ = stored(one, bucket)
+    assert read(other, cas_path(cas_id))[0] == 404
+    eventually(lambda: shared(other)["state"] == "unreachable", within=120)
+    assert "says nothing" in shared(other)["reason"]
+    eventually(lambda: shared(other)["state"] == "ok")
+    assert fetcher_of(other) != hanging
+    eventually(lambda: read(other, cas_path(cas_id))[0] == 200)
+
+
+def shared(node: Site) -> dict[str, Any]:
+    """The state of the bucket, as the node tells it."""
+    found: dict[str, Any] = node.direct.get("/up").json()["shared"]
+    return found
 
 
 def fetcher_of(node: Site) -> int:

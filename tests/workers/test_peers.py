@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from cache_actors.metrics.request_event import RequestEvent, Responder, Route
+from cache_actors.s3.status import SharedStatus
 from cache_actors.supervision import STUCK_AFTER, State, Status
 from cache_actors.workers.peers import PARENT, REPORT_SECONDS, ProcessReport, Reporter, WorkerPeers
 from cache_actors.workers.shared_report import SharedReport
@@ -177,3 +178,15 @@ def test_what_one_process_knows_of_nginx_all_tell(
     )
     shared_reports["worker_2"].write(msgspec.msgpack.encode(other))
     assert peers.nginx_troubles(own) == ("files_not_opened", "log_not_counted")
+
+
+def test_what_the_bucket_is_for_one_process_it_is_for_all(
+    peers: WorkerPeers, shared_reports: dict[str, SharedReport]
+) -> None:
+    own = SharedStatus("ok", files=1)
+    assert peers.shared(own) == own
+    down = SharedStatus("unreachable", "no connection", 5.0, files=2)
+    report = ProcessReport(Status("cache_actors", State.RUNNING), shared=down)
+    shared_reports["worker_2"].write(msgspec.msgpack.encode(report))
+    found = peers.shared(own)
+    assert (found.state, found.reason, found.files) == ("unreachable", "no connection", 3)
