@@ -260,7 +260,9 @@ def clean(storage: Path, handles: str) -> None:
 
 
 @main.command()
-@click.option("--wait", is_flag=True, help="Go on until all is there, also while S3 is down.")
+@click.option(
+    "--wait", is_flag=True, help="Go on until all is there that can be put, also while S3 is down."
+)
 @click.option("--again", is_flag=True, help="Put all files, also those that should be there.")
 def share(wait: bool, again: bool) -> None:
     """Put all that is stored into the bucket, in the same environment as the service.

@@ -11,13 +11,15 @@ import click
 from cache_actors.errors import CommandError
 from cache_actors.s3.bucket import Bucket
 from cache_actors.s3.config import bucket_config
-from cache_actors.s3.errors import BucketError
+from cache_actors.s3.errors import BreakerOpen, BucketError, Misconfigured
 from cache_actors.s3.installation import claim
 from cache_actors.s3.push import Pushed
 from cache_actors.s3.replication import Finished, Replication
 from cache_actors.s3.walk import WalkRunning
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cache_actors.settings import Settings
 
 EXIT_LEFT = 1
@@ -28,6 +30,10 @@ EXIT_RUNNING = 3
 
 EXIT_INTERRUPTED = 130
 """Exit status: interrupted (128 + SIGINT). What was put by then is marked."""
+
+IN_VAIN = 3
+"""Number of walks in a row after which a run that waits gives up what is left: they have put
+nothing, although the bucket was there."""
 
 RETRY_SECONDS = 2.0
 """Pause before what is left is tried again, in seconds."""
@@ -42,7 +48,7 @@ def run_share(settings: Settings, *, wait: bool, again: bool) -> int:
 
     Args:
         settings: the service's settings.
-        wait: whether to go on until all is there, whatever becomes of the bucket meanwhile.
+        wait: whether to go on until all is there that can be put, also while the bucket is down.
         again: whether to put all files, also those that are marked as being there.
 
     Raises:
@@ -62,7 +68,7 @@ def run_share(settings: Settings, *, wait: bool, again: bool) -> int:
             entries=settings.s3_entries,
             finished=share.finished,
             log=share.say,
-            patient=wait,
+            waits=share.waits,
         )
         share.claim(bucket)
         replication.start()
@@ -84,6 +90,9 @@ def run_share(settings: Settings, *, wait: bool, again: bool) -> int:
 class _Share:
     """One run of the command.
 
+    If it waits it ends when nothing is left, or nothing that is left can be put, or somebody has to
+    change something.
+
     Attributes:
         done: number of files that were put.
     """
@@ -93,10 +102,15 @@ class _Share:
         self._settings = settings
         self._wait = wait
         self._reasons: Counter[str] = Counter()
+        self._is_down = False  # and that has been said
+        self._misconfigured: Misconfigured | None = None
+        self._stop: Callable[[], None] = lambda: None
 
     def finished(self, file: Finished) -> None:
         """Count a file, and say why one is left; each reason once."""
-        self.done += file.outcome is Pushed.DONE
+        if file.outcome is Pushed.DONE:
+            self.done += 1
+            self._is_down = False
         if file.reason is not None and self._reasons[file.reason] == 0:
             self._reasons[file.reason] += 1
             self.say(f"{file.key.place}: {file.reason}")
@@ -105,26 +119,54 @@ class _Share:
         """Print a line about something that has gone wrong."""
         click.echo(line, err=True)
 
+    def waits(self, error: BucketError) -> bool:
+        """Whether to wait while the bucket cannot be asked because of `error`; if so, say it."""
+        if isinstance(error, Misconfigured):
+            if self._wait:
+                self._misconfigured = error
+                self._stop()
+            return False
+        if self._wait and not self._is_down:
+            self._is_down = True
+            self.say(f"The bucket cannot be used, and is waited for: {error}")
+        return self._wait
+
     def claim(self, bucket: Bucket) -> None:
-        """Claim the prefix; if it waits, until the bucket answers."""
+        """Claim the prefix; if it waits, until the bucket answers.
+
+        Raises:
+            BucketError: it cannot be claimed, or is down and not waited for.
+        """
         while True:
             try:
                 return claim(bucket, str(self._settings.server_url))
             except BucketError as error:
-                if not self._wait:
+                if not self.waits(error.cause if isinstance(error, BreakerOpen) else error):
                     raise
-                self.say(f"The bucket cannot be used: {error}")
             time.sleep(RETRY_SECONDS)
 
     def walk(self, replication: Replication, again_before: float | None) -> int:
-        """Walk once or, if it waits, until nothing is left; return the number of files left."""
+        """Walk once or, if it waits, as often as it takes; return the number of files left.
+
+        Raises:
+            Misconfigured: it has waited in vain, as somebody has to change something.
+            WalkRunning: another process walks, and is not waited for.
+            OSError: the disk failed.
+        """
+        in_vain, self._stop = 0, replication.stop
         while True:
+            before, self._is_down = self.done, False
             try:
                 left = replication.walk(again_before)
             except WalkRunning:
                 if not self._wait:
                     raise
-                left = -1
-            if left == 0 or not self._wait:
-                return left
+            else:
+                if self._misconfigured is not None:
+                    raise self._misconfigured
+                if left == 0 or not self._wait:
+                    return left
+                in_vain = 0 if self._is_down or self.done > before else in_vain + 1
+                if in_vain == IN_VAIN:
+                    return left
             time.sleep(RETRY_SECONDS)

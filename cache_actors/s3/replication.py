@@ -126,7 +126,8 @@ class Replication:
         entries: whether files of kinds that refer to others are pushed too.
         finished: called by any thread with each file that is finished with.
         log: called with what else has gone wrong, in one line.
-        patient: whether pushes wait while the bucket cannot be asked; else they are left.
+        waits: called with the reason while the bucket cannot be asked, by any thread; returns
+            whether the push waits, or is left.
 
     Raises:
         Misconfigured: files in `root` cannot be marked.
@@ -142,7 +143,7 @@ class Replication:
         entries: bool,
         finished: Callable[[Finished], None],
         log: Callable[[str], None],
-        patient: bool = True,
+        waits: Callable[[BucketError], bool] = lambda _error: True,
     ) -> None:
         self._root = root
         self._bucket = bucket
@@ -151,7 +152,7 @@ class Replication:
         self._entries = entries
         self._finished = finished
         self._log = log
-        self._patient = patient
+        self._waits = waits
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)  # there is something to push
         self._progress = threading.Condition(self._lock)  # something was pushed, or is to be found
@@ -383,7 +384,7 @@ class Replication:
             try:
                 pushed = self._pusher.push(key, self._oldest)
             except BreakerOpen as error:
-                if not self._patient:
+                if not self._waits(error.cause):
                     return None, str(error)
                 self._was_open = True
                 self._stop.wait(min(error.seconds, MAX_BREAK_SECONDS) * random.uniform(1, 1.1))  # noqa: S311

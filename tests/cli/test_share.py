@@ -86,10 +86,55 @@ def test_it_waits_for_a_bucket_that_is_down_only_if_asked_to(
 
     recovering = threading.Thread(target=recover)
     recovering.start()
-    assert share("--wait", endpoint=s3_proxy.url).exit_code == 0
+    result = share("--wait", endpoint=s3_proxy.url)
     recovering.join()
+    assert result.exit_code == 0
+    assert result.stderr.count("is waited for: 503 SlowDown") == 1
     assert disk.is_marked(artifact) is False  # at another endpoint
     assert share().output == "Put into the bucket: 1 files\n"
+
+
+@pytest.mark.parametrize("when", ["from the start", "later"])
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (Refuse(404, "NoSuchBucket"), "there is no such bucket"),
+        (Refuse(403, "AccessDenied"), "access is denied"),
+    ],
+)
+def test_it_does_not_wait_for_what_somebody_has_to_change(
+    share: Share,
+    disk: Disk,
+    s3_proxy: FaultProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Refuse,
+    said: str,
+    when: str,
+) -> None:
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
+    artifacts = [disk.artifact(number) for number in range(20)]
+    s3_proxy.fault = lambda _, path: fault if when == "from the start" or "/cas" in path else None
+    result = share("--wait", endpoint=s3_proxy.url)
+    assert result.exit_code == 2
+    assert said in result.stderr.splitlines()[-1]
+    assert not any(map(disk.is_marked, artifacts))
+
+
+def test_it_does_not_wait_for_another_installation(share: Share, disk: Disk) -> None:
+    disk.artifact(1)
+    assert share(SERVER_URL="http://other.example").exit_code == 0
+    result = share("--wait")
+    assert (result.exit_code, "http://other.example" in result.stderr) == (2, True)
+
+
+def test_it_does_not_wait_for_what_the_bucket_never_takes(
+    share: Share, disk: Disk, s3_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
+    disk.artifact(1)
+    s3_proxy.fault = lambda _, path: Refuse(400, "EntityTooLarge") if "/cas" in path else None
+    result = share("--wait", endpoint=s3_proxy.url)
+    assert (result.exit_code, "0 files; left: 1" in result.output) == (module.EXIT_LEFT, True)
 
 
 def test_another_one_is_running(share: Share, disk: Disk) -> None:
