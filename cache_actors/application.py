@@ -20,6 +20,7 @@ from .actors.nginx_counter import NginxCounter
 from .actors.replicator import Replicator, ReplicatorClient
 from .actors.scrubber import Scrubber
 from .fetcher_process.protocol import FetcherConfig
+from .grpc.action_cache import MAX_REFERENCES
 from .grpc.front import GrpcFront
 from .http.app import CacheApp
 from .http.server.listener import Listener
@@ -29,6 +30,7 @@ from .replicator_process.protocol import ReplicatorConfig
 from .s3.config import bucket_config
 from .s3.status import SharedMonitor
 from .services import Services
+from .storage.actions import packed_size
 from .storage.capacity import Capacity
 from .storage.eviction.run import Limits
 from .storage.eviction.status import EvictionMonitor
@@ -346,7 +348,10 @@ class Application:
                 bucket=bucket,
                 server_url=str(settings.server_url),
                 entry_seconds=settings.s3_entry_days * 86_400,
-                max_entry_bytes=settings.largest(Kind.KEYVALUE),
+                max_entry_bytes=max(
+                    settings.largest(Kind.KEYVALUE),
+                    packed_size(MAX_REFERENCES, settings.largest(Kind.ACTION)),
+                ),
             )
 
         def fetcher() -> Fetcher:

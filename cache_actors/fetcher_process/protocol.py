@@ -23,7 +23,7 @@ class FetcherConfig(msgspec.Struct, frozen=True):
         bucket: the bucket.
         server_url: URL of the Tuist server, which tells installations apart.
         entry_seconds: age in seconds from which an entry in the bucket counts as gone.
-        max_entry_bytes: size of the largest entry, in bytes.
+        max_entry_bytes: size of the largest entry or action, in bytes.
     """
 
     channel: int

@@ -1,9 +1,10 @@
 """Pulls: a file that is not on this disk is looked for in the bucket, and stored if it is there.
 
-What comes is believed only if it has the size and the SHA-256 that it was put with. It is stored as
-an upload is, marked as being in the bucket, and only if nothing has its name by then: what has been
-stored here meanwhile is as new, or newer. Its modification time is that of the node that stored it
-first. So its validators are the same everywhere, and a clean sees its real age.
+What comes is believed only if it has the size and the SHA-256 that it was put with; an entry, only
+if it is written exactly as this version writes one, so that all is known that it refers to. It is
+stored as an upload is, marked as being in the bucket, and only if nothing has its name by then:
+what has been stored here meanwhile is as new, or newer. Its modification time is that of the node
+that stored it first. So its validators are the same everywhere, and a clean sees its real age.
 
 An entry is stored after all artifacts that it refers to, which is checked once more under the
 project's lock. If one of them is gone from the bucket, the entry in the bucket helps nobody, and is
@@ -16,6 +17,7 @@ import re
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,7 +28,7 @@ from cache_actors.storage.files.last_use import WRONG_CLOCK_NS
 from cache_actors.storage.files.store import Publication, Published
 from cache_actors.storage.integrity.checksum import Mark
 from cache_actors.storage.layout import Key, StoredKey
-from cache_actors.storage.references import Target, targets_in
+from cache_actors.storage.references import Foreign, Target, checked_targets
 
 from .bucket import SMALL_BYTES, seconds_for
 from .errors import BreakerOpen, BucketError
@@ -90,7 +92,7 @@ class Puller:
         bucket: the bucket.
         cleans: the cleans that it knows of.
         entry_seconds: age in seconds from which an entry in the bucket counts as gone.
-        max_entry_bytes: size of the largest entry, in bytes.
+        max_entry_bytes: size of the largest entry or action, in bytes.
         flights: number of calls of `start` that may be under way; none waits for another.
         stored: called with each file that has been stored.
         noticed: called with `dangling`, `unusable` or `failed`, the key, and why: for an entry of
@@ -123,6 +125,7 @@ class Puller:
         self._for_artifacts = ThreadPoolExecutor(
             flights * ARTIFACTS_AT_ONCE, thread_name_prefix="artifact"
         )
+        self._large = threading.Lock()
         self._lock = threading.Lock()
         self._flights: dict[Key, Future[Outcome]] = {}  # of artifacts
         self._commits = _Commits(self._commit)
@@ -170,9 +173,7 @@ class Puller:
         if self._store.touch(key.path(self._store.root), time.time_ns()):
             return Outcome.HERE
         name = object_name(self._bucket.config.prefix, key)
-        found = self._bucket.get(name)
-        if found is not None and found.size > SMALL_BYTES:  # which takes longer than that allows
-            found = self._bucket.get(name, seconds_for(found.size))
+        found = self._get(name)
         if found is None:
             return Outcome.ABSENT
         described = _described(found)
@@ -192,13 +193,20 @@ class Puller:
         self._stored(StoredKey(key, on_disk(found.size)))
         return Outcome.HERE
 
+    def _get(self, name: str) -> Object | None:
+        """The object `name`, with enough time for all of it to come."""
+        found = self._bucket.get(name)
+        if found is not None and found.size > SMALL_BYTES:  # which takes longer than that allows
+            found = self._bucket.get(name, seconds_for(found.size))
+        return found
+
     def _is_cleaned(self, key: Key, described: _Description) -> bool:
         """Whether a clean of the project has taken what is described."""
         return self._cleans.cut(key.project).takes(described.stored, described.put)
 
     def _pull_entry(self, key: Key, coming: Callable[[], None]) -> Outcome:
         name = object_name(self._bucket.config.prefix, key)
-        found = self._bucket.get(name)
+        found = self._get(name)
         if found is None or time.time() - found.last_modified > self._entry_seconds:
             return Outcome.ABSENT
         if found.size > self._max_entry_bytes:
@@ -206,14 +214,10 @@ class Puller:
         described = _described(found)
         if self._is_cleaned(key, described):
             return Outcome.ABSENT
-        body = b"".join(found.chunks())
-        if key.kind.has_form is not None and not key.kind.has_form(body):
-            raise Unusable("it is no entry")
-        coming()
-        targets = targets_in(body)
         with self._store.capacity.reserve(found.size):
-            file = self._received(described, [body])
+            file, targets = self._received_entry(key, described, found)
             try:
+                coming()
                 entry = NewEntry(key, Publication(key.path(self._store.root), file), targets)
                 return self._add_entry(name, _Ready(key, described, entry), targets)
             finally:
@@ -266,6 +270,24 @@ class Puller:
             for each, flight in zip(absent, flights, strict=True):
                 outcomes[each] = flight.result()
         return [outcomes[each] for each in targets]
+
+    def _received_entry(
+        self, key: Key, described: _Description, found: Object
+    ) -> tuple[TemporaryFile, frozenset[Target]]:
+        """An entry in a file as that of `_received`, and what it refers to.
+
+        Of large ones there is one at a time in memory.
+
+        Raises:
+            As `_received`; Unusable also if it is no entry as this version stores it.
+        """
+        with self._large if found.size > SMALL_BYTES else nullcontext():
+            body = b"".join(found.chunks())
+            try:
+                targets = checked_targets(key.kind, body)
+            except Foreign as error:
+                raise Unusable(str(error)) from None
+            return self._received(described, [body]), targets
 
     def _received(self, described: _Description, chunks: Iterable[bytes]) -> TemporaryFile:
         """The bytes of an object in a file that is ready to get its name; it must be discarded.

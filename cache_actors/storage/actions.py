@@ -41,6 +41,11 @@ def packed_action(references: Collection[BlobReference], result: bytes) -> bytes
     return b"".join((_HEAD.pack(ACTION_MARK, len(records)), *records, result))
 
 
+def packed_size(references: int, result: int) -> int:
+    """Bytes of the file of an action whose result has `result` bytes, with so many references."""
+    return _HEAD.size + references * _REFERENCE.size + result
+
+
 def unpacked_action(content: bytes) -> tuple[list[BlobReference], bytes]:
     """The references of an action and its result, from the content of its file.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cache_actors.kinds import ACTION_MARK, Kind
 
-from .actions import BlobReference, unpacked_action
+from .actions import BlobReference, packed_action, unpacked_action
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 _ID = re.compile("[0-9A-Fa-f]{64}")
 _FIELD = re.compile(rb"\x12\x40([0-9A-Fa-f]{64})")
 _URL_SAFE = str.maketrans("-_", "+/")
+
+
+class Foreign(Exception):
+    """A content is no entry or action as the service writes it."""
 
 
 class Target(NamedTuple):
@@ -59,6 +63,46 @@ def targets_in(content: bytes) -> frozenset[Target]:
         return frozenset(map(blob_target, unpacked_action(content)[0]))
     except ValueError:
         return frozenset()
+
+
+def checked_targets(kind: Kind, content: bytes) -> frozenset[Target]:
+    """What an entry or action refers to, which has to be one exactly as it is stored here.
+
+    Raises:
+        Foreign: it is something else, and nobody knows what that refers to.
+    """
+    try:
+        if kind is Kind.ACTION:
+            return frozenset(map(blob_target, _stored_blobs(content)))
+        return frozenset(map(artifact_target, references(_stored_values(content))))
+    except (ValueError, RecursionError):
+        raise Foreign(f"it is no {kind.label} as it is stored here") from None
+
+
+def _stored_blobs(content: bytes) -> list[BlobReference]:
+    """The blobs of an action; raises ValueError if it is not written as the service does it."""
+    blobs, result = unpacked_action(content)
+    if packed_action(blobs, result) != content:
+        raise ValueError
+    return blobs
+
+
+def _stored_values(content: bytes) -> list[str]:
+    """The values of an entry; raises ValueError if it is not written as the service does it."""
+    parsed = json.loads(content)
+    if json.dumps(parsed, ensure_ascii=False, separators=(",", ":")).encode() != content:
+        raise ValueError
+    match parsed:
+        case {"entries": [*entries], **more} if not more:
+            return [_stored_value(entry) for entry in entries]
+    raise ValueError
+
+
+def _stored_value(entry: object) -> str:
+    match entry:
+        case {"value": str(value), **more} if not more:
+            return value
+    raise ValueError
 
 
 def references(values: Iterable[str]) -> frozenset[str]:

@@ -189,15 +189,40 @@ def test_object_of_a_later_format_or_a_foreign_name_is_not_looked_at(
     assert key.path(node.disk.root).read_bytes() == key.path(disk.root).read_bytes()
 
 
-@pytest.mark.parametrize("body", [b"no json", b"[]", body_of("x" * 200_000)])
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (Kind.KEYVALUE, b"no json"),
+        (Kind.KEYVALUE, b'{"entries":[{"value":"dg==","of":"another version"}]}'),
+        (Kind.KEYVALUE, body_of("x" * 200_000)),
+        (Kind.KEYVALUE, packed_action([], b"result")),
+        (Kind.ACTION, b"ACT1"),
+        (Kind.ACTION, body_of("dg==")),
+    ],
+)
 def test_what_is_no_entry_or_too_large_is_not_stored_as_one(
-    node: Node, disk: Disk, pusher: Pusher, body: bytes
+    node: Node, disk: Disk, bucket: WatchedBucket, kind: Kind, body: bytes
 ) -> None:
-    key = Key(APP, Kind.KEYVALUE, "aaaa")
-    disk.write(key, body)
-    pusher.push(key)
-    assert node.pull(key) is Outcome.UNUSABLE
+    key = Key(APP, kind, "a" * 64)
+    name, digest = object_name("cache", key), hashlib.sha256(body).hexdigest()
+    bucket.put(name, body, {SHA256: digest, STORED: "1"})
+    said: list[str] = []
+    assert node.pull(key, lambda: said.append("coming")) is Outcome.UNUSABLE
+    assert said == []
+    assert node.noticed == [("unusable", key)]
     assert not node.has(key)
+
+
+def test_action_may_be_as_large_as_one_that_is_stored(
+    node: Node, disk: Disk, pusher: Pusher, bucket: WatchedBucket
+) -> None:
+    node.puller._max_entry_bytes = 3 * SMALL_BYTES
+    blob, large = os.urandom(10), os.urandom(2 * SMALL_BYTES)
+    references = [BlobReference(disk.file(Kind.BLOB, blob).id, len(blob))]
+    action = disk.file(Kind.ACTION, packed_action(references, large))
+    pusher.push(action)
+    assert node.pull(action) is Outcome.HERE
+    assert action.path(node.disk.root).read_bytes() == packed_action(references, large)
 
 
 def test_old_entry_counts_as_gone_but_its_artifacts_do_not(

@@ -3,11 +3,24 @@
 import base64
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_actors.storage.references import references, references_in, spellings
+from cache_actors.http.routes.keyvalue import Value, Values
+from cache_actors.kinds import ACTION_MARK, Kind
+from cache_actors.storage.actions import BlobReference, packed_action, packed_size
+from cache_actors.storage.references import (
+    Foreign,
+    artifact_target,
+    blob_target,
+    checked_targets,
+    references,
+    references_in,
+    spellings,
+    targets_in,
+)
 from tests.support.stored import artifact_id, body_of, value_of
 
 A, B, C = map(artifact_id, range(3))
@@ -166,3 +179,66 @@ def test_value_of_the_largest_size_is_looked_through() -> None:
 
 def test_artifact_may_lie_under_either_case() -> None:
     assert set(spellings(A)) == set(spellings(A.lower())) == {A, A.lower()}
+
+
+# What is written here, and what is not.
+
+
+@given(st.lists(st.text()))
+def test_entry_as_it_is_written_is_one(values: list[str]) -> None:
+    written = msgspec.json.encode(Values([Value(value) for value in values]))
+    found = checked_targets(Kind.KEYVALUE, written)
+    assert found == targets_in(written) == frozenset(map(artifact_target, references(values)))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"entries":{}}',
+        b'{"entries":[1]}',
+        b'{"entries":[{}]}',
+        b'{"entries":[{"value":1}]}',
+        b'{"entries":[{"value":"a"}],"entries":[]}',
+        b'{"entries":[],"more":1}',
+        b'{"entries":[{"value":"a","more":1}]}',
+        b'{"entries": []}',
+        b'{"entries":[{"value":"\\u0061"}]}',
+        b'{"entries":[{"value":"\\ud800"}]}',
+        b'{"entries":[{"value":"\xff"}]}',
+        '{"entries":[]}'.encode("utf-16"),
+        pytest.param(b'{"entries":' + b"[" * 100_000 + b"]" * 100_000 + b"}", id="deep"),
+        packed_action([], b"result"),
+    ],
+)
+def test_what_is_written_otherwise_is_no_entry(content: bytes) -> None:
+    with pytest.raises(Foreign):
+        checked_targets(Kind.KEYVALUE, content)
+
+
+BLOBS = [BlobReference("0" * 64, 1), BlobReference("1" * 64, 2)]
+
+
+def test_action_as_it_is_written_is_one() -> None:
+    written = packed_action(BLOBS, b"result")
+    assert checked_targets(Kind.ACTION, written) == frozenset(map(blob_target, BLOBS))
+    assert len(written) == packed_size(len(BLOBS), len(b"result"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        ACTION_MARK,
+        packed_action(BLOBS, b"")[:-1],
+        packed_action(BLOBS, b"").replace(b"\0" * 32, b"\x22" * 32),  # not in order
+        packed_action(BLOBS[:1], b"").replace(b"\0\0\0\1\0", b"\0\0\0\2\0", 1) + bytes(39) + b"\1",
+        body_of("dg=="),
+    ],
+)
+def test_what_is_written_otherwise_is_no_action(content: bytes) -> None:
+    with pytest.raises(Foreign):
+        checked_targets(Kind.ACTION, content)
