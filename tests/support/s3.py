@@ -18,7 +18,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import httpx
-from obstore.store import S3Store
+import pytest
+from obstore.store import ObjectStore, S3Store
+
+from cache_actors.s3 import bucket as bucket_module
+from cache_actors.s3.config import BucketConfig
 
 from .programs import find_script
 from .service import free_port
@@ -167,6 +171,16 @@ def running_s3() -> Iterator[S3Server]:
         finally:
             process.kill()
             process.wait(60)
+
+
+def unhurried(config: BucketConfig, _seconds: float) -> ObjectStore:
+    """Connections that wait for a busy machine as long as it takes: `Bucket` takes this to connect.
+
+    For tests that ask once: a service asks again, but they would take a late answer for a fault.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bucket_module, "CONNECT_SECONDS", LONGEST)
+        return bucket_module.connect_s3(config, LONGEST)
 
 
 def _answers(server: S3Server) -> bool:
@@ -373,21 +387,26 @@ class _Request(BaseHTTPRequestHandler):
     def answer(
         self, status: int, headers: dict[str, str], data: bytes, length: int | None = None
     ) -> None:
-        """Send an answer with that body; what is shorter than `length` is cut off."""
+        """Send an answer with that body; what is shorter than `length` is cut off.
+
+        An answer that has none by its status or method is sent without: the client would take it
+        for the begin of the next one.
+        """
+        has_body = self.command != "HEAD" and status not in (204, 304)
         self.send_response_only(status)
         for name, value in headers.items():
             if name.lower() not in ("content-length", "connection", "transfer-encoding"):
                 self.send_header(name, value)
         length = len(data) if length is None else length
-        if self.command != "HEAD" and status not in (204, 304):
+        if has_body:
             self.send_header("Content-Length", str(length))
         else:
             self.send_header("Content-Length", headers.get("Content-Length", "0"))
         self.end_headers()
-        if self.command != "HEAD":
+        if has_body:
             self.wfile.write(data)
-        if len(data) < length:
-            raise Broken
+            if len(data) < length:
+                raise Broken
 
     def log_message(self, *_: object) -> None:
         """Log nothing."""

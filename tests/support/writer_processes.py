@@ -1,6 +1,7 @@
-"""The writer processes of a service, for tests."""
+"""The processes of a service that work for its actors, for tests."""
 
 from contextlib import suppress
+from typing import Any
 
 import msgspec
 
@@ -11,11 +12,20 @@ from .strace import family, last_argument
 
 def disk_processes(pid: int) -> list[int]:
     """The ids of the writer processes of the service with process `pid`, and of its workers."""
-    return sorted(each for each in family(pid)[1:] if _is_one(each))
+    return processes_with(pid, WriterConfig)
 
 
-def _is_one(pid: int) -> bool:
-    with suppress(msgspec.DecodeError):  # just forked, or another program
-        msgspec.json.decode(last_argument(pid), type=WriterConfig)
-        return True
-    return False
+def processes_with(pid: int, config: type[msgspec.Struct]) -> list[int]:
+    """The ids of those processes whose command line ends with such a configuration.
+
+    A configuration of another kind may have all of its fields, and more.
+    """
+    fields = {field.name for field in msgspec.structs.fields(config)}
+    return sorted(each for each in family(pid)[1:] if _fields_of(each) == fields)
+
+
+def _fields_of(pid: int) -> set[str]:
+    with suppress(msgspec.MsgspecError):  # just forked, or another program
+        found: dict[str, Any] = msgspec.json.decode(last_argument(pid), type=dict[str, Any])
+        return set(found)
+    return set()

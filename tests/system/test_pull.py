@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cache_actors.fetcher_process.protocol import FetcherConfig
 from cache_actors.nginx.process import NginxFailed
 from cache_actors.storage.layout import module_id
 from tests.contract.examples import (
@@ -26,9 +27,9 @@ from tests.support.nginx import find_binary
 from tests.support.s3 import FaultProxy, Garble, Hold, Refuse, S3Bucket, S3Server
 from tests.support.service import Service, client_of, free_port, nodes_of, running_service
 from tests.support.stored import value_of
-from tests.support.strace import family
 from tests.support.tuist import HeldTuist
 from tests.support.waiting import eventually
+from tests.support.writer_processes import disk_processes, processes_with
 
 from .site import PROJECT, Site, running_site
 
@@ -343,6 +344,7 @@ def test_process_that_dies_is_replaced_and_its_misses_are_misses(
     with ThreadPoolExecutor(1) as clients:
         pulled = clients.submit(read, other, cas_path(cas_id))
         assert hold.reached.wait(60)
+        assert len(disk_processes(other.service.pid)) == 2
         os.kill(fetcher_of(other), signal.SIGKILL)
         assert pulled.result()[0] == 404
     proxy.fault = lambda _method, _path: None
@@ -373,11 +375,8 @@ def shared(node: Site) -> dict[str, Any]:
 
 def fetcher_of(node: Site) -> int:
     """The id of the process that pulls."""
-    return next(
-        pid
-        for pid in family(node.service.pid)
-        if b"fetcher_process" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    )
+    [pid] = processes_with(node.service.pid, FetcherConfig)
+    return pid
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 
 from cache_actors.cli.dev.tuist import StandInTuist
 from cache_actors.kinds import Kind
+from cache_actors.replicator_process.protocol import ReplicatorConfig
 from cache_actors.s3.names import SHA256, STORED, key_of, object_name
 from cache_actors.storage.layout import Key, Project
 from cache_actors.storage.references import references_in
@@ -21,8 +22,8 @@ from tests.support.metrics import Scrape
 from tests.support.s3 import Fault, FaultProxy, Refuse, Reset, S3Bucket, Silence
 from tests.support.service import Service, client_of, running_service
 from tests.support.stored import artifact_id, value_of
-from tests.support.strace import family, last_argument
 from tests.support.waiting import eventually
+from tests.support.writer_processes import processes_with
 
 APP = Project("acme", "app")
 
@@ -92,7 +93,7 @@ def puts(service: Service) -> float:
 
 def replicators(service: Service) -> list[int]:
     """The processes that push."""
-    return [pid for pid in family(service.pid)[1:] if b'"bucket"' in last_argument(pid)]
+    return processes_with(service.pid, ReplicatorConfig)
 
 
 def test_what_is_stored_is_in_the_bucket_with_its_metadata(

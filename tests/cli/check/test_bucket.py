@@ -1,6 +1,7 @@
 """What `cache-actors check` says of a bucket: of a real one, and of one with faults."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,10 @@ import pytest
 from cache_actors.cli.check import bucket as module
 from cache_actors.cli.check.bucket import check_bucket
 from cache_actors.cli.check.result import CheckResult, Verdict
+from cache_actors.s3.bucket import Bucket
 from cache_actors.s3.names import SHA256
 from cache_actors.settings import Settings, load_settings
-from tests.support.s3 import Fault, FaultProxy, Metadata, Refuse, S3Bucket
+from tests.support.s3 import Fault, FaultProxy, Metadata, Refuse, S3Bucket, unhurried
 
 Check = Callable[..., dict[str, CheckResult]]
 """Check the bucket, at an endpoint if not directly; results by their subjects."""
@@ -25,6 +27,7 @@ def check(tmp_path: Path, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch) 
         }
         for name, value in (environment | more).items():
             monkeypatch.setenv(name, value)
+        monkeypatch.setattr(module, "Bucket", partial(Bucket, connect=unhurried))
         results = list(check_bucket(load_settings()))
         assert len({each.subject for each in results}) == len(results)
         assert all((each.advice is None) == (each.verdict is Verdict.OK) for each in results)
