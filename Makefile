@@ -1,4 +1,4 @@
-# make run     set up, then run the service on an embedded default (Ctrl-C stops it)
+# make run     set up, then run the service on an embedded default (Ctrl-C stops it); NODES=2 runs two nodes with a bucket
 # make test    set up, then run the tests; TESTS="tests/storage -k name" runs some of them
 # make test-all  the same, with what takes too long for every day
 # make bare    both commands in a minimal Debian, made for it; BARE="--help" for parts of it. Needs root
@@ -18,7 +18,7 @@ READY := .venv/ready
 .PHONY: run test test-all bare soak bench check format lock clean system-packages
 
 run: $(READY)
-	@exec $(BIN)/cache-actors dev
+	@exec $(BIN)/cache-actors dev $(if $(NODES),--nodes $(NODES))
 
 # Two lanes: what can run beside other tests, several at once, since most of them wait for processes;
 # then what wants the machine for itself. Both run, whatever becomes of the first.

@@ -61,12 +61,20 @@ def serve() -> None:
 
 
 @main.command()
-def dev() -> None:
+@click.option(
+    "--nodes",
+    type=click.IntRange(1, 9),
+    default=1,
+    show_default=True,
+    help="How many nodes, at ports from PORT on; if there are several, they share a bucket in S3.",
+)
+def dev(nodes: int) -> None:
     """Run nginx, the service and a stand-in Tuist server, on loopback, to try it out."""
 
     from .dev.embedded import run_dev
+    from .dev.nodes import run_nodes
 
-    _exit_with(run_dev)
+    _exit_with(lambda: run_nodes(nodes) if nodes > 1 else run_dev())
 
 
 @main.command()

@@ -59,7 +59,7 @@ def running_nginx(
             stderr=output,
             start_new_session=True,
         ) as process,
-        _guarded(process.pid, options.runtime),
+        guarded(process.pid, options.runtime),
     ):
         try:
             _wait_until_started(process, options, errors)
@@ -97,18 +97,19 @@ trap '' HUP INT TERM
 read -r _
 kill -TERM "-$1"
 for _ in 1 2 3 4 5 6 7 8 9 10; do kill -0 "-$1" && sleep 0.1; done
+kill -KILL "-$1"
 rm -rf "$2"
 """
 """Shell script that waits for the end of its standard input, which is the end of this process.
 
-Its arguments are the process group of nginx, which it ends, and a folder, which it removes."""
+Its arguments are a process group, which it ends, and a folder, which it removes."""
 
 
 @contextmanager
-def _guarded(nginx: int, runtime: Path) -> Iterator[None]:
-    """End nginx, and remove its runtime folder, if this process dies within the context."""
+def guarded(group: int, folder: Path) -> Iterator[None]:
+    """End the processes of `group`, and remove `folder`, if this process dies in the context."""
     with subprocess.Popen(  # noqa: S603
-        ["/bin/sh", "-c", _GUARD, "sh", str(nginx), str(runtime)],
+        ["/bin/sh", "-c", _GUARD, "sh", str(group), str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -5,12 +5,11 @@ from threading import Thread
 
 import pytest
 
+from cache_actors.cli.dev.seaweed import ACCESS_KEY, SECRET_KEY
 from cache_actors.s3.bucket import Bucket
 from cache_actors.s3.config import BucketConfig
 from cache_actors.s3.errors import BucketError, Misconfigured, Rejected, SlowDown, Unreachable
 from tests.support.s3 import (
-    ACCESS_KEY,
-    SECRET_KEY,
     Cut,
     Fault,
     FaultProxy,

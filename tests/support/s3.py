@@ -1,7 +1,5 @@
 """A real S3 server, SeaweedFS, and a proxy in front of it that breaks what a test wants broken."""
 
-import json
-import os
 import signal
 import socket
 import struct
@@ -21,6 +19,7 @@ import httpx
 import pytest
 from obstore.store import ObjectStore, S3Store
 
+from cache_actors.cli.dev.seaweed import ACCESS_KEY, SECRET_KEY, running_seaweed
 from cache_actors.s3 import bucket as bucket_module
 from cache_actors.s3.config import BucketConfig
 
@@ -28,17 +27,8 @@ from .programs import find_script
 from .service import free_port
 from .waiting import eventually
 
-ACCESS_KEY, SECRET_KEY = "tests-access-key", "tests-secret-key"
-
-_ACTIONS = ["Admin", "Read", "List", "Tagging", "Write"]
-_IDENTITY = {
-    "name": "tests",
-    "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
-    "actions": _ACTIONS,
-}
-
 VOLUMES = 400
-"""Number of buckets that a server can hold; each takes a file of its own."""
+"""Number of buckets that a server can hold."""
 
 LONGEST = 60.0
 """Longest time for which a request is held, in seconds; it ends a test that hangs."""
@@ -140,37 +130,16 @@ class S3Bucket:
 
 @contextmanager
 def running_s3() -> Iterator[S3Server]:
-    """Run SeaweedFS on loopback, and kill it in the end: SIGTERM would take it 10 s.
+    """Run SeaweedFS on loopback.
 
     The test is skipped where it is not installed, or fails if CI is set.
     """
-    program = find_script("weed")
-    ports = {name: free_port() for name in ("master", "volume", "filer", "s3")}
-    with tempfile.TemporaryDirectory(prefix="cache-actors-s3-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        (folder / "s3.json").write_text(json.dumps({"identities": [_IDENTITY]}))
-        command = [program, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
-        command += ["-filer", "-s3", f"-s3.config={folder / 's3.json'}"]
-        command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64"]
-        command += [f"-volume.max={VOLUMES}", "-s3.allowDeleteBucketNotEmpty"]
-        for part, port in ports.items():
-            command += [f"-{part}.port={port}", f"-{part}.port.grpc={free_port()}"]
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(folder),
-            "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1",  # a file for each bucket, rather than seven
-        }
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                command, env=environment, cwd=folder, stdout=log, stderr=log, stdin=-3
-            )
-        server = S3Server(process, ports["s3"], ports["filer"])
-        try:
-            eventually(lambda: _answers(server))
-            yield server
-        finally:
-            process.kill()
-            process.wait(60)
+    find_script("weed")
+    with (
+        tempfile.TemporaryDirectory(prefix="cache-actors-s3-", ignore_cleanup_errors=True) as name,
+        running_seaweed(Path(name) / "s3", VOLUMES) as server,
+    ):
+        yield S3Server(server.process, server.port, server.filer_port)
 
 
 def unhurried(config: BucketConfig, _seconds: float) -> ObjectStore:
@@ -181,15 +150,6 @@ def unhurried(config: BucketConfig, _seconds: float) -> ObjectStore:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bucket_module, "CONNECT_SECONDS", LONGEST)
         return bucket_module.connect_s3(config, LONGEST)
-
-
-def _answers(server: S3Server) -> bool:
-    assert server.process.poll() is None, "the S3 server has ended"
-    filer = f"http://127.0.0.1:{server.filer_port}/"
-    with suppress(httpx.TransportError):
-        answers = [httpx.get(url, trust_env=False) for url in (server.url, filer)]
-        return [answer.status_code for answer in answers] == [403, 200]
-    return False
 
 
 def _exists(bucket: S3Bucket) -> bool:

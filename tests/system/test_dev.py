@@ -21,7 +21,7 @@ from cache_actors.cli.main import main
 from cache_actors.nginx.config import NginxOptions
 from cache_actors.storage.files.store import PROBE_BYTES
 from tests.support.grpc_client import grpc_client
-from tests.support.programs import find_program
+from tests.support.programs import find_program, find_script
 from tests.support.service import free_port
 from tests.support.strace import family
 from tests.support.waiting import eventually
@@ -37,16 +37,7 @@ def test_printed_curl_lines_work_in_their_order(tmp_path: Path) -> None:
         lines = [line for line in printed if line.startswith("curl")]
         [bazel] = [line for line in printed if "--remote_cache=" in line]
         use_as_bazel_would(bazel)
-        answers = [
-            subprocess.run(
-                ["bash", "-c", line],  # noqa: S607
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=60,
-            ).stdout
-            for line in lines
-        ]
+        answers = [run(line) for line in lines]
     assert len(answers) == 5
     stored, read, put, retrieved, up = answers
     assert stored.startswith("HTTP/1.1 204")
@@ -93,6 +84,54 @@ def test_refuses_to_be_reached_from_elsewhere(
     run = CliRunner().invoke(main, ["dev"], env={"BIND": "0.0.0.0"})
     assert run.exit_code == 2
     assert run.stderr.startswith("BIND is '0.0.0.0'; allowed: a loopback address")
+
+
+@pytest.mark.nightly
+def test_nodes_share_a_bucket_as_is_printed_and_end_with_their_parent(
+    tmp_path: Path,
+) -> None:
+    find_script("weed")
+    port, output = free_port(), tmp_path / "output"
+    with (
+        output.open("wb") as file,
+        subprocess.Popen(
+            [*DEV, "--nodes", "2"],
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1", "PORT": str(port)},
+            stdout=file,
+            stderr=file,
+        ) as process,
+    ):
+        try:
+            eventually(lambda: "tail -n" in output.read_text() or process.poll() is not None, 120)
+            printed = output.read_text().splitlines()
+            stored_and_retrieved = [run(line) for line in printed if line.startswith("curl")]
+            [lose_disk] = [line for line in printed if line.startswith("rm -r")]
+            run(lose_disk)
+            at_second = [line for line in printed if f":{port + 1}/" in line]
+            at_first = [line.replace(f":{port + 1}/", f":{port}/") for line in at_second]
+            eventually(lambda: all("HTTP/1.1 200" in run(line) for line in at_first))
+            [status] = [run(line) for line in printed if "status --url" in line]
+            family_of_all = family(process.pid)[1:]
+        finally:
+            process.kill()
+    assert [answer.split()[1] for answer in stored_and_retrieved] == ["204", "204", "200", "200"]
+    assert stored_and_retrieved[3].endswith("the bytes of an artifact\n")
+    assert "Bucket ok" in status
+    assert len(family_of_all) > 6
+    eventually(lambda: not any(map(is_running, family_of_all)))
+    eventually(lambda: not any((tmp_path / ".dev").glob("nodes-*/node-*")))
+
+
+def run(line: str) -> str:
+    """What a printed line prints in a shell."""
+    return subprocess.run(
+        ["bash", "-c", line],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
 
 
 @contextmanager

@@ -47,9 +47,9 @@ def run_dev() -> int:
     """
     with (
         StandInTuist({TOKEN: [f"{ACCOUNT}/{PROJECT}"]}) as tuist,
-        TemporaryDirectory(prefix="cache-actors-", dir=_tmpfs()) as runtime,
+        TemporaryDirectory(prefix="cache-actors-", dir=memory_folder()) as runtime,
     ):
-        settings = _settings(tuist.url)
+        settings = local_settings(tuist.url)
         try:
             nginx = find_nginx()
         except NoNginx as problem:
@@ -61,12 +61,19 @@ def run_dev() -> int:
                 "nginx_log": Path(runtime) / "answers.log",
             }
         )
-        options = _nginx_options(nginx, behind)
+        options = nginx_options(nginx, behind)
         with running_nginx(nginx, options, ended=_stop):
             return run_process(behind, announce=lambda: _introduce(behind, options))
 
 
-def _settings(server_url: str) -> Settings:
+def local_settings(server_url: str) -> Settings:
+    """The settings of the environment, for the Tuist server at `server_url` and on loopback.
+
+    The environment is changed, so that processes that are started get the same.
+
+    Raises:
+        BadSettings: a setting is bad, or `BIND` is not loopback.
+    """
     os.environ.setdefault("LOG_FORMAT", "text")
     os.environ |= {"SERVER_URL": server_url, "CAS_STORAGE_DIR": str(STORAGE.absolute())}
     os.environ.setdefault("STORAGE_MAX_BYTES", str(STORAGE_MAX_BYTES))
@@ -85,28 +92,31 @@ def _stop() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _nginx_options(nginx: Path, settings: Settings) -> NginxOptions:
+def nginx_options(nginx: Path, settings: Settings) -> NginxOptions:
+    """The options of the binary `nginx` before a service with `settings`, on a Unix socket."""
     assert settings.socket_path is not None, "nginx needs the service behind it"  # noqa: S101
     return NginxOptions(
-        listen=_address(settings),
+        listen=address(settings),
         upstream=f"unix:{settings.socket_path}",
         storage=settings.cas_storage_dir,
         runtime=settings.socket_path.parent,
         path_prefix=settings.path_prefix,
         max_upload_bytes=settings.max_upload_bytes,
         answers_log=settings.nginx_log,
+        bucket=settings.s3_bucket is not None,
         # nginx's workers have to read files that this process writes.
         user="root root" if os.geteuid() == 0 else None,
         nginx_version=nginx_version(nginx),
     )
 
 
-def _address(settings: Settings) -> str:
+def address(settings: Settings) -> str:
+    """The address that clients use, with the port."""
     host = f"[{settings.bind}]" if ":" in settings.bind else settings.bind
     return f"{host}:{settings.port}"
 
 
-def _tmpfs() -> str | None:
+def memory_folder() -> str | None:
     """The system's folder in memory, for nginx's decisions, which hold tokens; None without one."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 
@@ -120,7 +130,7 @@ def _is_loopback(address: str) -> bool:
 
 def _introduce(settings: Settings, nginx: NginxOptions | None = None) -> None:
     """Print example commands to paste into a shell, for the service behind `nginx` or without."""
-    url = f"http://{_address(settings)}{settings.path_prefix}"
+    url = f"http://{address(settings)}{settings.path_prefix}"
     who = "nginx listens" if settings.socket_path else "The service listens"
     query = f"account_handle={ACCOUNT}&project_handle={PROJECT}"
     artifact = "the bytes of an artifact"
@@ -144,7 +154,7 @@ Store a key-value entry, and retrieve it:
 {curl} -X PUT --data '{entry}' '{url}/api/cache/keyvalue?{query}'
 {curl} -X PUT '{url}/api/cache/keyvalue/{cas_id}?{query}'
 
-{_introduce_grpc(_address(settings), nginx)}
+{_introduce_grpc(address(settings), nginx)}
 
 Look at the supervision tree, here or in a browser:
 curl -s -w '\\n' '{url}/up'
