@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from cache_actors.actor_process.crash import end_with_any_thread
 from cache_actors.actor_process.framing import framed, next_message
 from cache_actors.s3.bucket import Bucket
 from cache_actors.s3.cleans import Cleans
@@ -236,6 +237,7 @@ def run(config: FetcherConfig) -> None:
     Raises:
         OSError: the storage folder cannot be used.
     """
+    end_with_any_thread()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     temporary = TemporaryFolder(Path(config.root) / TEMPORARY)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from cache_actors.actor_process.crash import end_with_any_thread
 from cache_actors.actor_process.framing import framed, next_message
 from cache_actors.s3.bucket import Bucket
 from cache_actors.s3.errors import BreakerOpen, BucketError, Misconfigured
@@ -198,6 +199,7 @@ class ReplicatorServer:
 
 def run(config: ReplicatorConfig) -> None:
     """Push what comes through the channel until its other end is gone."""
+    end_with_any_thread()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with socket.socket(fileno=config.channel) as channel, channel.makefile("rb") as stream:

@@ -168,6 +168,9 @@ class Puller:
             if not isinstance(error, BreakerOpen):  # else it has been said
                 self._noticed("failed", key, _reason(error))
             return Outcome.UNKNOWN
+        except Exception as error:  # a bug: who waits has to hear of the end nevertheless
+            self._noticed("failed", key, repr(error))
+            return Outcome.UNKNOWN
 
     def _pull_artifact(self, key: Key) -> Outcome:
         if self._store.touch(key.path(self._store.root), time.time_ns()):

@@ -225,6 +225,16 @@ def test_action_may_be_as_large_as_one_that_is_stored(
     assert action.path(node.disk.root).read_bytes() == packed_action(references, large)
 
 
+def test_bug_is_noticed_and_a_miss(
+    node: Node, disk: Disk, pusher: Pusher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = disk.artifact(1)
+    pusher.push(key)
+    monkeypatch.setattr(node.puller, "_received", lambda *_: 1 / 0)
+    assert node.pull(key) is Outcome.UNKNOWN
+    assert node.noticed == [("failed", key)]
+
+
 def test_old_entry_counts_as_gone_but_its_artifacts_do_not(
     node: Node, disk: Disk, pusher: Pusher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
