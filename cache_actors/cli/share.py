@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from cache_actors.errors import CommandError
-from cache_actors.s3.bucket import Bucket
+from cache_actors.s3.cleans import exchange_cleans
 from cache_actors.s3.config import bucket_config
 from cache_actors.s3.errors import BucketError
-from cache_actors.s3.installation import claim
+from cache_actors.s3.installation import ClaimedBucket
 from cache_actors.s3.push import Pushed
 from cache_actors.s3.replication import Finished, Replication
 from cache_actors.s3.walk import WalkRunning
@@ -54,7 +54,7 @@ def run_share(settings: Settings, *, wait: bool, again: bool) -> int:
     share = _Share(settings, wait=wait)
     again_before = time.time() if again else None
     try:
-        bucket = Bucket(config)
+        bucket = ClaimedBucket(config, str(settings.server_url))
         replication = Replication(
             settings.cas_storage_dir,
             bucket,
@@ -64,7 +64,7 @@ def run_share(settings: Settings, *, wait: bool, again: bool) -> int:
             log=share.say,
             patient=wait,
         )
-        share.claim(bucket)
+        share.open(bucket)
         replication.start()
         left = share.walk(replication, again_before)
     except KeyboardInterrupt:
@@ -105,11 +105,12 @@ class _Share:
         """Print a line about something that has gone wrong."""
         click.echo(line, err=True)
 
-    def claim(self, bucket: Bucket) -> None:
-        """Claim the prefix; if it waits, until the bucket answers."""
+    def open(self, bucket: ClaimedBucket) -> None:
+        """Claim the prefix, and look for cleans; if it waits, until the bucket answers."""
         while True:
             try:
-                return claim(bucket, str(self._settings.server_url))
+                bucket.claim()
+                return exchange_cleans(bucket, self._settings.cas_storage_dir)
             except BucketError as error:
                 if not self._wait:
                     raise

@@ -46,12 +46,10 @@ class PullRequest(msgspec.Struct, frozen=True, array_like=True, tag=True):
     taken: int
 
 
-class CleanRequest(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Tell all nodes that the project `account/name` is cleaned; `number` tells requests apart."""
+class TellRequest(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Tell all nodes of the cleans that this node knows of; `number` tells requests apart."""
 
     number: int
-    account: str
-    name: str
 
 
 class StoredFile(msgspec.Struct, frozen=True, array_like=True):
@@ -81,6 +79,16 @@ class CountedRequest(msgspec.Struct, frozen=True, array_like=True):
     seconds: float
 
 
+class FollowedClean(msgspec.Struct, frozen=True, array_like=True):
+    """Files of the project `account/name` that have been removed, as another node has cleaned it:
+    their number, and their bytes on disk."""
+
+    account: str
+    name: str
+    files: int
+    bytes: int
+
+
 class PullReport(msgspec.Struct, frozen=True, array_like=True):
     """What has happened since the last report.
 
@@ -89,8 +97,9 @@ class PullReport(msgspec.Struct, frozen=True, array_like=True):
         stored: the files that have been stored.
         noticed: what was wrong.
         requests: the requests to the bucket.
-        told: the cleans that all nodes will hear of, by the numbers of requests, or why they won't.
-        cleaned: projects, each as account and name, that another node has cleaned.
+        told: the requests to tell of cleans, by their numbers, with what went wrong, if anything.
+        followed: the cleans of other nodes that have been followed here.
+        troubles: what went wrong with such cleans, a line each.
     """
 
     outcomes: list[tuple[int, Outcome]]
@@ -98,8 +107,9 @@ class PullReport(msgspec.Struct, frozen=True, array_like=True):
     noticed: list[Noticed]
     requests: list[CountedRequest]
     told: list[tuple[int, str | None]]
-    cleaned: list[tuple[str, str]]
+    followed: list[FollowedClean]
+    troubles: list[str]
 
 
-decode_request = msgspec.msgpack.Decoder(PullRequest | CleanRequest).decode
+decode_request = msgspec.msgpack.Decoder(PullRequest | TellRequest).decode
 decode_report = msgspec.msgpack.Decoder(PullReport).decode
