@@ -356,15 +356,8 @@ class Application:
 
         def fetcher() -> Fetcher:
             announce = self._evictor_client.stored
-            clean = CleanerClient(self._cleans.address).clean
             return Fetcher(
-                config,
-                self._capacity,
-                announce,
-                clean,
-                shared,
-                self.metrics,
-                self._log.warning,
+                config, self._capacity, announce, shared, self.metrics, self._log.warning
             )
 
         yield actor_child(self._missing, fetcher, shutdown=ACTOR_SHUTDOWN)
@@ -406,7 +399,13 @@ class Application:
         )
 
     def _cleaner(self) -> Cleaner:
-        return Cleaner(self._store, self.metrics, self._background_threads, self._log.warning)
+        return Cleaner(
+            self._store,
+            self.metrics,
+            self._background_threads,
+            self._log.warning,
+            is_shared=self._bucket is not None,
+        )
 
     def _auth_cache(self) -> AuthCache:
         return AuthCache(

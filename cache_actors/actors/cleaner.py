@@ -7,12 +7,14 @@ goes on after a crash or a restart, since the trash is on disk.
 from __future__ import annotations
 
 import itertools
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import trio
 
 from cache_actors.storage.errors import StorageError
+from cache_actors.storage.known_cleans import note_clean
 from cache_actors.storage.trash import Removed, clean, empty_trash
 from cache_actors.supervision import Actor, Address, Call, Envelope
 from cache_actors.transfer.disk_threads import in_thread
@@ -63,6 +65,7 @@ class Cleaner(Actor):
         metrics: metrics to count in.
         threads: limit on threads for disk access.
         log: logs cleans and failures, with the event's name and fields.
+        is_shared: whether other nodes have the same projects, in a bucket.
     """
 
     batch_limit: ClassVar[int] = 16
@@ -73,8 +76,11 @@ class Cleaner(Actor):
         metrics: Metrics,
         threads: trio.CapacityLimiter,
         log: Callable[..., object],
+        *,
+        is_shared: bool = False,
     ) -> None:
         self._store = store
+        self._is_shared = is_shared
         self._metrics = metrics
         self._threads = threads
         self._log = log
@@ -102,6 +108,8 @@ class Cleaner(Actor):
         self._look.set()
 
     def _clean(self, project: Project) -> bool:
+        if self._is_shared:  # first of all, so that nothing comes back from the bucket
+            note_clean(self._store.root, project, time.time_ns(), durable=self._store.durable)
         return clean(self._store.root, project, durable=self._store.durable)
 
     async def _keep_empty(self) -> None:

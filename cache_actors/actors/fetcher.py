@@ -26,14 +26,13 @@ import trio
 from cache_actors.actor_process.client import ProcessDied
 from cache_actors.fetcher_process.protocol import (
     MAX_FLIGHTS,
-    CleanRequest,
     FetcherConfig,
     PullReport,
     PullRequest,
+    TellRequest,
     decode_report,
 )
 from cache_actors.s3.outcome import Outcome
-from cache_actors.storage.errors import StorageError
 from cache_actors.storage.layout import Key, Project, StoredKey, key_at
 from cache_actors.supervision import Actor, ActorError, Address, Call, Envelope, Holding, Shares
 
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from cache_actors.actor_process.client import ActorProcess
+    from cache_actors.fetcher_process.protocol import FollowedClean
     from cache_actors.metrics.registry import Metrics
     from cache_actors.s3.status import SharedMonitor
     from cache_actors.storage.capacity import Capacity
@@ -61,8 +61,8 @@ ARTIFACT_SECONDS = 10.0
 """Longest time that anybody waits for an artifact, in seconds, or for all artifacts of an entry."""
 
 
-class CleanUnknown(Exception):
-    """A clean could not be told to the bucket; the message says why."""
+class CleanUntold(Exception):
+    """The bucket has yet to be told of a clean; the message says why."""
 
 
 class FetcherClient:
@@ -98,14 +98,14 @@ class FetcherClient:
         self._metrics.pulled(key.kind.label, outcome)
         return outcome
 
-    async def clean(self, project: Project) -> None:
-        """Tell all nodes that `project` is cleaned, so that nothing comes from the bucket again.
+    async def tell_cleans(self) -> None:
+        """Tell all nodes of the cleans that this node knows of (`storage/known_cleans.py`).
 
         Raises:
-            CleanUnknown: they may not hear of it.
+            CleanUntold: they may not hear of it now; they are told later.
             ActorError: the fetcher is overloaded, or did not answer.
         """
-        await self._fetcher.call(TellClean(project))
+        await self._fetcher.call(TellCleans())
 
     async def pull_targets(self, project: Project, targets: Iterable[Target]) -> None:
         """Look for artifacts and blobs, all at once; return when that has come to an end."""
@@ -141,10 +141,8 @@ class Pull(Call[Outcome]):
 
 
 @dataclass(frozen=True, slots=True)
-class TellClean(Call[None]):
-    """Tell all nodes that `project` is cleaned."""
-
-    project: Project
+class TellCleans(Call[None]):
+    """Tell all nodes of the cleans that this node knows of."""
 
 
 @dataclass(slots=True)
@@ -166,10 +164,9 @@ class Fetcher(Actor):
         config: makes the configuration of the process of its descriptor.
         capacity: the room that there is.
         announce: told of each batch of what has been stored, under which keys.
-        clean: cleans a project on this disk, which another node has cleaned.
         monitor: the status of the bucket to update.
-        metrics: where requests to the bucket are counted, and what was wrong.
-        log: logs what was wrong, with the event's name and fields.
+        metrics: where requests to the bucket are counted, what was wrong, and cleans.
+        log: logs what was wrong, and cleans, with the event's name and fields.
     """
 
     batch_limit: ClassVar[int] = 256
@@ -179,7 +176,6 @@ class Fetcher(Actor):
         config: Callable[[int], FetcherConfig],
         capacity: Capacity,
         announce: Callable[[Sequence[StoredKey]], Awaitable[None]],
-        clean: Callable[[Project], Awaitable[None]],
         monitor: SharedMonitor,
         metrics: Metrics,
         log: Callable[..., object],
@@ -187,7 +183,6 @@ class Fetcher(Actor):
         self._keeper = BucketProcess(
             "fetcher", COMMAND, config, decode_report, monitor, metrics, log
         )
-        self._clean = clean
         self._capacity = capacity
         self._announce = announce
         self._metrics = metrics
@@ -197,7 +192,7 @@ class Fetcher(Actor):
         self._numbers = itertools.count()
         self._flights: dict[Key, _Flight] = {}
         self._asked: dict[int, _Flight] = {}  # those that the process has been asked for
-        self._cleans: dict[int, Envelope] = {}  # of which all nodes are being told
+        self._telling: dict[int, Envelope] = {}  # who wait until all nodes are told of cleans
         self._sending = trio.Lock()
         self._process: ActorProcess | None = None
 
@@ -214,8 +209,8 @@ class Fetcher(Actor):
             match envelope.message:
                 case Pull() as message:
                     self._join(envelope, message)
-                case TellClean(project):
-                    self._nursery.start_soon(self._tell, envelope, project)
+                case TellCleans():
+                    self._nursery.start_soon(self._tell, envelope)
 
     def _join(self, envelope: Envelope, message: Pull) -> None:
         flight = self._flights.get(message.key)
@@ -257,23 +252,23 @@ class Fetcher(Actor):
             self._asked.pop(flight.number, None)
         return is_sent
 
-    async def _tell(self, envelope: Envelope, project: Project) -> None:
-        """Ask the process to tell all nodes of a clean."""
+    async def _tell(self, envelope: Envelope) -> None:
+        """Ask the process to tell all nodes of cleans."""
         number = next(self._numbers)
-        self._cleans[number] = envelope
-        if not await self._send(CleanRequest(number, project.account, project.name)):
+        self._telling[number] = envelope
+        if not await self._send(TellRequest(number)):
             self._told(number, "the process that pulls has ended")
 
     def _told(self, number: int, failure: str | None) -> None:
-        """Answer who waits until all nodes are told of a clean."""
-        if (envelope := self._cleans.pop(number, None)) is None:
+        """Answer who waits until all nodes are told of cleans."""
+        if (envelope := self._telling.pop(number, None)) is None:
             return
         if failure is None:
             envelope.reply()
         else:
-            envelope.fail(CleanUnknown(failure))
+            envelope.fail(CleanUntold(failure))
 
-    async def _send(self, request: PullRequest | CleanRequest) -> bool:
+    async def _send(self, request: PullRequest | TellRequest) -> bool:
         """Send the process a request, and return whether it lives."""
         async with self._sending:
             if self._process is None:
@@ -298,7 +293,7 @@ class Fetcher(Actor):
         asked, self._asked = self._asked, {}
         for flight in asked.values():
             self._land(flight, Outcome.UNKNOWN)
-        for number in list(self._cleans):
+        for number in list(self._telling):
             self._told(number, "the process that pulls has ended")
 
     async def _take(self, report: PullReport) -> None:
@@ -312,8 +307,10 @@ class Fetcher(Actor):
             await self._announce(stored)
         for number, failure in report.told:
             self._told(number, failure)
-        for account, name in report.cleaned:
-            self._nursery.start_soon(self._clean_here, Project(account, name))
+        for clean in report.followed:
+            self._note_followed(clean)
+        for line in report.troubles:
+            self._log("clean_failed", reason=line)
         for number, outcome in report.outcomes:
             flight = self._asked.get(number)
             if flight is not None and outcome is Outcome.COMING:
@@ -322,12 +319,13 @@ class Fetcher(Actor):
                 del self._asked[number]
                 self._land(flight, outcome)
 
-    async def _clean_here(self, project: Project) -> None:
-        """Clean a project here which another node has cleaned."""
-        try:
-            await self._clean(project)
-        except (ActorError, StorageError) as error:
-            self._log("clean_failed", project=str(project), reason=str(error))
+    def _note_followed(self, clean: FollowedClean) -> None:
+        """Note what has been removed here of a project that another node has cleaned."""
+        self._metrics.cleaned_projects.inc()
+        self._metrics.cleaned(clean.files, clean.bytes)
+        self._capacity.forget_scan()
+        project = str(Project(clean.account, clean.name))
+        self._log("clean_followed", project=project, files=clean.files, bytes=clean.bytes)
 
     def _come(self, flight: _Flight) -> None:
         """Tell those who want to know no more that an entry has been found."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import time
 from typing import TYPE_CHECKING
 
 import click
 
 from cache_actors.errors import CommandError
-from cache_actors.s3.bucket import Bucket
-from cache_actors.s3.cleans import Cleans
+from cache_actors.s3.cleans import put_marker
 from cache_actors.s3.errors import BucketError
+from cache_actors.s3.installation import ClaimedBucket
+from cache_actors.storage.known_cleans import note_clean
 from cache_actors.storage.trash import Removed, clean, empty_trash
 
 from .format import format_bytes
@@ -29,30 +31,44 @@ class CannotClean(CommandError):
     """A project cannot be cleaned; the message says why."""
 
 
-def _clean_bucket(config: BucketConfig, project: Project) -> None:
+def _tell_nodes(storage: Path, project: Project, config: BucketConfig, server_url: str) -> None:
+    """Tell all nodes of a clean now, and note it here, so that nothing comes back from the bucket.
+
+    Raises:
+        CannotClean: nobody can be told, or nobody may; nothing has changed.
+        OSError: the storage cannot be used.
+    """
+    storage.stat()
     try:
-        cleans = Cleans(Bucket(config))
-        cleans.clean(project)
-        cleans.remove(project)
+        bucket = ClaimedBucket(config, server_url)
+        bucket.claim()
+        when = time.time_ns()
+        put_marker(bucket, project, when)
     except BucketError as error:
-        raise CannotClean(
-            f"Cannot clean the bucket: {error}. Nothing is cleaned here: it would come back"
-        ) from error
+        raise CannotClean(f"Cannot clean the bucket: {error}. Nothing is cleaned here") from error
+    note_clean(storage, project, when)
     click.echo(f"{project} is gone from the bucket; other nodes follow within seconds")
 
 
-def run_clean(storage: Path, project: Project, bucket: BucketConfig | None = None) -> int:
+def run_clean(
+    storage: Path, project: Project, bucket: BucketConfig | None = None, server_url: str = ""
+) -> int:
     """Hide all files of `project` from clients, empty the trash, and return the exit status.
 
     The trash has these files then, and what earlier cleans have left; the printed total is of both.
-    With a bucket, all other nodes are told first, and what the clean takes is deleted there.
+
+    Args:
+        storage: the storage folder.
+        project: the project.
+        bucket: the bucket that the node shares with others, which are told first; None for none.
+        server_url: URL of the Tuist server that the bucket has to be for.
 
     Raises:
         CannotClean: the files cannot be moved or removed, or nobody can be told.
     """
-    if bucket is not None:
-        _clean_bucket(bucket, project)
     try:
+        if bucket is not None:
+            _tell_nodes(storage, project, bucket, server_url)
         if not clean(storage, project):
             click.echo(f"Nothing is stored of {project}")
             return 0

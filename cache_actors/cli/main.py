@@ -264,7 +264,7 @@ def clean(storage: Path, handles: str) -> None:
     """
     from .clean import run_clean
 
-    _exit_with(lambda: run_clean(storage, _project(handles), _bucket_config()))
+    _exit_with(lambda: run_clean(storage, _project(handles), *_bucket_and_server()))
 
 
 @main.command()
@@ -376,18 +376,19 @@ def _project(handles: str) -> Project:
         raise click.BadParameter(str(error), param_hint="--project") from error
 
 
-def _bucket_config() -> BucketConfig | None:
-    """The environment's bucket, if there is one.
+def _bucket_and_server() -> tuple[BucketConfig | None, str]:
+    """The environment's bucket, if there is one, and the URL of the Tuist server that it is for.
 
     Raises:
         BadSettings: there is one, and the environment is not the service's.
     """
     if not os.environ.get("S3_BUCKET"):
-        return None
+        return None, ""
     from cache_actors.s3.config import bucket_config
     from cache_actors.settings import load_settings
 
-    return bucket_config(load_settings())
+    settings = load_settings()
+    return bucket_config(settings), str(settings.server_url)
 
 
 def _bucket() -> tuple[int | None, bool]:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from cache_actors.errors import CommandError
-from cache_actors.s3.bucket import Bucket
+from cache_actors.s3.cleans import exchange_cleans
 from cache_actors.s3.config import bucket_config
 from cache_actors.s3.errors import BreakerOpen, BucketError, Misconfigured
-from cache_actors.s3.installation import claim
+from cache_actors.s3.installation import ClaimedBucket
 from cache_actors.s3.push import Pushed
 from cache_actors.s3.replication import Finished, Replication
 from cache_actors.s3.walk import WalkRunning
@@ -60,7 +60,7 @@ def run_share(settings: Settings, *, wait: bool, again: bool) -> int:
     share = _Share(settings, wait=wait)
     again_before = time.time() if again else None
     try:
-        bucket = Bucket(config)
+        bucket = ClaimedBucket(config, str(settings.server_url))
         replication = Replication(
             settings.cas_storage_dir,
             bucket,
@@ -70,7 +70,7 @@ def run_share(settings: Settings, *, wait: bool, again: bool) -> int:
             log=share.say,
             waits=share.waits,
         )
-        share.claim(bucket)
+        share.open(bucket)
         replication.start()
         left = share.walk(replication, again_before)
     except KeyboardInterrupt:
@@ -131,15 +131,16 @@ class _Share:
             self.say(f"The bucket cannot be used, and is waited for: {error}")
         return self._wait
 
-    def claim(self, bucket: Bucket) -> None:
-        """Claim the prefix; if it waits, until the bucket answers.
+    def open(self, bucket: ClaimedBucket) -> None:
+        """Claim the prefix, and look for cleans; if it waits, until the bucket answers.
 
         Raises:
             BucketError: it cannot be claimed, or is down and not waited for.
         """
         while True:
             try:
-                return claim(bucket, str(self._settings.server_url))
+                bucket.claim()
+                return exchange_cleans(bucket, self._settings.cas_storage_dir)
             except BucketError as error:
                 if not self.waits(error.cause if isinstance(error, BreakerOpen) else error):
                     raise

@@ -17,34 +17,36 @@ import msgspec
 
 from cache_actors.actor_process.crash import end_with_any_thread
 from cache_actors.actor_process.framing import framed, next_message
-from cache_actors.s3.bucket import Bucket
-from cache_actors.s3.cleans import Cleans
+from cache_actors.s3.cleans import exchange_cleans
 from cache_actors.s3.errors import BreakerOpen, BucketError, Misconfigured
-from cache_actors.s3.installation import claim
+from cache_actors.s3.installation import ClaimedBucket
 from cache_actors.s3.outcome import Outcome
 from cache_actors.s3.pull import Puller
 from cache_actors.s3.report import BucketReport, CountedRequest, bucket_report
 from cache_actors.storage.capacity import Capacity
 from cache_actors.storage.files.store import FileStore
 from cache_actors.storage.files.temporary import TemporaryFolder
-from cache_actors.storage.layout import TEMPORARY, Project, key_at
-from cache_actors.storage.trash import has_older
+from cache_actors.storage.follow_clean import follow_clean
+from cache_actors.storage.known_cleans import known_cleans
+from cache_actors.storage.layout import TEMPORARY, key_at
+from cache_actors.storage.trash import Removed
 
 from .protocol import (
     MAX_FLIGHTS,
-    CleanRequest,
     FetcherConfig,
+    FollowedClean,
     Noticed,
     PullReport,
     PullRequest,
     StoredFile,
+    TellRequest,
     decode_request,
 )
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from cache_actors.storage.layout import Key, StoredKey
+    from cache_actors.storage.layout import Key, Project, StoredKey
 
 REPORT_SECONDS = 1.0
 """Longest time between two reports, in seconds."""
@@ -54,6 +56,9 @@ RETRY_SECONDS = 2.0
 
 CLEANS_SECONDS = 10.0
 """Pause in seconds between two searches for projects that other nodes have cleaned."""
+
+NICENESS = 10
+"""Niceness of the thread that follows their cleans."""
 
 
 class Reporter:
@@ -88,15 +93,23 @@ class Reporter:
             self._requests.append(CountedRequest(operation, outcome, seconds))
 
     def told(self, number: int, failure: str | None) -> None:
-        """Report that all nodes will hear of a clean, or why they won't."""
+        """Report that all nodes will hear of cleans, or why they won't now."""
         with self._lock:
             self._next.told.append((number, failure))
         self._happened.set()
 
-    def cleaned(self, project: Project) -> None:
-        """Report a project that another node has cleaned."""
+    def followed(self, project: Project, gone: Removed) -> None:
+        """Report what has been removed of a project that another node has cleaned."""
         with self._lock:
-            self._next.cleaned.append((project.account, project.name))
+            self._next.followed.append(
+                FollowedClean(project.account, project.name, gone.files, gone.bytes)
+            )
+        self._happened.set()
+
+    def trouble(self, line: str) -> None:
+        """Report what has gone wrong with cleans."""
+        with self._lock:
+            self._next.troubles.append(line)
         self._happened.set()
 
     def keep_reporting(self, server: FetcherServer) -> None:
@@ -115,7 +128,7 @@ class Reporter:
 
 
 def _nothing() -> PullReport:
-    return PullReport(BucketReport("starting"), [], [], [], [], [])
+    return PullReport(BucketReport("starting"), [], [], [], [], [], [])
 
 
 class FetcherServer:
@@ -136,10 +149,11 @@ class FetcherServer:
         self._reporter = reporter
         self._capacity = Capacity(root, config.max_bytes)
         self._store = FileStore(root, temporary, durable=config.durable, capacity=self._capacity)
-        self._cleaning = ThreadPoolExecutor(1, thread_name_prefix="clean")
-        self._bucket: Bucket | None = None
+        self._telling = ThreadPoolExecutor(1, thread_name_prefix="tell")
+        self._bucket: ClaimedBucket | None = None
         self._failure: BucketError | None = None
-        self._cleans: Cleans | None = None
+        self._looking = threading.Lock()
+        self._exchanged = threading.Event()
         self._puller: Puller | None = None
 
     def keep_looking(self) -> None:
@@ -163,28 +177,54 @@ class FetcherServer:
         return bucket_report(self._bucket, self._failure, requests, is_started=is_started)
 
     def _look(self) -> None:
-        """Open the bucket, if that has not been done, and look for cleans once."""
-        bucket = self._bucket = self._bucket or Bucket(
-            self._config.bucket, count=self._reporter.requested
-        )
-        if self._cleans is None:
-            claim(bucket, self._config.server_url)
-            self._cleans = Cleans(bucket)
-        new = self._cleans.refresh()
-        if self._puller is None:
-            self._puller = self._new_puller(bucket, self._cleans)
-        if new:
-            self._puller.settle()
-        for project, cut in new.items():
-            if has_older(self._store.root, project, cut.stored):
-                self._reporter.cleaned(project)
+        """Open the bucket, if that has not been done, and exchange cleans with it once.
 
-    def _new_puller(self, bucket: Bucket, cleans: Cleans) -> Puller:
+        Nothing is pulled before that has succeeded.
+        """
+        with self._looking:
+            bucket = self._bucket = self._bucket or ClaimedBucket(
+                self._config.bucket, self._config.server_url, count=self._reporter.requested
+            )
+            bucket.claim()
+            exchange_cleans(bucket, self._store.root, durable=self._store.durable)
+            self._exchanged.set()
+            if self._puller is None:
+                self._puller = self._new_puller(bucket)
+
+    def keep_following(self) -> None:
+        """Follow the cleans that are noted here, also those of a life before; never returns."""
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        while True:
+            self._exchanged.clear()
+            try:
+                for project, clean in known_cleans(self._store.root).items():
+                    if not clean.is_followed:
+                        self._follow(project, clean.time)
+            except OSError as error:
+                self._reporter.trouble(f"cannot follow a clean: {error.strerror}")
+            self._exchanged.wait(CLEANS_SECONDS)
+
+    def _follow(self, project: Project, when: int) -> None:
+        """Follow a clean, resting as long as each step took, so that other disk access goes on."""
+        gone = Removed()
+        try:
+            steps = follow_clean(self._store.root, project, when, durable=self._store.durable)
+            while True:
+                began = time.monotonic()
+                if (removed := next(steps, None)) is None:
+                    return
+                gone += removed
+                time.sleep(time.monotonic() - began)
+        finally:
+            if gone.files:
+                self._reporter.followed(project, gone)
+
+    def _new_puller(self, bucket: ClaimedBucket) -> Puller:
         return Puller(
             self._store,
             self._temporary,
             bucket,
-            cleans,
             entry_seconds=self._config.entry_seconds,
             max_entry_bytes=self._config.max_entry_bytes,
             flights=MAX_FLIGHTS,
@@ -192,12 +232,12 @@ class FetcherServer:
             noticed=self._reporter.noticed,
         )
 
-    def take(self, request: PullRequest | CleanRequest) -> None:
+    def take(self, request: PullRequest | TellRequest) -> None:
         """Begin to do what is asked for; the outcome is reported when it is known."""
         if isinstance(request, PullRequest):
             self._pull(request)
         else:
-            self._cleaning.submit(self._clean, request)
+            self._telling.submit(self._tell, request)
 
     def _pull(self, request: PullRequest) -> None:
         key = key_at(PurePath(request.place).parts)
@@ -213,22 +253,16 @@ class FetcherServer:
             key, lambda: self._reporter.outcome(request.number, Outcome.COMING)
         ).add_done_callback(report)
 
-    def _clean(self, request: CleanRequest) -> None:
-        """Tell all nodes of a clean, and delete what it takes; the second may fail unnoticed."""
-        project = Project(request.account, request.name)
-        cleans, puller = self._cleans, self._puller
-        if cleans is None or puller is None:
-            self._reporter.told(request.number, "the bucket cannot be used")
-            return
+    def _tell(self, request: TellRequest) -> None:
+        """Tell all nodes of the cleans that this one knows of."""
+        failure = None
         try:
-            cleans.clean(project)
+            self._look()
         except BucketError as error:
-            self._reporter.told(request.number, str(error))
-            return
-        puller.settle()
-        self._reporter.told(request.number, None)
-        with suppress(BucketError):
-            cleans.remove(project)
+            failure = str(error)
+        except OSError as error:
+            failure = error.strerror or type(error).__name__
+        self._reporter.told(request.number, failure)
 
 
 def run(config: FetcherConfig) -> None:
@@ -245,6 +279,7 @@ def run(config: FetcherConfig) -> None:
         reporter = Reporter(channel)
         server = FetcherServer(config, temporary, reporter)
         threading.Thread(target=server.keep_looking, name="look", daemon=True).start()
+        threading.Thread(target=server.keep_following, name="follow", daemon=True).start()
         threading.Thread(
             target=reporter.keep_reporting, args=[server], name="report", daemon=True
         ).start()

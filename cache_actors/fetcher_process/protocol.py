@@ -47,12 +47,10 @@ class PullRequest(msgspec.Struct, frozen=True, array_like=True, tag=True):
     taken: int
 
 
-class CleanRequest(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Tell all nodes that the project `account/name` is cleaned; `number` tells requests apart."""
+class TellRequest(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Tell all nodes of the cleans that this node knows of; `number` tells requests apart."""
 
     number: int
-    account: str
-    name: str
 
 
 class StoredFile(msgspec.Struct, frozen=True, array_like=True):
@@ -74,6 +72,16 @@ class Noticed(msgspec.Struct, frozen=True, array_like=True):
     reason: str
 
 
+class FollowedClean(msgspec.Struct, frozen=True, array_like=True):
+    """Files of the project `account/name` that have been removed, as another node has cleaned it:
+    their number, and their bytes on disk."""
+
+    account: str
+    name: str
+    files: int
+    bytes: int
+
+
 class PullReport(msgspec.Struct, frozen=True, array_like=True):
     """What has happened since the last report, and how it is now.
 
@@ -82,8 +90,9 @@ class PullReport(msgspec.Struct, frozen=True, array_like=True):
         outcomes: by the numbers of requests; `COMING` is followed by another one.
         stored: the files that have been stored.
         noticed: what was wrong.
-        told: the cleans that all nodes will hear of, by the numbers of requests, or why they won't.
-        cleaned: projects, each as account and name, that another node has cleaned.
+        told: the requests to tell of cleans, by their numbers, with what went wrong, if anything.
+        followed: the cleans of other nodes that have been followed here.
+        troubles: what went wrong with such cleans, a line each.
     """
 
     bucket: BucketReport
@@ -91,8 +100,9 @@ class PullReport(msgspec.Struct, frozen=True, array_like=True):
     stored: list[StoredFile]
     noticed: list[Noticed]
     told: list[tuple[int, str | None]]
-    cleaned: list[tuple[str, str]]
+    followed: list[FollowedClean]
+    troubles: list[str]
 
 
-decode_request = msgspec.msgpack.Decoder(PullRequest | CleanRequest).decode
+decode_request = msgspec.msgpack.Decoder(PullRequest | TellRequest).decode
 decode_report = msgspec.msgpack.Decoder(PullReport).decode

@@ -14,7 +14,7 @@ import msgspec
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from cache_actors.actors.auth_cache import AccessUnknown, TooManyQuestions
-from cache_actors.actors.fetcher import CleanUnknown
+from cache_actors.actors.fetcher import CleanUntold
 from cache_actors.storage.entries import MissingArtifact
 from cache_actors.storage.errors import StorageBusy, StorageError, StorageFull, StorageLocked
 from cache_actors.storage.files.unfinished import (
@@ -102,8 +102,8 @@ def translate(error: Exception) -> HttpError | None:
             return HttpError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
         case AccessUnknown():
             return unavailable(str(error), error.retry_after)
-        case CleanUnknown():
-            text = f"The project is cleaned here, but the bucket could not be told: {error}"
+        case CleanUntold():
+            text = f"The project is cleaned here, but the bucket has yet to be told: {error}"
             return unavailable(text, RETRY_AFTER)
         case MailboxFull():
             return overloaded("The service has too much to do at the moment")

@@ -409,6 +409,7 @@ class Metrics:
 _PULLS = {
     Outcome.HERE: "hits",
     Outcome.ABSENT: "misses",
+    Outcome.CLEANED: "misses",
     Outcome.UNUSABLE: "misses",
     Outcome.UNKNOWN: "shed",
 }

@@ -19,9 +19,9 @@ import msgspec
 
 from cache_actors.actor_process.crash import end_with_any_thread
 from cache_actors.actor_process.framing import framed, next_message
-from cache_actors.s3.bucket import Bucket
+from cache_actors.s3.cleans import exchange_cleans
 from cache_actors.s3.errors import BreakerOpen, BucketError, Misconfigured
-from cache_actors.s3.installation import claim
+from cache_actors.s3.installation import ClaimedBucket
 from cache_actors.s3.push import Pushed
 from cache_actors.s3.replication import Backlog, Finished, Replication
 from cache_actors.s3.report import BucketReport, CountedRequest, bucket_report
@@ -38,6 +38,9 @@ from .protocol import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+LOOK_SECONDS = 60.0
+"""Pause in seconds between two looks at the claim on the prefix, and at the cleans of nodes."""
 
 REPORT_SECONDS = 1.0
 """Longest time between two reports."""
@@ -116,7 +119,7 @@ class ReplicatorServer:
     def __init__(self, config: ReplicatorConfig, reporter: Reporter) -> None:
         self._config = config
         self._reporter = reporter
-        self._bucket: Bucket | None = None
+        self._bucket: ClaimedBucket | None = None
         self._replication: Replication | None = None
         self._failure: BucketError | None = None
         self._is_started = False
@@ -151,8 +154,8 @@ class ReplicatorServer:
 
     def _open(self) -> None:
         config = self._config
-        bucket = self._bucket = self._bucket or Bucket(
-            config.bucket, count=self._reporter.requested
+        bucket = self._bucket = self._bucket or ClaimedBucket(
+            config.bucket, config.server_url, count=self._reporter.requested
         )
         self._replication = self._replication or Replication(
             Path(config.root),
@@ -165,10 +168,25 @@ class ReplicatorServer:
 
     def _start(self) -> None:
         self._open()
-        if self._bucket is not None and self._replication is not None:
-            claim(self._bucket, self._config.server_url)
+        self._look()
+        if self._replication is not None:
             self._replication.start()
             self._is_started = True
+
+    def keep_looking(self) -> None:
+        """Look at the claim and at cleans, once it is started up, until it is stopped."""
+        while not self._stop.wait(LOOK_SECONDS):
+            if self._is_started:
+                self._try(self._look)
+
+    def _look(self) -> None:
+        """Claim the prefix, or find out who has it, and exchange cleans with the bucket.
+
+        So nothing is put beside another installation's objects, and nothing that a clean takes.
+        """
+        if self._bucket is not None:
+            self._bucket.claim()
+            exchange_cleans(self._bucket, Path(self._config.root))
 
     def announce(self, announcement: Announcement) -> None:
         """Push files that have been stored; until it is started up, a walk finds them later."""
@@ -207,6 +225,7 @@ def run(config: ReplicatorConfig) -> None:
         server = ReplicatorServer(config, reporter)
         server.open()
         threading.Thread(target=server.run, name="walk", daemon=True).start()
+        threading.Thread(target=server.keep_looking, name="look", daemon=True).start()
         threading.Thread(
             target=reporter.keep_reporting, args=[server], name="report", daemon=True
         ).start()

@@ -3,32 +3,37 @@
     <prefix>/1/.cleans/<account>/<project>/<time>
 
 A clean puts a *marker* with the time by the cleaning node's clock, in nanoseconds since the epoch.
-Every node lists the markers every few seconds. From then on it finds nothing in the bucket that was
-put, or stored on any node, before the latest of a project's markers, and cleans its own disk. So
-what another node sends late does not come back. The rule that expires objects by their age removes
-a marker after all that it hides.
+Every node lists the markers every few seconds, and notes on its disk what it finds there
+(`storage/known_cleans.py`). From then on it takes nothing from the bucket that was stored, on any
+node, at the time of a project's latest clean or earlier, and puts nothing there; and it removes
+from its disk what is as old (`storage/follow_clean.py`). So what another node sends late does not
+come back. Nothing is deleted by its name, which may hold something newer by then: what a clean has
+taken stays in the bucket, out of sight, until the rule removes it that counts days.
 
-Clocks of nodes and bucket should agree within seconds: a clean may take away, or leave, what was
-stored within their difference.
+A clean that a node knows of and the bucket does not is put there. So one that was asked for while
+the bucket was down is told later, and no marker is removed by age before what it hides.
+
+Clocks of nodes should agree within seconds: a clean may take, or leave, what was stored within
+their difference.
 """
 
 from __future__ import annotations
 
 import re
-import threading
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cache_actors.kinds import Kind
+from cache_actors.storage.known_cleans import known_cleans, note_clean
 from cache_actors.storage.layout import project_at
 
-from .names import key_of, top
+from .names import top
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cache_actors.storage.layout import Project
 
-    from .bucket import Bucket, Listed
+    from .installation import ClaimedBucket
 
 WRONG_CLOCK_SECONDS = 300.0
 """Seconds by which a marker's time may be later than the bucket's clock; what exceeds them comes
@@ -38,86 +43,58 @@ _TIME = re.compile("[0-9]{1,19}")
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
-    """A clean of a project: what is as old is gone.
+class _Marked:
+    """The latest markers of a project: the time that counts, and the one in a name."""
 
-    Attributes:
-        stored: time by the clocks of nodes, in nanoseconds since the epoch.
-        put: time by the clock of the bucket, in seconds since the epoch.
+    when: int = 0
+    named: int = 0
+
+
+def exchange_cleans(bucket: ClaimedBucket, root: Path, *, durable: bool = True) -> None:
+    """Note the cleans that the bucket knows of, and tell it of those that only this node knows.
+
+    Args:
+        bucket: the bucket.
+        root: the storage folder.
+        durable: whether notes have to survive a power cut once this returns.
+
+    Raises:
+        BucketError: nobody knows what the bucket knows, or others may not hear of a clean.
+        OSError: the disk failed.
     """
-
-    stored: int = 0
-    put: float = 0.0
-
-    def takes(self, stored: int, put: float) -> bool:
-        """Whether what was stored on a node and put into the bucket at these times is gone.
-
-        Buckets count whole seconds, so that of the second of the clean only nodes' clocks tell.
-        """
-        return stored <= self.stored or put < self.put
+    marked = _markers(bucket)
+    for project, found in marked.items():
+        note_clean(root, project, found.when, durable=durable)
+    for project, clean in known_cleans(root).items():
+        if clean.time > marked.get(project, _Marked()).named:
+            put_marker(bucket, project, clean.time)
 
 
-class Cleans:
-    """The cleans of all projects that `bucket` knows of; safe to use from threads."""
+def put_marker(bucket: ClaimedBucket, project: Project, when: int) -> None:
+    """Tell all nodes that `project` was cleaned at `when`, in nanoseconds since the epoch.
 
-    def __init__(self, bucket: Bucket) -> None:
-        self._bucket = bucket
-        self._folder = f"{top(bucket.config.prefix)}/.cleans"
-        self._lock = threading.Lock()
-        self._cuts: dict[Project, Cut] = {}
+    Raises:
+        BucketError: they may not hear of it.
+    """
+    bucket.put(f"{_folder(bucket)}/{project}/{when}", b"clean", {})
 
-    def cut(self, project: Project) -> Cut:
-        """The latest clean of `project`; that of a project that was never cleaned takes nothing."""
-        return self._cuts.get(project, Cut())
 
-    def refresh(self) -> dict[Project, Cut]:
-        """Look for markers, and return the projects with one that was not known.
+def _folder(bucket: ClaimedBucket) -> str:
+    return f"{top(bucket.config.prefix)}/.cleans"
 
-        Raises:
-            BucketError: they could not be listed.
-        """
-        latest: dict[Project, Cut] = {}
-        for marker in self._bucket.list(self._folder):
-            if (found := self._read(marker)) is not None:
-                project, cut = found
-                if cut.stored > latest.get(project, Cut()).stored:
-                    latest[project] = cut
-        with self._lock:
-            new = {
-                project: cut
-                for project, cut in latest.items()
-                if cut.stored > self.cut(project).stored
-            }
-            self._cuts |= new
-        return new
 
-    def _read(self, marker: Listed) -> tuple[Project, Cut] | None:
-        """The project and the clean that `marker` stands for; None if it is no marker."""
-        *parts, at = marker.name.removeprefix(f"{self._folder}/").split("/")
+def _markers(bucket: ClaimedBucket) -> dict[Project, _Marked]:
+    """The latest markers of all projects that have one; other objects there are left alone.
+
+    Raises:
+        BucketError: they could not be listed.
+    """
+    latest: dict[Project, _Marked] = {}
+    for each in bucket.list(_folder(bucket)):
+        *parts, at = each.name.removeprefix(f"{_folder(bucket)}/").split("/")
         project = project_at(tuple(parts))
-        if project is None or _TIME.fullmatch(at) is None:
-            return None
-        put = marker.last_modified
-        latest = int((put + WRONG_CLOCK_SECONDS) * 1e9)
-        return project, Cut(max(int(put * 1e9), min(int(at), latest)), put)
-
-    def clean(self, project: Project) -> None:
-        """Put a marker for a clean of `project` now.
-
-        Raises:
-            BucketError: nobody else may hear of the clean.
-        """
-        self._bucket.put(f"{self._folder}/{project}/{time.time_ns()}", b"clean", {})
-        self.refresh()
-
-    def remove(self, project: Project) -> None:
-        """Delete the objects of `project` that its latest clean has taken, entries first.
-
-        Raises:
-            BucketError: some may be left, which nobody finds any more.
-        """
-        cut, prefix = self.cut(project), self._bucket.config.prefix
-        for kind in sorted(Kind, key=lambda kind: not kind.refers):
-            for found in self._bucket.list(f"{top(prefix)}/{project}/{kind.folder}"):
-                if found.last_modified < cut.put and key_of(prefix, found.name) is not None:
-                    self._bucket.delete(found.name)
+        if project is not None and _TIME.fullmatch(at):
+            named, before = int(at), latest.get(project, _Marked())
+            when = min(named, int((each.last_modified + WRONG_CLOCK_SECONDS) * 1e9))
+            latest[project] = _Marked(max(when, before.when), max(named, before.named))
+    return latest

@@ -14,6 +14,9 @@ class Outcome(Enum):
     ABSENT = "absent"
     """It is neither here nor in the bucket."""
 
+    CLEANED = "cleaned"
+    """It is not here, and a clean has taken what the bucket has under its name, or a part of it."""
+
     UNUSABLE = "unusable"
     """It is not here, and what the bucket has under its name cannot be used."""
 

@@ -7,8 +7,9 @@ what has been stored here meanwhile is as new, or newer. Its modification time i
 that stored it first. So its validators are the same everywhere, and a clean sees its real age.
 
 An entry is stored after all artifacts that it refers to, which is checked once more under the
-project's lock. If one of them is gone from the bucket, the entry in the bucket helps nobody, and is
-deleted.
+project's lock, and so is whether a clean has taken anything (`storage/known_cleans.py`). An entry
+of which an artifact is gone from the bucket is a miss. It stays there: a newer version of it, which
+is whole, may just have been put.
 """
 
 from __future__ import annotations
@@ -23,10 +24,17 @@ from typing import TYPE_CHECKING
 
 from cache_actors.kinds import Kind
 from cache_actors.storage.capacity import on_disk
-from cache_actors.storage.entries import EntryWriter, MissingArtifact, NewEntry, target_is_there
+from cache_actors.storage.entries import (
+    EntryWriter,
+    MissingArtifact,
+    NewFile,
+    TakenByClean,
+    target_is_there,
+)
 from cache_actors.storage.files.last_use import WRONG_CLOCK_NS
 from cache_actors.storage.files.store import Publication, Published
 from cache_actors.storage.integrity.checksum import Mark
+from cache_actors.storage.known_cleans import known_clean
 from cache_actors.storage.layout import Key, StoredKey
 from cache_actors.storage.references import Foreign, Target, checked_targets
 
@@ -42,8 +50,8 @@ if TYPE_CHECKING:
     from cache_actors.storage.files.temporary import TemporaryFile, TemporaryFolder
     from cache_actors.storage.layout import Project
 
-    from .bucket import Bucket, Object
-    from .cleans import Cleans
+    from .bucket import Object
+    from .installation import ClaimedBucket
 
 ARTIFACTS_AT_ONCE = 4
 """Number of artifacts that are pulled at once for one entry."""
@@ -68,29 +76,15 @@ class _Description:
     put: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    """A file whose bytes have come, to be stored under `key`."""
-
-    key: Key
-    described: _Description
-    item: Publication | NewEntry
-
-    @property
-    def size(self) -> int:
-        """Bytes on disk."""
-        item = self.item
-        return on_disk(item.publication.size if isinstance(item, NewEntry) else item.size)
-
-
 class Puller:
     """Pulls files from `bucket` into `store`; safe to use from threads.
+
+    The cleans that the bucket knows of have to be noted before it is asked for anything.
 
     Args:
         store: where they go.
         temporary: the temporary folder of this process, on the same file system.
         bucket: the bucket.
-        cleans: the cleans that it knows of.
         entry_seconds: age in seconds from which an entry in the bucket counts as gone.
         max_entry_bytes: size of the largest entry or action, in bytes.
         flights: number of calls of `start` that may be under way; none waits for another.
@@ -103,8 +97,7 @@ class Puller:
         self,
         store: FileStore,
         temporary: TemporaryFolder,
-        bucket: Bucket,
-        cleans: Cleans,
+        bucket: ClaimedBucket,
         *,
         entry_seconds: float,
         max_entry_bytes: int,
@@ -115,7 +108,6 @@ class Puller:
         self._store = store
         self._temporary = temporary
         self._bucket = bucket
-        self._cleans = cleans
         self._entry_seconds = entry_seconds
         self._max_entry_bytes = max_entry_bytes
         self._stored = stored
@@ -128,7 +120,7 @@ class Puller:
         self._large = threading.Lock()
         self._lock = threading.Lock()
         self._flights: dict[Key, Future[Outcome]] = {}  # of artifacts
-        self._commits = _Commits(self._commit)
+        self._commits = _Commits(self._entries.add)
 
     def start(self, key: Key, coming: Callable[[], None]) -> Future[Outcome]:
         """Begin to pull the file of `key`, and return what it will come to.
@@ -180,19 +172,19 @@ class Puller:
         if found is None:
             return Outcome.ABSENT
         described = _described(found)
-        if self._is_cleaned(key, described):
-            return Outcome.ABSENT
+        if self._is_taken(key, described):
+            return Outcome.CLEANED
         if key.kind is Kind.BLOB and described.digest.hex() != key.id:
             raise Unusable("it has other bytes than its name says")
         with self._store.capacity.reserve(found.size):
             file = self._received(described, found.chunks())
             try:
                 publication = Publication(key.path(self._store.root), file)
-                added = self._commits.commit(_Ready(key, described, publication))
+                added = self._commits.commit(NewFile(key, publication, described.stored))
             finally:
                 file.discard()
-        if added is None:
-            return Outcome.ABSENT
+        if isinstance(added, TakenByClean):
+            return Outcome.CLEANED
         self._stored(StoredKey(key, on_disk(found.size)))
         return Outcome.HERE
 
@@ -203,9 +195,13 @@ class Puller:
             found = self._bucket.get(name, seconds_for(found.size))
         return found
 
-    def _is_cleaned(self, key: Key, described: _Description) -> bool:
-        """Whether a clean of the project has taken what is described."""
-        return self._cleans.cut(key.project).takes(described.stored, described.put)
+    def _is_taken(self, key: Key, described: _Description) -> bool:
+        """Whether a clean of the project has taken what is described.
+
+        Raises:
+            OSError: the disk failed.
+        """
+        return known_clean(self._store.root, key.project).takes(described.stored)
 
     def _pull_entry(self, key: Key, coming: Callable[[], None]) -> Outcome:
         name = object_name(self._bucket.config.prefix, key)
@@ -215,32 +211,31 @@ class Puller:
         if found.size > self._max_entry_bytes:
             raise Unusable(f"an entry of {found.size} bytes")
         described = _described(found)
-        if self._is_cleaned(key, described):
-            return Outcome.ABSENT
+        if self._is_taken(key, described):
+            return Outcome.CLEANED
         with self._store.capacity.reserve(found.size):
             file, targets = self._received_entry(key, described, found)
             try:
                 coming()
-                entry = NewEntry(key, Publication(key.path(self._store.root), file), targets)
-                return self._add_entry(name, _Ready(key, described, entry), targets)
+                publication = Publication(key.path(self._store.root), file)
+                return self._add_entry(NewFile(key, publication, described.stored, targets))
             finally:
                 file.discard()
 
-    def _add_entry(self, name: str, entry: _Ready, targets: frozenset[Target]) -> Outcome:
-        """Store an entry, the object `name`, after the artifacts that it refers to."""
+    def _add_entry(self, entry: NewFile) -> Outcome:
+        """Store an entry after the artifacts that it refers to; it goes with any that is taken."""
         key = entry.key
         for _ in range(ATTEMPTS):
-            outcome, missing = self._pull_all(key.project, targets)
+            outcome, missing = self._pull_all(key.project, entry.targets)
             if outcome is Outcome.ABSENT:
                 self._noticed("dangling", key, f"{missing} is not in the bucket")
-                self._bucket.delete(name)
             if outcome is not Outcome.HERE:
                 return outcome
             added = self._commits.commit(entry)
-            if added is None:
-                return Outcome.ABSENT
+            if isinstance(added, TakenByClean):
+                return Outcome.CLEANED
             if not isinstance(added, MissingArtifact):
-                self._stored(StoredKey(key, entry.size))
+                self._stored(StoredKey(key, on_disk(entry.publication.size)))
                 return Outcome.HERE
         return Outcome.UNKNOWN
 
@@ -261,17 +256,18 @@ class Puller:
     def _pull_some(self, project: Project, targets: Sequence[Target]) -> list[Outcome]:
         """Pull artifacts and blobs at the same time, each under an id that is in the bucket."""
         outcomes = dict.fromkeys(targets, Outcome.ABSENT)
+        missing = {Outcome.ABSENT, Outcome.CLEANED}
         for which in range(max(len(each.ids) for each in targets)):
             absent = [
-                each
-                for each in targets
-                if outcomes[each] is Outcome.ABSENT and which < len(each.ids)
+                each for each in targets if outcomes[each] in missing and which < len(each.ids)
             ]
             flights = [
                 self._start_artifact(Key(project, each.kind, each.ids[which])) for each in absent
             ]
             for each, flight in zip(absent, flights, strict=True):
-                outcomes[each] = flight.result()
+                found = flight.result()
+                if found is not Outcome.ABSENT:
+                    outcomes[each] = found
         return [outcomes[each] for each in targets]
 
     def _received_entry(
@@ -319,26 +315,9 @@ class Puller:
         file.mark = Mark(int(described.put), self._bucket.config.target)
         return self._store.prepare(file)
 
-    def settle(self) -> None:
-        """Return when nothing is stored any more that was allowed before a clean was known."""
-        self._commits.settle()
 
-    def _commit(self, batch: Sequence[_Ready]) -> list[_Added]:
-        """Give files their names: artifacts, and entries whose artifacts are here."""
-        wanted = [each.item for each in batch if not self._is_cleaned(each.key, each.described)]
-        artifacts = [item for item in wanted if isinstance(item, Publication)]
-        entries = [item for item in wanted if isinstance(item, NewEntry)]
-        outcomes: dict[int, _Added] = {}
-        for items, done in (
-            (artifacts, self._store.publish(artifacts) if artifacts else []),
-            (entries, self._entries.add(entries) if entries else []),
-        ):
-            outcomes |= {id(item): each for item, each in zip(items, done, strict=True)}
-        return [outcomes.get(id(each.item)) for each in batch]
-
-
-_Added = Published | MissingArtifact | OSError | None
-"""What becomes of a file that is ready; None if a clean has taken it."""
+_Added = Published | MissingArtifact | TakenByClean
+"""What becomes of a file that is ready, if the disk does not fail."""
 
 
 class _Commits:
@@ -347,19 +326,19 @@ class _Commits:
     A file store commits one batch at a time. Whoever gets to it does so for all that wait.
     """
 
-    def __init__(self, commit: Callable[[Sequence[_Ready]], Sequence[_Added]]) -> None:
+    def __init__(self, commit: Callable[[Sequence[NewFile]], Sequence[_Added | OSError]]) -> None:
         self._commit = commit
         self._turn = threading.Lock()
         self._lock = threading.Lock()
-        self._waiting: list[tuple[_Ready, Future[_Added]]] = []
+        self._waiting: list[tuple[NewFile, Future[_Added | OSError]]] = []
 
-    def commit(self, item: _Ready) -> Published | MissingArtifact | None:
+    def commit(self, item: NewFile) -> _Added:
         """Commit `item`.
 
         Raises:
             OSError: the disk failed, or is full.
         """
-        outcome: Future[_Added] = Future()
+        outcome: Future[_Added | OSError] = Future()
         with self._lock:
             self._waiting.append((item, outcome))
         with self._turn:
@@ -377,11 +356,6 @@ class _Commits:
         if isinstance(found, OSError):
             raise found
         return found
-
-    def settle(self) -> None:
-        """Return when the batch that is just being committed is."""
-        with self._turn:
-            pass
 
 
 def _described(found: Object) -> _Description:

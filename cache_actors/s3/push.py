@@ -5,6 +5,9 @@ The bucket never holds an entry of which an artifact is not there as well, and y
 rule removes them that counts days. A mark is set on the open file whose bytes were sent, never on
 another one that has taken its name.
 
+What a clean takes is not put any more once this node knows of the clean. Files that were put within
+a minute of it are put again later: a node that did not know may have put an older version since.
+
 An entry may be replaced while it is sent, by any process. The bucket may then have got the older
 version last; so an entry is put until the version that was sent is the one on the disk.
 """
@@ -31,6 +34,7 @@ from cache_actors.storage.integrity.checksum import (
 )
 from cache_actors.storage.integrity.quarantine import DAMAGE, Quarantine
 from cache_actors.storage.integrity.validation import Fault, ValidFiles, fault_of, open_or_fault
+from cache_actors.storage.known_cleans import KnownClean, known_clean
 from cache_actors.storage.layout import Key
 from cache_actors.storage.references import targets_in
 
@@ -42,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from .bucket import Bucket
+    from .installation import ClaimedBucket
 
 REFRESH_SECONDS = 7 * 86_400
 """Age in seconds of a mark from which its file is put again before an entry that refers to it, and
@@ -59,7 +63,7 @@ class Pushed(Enum):
     """What became of a push."""
 
     DONE = "the file is in the bucket, and marked"
-    GONE = "there is no file, or a broken one, which is in quarantine now"
+    GONE = "there is no file, or a broken one, in quarantine now, or one that a clean takes"
     FOREIGN = "the file belongs to another user, and cannot be marked"
     INCOMPLETE = "an artifact that the entry refers to is not here"
 
@@ -83,7 +87,7 @@ class Pusher:
         OSError: the disk failed.
     """
 
-    def __init__(self, root: Path, bucket: Bucket) -> None:
+    def __init__(self, root: Path, bucket: ClaimedBucket) -> None:
         if not has_checksums(root):
             raise Misconfigured("the storage has no extended attributes; use ext4, xfs or btrfs")
         self._root = root
@@ -147,9 +151,11 @@ class Pusher:
             self._valid.quarantine(path)
             return Pushed.GONE
         try:
-            if not whatever_its_mark and is_fresh(read_checksum(fd), self._target, oldest):
+            clean = known_clean(self._root, key.project)
+            since = max(oldest, clean.marked_since())
+            if not whatever_its_mark and is_fresh(read_checksum(fd), self._target, since):
                 return Pushed.DONE
-            return self._push_open(key, path, fd, oldest)
+            return self._push_open(key, path, fd, oldest, clean)
         except OSError as error:
             if error.errno not in DAMAGE:
                 raise
@@ -158,8 +164,12 @@ class Pusher:
         finally:
             os.close(fd)
 
-    def _push_open(self, key: Key, path: Path, fd: int, oldest: float) -> Pushed | None:
+    def _push_open(
+        self, key: Key, path: Path, fd: int, oldest: float, clean: KnownClean
+    ) -> Pushed | None:
         status = os.fstat(fd)
+        if status.st_mtime_ns <= clean.going:
+            return Pushed.GONE
         record = read_checksum(fd)
         data = None if fault_of(status, record) else _content(fd, status.st_size, record)
         if data is None:
@@ -172,7 +182,8 @@ class Pusher:
         self._bucket.put(
             object_name(self._bucket.config.prefix, key),
             buffer,
-            {SHA256: record.digest.hex(), STORED: str(status.st_mtime_ns)},
+            # A file that is left, though the clean was followed, came later, by a wrong clock.
+            {SHA256: record.digest.hex(), STORED: str(max(status.st_mtime_ns, clean.time + 1))},
         )
         with suppress(PermissionError):  # it is pushed again by the next walk
             write_checksum(fd, replace(record, mark=Mark(begun, self._target)))

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from cache_actors.storage.layout import Key
 
-    from .bucket import Bucket
+    from .installation import ClaimedBucket
 
 MAX_WAITING = 20_000
 """Largest number of announced files that wait, some 500 bytes each."""
@@ -137,7 +137,7 @@ class Replication:
     def __init__(
         self,
         root: Path,
-        bucket: Bucket,
+        bucket: ClaimedBucket,
         *,
         concurrency: int,
         entries: bool,

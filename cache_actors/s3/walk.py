@@ -16,6 +16,7 @@ from cache_actors.kinds import Kind
 from cache_actors.storage.files.last_use import last_use
 from cache_actors.storage.integrity.checksum import read_checksum
 from cache_actors.storage.integrity.quarantine import DAMAGE, chown_like
+from cache_actors.storage.known_cleans import known_clean
 from cache_actors.storage.layout import SHARE, Key
 from cache_actors.storage.locks import FolderLock
 from cache_actors.storage.walk import FolderLost, files, projects, shards
@@ -64,14 +65,15 @@ def unshared(
     """The files below `root` that have to be put to `target`: a list for each folder.
 
     Those are the files without a mark for it, those that were put longer ago than `REFRESH_SECONDS`
-    and used since, and those put before `again_before` (seconds since the epoch). In each project,
-    artifacts come before entries.
+    and used since, and those put before `again_before` (seconds since the epoch), or about the time
+    of a clean (`KnownClean.marked_since`). In each project, artifacts come before entries.
 
     Raises:
         OSError: the disk failed, or a folder belongs to somebody else.
     """
     old = time.time() - REFRESH_SECONDS
     for project in projects(root):
+        since = max(again_before, known_clean(root, project).marked_since())
         for kind in sorted(Kind, key=lambda kind: kind.refers):
             if kind.refers and not entries:
                 continue
@@ -81,13 +83,11 @@ def unshared(
                         yield [
                             Unshared(Key(project, kind, file.id), file.size)
                             for file in files(shard, kind)
-                            if _is_due(file.path, file.status, target, old, again_before)
+                            if _is_due(file.path, file.status, target, old, since)
                         ]
 
 
-def _is_due(
-    path: str, status: os.stat_result, target: int, old: float, again_before: float
-) -> bool:
+def _is_due(path: str, status: os.stat_result, target: int, old: float, since: float) -> bool:
     """Whether a file has to be put: see `unshared`. Files of other users cannot be marked."""
     if os.geteuid() not in (0, status.st_uid):
         return False
@@ -97,7 +97,7 @@ def _is_due(
         if error.errno not in DAMAGE:
             raise
         return True  # the push puts it into quarantine
-    if not is_fresh(record, target, again_before):
+    if not is_fresh(record, target, since):
         return True
     put = record.mark.put if record and record.mark else 0
     return put < old and last_use(status) > put * _SECOND

@@ -4,6 +4,9 @@ An entry whose artifact is missing breaks the build that retrieves it, and so do
 blob is. So the writer checks and touches what they refer to while the project's lock keeps eviction
 out. Eviction's side of the protocol is in `eviction/sweep.py`. Operators may have entries stored
 without their artifacts (`KV_REQUIRE_ARTIFACTS`), but never actions without their blobs.
+
+Cleans of other nodes are looked for under the same lock (`known_cleans.py`). What one is about to
+take counts as missing, and what comes from the bucket is not stored if one has taken it.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from cache_actors.kinds import Kind
 from .actions import unpacked_action
 from .files.commit import attempt
 from .files.store import Replacement
+from .known_cleans import KnownClean, known_clean
 from .layout import Key
 from .project_lock import shared
 from .references import Target, artifact_target, blob_target, targets_in
@@ -37,6 +41,10 @@ class MissingArtifact(Exception):
     def __init__(self, artifact_id: str) -> None:
         super().__init__(f"Artifact {artifact_id} does not exist")
         self.artifact_id = artifact_id
+
+
+class TakenByClean(Exception):
+    """A file that comes from the bucket was not stored, since a clean has taken it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +69,20 @@ class EntryWrite:
 
 
 @dataclass(frozen=True, slots=True)
-class NewEntry:
-    """An entry or action to store if there is none: its key, its file, and what it refers to."""
+class NewFile:
+    """A file from the bucket, to be stored if there is none of its key.
+
+    Attributes:
+        key: its key.
+        publication: the file, which is ready.
+        stored: when it was first stored on any node, in nanoseconds since the epoch.
+        targets: what it refers to.
+    """
 
     key: Key
     publication: Publication
-    targets: frozenset[Target]
+    stored: int
+    targets: frozenset[Target] = frozenset()
 
 
 class EntryWriter:
@@ -93,7 +109,7 @@ class EntryWriter:
                 for project in sorted({write.key.project for write in batch}, key=str)
             }
             seen: dict[tuple[Project, Target], bool | OSError] = {}
-            outcomes = [locked[write.key.project] or self._look(write, seen) for write in batch]
+            outcomes = [self._look(write, locked[write.key.project], seen) for write in batch]
             allowed = [
                 Replacement(write.key.path(self._store.root), write.body)
                 for write, outcome in zip(batch, outcomes, strict=True)
@@ -105,62 +121,78 @@ class EntryWriter:
                 for outcome in outcomes
             ]
 
-    def add(self, batch: Sequence[NewEntry]) -> list[Published | MissingArtifact | OSError]:
-        """Store those entries in `batch` whose keys have none; what they refer to has to be here.
+    def add(
+        self, batch: Sequence[NewFile]
+    ) -> list[Published | MissingArtifact | TakenByClean | OSError]:
+        """Store those files in `batch` whose keys have none; what they refer to has to be here.
 
-        Returns one outcome for each entry: how it was stored, or what kept it from that.
+        Returns one outcome for each file: how it was stored, or what kept it from that.
         """
         with ExitStack() as locks:
             locked = {
                 project: self._lock(project, locks)
-                for project in sorted({entry.key.project for entry in batch}, key=str)
+                for project in sorted({file.key.project for file in batch}, key=str)
             }
-            outcomes: list[OSError | MissingArtifact | None] = [
-                locked[entry.key.project] or self._missing(entry) for entry in batch
-            ]
+            outcomes = [self._refusal(file, locked[file.key.project]) for file in batch]
             allowed = [
-                entry.publication
-                for entry, outcome in zip(batch, outcomes, strict=True)
+                file.publication
+                for file, outcome in zip(batch, outcomes, strict=True)
                 if outcome is None
             ]
             published = iter(self._store.publish(allowed) if allowed else [])
             return [outcome or next(published) for outcome in outcomes]
 
-    def _missing(self, entry: NewEntry) -> OSError | MissingArtifact | None:
-        """Touch what an entry refers to, and return an error, or what is missing, if anything."""
-        for target in entry.targets:
-            found = attempt(partial(target_is_there, self._store, entry.key.project), target)
+    def _refusal(
+        self, file: NewFile, clean: KnownClean | OSError
+    ) -> OSError | MissingArtifact | TakenByClean | None:
+        """Touch what a file refers to, and return what keeps it from being stored, if anything."""
+        if isinstance(clean, OSError):
+            return clean
+        if clean.takes(file.stored):
+            return TakenByClean()
+        there = partial(target_is_there, self._store, file.key.project, going=clean.going)
+        for target in file.targets:
+            found = attempt(there, target)
             if isinstance(found, OSError):
                 return found
             if not found:
                 return MissingArtifact(target.name)
         return None
 
-    def _lock(self, project: Project, locks: ExitStack) -> OSError | None:
-        """Keep eviction out of `project` until `locks` is closed."""
+    def _lock(self, project: Project, locks: ExitStack) -> KnownClean | OSError:
+        """Keep eviction and cleans out of `project` until `locks` is closed.
+
+        Returns its latest clean, or what went wrong.
+        """
 
         def lock(entries: Path) -> None:
             locks.enter_context(shared(entries.parent))
 
         try:
             self._store.with_folder(project.path(self._store.root) / Kind.KEYVALUE.folder, lock)
+            return known_clean(self._store.root, project)
         except OSError as error:
             return error
-        return None
 
     def _look(
-        self, write: EntryWrite, seen: dict[tuple[Project, Target], bool | OSError]
+        self,
+        write: EntryWrite,
+        clean: KnownClean | OSError,
+        seen: dict[tuple[Project, Target], bool | OSError],
     ) -> str | MissingArtifact | OSError | None:
         """Touch what an entry refers to; return an error or the name of what is missing, if any.
 
         `seen` has what this batch has touched under the lock: once is enough.
         """
+        if isinstance(clean, OSError):
+            return clean
         project = write.key.project
+        there = partial(target_is_there, self._store, project, going=clean.going)
         missing = []
         for target in write.targets():
             key = project, target
             if key not in seen:
-                seen[key] = attempt(partial(target_is_there, self._store, project), target)
+                seen[key] = attempt(there, target)
             is_there = seen[key]
             if isinstance(is_there, OSError):
                 return is_there
@@ -195,10 +227,11 @@ def has_blobs(store: FileStore, project: Project, action: bytes, most: int) -> b
     return all(target_is_there(store, project, blob_target(each)) for each in blobs[:most])
 
 
-def target_is_there(store: FileStore, project: Project, target: Target) -> bool:
+def target_is_there(store: FileStore, project: Project, target: Target, going: int = 0) -> bool:
     """Touch what a file refers to, in each spelling, and return whether it exists in one.
 
-    A client may ask for either spelling, and eviction judges each by its own last use.
+    A client may ask for either spelling, and eviction judges each by its own last use. What was
+    stored at `going` (nanoseconds since the epoch) or earlier does not count.
 
     Raises:
         OSError: the disk failed.
@@ -207,5 +240,5 @@ def target_is_there(store: FileStore, project: Project, target: Target) -> bool:
     is_there = False
     for each in target.ids:
         place = Key(project, target.kind, each).place
-        is_there |= store.touch(f"{store.root}/{place}", now, target.size)
+        is_there |= store.touch(f"{store.root}/{place}", now, target.size, going)
     return is_there

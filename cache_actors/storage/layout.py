@@ -38,6 +38,9 @@ LOGS = ".log"
 SHARE = ".share"
 """Name of the folder below the storage folder whose lock is that of walks for the bucket."""
 
+CLEANS = ".cleans"
+"""Name of the folder below the storage folder that holds the notes of known cleans."""
+
 LAST_SCRUB = ".last-scrub"
 """Name of the file below the storage folder that holds the time of the last scrub's end."""
 

@@ -6,9 +6,9 @@ at a start. After a checkpoint that failed, the same is done while the service r
 A file is *whole* if its bytes have the checksum that is recorded for it. A record of the log is
 stored again unless there is a whole file of its name. For an entry, that file must also be at least
 as new. No record is stored again whose project has been cleaned since: its folder is gone, or
-another one. A torn file at its path is removed then: it was being stored during the clean. Recovery
-may store a write that was never acknowledged: its client heard an error, or nothing, and had to
-expect either.
+another one, or a clean is known that takes it (`known_cleans.py`). A torn file at its path is
+removed then: it was being stored during the clean. Recovery may store a write that was never
+acknowledged: its client heard an error, or nothing, and had to expect either.
 
 Of several records of an entry the newest counts, whichever process logged it. An entry is removed
 if an artifact of it is lost even so: it would break the build that finds it. A recovery that is cut
@@ -40,6 +40,7 @@ from .files.write_ahead_log import (
 from .integrity.checksum import read_checksum
 from .integrity.quarantine import DAMAGE
 from .integrity.validation import Fault, open_or_fault
+from .known_cleans import known_clean
 from .layout import LOGS, Key, key_at
 from .locks import FolderLock
 from .project_lock import exclusive
@@ -141,7 +142,8 @@ class _Recovery:
             if key is None:
                 continue
             project = key.project.path(self._store.root)
-            if not is_same_folder(record.project, identity_of(project)):
+            is_taken = known_clean(self._store.root, key.project).takes(record.time)
+            if is_taken or not is_same_folder(record.project, identity_of(project)):
                 self._cleaned.add(key)
                 continue
             if key not in self._newest or self._newest[key].time < record.time:

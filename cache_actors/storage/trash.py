@@ -89,27 +89,6 @@ def clean(root: Path, project: Project, *, durable: bool = True) -> bool:
     return any(moved)
 
 
-def has_older(root: Path, project: Project, than: int) -> bool:
-    """Whether a file of `project` was stored at `than` (nanoseconds since the epoch), or earlier.
-
-    Raises:
-        OSError: the disk failed.
-    """
-    return _has_older(str(project.path(root)), than)
-
-
-def _has_older(folder: str, than: int) -> bool:
-    for each in _listed(folder):
-        if each.is_dir(follow_symlinks=False):
-            if _has_older(each.path, than):
-                return True
-            continue
-        with suppress(FileNotFoundError):
-            if each.stat(follow_symlinks=False).st_mtime_ns <= than:
-                return True
-    return False
-
-
 def empty_trash(root: Path) -> Iterator[Removed]:
     """Remove all files in the trash of the storage folder `root`; yield after each file.
 

@@ -11,15 +11,16 @@ import trio.testing
 from cache_actors.actor_process.client import ProcessDied
 from cache_actors.actors import bucket_process
 from cache_actors.actors import fetcher as module
-from cache_actors.actors.fetcher import CleanUnknown, Fetcher, FetcherClient
+from cache_actors.actors.fetcher import CleanUntold, Fetcher, FetcherClient
 from cache_actors.fetcher_process.protocol import (
     MAX_FLIGHTS,
-    CleanRequest,
     FetcherConfig,
+    FollowedClean,
     Noticed,
     PullReport,
     PullRequest,
     StoredFile,
+    TellRequest,
 )
 from cache_actors.kinds import Kind
 from cache_actors.metrics.registry import Metrics
@@ -52,7 +53,7 @@ class Process:
     async def end(self, *, kill: bool) -> None:
         """End."""
 
-    async def send(self, message: PullRequest | CleanRequest) -> None:
+    async def send(self, message: PullRequest | TellRequest) -> None:
         self.asked.append(message)
 
     async def receive(self, _decode: object) -> PullReport:
@@ -82,7 +83,6 @@ class World:
         self.capacity = Capacity(folder)
         self.processes: list[Process] = []
         self.announced: list[StoredKey] = []
-        self.cleaned: list[Project] = []
 
     @property
     def process(self) -> Process:
@@ -96,20 +96,17 @@ class World:
         async def announce(batch: Any) -> None:
             self.announced += batch
 
-        async def clean(project: Project) -> None:
-            self.cleaned.append(project)
-
         def config(_channel: int) -> FetcherConfig:
             raise AssertionError("the stand-in needs none")
 
-        return Fetcher(config, self.capacity, announce, clean, self.monitor, self.metrics, self.log)
+        return Fetcher(config, self.capacity, announce, self.monitor, self.metrics, self.log)
 
     async def report(self, *outcomes: tuple[str, Outcome], **more: Any) -> None:
         """Have the process report the outcomes of what it was asked for, by place."""
         numbers = {r.place: r.number for r in self.process.asked if isinstance(r, PullRequest)}
         found = [(numbers[place], outcome) for place, outcome in outcomes]
         empty: dict[str, Any] = {"bucket": BucketReport("ok"), "stored": [], "noticed": []}
-        empty |= {"told": [], "cleaned": []}
+        empty |= {"told": [], "followed": [], "troubles": []}
         await self.process.says.send(PullReport(outcomes=found, **(empty | more)))
         await trio.testing.wait_all_tasks_blocked()
 
@@ -228,8 +225,8 @@ async def test_death_of_the_process_is_a_miss_and_the_next_one_answers(
     await trio.testing.wait_all_tasks_blocked()
     assert asking.outcomes == [Outcome.UNKNOWN]
     assert await world.client.pull(artifact("B")) is Outcome.UNKNOWN
-    with pytest.raises(CleanUnknown):
-        await world.client.clean(PROJECT)
+    with pytest.raises(CleanUntold):
+        await world.client.tell_cleans()
     await trio.sleep(bucket_process.RESTART_SECONDS + 0.1)
     assert len(world.processes) == 2
     await asking.ask(artifact("A"))
@@ -268,23 +265,38 @@ async def test_process_in_which_a_request_does_not_end_is_replaced(world: World)
     assert len(world.processes) == 2
 
 
-async def test_clean_is_over_when_all_nodes_are_told_and_that_of_another_node_is_made_here(
+async def test_cleans_are_told_once_the_process_says_so_or_why_not(
     world: World, nursery: trio.Nursery
 ) -> None:
-    done: list[Project] = []
+    done: list[str] = []
 
-    async def clean(project: Project) -> None:
-        await world.client.clean(project)
-        done.append(project)
+    async def tell() -> None:
+        try:
+            await world.client.tell_cleans()
+        except CleanUntold as error:
+            done.append(str(error))
+        else:
+            done.append("told")
 
-    nursery.start_soon(clean, PROJECT)
-    await trio.testing.wait_all_tasks_blocked()
-    [request] = world.process.asked
-    assert (request.account, request.name) == (PROJECT.account, PROJECT.name)
+    for _ in range(2):
+        nursery.start_soon(tell)
+        await trio.testing.wait_all_tasks_blocked()
+    first, second = (each.number for each in world.process.asked)
     assert done == []
-    await world.report(told=[(request.number, None)], cleaned=[("acme", "other")])
-    assert done == [PROJECT]
-    assert world.cleaned == [OTHER]
+    await world.report(told=[(first, None)])
+    await world.report(told=[(second, "down")])
+    assert done == ["told", "down"]
+
+
+async def test_clean_of_another_node_is_counted_and_logged(world: World) -> None:
+    await world.report(followed=[FollowedClean("acme", "other", 3, 8192)], troubles=["full"])
+    text = world.metrics.render().decode()
+    for what, value in ("projects", 1), ("files", 3), ("bytes", 8192):
+        assert f"cache_actors_cleaned_{what}_total {value}.0" in text
+    assert list(world.log) == [
+        {"event": "clean_followed", "project": "acme/other", "files": 3, "bytes": 8192},
+        {"event": "clean_failed", "reason": "full"},
+    ]
 
 
 @pytest.mark.parametrize(
@@ -292,6 +304,7 @@ async def test_clean_is_over_when_all_nodes_are_told_and_that_of_another_node_is
     [
         (Outcome.HERE, "hits"),
         (Outcome.ABSENT, "misses"),
+        (Outcome.CLEANED, "misses"),
         (Outcome.UNUSABLE, "misses"),
         (Outcome.UNKNOWN, "shed"),
     ],

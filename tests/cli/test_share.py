@@ -10,8 +10,8 @@ from click.testing import CliRunner, Result
 
 from cache_actors.cli import share as module
 from cache_actors.cli.main import main
-from cache_actors.s3.bucket import Bucket
 from cache_actors.s3.config import BucketConfig
+from cache_actors.s3.installation import ClaimedBucket
 from cache_actors.s3.names import object_name
 from cache_actors.s3.walk import walk_lock
 from tests.s3.pushes import Disk
@@ -37,7 +37,7 @@ def share(disk: Disk, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> S
         }
         for name, value in (environment | more).items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(module, "Bucket", partial(Bucket, connect=unhurried))
+        monkeypatch.setattr(module, "ClaimedBucket", partial(ClaimedBucket, connect=unhurried))
         return CliRunner().invoke(main, ["share", *options])
 
     return share

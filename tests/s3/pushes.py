@@ -13,9 +13,9 @@ from typing import Any
 from obstore.store import MemoryStore
 
 from cache_actors.kinds import Kind
-from cache_actors.s3.bucket import Bucket
 from cache_actors.s3.config import BucketConfig
 from cache_actors.s3.errors import BucketError
+from cache_actors.s3.installation import ClaimedBucket
 from cache_actors.s3.names import key_of, object_name
 from cache_actors.storage.actions import packed_action
 from cache_actors.storage.integrity.checksum import (
@@ -30,11 +30,12 @@ from tests.support.stored import artifact_id, body_of, value_of
 
 APP = Project("acme", "app")
 CONFIG = BucketConfig("builds", prefix="cache")
+SERVER = "https://tuist.example"
 DAY = 86_400
 
 
-class WatchedBucket(Bucket):
-    """A bucket in memory that remembers what was put, in order, and that a test can hold or break.
+class WatchedBucket(ClaimedBucket):
+    """A claimed bucket in memory that remembers what was put, and that a test can hold or break.
 
     Attributes:
         puts: the names of objects, in the order in which puts ended.
@@ -43,7 +44,8 @@ class WatchedBucket(Bucket):
 
     def __init__(self, config: BucketConfig = CONFIG) -> None:
         store = MemoryStore()
-        super().__init__(config, connect=lambda *_: store)
+        super().__init__(config, SERVER, connect=lambda *_: store)
+        self.claim()
         self.puts: list[str] = []
         self.before_put: Callable[[str], None] = lambda _: None
 

@@ -1,104 +1,120 @@
-"""Cleans: what was stored before one is gone from the bucket, for every node, whenever it comes."""
+"""Cleans: every node hears of every clean, whoever knows of it, and no marker is lost."""
 
 import time
+from pathlib import Path
 
 import pytest
 
-from cache_actors.kinds import Kind
 from cache_actors.s3.bucket import Listed
-from cache_actors.s3.cleans import WRONG_CLOCK_SECONDS, Cleans, Cut
+from cache_actors.s3.cleans import WRONG_CLOCK_SECONDS, exchange_cleans, put_marker
 from cache_actors.s3.errors import Unreachable
-from cache_actors.s3.push import Pusher
-from cache_actors.storage.layout import Key, Project
+from cache_actors.storage.known_cleans import known_clean, known_cleans, note_clean, note_followed
+from cache_actors.storage.layout import Project
 
-from .pushes import APP, Disk, WatchedBucket
+from .pushes import APP, WatchedBucket
 
 OTHER = Project("acme", "other")
 
 
 @pytest.fixture
-def cleans(bucket: WatchedBucket) -> Cleans:
-    return Cleans(bucket)
+def root(tmp_path: Path) -> Path:
+    """The storage folder of this node."""
+    (tmp_path / "one").mkdir()
+    return tmp_path / "one"
 
 
-def test_other_nodes_hear_of_a_clean_once_and_of_the_next_one_again(
-    bucket: WatchedBucket, cleans: Cleans
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """The storage folder of another node."""
+    (tmp_path / "two").mkdir()
+    return tmp_path / "two"
+
+
+def markers(bucket: WatchedBucket) -> list[str]:
+    return [each.name for each in bucket.list("cache/1/.cleans")]
+
+
+def test_clean_of_one_node_is_known_to_the_others(
+    bucket: WatchedBucket, root: Path, elsewhere: Path
 ) -> None:
-    elsewhere = Cleans(bucket)
-    before = time.time_ns()
-    assert elsewhere.refresh() == {}
-    cleans.clean(APP)
-    after = time.time_ns()
-    assert cleans.refresh() == {}, "whoever cleans knows"
-    [(project, cut)] = elsewhere.refresh().items()
-    assert project == APP
-    assert before <= cut.stored <= after
-    assert elsewhere.refresh() == {}
-    assert elsewhere.cut(OTHER) == Cut()
-    cleans.clean(APP)
-    assert elsewhere.refresh()[APP].stored > cut.stored
-    assert Cleans(bucket).refresh().keys() == {APP}
+    exchange_cleans(bucket, elsewhere)
+    assert known_cleans(elsewhere) == {}
+    now = time.time_ns()
+    for when in now, now + 5:
+        note_clean(root, APP, when)
+        exchange_cleans(bucket, root)
+        exchange_cleans(bucket, elsewhere)
+        assert known_clean(elsewhere, APP).time == when
+        assert known_clean(elsewhere, APP).going == when, "it has yet to follow"
+    assert known_cleans(elsewhere).keys() == {APP}
+    assert known_clean(elsewhere, OTHER).time == 0
 
 
-def test_clean_takes_what_was_stored_or_put_before_it(cleans: Cleans) -> None:
-    cut = Cut(stored=2_000_000_000, put=3.0)
-    assert cut.takes(2_000_000_000, 9.0)
-    assert cut.takes(9_000_000_000, 2.0)
-    assert not cut.takes(2_000_000_001, 3.0)
-    assert not cleans.cut(APP).takes(1, 1.0)
-
-
-def test_clean_deletes_what_it_takes_and_nothing_else(
-    bucket: WatchedBucket, cleans: Cleans, disk: Disk
+def test_clean_that_the_bucket_could_not_be_told_of_is_told_later(
+    bucket: WatchedBucket, root: Path, elsewhere: Path
 ) -> None:
-    pusher = Pusher(disk.root, bucket)
-    old = [disk.artifact(1), disk.entry("aaaa", 1)]
-    for kind in Kind.GRADLE, Kind.MODULE:
-        old.append(Key(APP, kind, "ab" * 32))
-        disk.write(old[-1], b"bytes")
-    other = Key(OTHER, Kind.CAS, "0" * 64)
-    disk.write(other, b"bytes")
-    for key in *old, other:
-        pusher.push(key)
-    cleans.clean(APP)
-    young = disk.artifact(2)
-    pusher.push(young)
-    bucket.put("cache/1/acme/app/cas/not ours.", b"bytes", {})
-    cleans.remove(APP)
-    assert [key for key in old if bucket.content(key) is not None] == []
-    assert bucket.content(other) is not None
-    assert bucket.content(young) is not None
+    note_clean(root, APP, time.time_ns())
+    bucket.fail(Unreachable("down"))
+    with pytest.raises(Unreachable):
+        exchange_cleans(bucket, root)
+    exchange_cleans(bucket, root)
+    exchange_cleans(bucket, elsewhere)
+    assert known_clean(elsewhere, APP).time == known_clean(root, APP).time
+
+
+def test_marker_that_has_expired_is_put_again_and_no_other_one(
+    bucket: WatchedBucket, root: Path
+) -> None:
+    when = time.time_ns()
+    for earlier in 2, 1, 0:
+        put_marker(bucket, APP, when - earlier)
+    exchange_cleans(bucket, root)
+    note_followed(root, APP, when)
+    bucket.puts.clear()
+    exchange_cleans(bucket, root)
+    assert bucket.puts == []
+    for name in markers(bucket):
+        bucket.delete(name)
+    exchange_cleans(bucket, root)
+    assert markers(bucket) == [f"cache/1/.cleans/{APP}/{when}"]
+    assert known_clean(root, APP).is_followed
 
 
 @pytest.mark.parametrize(
     ("at", "found"),
     [
-        (-10.0, 0.0),
+        (-10.0, -10.0),
         (0.5, 0.5),
         (WRONG_CLOCK_SECONDS + 50, WRONG_CLOCK_SECONDS),
         (1e9, WRONG_CLOCK_SECONDS),
     ],
     ids=["behind", "right", "ahead", "years ahead"],
 )
-def test_time_from_a_wrong_clock_does_not_count(
-    bucket: WatchedBucket, cleans: Cleans, at: float, found: float
+def test_time_from_a_wrong_clock_does_not_count_and_is_not_put_again(
+    bucket: WatchedBucket, root: Path, at: float, found: float
 ) -> None:
     put = 1_700_000_000.0
     marker = Listed(f"cache/1/.cleans/acme/app/{int((put + at) * 1e9)}", 5, put)
     bucket.list = lambda _: iter([marker])  # type: ignore[method-assign, assignment]
-    assert cleans.refresh() == {APP: Cut(int((put + found) * 1e9), put)}
+    exchange_cleans(bucket, root)
+    assert known_clean(root, APP).time == int((put + found) * 1e9)
+    assert bucket.puts == []
 
 
-def test_names_that_are_no_markers_are_left_alone(bucket: WatchedBucket, cleans: Cleans) -> None:
+def test_names_that_are_no_markers_are_left_alone(bucket: WatchedBucket, root: Path) -> None:
     for name in ("acme/app/never", "acme/app", "acme/app/1/2", "ACME/app/1", "..a/app/1", "1"):
         bucket.put(f"cache/1/.cleans/{name}", b"", {})
-    assert cleans.refresh() == {}
+    exchange_cleans(bucket, root)
+    assert known_cleans(root) == {}
 
 
-def test_bucket_that_fails_leaves_what_is_known(bucket: WatchedBucket, cleans: Cleans) -> None:
-    cleans.clean(APP)
-    cut = cleans.cut(APP)
-    bucket.fail(Unreachable("down"))
+def test_bucket_that_fails_leaves_what_is_known(bucket: WatchedBucket, root: Path) -> None:
+    note_clean(root, APP, 5)
+
+    def fail(_: str) -> None:
+        raise Unreachable("down")
+
+    bucket.list = fail  # type: ignore[method-assign, assignment]
     with pytest.raises(Unreachable):
-        cleans.clean(APP)
-    assert cleans.cut(APP) == cut
+        exchange_cleans(bucket, root)
+    assert known_clean(root, APP).time == 5

@@ -119,7 +119,7 @@ class SharedCache(Cache):
     @rule(share=shares, only=st.none() | projects)
     def begin_pass(self, share: float, only: Project | None) -> None:
         now = self._now()
-        shared = SharedFiles(CONFIG.target, entries=True, now=now + CLOCK_NS)
+        shared = SharedFiles(self.root, CONFIG.target, entries=True, now=now + CLOCK_NS)
         scan = Scan(now, shared)
         list(scan.run(self.root, only))
         excess = Amount(int(scan.bytes * share))

@@ -15,7 +15,7 @@ import httpx
 from cache_actors.s3.bucket import Bucket, Object
 from cache_actors.s3.config import bucket_config
 from cache_actors.s3.errors import BucketError, Misconfigured, Unreachable
-from cache_actors.s3.installation import claim
+from cache_actors.s3.installation import ClaimedBucket, ForeignPrefix
 from cache_actors.s3.names import SHA256, STORED, top
 from cache_actors.s3.push import REFRESH_SECONDS
 from cache_actors.storage.integrity.checksum import has_checksums
@@ -52,8 +52,13 @@ def check_bucket(settings: Settings) -> Iterator[CheckResult]:
     except OSError:
         pass  # told by the check of the storage
     try:
-        bucket = Bucket(config)
+        yield _missing(Bucket(config), f"{top(config.prefix)}/.check/{uuid4().hex}")
+        bucket = ClaimedBucket(config, str(settings.server_url))
+        bucket.claim()
         yield from _check(bucket, settings)
+    except ForeignPrefix as error:
+        advice = "Set another S3_PREFIX, or delete that object if the server has got another URL."
+        yield CheckResult("bucket and others", Verdict.BROKEN, str(error), advice)
     except BucketError as error:
         yield CheckResult("bucket", Verdict.BROKEN, str(error), _advice(error))
 
@@ -66,14 +71,13 @@ def _advice(error: BucketError) -> str:
     return "Ask the server's log why it has refused this."
 
 
-def _check(bucket: Bucket, settings: Settings) -> Iterator[CheckResult]:
+def _check(bucket: ClaimedBucket, settings: Settings) -> Iterator[CheckResult]:
     """Check a bucket with a trial object, which is deleted.
 
     Raises:
         BucketError: it does not do what is needed.
     """
     name = f"{top(bucket.config.prefix)}/.check/{uuid4().hex}"
-    yield _missing(bucket, name)
     bucket.put(name, b"first", {})
     began = time.time()
     bucket.put(name, b"second", _METADATA)
@@ -94,11 +98,6 @@ def _check(bucket: Bucket, settings: Settings) -> Iterator[CheckResult]:
     if bucket.get(name) is not None:
         text, advice = "an object that was deleted is still there", "Allow s3:DeleteObject."
         yield CheckResult("bucket and deletes", Verdict.BROKEN, text, advice)
-    try:
-        claim(bucket, str(settings.server_url))
-    except Misconfigured as error:
-        advice = "Set another S3_PREFIX, or delete that object if the server has got another URL."
-        yield CheckResult("bucket and others", Verdict.BROKEN, str(error), advice)
 
 
 def _missing(bucket: Bucket, name: str) -> CheckResult:

@@ -116,7 +116,7 @@ class EvictionPass:
         now = time.time_ns()
         shared = None
         if limits.bucket is not None:
-            shared = SharedFiles(limits.bucket, limits.share_entries, now)
+            shared = SharedFiles(root, limits.bucket, limits.share_entries, now)
         self.scan = Scan(now, shared)
         self.excess = Amount()
 

@@ -48,11 +48,10 @@ from typing import TYPE_CHECKING
 from cache_actors.kinds import Kind
 from cache_actors.storage.files.folders import sync_folder
 from cache_actors.storage.files.last_use import WRONG_CLOCK_NS, last_use, touch_path
-from cache_actors.storage.integrity.quarantine import DAMAGE
 from cache_actors.storage.layout import Key
 from cache_actors.storage.project_lock import exclusive
 from cache_actors.storage.references import targets_in
-from cache_actors.storage.walk import FolderLost, StoredFile, files, shards
+from cache_actors.storage.walk import FolderLost, StoredFile, files, read_unnoticed, shards
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -73,8 +72,6 @@ MAX_PAUSE_SECONDS = 0.1
 ENTRY_GRACE_NS = 600_000_000_000
 """Time in nanoseconds that an entry may stay without its artifacts if the service stores such
 entries (`KV_REQUIRE_ARTIFACTS=off`)."""
-
-_FLAGS = os.O_RDONLY | os.O_NOATIME | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class ClockStepped(Exception):
@@ -290,7 +287,7 @@ class Sweep:
         rule = self._rule(entry, refers=True)
         if rule.takes_all(used):
             return True
-        targets = targets_in(_read(entry.path))
+        targets = targets_in(read_unnoticed(entry.path))
         if not targets:
             return rule.takes(used, entry.id)
         is_spared = rule is not self.rule
@@ -377,16 +374,3 @@ def _status(path: str | Path) -> os.stat_result | None:
 def _is_ours(status: os.stat_result) -> bool:
     """Whether this user may touch the file. Last uses of other users' files are not recorded."""
     return os.geteuid() in (0, status.st_uid)
-
-
-def _read(path: str) -> bytes:
-    """The bytes of an entry, read without a change of its last use; empty if missing or broken."""
-    try:
-        with open(os.open(path, _FLAGS), "rb") as file:  # noqa: PTH123
-            return file.read()
-    except (FileNotFoundError, NotADirectoryError):
-        return b""
-    except OSError as error:
-        if error.errno not in DAMAGE:
-            raise
-        return b""

@@ -260,15 +260,16 @@ class FileStore:
         quarantine = partial(self._valid.quarantine, path, status.st_ino)
         return OpenFile(fd, status, record.digest if record else None, quarantine)
 
-    def touch(self, path: str | Path, when: int, size: int | None = None) -> bool:
+    def touch(self, path: str | Path, when: int, size: int | None = None, going: int = 0) -> bool:
         """Whether there is a whole file at `path`; if so, note that it was used at `when` (ns).
 
-        One with another size than `size`, if that is given, does not count.
+        One with another size than `size`, if that is given, does not count, and neither does one
+        that was stored at `going` (ns) or earlier.
 
         Raises:
             OSError: the disk failed.
         """
-        with self._used(path, when, size) as file:
+        with self._used(path, when, size, going) as file:
             return file is not None
 
     def content(self, path: str | Path, when: int, size: int) -> bytes | None:
@@ -298,9 +299,9 @@ class FileStore:
 
     @contextmanager
     def _used(
-        self, path: str | Path, when: int, size: int | None
+        self, path: str | Path, when: int, size: int | None, going: int = 0
     ) -> Iterator[tuple[int, os.stat_result] | None]:
-        """The whole file at `path`, open and noted as used; None without one of `size`, if given.
+        """The whole file at `path`, open and noted as used; None without one that counts: `touch`.
 
         Raises:
             OSError: the disk failed.
@@ -311,7 +312,7 @@ class FileStore:
             return
         fd, status, _ = found
         try:
-            if size not in (None, status.st_size):
+            if size not in (None, status.st_size) or status.st_mtime_ns <= going:
                 yield None
                 return
             with suppress(PermissionError):  # somebody else's, which eviction leaves alone
@@ -430,6 +431,8 @@ class FileStore:
 
     def _link(self, item: Publication, file: TemporaryFile) -> Published:
         assert file.is_sealed, "it would be published without its record"  # noqa: S101
+        if not file.has_time:  # its bytes may have come before a clean that it is to outlive
+            file.set_time(time.time_ns())
         try:
             self._folders.call_in(item.path.parent, file.link, item.path)
         except FileExistsError:

@@ -62,9 +62,13 @@ class TemporaryFile:
         size: the number of bytes written so far.
         mark: the mark that it gets when it is sealed, if it comes from a bucket.
         is_sealed: whether it has its record, and is complete.
+        has_time: whether its time was set, to that of the node that stored it first.
     """
 
-    __slots__ = ("_descriptors", "_fd", "_hash", "_reserved", "is_sealed", "mark", "path", "size")
+    __slots__ = (
+        *("_descriptors", "_fd", "_hash", "_reserved"),
+        *("has_time", "is_sealed", "mark", "path", "size"),
+    )
 
     def __init__(self, fd: int, path: Path | None, descriptors: int = -1) -> None:
         self._fd = fd
@@ -75,6 +79,7 @@ class TemporaryFile:
         self.size = 0
         self.mark: Mark | None = None
         self.is_sealed = False
+        self.has_time = False
 
     def reserve(self, size: int) -> None:
         """Preallocate `size` bytes, if the file system can.
@@ -156,6 +161,7 @@ class TemporaryFile:
         Both are in nanoseconds since the epoch.
         """
         os.utime(self._fd, ns=(when if used is None else used, when))
+        self.has_time = True
 
     def seal(self) -> None:
         """Free unused room, and record checksum and mark; nothing may be written afterwards."""

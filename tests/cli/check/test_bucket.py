@@ -10,6 +10,7 @@ from cache_actors.cli.check import bucket as module
 from cache_actors.cli.check.bucket import check_bucket
 from cache_actors.cli.check.result import CheckResult, Verdict
 from cache_actors.s3.bucket import Bucket
+from cache_actors.s3.installation import ClaimedBucket
 from cache_actors.s3.names import SHA256
 from cache_actors.settings import Settings, load_settings
 from tests.support.s3 import Fault, FaultProxy, Metadata, Refuse, S3Bucket, unhurried
@@ -27,7 +28,8 @@ def check(tmp_path: Path, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch) 
         }
         for name, value in (environment | more).items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(module, "Bucket", partial(Bucket, connect=unhurried))
+        for kind in Bucket, ClaimedBucket:
+            monkeypatch.setattr(module, kind.__name__, partial(kind, connect=unhurried))
         results = list(check_bucket(load_settings()))
         assert len({each.subject for each in results}) == len(results)
         assert all((each.advice is None) == (each.verdict is Verdict.OK) for each in results)

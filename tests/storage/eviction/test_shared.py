@@ -93,7 +93,9 @@ def test_file_that_gets_to_the_bucket_during_a_pass_stays(stored: Stored) -> Non
     while clock.stat().st_ctime_ns < now:  # that of files is coarser
         clock.touch()
     rule, last = rules(now)
-    sweep = Sweep(stored.root, rule, 0.0, last=last, shared=SharedFiles(BUCKET, True, now))
+    sweep = Sweep(
+        stored.root, rule, 0.0, last=last, shared=SharedFiles(stored.root, BUCKET, True, now)
+    )
     for step in sweep.run([APP]):
         assert step is not None
         mark(artifact)  # at the first step, and so after its entry was looked at
