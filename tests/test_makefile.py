@@ -107,6 +107,32 @@ def test_set_up_that_fails_in_the_middle_leaves_nothing_to_trust(checkout: Path)
     assert not (checkout / ".venv").exists()
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_s3_server_is_added_to_what_is_set_up_and_a_failure_leaves_that(
+    checkout: Path, fails: bool
+) -> None:
+    pip = checkout / ".venv" / "bin" / "pip"
+    pip.parent.mkdir()
+    pip.write_text("#!/bin/sh\n" + ("echo 'ERROR: No matching'; exit 1" if fails else 'echo "$@"'))
+    pip.chmod(0o755)
+    said = run(checkout / "scripts/set-up.sh", "s3-server", PYTHON=sys.executable)
+    assert said.returncode == fails
+    assert said.stdout == "Installing SeaweedFS, an S3 server, into .venv ...\n"
+    assert ("requirements-s3-server.lock names failed: ERROR: No matching" in said.stderr) == fails
+    assert (checkout / ".venv" / "s3-server").exists() == (not fails)
+    assert (checkout / ".venv" / "ready").exists()
+    if not fails:
+        log = (checkout / "build/set-up.log").read_text()
+        assert "--require-hashes -r requirements-s3-server.lock" in log
+
+
+def test_s3_server_is_wanted_by_tests_and_by_several_nodes_only() -> None:
+    for goals, is_wanted in [(["run"], False), (["run", "NODES=2"], True), (["test"], True)]:
+        would = run("make", "--dry-run", "--always-make", "-C", PROJECT, *goals, MAKEFLAGS="")
+        assert would.returncode == 0
+        assert ("set-up.sh s3-server" in would.stdout) == is_wanted
+
+
 # --- Programs that tests need ---------------------------------------------------------------------
 
 

@@ -69,7 +69,7 @@ def running_seaweed(folder: Path, buckets: int) -> Iterator[SeaweedFs]:
     """
     program = Path(sys.executable).with_name("weed")
     if not program.exists():
-        raise NoS3Server("SeaweedFS is not installed: `make run` does that")
+        raise NoS3Server("SeaweedFS is not installed: `make run NODES=2` does that")
     folder.mkdir(exist_ok=True)
     (folder / "s3.json").write_text(json.dumps({"identities": [_IDENTITY]}))
     ports = {name: _free_port() for name in ("master", "volume", "filer", "s3")}
