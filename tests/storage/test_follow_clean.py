@@ -1,6 +1,8 @@
 """Following a clean of another node: what is older goes, entries first, and all else stays."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,8 @@ from cache_actors.storage.entries import (
 from cache_actors.storage.files.store import FileStore, Publication, Published
 from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.follow_clean import follow_clean
-from cache_actors.storage.known_cleans import known_clean, note_clean, notes_of
+from cache_actors.storage.known_cleans import known_clean, note_clean
 from cache_actors.storage.layout import QUARANTINE, Key
-from cache_actors.storage.locks import FolderLock
 from cache_actors.storage.project_lock import exclusive
 from cache_actors.storage.trash import Removed
 from tests.support.stored import APP, BLOCK_BYTES, LIB, Stored, artifact_id, body_of, value_of
@@ -138,10 +139,31 @@ def test_one_that_is_cut_short_anywhere_is_begun_again(stored: Stored) -> None:
 
 def test_two_processes_do_not_follow_at_once(stored: Stored, when: int) -> None:
     artifact = stored.artifact(1, OLD)
-    with FolderLock(notes_of(stored.root, APP)):
-        assert follow(stored.root, when) == Removed()
-        assert artifact.exists()
-        assert not known_clean(stored.root, APP).is_followed
+    first = follow_clean(stored.root, APP, when)
+    while artifact.exists():
+        next(first)
+    assert follow(stored.root, when) == Removed()
+    assert not known_clean(stored.root, APP).is_followed
+    assert list(first)
+    assert known_clean(stored.root, APP).is_followed
+
+
+def test_file_that_is_stored_anew_before_it_is_removed_stays(
+    stored: Stored, when: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry, artifact = stored.entry("a", age=OLD), stored.artifact(1, OLD)
+
+    @contextmanager
+    def store_first(project: Path) -> Iterator[None]:
+        stored.entry("a", age=YOUNG)
+        stored.artifact(1, YOUNG)
+        with exclusive(project):
+            yield
+
+    monkeypatch.setattr(module, "exclusive", store_first)
+    assert follow(stored.root, when) == Removed()
+    assert entry.exists()
+    assert artifact.exists()
 
 
 def test_project_of_which_nothing_is_stored_is_followed(stored: Stored, when: int) -> None:
