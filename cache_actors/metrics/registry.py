@@ -297,7 +297,7 @@ class Metrics:
             for kind in Kind:
                 counter.labels(kind.label)
         troubles = {
-            "dangling": "Entries that were deleted from the bucket, as an artifact is gone.",
+            "dangling": "Entries found in the bucket that were no use, as an artifact is gone.",
             "unusable": "Objects in the bucket that are not what was put, or have other bytes.",
         }
         self._pull_troubles = {

@@ -66,13 +66,14 @@ class KnownClean:
     def marked_since(self, now: float | None = None) -> float:
         """The time from which a mark says that its file is in the bucket, in seconds.
 
-        Until `SETTLING_SECONDS` after the clean, all marks count.
+        Without a clean, and until `SETTLING_SECONDS` after it, all marks count.
 
         Args:
             now: the present time in seconds since the epoch; by default of the clock.
         """
         settled = self.time / 1e9 + SETTLING_SECONDS
-        return settled if settled <= (time.time() if now is None else now) else 0.0
+        is_settled = settled <= (time.time() if now is None else now)
+        return settled if self.time and is_settled else 0.0
 
 
 def known_clean(root: Path, project: Project) -> KnownClean:

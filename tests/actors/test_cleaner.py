@@ -1,6 +1,7 @@
 """The cleaner takes a project away at once, removes it afterwards, and whatever it finds there."""
 
 import errno
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from cache_actors.storage.capacity import Capacity
 from cache_actors.storage.errors import StorageError
 from cache_actors.storage.files.store import FileStore
 from cache_actors.storage.files.temporary import TemporaryFolder
-from cache_actors.storage.layout import TRASH
+from cache_actors.storage.known_cleans import known_clean
+from cache_actors.storage.layout import CLEANS, TRASH, Project
 from cache_actors.storage.trash import clean
 from cache_actors.supervision import Actor, Mailbox, actor_child
 from tests.supervision.small_actors import Root
@@ -82,6 +84,27 @@ async def test_project_of_which_nothing_is_stored_is_clean(cleaning: Cleaning) -
     await cleaning.client.clean(APP)
     assert cleaning.counted("projects") == 0
     assert cleaning.log == [{"event": "project_cleaned", "project": "acme/app", "stored": False}]
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+async def test_with_a_bucket_a_clean_is_known_before_anything_goes(
+    cleaning: Cleaning, storage: Path, monkeypatch: pytest.MonkeyPatch, is_shared: bool
+) -> None:
+    fill(storage)
+    known: list[int] = []
+
+    def clean_and_look(root: Path, project: Project, *, durable: bool) -> bool:
+        known.append(known_clean(root, project).time)
+        return clean(root, project, durable=durable)
+
+    monkeypatch.setattr(cleaner, "clean", clean_and_look)
+    before = time.time_ns()
+    actor = Cleaner(
+        cleaning.store, cleaning.metrics, trio.CapacityLimiter(1), Log(), is_shared=is_shared
+    )
+    assert actor._clean(APP)
+    assert (before <= known[0] <= time.time_ns()) is is_shared
+    assert (storage / CLEANS).exists() is is_shared
 
 
 async def test_what_others_have_left_is_removed_at_the_start_and_after_a_while(

@@ -14,7 +14,7 @@ from cache_actors.s3.config import BucketConfig
 from cache_actors.s3.installation import ClaimedBucket
 from cache_actors.s3.names import object_name
 from cache_actors.s3.walk import walk_lock
-from tests.s3.pushes import Disk
+from tests.s3.pushes import APP, Disk
 from tests.support.s3 import FaultProxy, Refuse, S3Bucket, unhurried
 from tests.support.waiting import eventually
 
@@ -148,3 +148,25 @@ def test_another_one_is_running(share: Share, disk: Disk) -> None:
 def test_without_a_bucket_it_cannot_run(share: Share) -> None:
     result = share(S3_BUCKET="")
     assert (result.exit_code, result.stderr) == (2, "S3_BUCKET is not set\n")
+
+
+def test_bucket_of_another_installation_is_left_alone(
+    share: Share, disk: Disk, s3_bucket: S3Bucket
+) -> None:
+    artifact = disk.artifact(1)
+    s3_bucket.put("1/.installation", b"http://first.example/")
+    result = share()
+    assert result.exit_code == 2
+    assert "http://first.example" in result.stderr
+    assert s3_bucket.names() == ["1/.installation"]
+    assert not disk.is_marked(artifact)
+
+
+def test_what_another_node_has_cleaned_is_not_put(
+    share: Share, disk: Disk, s3_bucket: S3Bucket
+) -> None:
+    old = disk.artifact(1)
+    s3_bucket.put(f"1/.cleans/{APP}/{old.path(disk.root).stat().st_mtime_ns}", b"clean")
+    disk.artifact(2)
+    assert "Put into the bucket: 1 files" in share().output
+    assert object_name("", old) not in s3_bucket.names()

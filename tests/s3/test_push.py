@@ -15,11 +15,13 @@ from cache_actors.s3.config import BucketConfig
 from cache_actors.s3.errors import Misconfigured, Unreachable
 from cache_actors.s3.names import SHA256, STORED, object_name
 from cache_actors.s3.push import Pushed, Pusher
+from cache_actors.s3.walk import Unshared, unshared
 from cache_actors.storage.integrity.checksum import ATTRIBUTE
+from cache_actors.storage.known_cleans import note_clean, note_followed
 from cache_actors.storage.layout import QUARANTINE, Key
 from tests.storage.stores import fail
 
-from .pushes import APP, Disk, WatchedBucket
+from .pushes import APP, DAY, Disk, WatchedBucket
 
 GONE = Key(APP, Kind.CAS, "0" * 64)
 
@@ -243,3 +245,52 @@ def test_storage_without_attributes_is_refused(
     monkeypatch.setattr(push_module, "has_checksums", lambda _: False)
     with pytest.raises(Misconfigured, match="extended attributes"):
         Pusher(disk.root, bucket)
+
+
+def test_what_a_clean_is_about_to_take_is_not_put(
+    disk: Disk, bucket: WatchedBucket, pusher: Pusher
+) -> None:
+    artifact, entry = disk.artifact(1), disk.entry("aaaa", 1)
+    note_clean(disk.root, APP, artifact.path(disk.root).stat().st_mtime_ns)
+    assert pusher.push(artifact) is Pushed.GONE
+    assert pusher.push(entry) is Pushed.INCOMPLETE
+    assert bucket.puts == []
+
+
+def test_what_is_left_when_a_clean_was_followed_is_put_as_newer(
+    disk: Disk, bucket: WatchedBucket, pusher: Pusher
+) -> None:
+    """It was stored while the clock was behind; others would take it for what the clean took."""
+    when = time.time_ns() + 10**12
+    note_clean(disk.root, APP, when)
+    note_followed(disk.root, APP, when)
+    artifact = disk.artifact(1)
+    assert pusher.push(artifact) is Pushed.DONE
+    found = bucket.get(object_name("cache", artifact))
+    assert found is not None
+    assert int(found.metadata[STORED]) > when
+
+
+def test_what_was_put_about_the_time_of_a_clean_is_put_again_once_it_has_settled(
+    disk: Disk, bucket: WatchedBucket, pusher: Pusher
+) -> None:
+    """Another node, which had not heard of the clean, may have put an older version since."""
+    artifact = disk.artifact(1)
+    entry = disk.entry("aaaa", 1)
+    second = 10**9
+    note_clean(disk.root, APP, artifact.path(disk.root).stat().st_mtime_ns - 600 * second)
+    pusher.push(entry)
+    for days_ago, puts in [(300 / DAY, []), (570 / DAY, [artifact])]:
+        bucket.puts.clear()
+        disk.mark(artifact, days_ago)
+        disk.mark(entry, 0)
+        assert [each.key for some in found_by_a_walk(disk) for each in some] == puts
+        pusher.push(artifact)
+        assert bucket.pushed() == puts
+    note_clean(disk.root, APP, time.time_ns())
+    note_followed(disk.root, APP, time.time_ns())
+    assert [each.key for some in found_by_a_walk(disk) for each in some] == []
+
+
+def found_by_a_walk(disk: Disk) -> list[list[Unshared]]:
+    return list(unshared(disk.root, disk.target, entries=True))

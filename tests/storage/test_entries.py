@@ -156,9 +156,9 @@ def test_artifact_that_several_entries_refer_to_is_looked_for_once(
     touched: list[str] = []
     really_touch = FileStore.touch
 
-    def touch(store: FileStore, path: str | Path, when: int, size: int | None) -> bool:
+    def touch(store: FileStore, path: str | Path, *more: int) -> bool:
         touched.append(str(path))
-        return really_touch(store, path, when, size)
+        return really_touch(store, path, *more)
 
     monkeypatch.setattr(FileStore, "touch", touch)
     batch = [write("a", A), write("b", A, B), write("c", A), write("d", B)]

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from cache_actors.storage.files import write_ahead_log
 from cache_actors.storage.files.store import FileStore, Publication, Replacement
 from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.files.write_ahead_log import LogRecord, WriteAheadLog, _OpenLog, can_log
+from cache_actors.storage.known_cleans import note_clean
 from cache_actors.storage.layout import LOGS, TEMPORARY, Key, Project, key_at
 from cache_actors.storage.locks import FolderLock
 from cache_actors.storage.recovery import Recovered, recover
@@ -356,6 +358,19 @@ def test_files_of_a_damaged_log_are_stored_again_though_the_kernel_shows_them(
     assert found == Recovered(stored=2)
     assert all((root / p).stat().st_ino != i for p, i in zip(PATHS, inodes, strict=True))
     assert (root / PATHS[1]).read_bytes() == ENTRY_BODY
+    assert not dead.exists()
+
+
+def test_files_that_a_known_clean_has_taken_are_not_stored_again(
+    root: Path, dead: Path, temporary: TemporaryFolder
+) -> None:
+    """They were removed one by one, as another node was asked to clean the project."""
+    (dead / write_ahead_log.DAMAGED).touch()
+    for path in PATHS:
+        (root / path).unlink()
+    note_clean(root, PROJECTS[0], time.time_ns())
+    assert recover(root, temporary, require_artifacts=True) == Recovered()
+    assert not any((root / path).exists() for path in PATHS)
     assert not dead.exists()
 
 

@@ -84,9 +84,9 @@ class Site:
         self.upload(cas_id, body, **how)
         return cas_id
 
-    def file(self, cas_id: str) -> Path:
+    def file(self, cas_id: str, project: str = PROJECT) -> Path:
         """Where an artifact lies on disk."""
-        return self.service.storage / PROJECT / "cas" / cas_id[2:4] / cas_id
+        return self.service.storage / project / "cas" / cas_id[2:4] / cas_id
 
     def requests(self, path: str, method: str | None = None) -> list[dict[str, Any]]:
         """What the service has logged so far of the requests for `path` that have been answered."""

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -34,6 +35,8 @@ from tests.support.writer_processes import disk_processes, processes_with
 from .site import PROJECT, Site, running_site
 
 OTHER = "acme/other"
+THIRD = "acme/third"
+CLEAN = "/api/cache/clean"
 
 
 @contextmanager
@@ -55,7 +58,7 @@ def bucket(s3_server: S3Server) -> Iterator[S3Bucket]:
 @pytest.fixture(scope="module")
 def one(shared_tuist: HeldTuist, bucket: S3Bucket) -> Iterator[Site]:
     """The node that stores."""
-    shared_tuist.tokens["token"] = [PROJECT, OTHER]
+    shared_tuist.tokens["token"] = [PROJECT, OTHER, THIRD]
     with running_node(shared_tuist, bucket) as node:
         yield node
 
@@ -237,13 +240,13 @@ def test_bytes_that_are_wrong_are_never_served(
     assert other.service.logged("pull_unusable")
 
 
-def test_entry_whose_artifact_is_gone_is_a_miss_and_goes_from_the_bucket(
+def test_entry_whose_artifact_is_gone_is_a_miss_and_is_counted(
     one: Site, other: Site, bucket: S3Bucket
 ) -> None:
     cas_id, kv_id = stored(one, bucket)
     bucket.delete(f"1/{PROJECT}/cas/{cas_id}")
     assert read(other, kv_path(kv_id))[0] == 404
-    assert f"1/{PROJECT}/keyvalue/{kv_id}.json" not in bucket.names()
+    assert f"1/{PROJECT}/keyvalue/{kv_id}.json" in bucket.names(), "another version may be whole"
     assert "cache_actors_shared_dangling_total 1.0" in other.direct.get("/metrics").text
     assert read(one, kv_path(kv_id))[0] == 200, "that node has all of it"
 
@@ -390,7 +393,7 @@ def test_clean_on_one_node_is_one_on_all(
         eventually(lambda: read(late, kv_path(kv_id), project=OTHER)[0] == 200)
         if hears == "at its start":
             late.service.stop()
-        assert one.ask("DELETE", "/api/cache/clean", project=OTHER).status_code == 204
+        assert one.ask("DELETE", CLEAN, project=OTHER).status_code == 204
         if hears == "at its start":
             late.start_again()
         again, _ = stored(one, bucket, b"again", project=OTHER)
@@ -401,17 +404,83 @@ def test_clean_on_one_node_is_one_on_all(
         assert read(late, cas_path(again), project=OTHER) == (200, b"again")
 
 
-def test_clean_that_the_bucket_does_not_hear_of_is_one_here_and_says_so(
-    other: Site, proxy: FaultProxy
+def test_clean_that_the_bucket_does_not_hear_of_is_one_here_and_is_told_later(
+    other: Site, bucket: S3Bucket, proxy: FaultProxy
 ) -> None:
     cas_id = other.stored(b"bytes", project=OTHER)
     proxy.fault = lambda method, _path: Refuse(503) if method == "PUT" else None
-    answer = other.ask("DELETE", "/api/cache/clean", project=OTHER)
+    answer = other.ask("DELETE", CLEAN, project=OTHER)
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
-    assert "could not be told" in answer.json()["message"]
+    assert "has yet to be told" in answer.json()["message"]
+    assert not list((other.service.storage / OTHER).rglob("*/*/*"))
+    markers = bucket.names(f"1/.cleans/{OTHER}")
     proxy.fault = lambda _method, _path: None
     eventually(lambda: read(other, cas_path(cas_id), project=OTHER)[0] == 404)
-    eventually(lambda: other.ask("DELETE", "/api/cache/clean", project=OTHER).status_code == 204)
+    eventually(lambda: len(bucket.names(f"1/.cleans/{OTHER}")) > len(markers))
+
+
+def look_for_cleans(node: Site) -> None:
+    """Have a node look for cleans now, rather than within ten seconds."""
+    assert node.ask("DELETE", CLEAN, project=THIRD).status_code == 204
+
+
+def test_clean_on_one_node_takes_what_is_older_on_the_other_and_nothing_else(
+    one: Site, other: Site, bucket: S3Bucket
+) -> None:
+    """It stores on, before it hears of the clean and after; nothing of that is lost."""
+    cas_id, kv_id = stored(one, bucket, b"old", project=OTHER)
+    assert read(other, kv_path(kv_id), project=OTHER)[0] == 200
+    assert one.ask("DELETE", CLEAN, project=OTHER).status_code == 204
+    young = [stored(other, bucket, b"young", project=OTHER) for _ in range(2)]
+    mixed = new_kv_id()
+    assert other.put(mixed, value_of(cas_id), project=OTHER).status_code == 204
+    look_for_cleans(other)
+    eventually(lambda: not other.file(cas_id, OTHER).exists())
+    young.append(stored(other, bucket, b"younger", project=OTHER))
+    for node in one, other:
+        for each in kv_id, mixed:
+            assert read(node, kv_path(each), project=OTHER)[0] == 404
+        eventually(lambda: read(node, cas_path(cas_id), project=OTHER)[0] == 404)  # noqa: B023
+    os.kill(fetcher_of(other), signal.SIGKILL)
+    eventually(lambda: answers_for_sure(other))
+    for artifact, entry in young:
+        for node in one, other:
+            assert read(node, kv_path(entry), project=OTHER)[0] == 200
+            assert read(node, cas_path(artifact), project=OTHER)[0] == 200
+    assert f"1/{OTHER}/cas/{cas_id}" in bucket.names(), "it stays out of sight until it expires"
+    assert OTHER in {line["project"] for line in other.service.logged("clean_followed")}
+
+
+@pytest.mark.parametrize("how", ["request", "command"])
+def test_what_is_pulled_while_its_project_is_cleaned_is_not_stored(
+    one: Site, other: Site, bucket: S3Bucket, proxy: FaultProxy, how: str
+) -> None:
+    """The pull began before the clean, and ends after it was answered."""
+    cas_id, _ = stored(one, bucket, project=OTHER)
+    hold = Hold()
+    proxy.fault = lambda method, path: hold if method == "GET" and cas_id in path else None
+    with ThreadPoolExecutor(1) as clients:
+        pulled = clients.submit(read, other, cas_path(cas_id), project=OTHER)
+        assert hold.reached.wait(60)
+        if how == "request":
+            assert other.ask("DELETE", CLEAN, project=OTHER).status_code == 204
+        else:
+            run_clean(other, bucket)
+        hold.gate.set()
+        assert pulled.result()[0] == 404
+    assert not other.file(cas_id, OTHER).exists()
+
+
+def run_clean(node: Site, bucket: S3Bucket) -> None:
+    """Run `cache-actors clean` beside a node."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "SERVER_URL": node.service.server_url,
+        "CAS_STORAGE_DIR": str(node.service.storage),
+        **bucket.settings(),
+    }
+    command = [sys.executable, "-m", "cache_actors", "clean", f"--project={OTHER}"]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
 
 
 @pytest.mark.nightly  # eviction leaves alone what was just used, and tries again in half a minute

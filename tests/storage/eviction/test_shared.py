@@ -18,6 +18,7 @@ from cache_actors.storage.integrity.checksum import (
     StoredChecksum,
     write_checksum,
 )
+from cache_actors.storage.known_cleans import note_clean
 from tests.support.stored import APP, BLOCK_BYTES, DAY, HOUR, Stored
 
 BUCKET = 77
@@ -58,6 +59,17 @@ def test_what_is_in_the_bucket_goes_first_whatever_its_age(stored: Stored) -> No
     left, dropped = evicted(stored, 4)
     assert left == {path.name for path in mine[:4]}
     assert dropped == 2
+
+
+def test_mark_of_about_the_time_of_a_clean_does_not_count(stored: Stored) -> None:
+    """The bucket may have an older version, which another node has put late."""
+    artifacts = [stored.artifact(1, DAY), stored.artifact(2, HOUR)]
+    mark(*artifacts)
+    left, dropped = evicted(stored, 1)
+    assert (left, dropped) == ({artifacts[1].name}, 0)
+    note_clean(stored.root, APP, stored.at(DAY))
+    stored.artifact(3, HOUR)
+    assert evicted(stored, 1) == ({artifacts[1].name}, 1)
 
 
 def test_entries_that_are_never_put_there_go_as_without_a_bucket(stored: Stored) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.queues import Queue
@@ -193,6 +194,25 @@ def test_uploaded_file_is_published_as_it_is_and_left_to_its_owner(
     upload.discard()
     assert path.read_bytes() == b"abc"
     assert leftovers(temporary) == []
+
+
+def test_file_is_as_old_as_its_name_unless_its_time_was_set(
+    store: FileStore, path: Path, temporary: TemporaryFolder
+) -> None:
+    """So a clean that comes before it is stored, and after its bytes, does not take it."""
+    uploads = [uploaded(temporary) for _ in range(2)]
+    uploads[1].set_time(5)
+    paths = [path, path.with_name("other")]
+    ready = [store.prepare(upload) for upload in uploads]
+    before = time.time_ns()
+    store.publish([Publication(*each) for each in zip(paths, ready, strict=True)])
+    assert paths[0].stat().st_mtime_ns >= before
+    assert paths[1].stat().st_mtime_ns == 5
+    before = time.time_ns()
+    publish(store, small := path.with_name("small"), b"bytes")
+    assert small.stat().st_mtime_ns >= before
+    for upload in uploads:
+        upload.discard()
 
 
 @pytest.mark.parametrize("anonymous", [True, False])
