@@ -16,7 +16,7 @@ import trio
 from google.protobuf.message import DecodeError
 
 from cache_actors.access.grants import Action
-from cache_actors.http.errors import record_storage_error
+from cache_actors.http.errors import record_missing_artifact, record_storage_error
 from cache_actors.http.request import Call
 from cache_actors.http.responses import TrailedBody, TrailedResponse, empty_response
 from cache_actors.metrics.request_event import Route
@@ -203,7 +203,9 @@ class GrpcFront:
         """The status for an exception, which is logged and counted if operators need to know."""
         failed = failure(error)
         if isinstance(error, MissingArtifact):
-            self._metrics.missing_artifacts.labels("refused").inc()
+            record_missing_artifact(
+                request, error.artifact_id, self._metrics, self._log, stored=False
+            )
         if isinstance(error, StorageError):
             record_storage_error(error, request.id, self._metrics, self._log)
         if failed is None:
