@@ -23,6 +23,12 @@ SHA256, ZSTD = 1, 1
 MAX_BLOBS = 100_000
 """Largest number of blobs that one message may name."""
 
+BLOBS_AT_ONCE = 256
+"""Largest number of blobs that one call of a thread reads, checks or publishes."""
+
+READ_AT_ONCE = 1 << 20
+"""Largest number of bytes that one call of a thread reads, if there is more than one blob."""
+
 PACE = 500
 """Number of blobs that are looked at without a pause: that takes a millisecond."""
 
@@ -57,14 +63,14 @@ def blob_of(digest: Digest) -> BlobReference:
     return _blob(digest.hash, digest.size_bytes)
 
 
-async def paced(items: Sequence[Item]) -> AsyncIterator[Item]:
+async def paced(items: Sequence[Item], most: int = MAX_BLOBS) -> AsyncIterator[Item]:
     """The items of a message, with a pause now and then in which others have their turn.
 
     Raises:
-        CallFailed: INVALID_ARGUMENT, there are too many.
+        CallFailed: INVALID_ARGUMENT, there are more than `most`.
     """
-    if len(items) > MAX_BLOBS:
-        raise invalid(f"There are more than {MAX_BLOBS} blobs in one message")
+    if len(items) > most:
+        raise invalid(f"There are more than {most} blobs in one message")
     for number, item in enumerate(items, 1):
         yield item
         if number % PACE == 0:

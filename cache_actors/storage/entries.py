@@ -12,11 +12,12 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from cache_actors.kinds import Kind
 
-from .actions import unpacked_action
+from .actions import blobs_in
 from .files.commit import attempt
 from .files.store import Replacement
 from .layout import Key
@@ -149,10 +150,10 @@ def has_blobs(store: FileStore, project: Project, action: bytes, most: int) -> b
         OSError: the disk failed.
     """
     try:
-        blobs, _ = unpacked_action(action)
+        some = list(islice(blobs_in(action), most))
     except ValueError:
         return False
-    return all(target_is_there(store, project, blob_target(each)) for each in blobs[:most])
+    return all(target_is_there(store, project, blob_target(each)) for each in some)
 
 
 def target_is_there(store: FileStore, project: Project, target: Target) -> bool:

@@ -216,7 +216,7 @@ class Service:
     def _action(self, blobs: list[str]) -> bytes:
         self._count += 1
         references = [BlobReference(each.lower(), len(data_of(each.lower()))) for each in blobs]
-        return packed_action(references, b"%d" % self._count)
+        return packed_action([each.packed() for each in references], b"%d" % self._count)
 
     def _body(self, artifacts: list[str]) -> bytes:
         self._count += 1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from cache_actors.http.errors import HttpError
+from cache_actors.http.errors import HttpError, record_missing_artifact
 from cache_actors.http.responses import Response, empty_response, json_response
 from cache_actors.kinds import Kind
 from cache_actors.storage.layout import Key, parse_id
@@ -66,5 +66,6 @@ async def store_values(request: Request) -> Response:
         encoded = _encode(Values(parsed.entries))
         missing_artifact = await services.keyvalue.put(key, encoded, artifacts, request.owner)
         if missing_artifact is not None:  # stored all the same: KV_REQUIRE_ARTIFACTS is false
-            request.app.log_missing_artifact(request, missing_artifact, stored=True)
+            app = request.app
+            record_missing_artifact(request, missing_artifact, app.metrics, app.log, stored=True)
     return empty_response()
