@@ -61,12 +61,14 @@ class Recovered:
     """What a recovery has done.
 
     Attributes:
+        logged: number of files that the logs held; 0 if nothing had to be looked at.
         stored: number of files that were stored again.
         removed: number of entries and actions that were removed, as an artifact or blob of theirs
             is lost.
         failed: number of files that could not be stored again; the logs are kept then.
     """
 
+    logged: int = 0
     stored: int = 0
     removed: int = 0
     failed: int = 0
@@ -167,7 +169,7 @@ class _Recovery:
             # Others may store entries meanwhile, if the service runs: newer ones are to stay.
             with suppress(FileNotFoundError), exclusive(project.path(self._store.root)):
                 self._restore_entries(keys)
-        return Recovered(self._stored, self._removed, self._failed)
+        return Recovered(len(self._newest), self._stored, self._removed, self._failed)
 
     def _kept(self, key: Key) -> bytes | None:
         """The bytes of the file of `key`, if it is to stay as it is."""
