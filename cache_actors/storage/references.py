@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cache_actors.kinds import ACTION_MARK, Kind
 
-from .actions import BlobReference, unpacked_action
+from .actions import BlobReference, blobs_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,7 +56,7 @@ def targets_in(content: bytes) -> frozenset[Target]:
     if not content.startswith(ACTION_MARK):
         return frozenset(map(artifact_target, references_in(content)))
     try:
-        return frozenset(map(blob_target, unpacked_action(content)[0]))
+        return frozenset(map(blob_target, blobs_in(content)))
     except ValueError:
         return frozenset()
 

@@ -380,7 +380,7 @@ def test_action_comes_after_its_blobs_and_is_deleted_if_one_is_gone(
     blobs = [disk.file(Kind.BLOB, b"output %d" % number) for number in range(3)]
     references = [BlobReference(key.id, key.path(disk.root).stat().st_size) for key in blobs]
     actions = [
-        disk.file(Kind.ACTION, packed_action(some, b"result"))
+        disk.file(Kind.ACTION, packed_action((each.packed() for each in some), b"result"))
         for some in (references[:2], references[1:])
     ]
     for action in actions:

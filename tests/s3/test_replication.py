@@ -129,8 +129,8 @@ def test_outage_is_waited_for_and_all_is_pushed_after_it(
 
     bucket.before_put = fail
     trial = new()
-    threading.Thread(target=trial.keep_walking).start()
     trial.tell(*keys)
+    threading.Thread(target=trial.keep_walking).start()
     eventually(lambda: bucket.breaker.error is not None)
     assert trial.backlog().files == 30
     assert trial.backlog().bytes == 30 * SIZE
