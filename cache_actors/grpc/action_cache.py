@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from itertools import islice
 from typing import TYPE_CHECKING
-
-import trio
-from google.protobuf.message import DecodeError
 
 from cache_actors.actors.kv_store import CHECKED_AT_ONCE
 from cache_actors.kinds import Kind
 from cache_actors.s3.outcome import Outcome
-from cache_actors.storage.actions import BlobReference, packed_action, unpacked_action
-from cache_actors.storage.errors import StorageError
+from cache_actors.storage.actions import blobs_in, packed_action, result_in
 from cache_actors.storage.layout import Key
 
-from .content import contents, directories_below
-from .decoding import decoded
-from .digests import blob_of, check_function
+from .blobs import contents
+from .decoding import decoded, weight
+from .digests import BLOBS_AT_ONCE, blob_of, check_function, paced
 from .framing import COPIES
 from .messages_pb2 import (
     ActionResult,
     Digest,
     GetActionResultRequest,
-    Tree,
     UpdateActionResultRequest,
 )
 from .status import CallFailed, Code, invalid
+from .trees import References, add_directories, add_trees
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from .context import CallContext
-    from .framing import MessageMemory
 
 INLINE_BYTES = 1 << 20
 """Largest number of bytes that are put into a result, instead of being fetched on their own."""
@@ -51,10 +44,12 @@ async def get_action_result(context: CallContext, message: GetActionResultReques
         content = await context.services.keyvalue.get_action(key)
     if content is None:
         raise _not_found()
-    blobs, result = unpacked_action(content)
-    rest = blobs[CHECKED_AT_ONCE:]
-    if rest and await context.services.reader.missing(context.project, rest):
-        raise _not_found()
+    await context.hold(COPIES * len(content))
+    rest = blobs_in(content, CHECKED_AT_ONCE)
+    while some := list(islice(rest, BLOBS_AT_ONCE)):
+        if await context.services.reader.missing(context.project, some):
+            raise _not_found()
+    result = result_in(content)
     if message.inline_stdout or message.inline_stderr or message.inline_output_files:
         return await _with_inlined(context, message, result)
     return result
@@ -66,7 +61,8 @@ async def update_action_result(context: CallContext, message: UpdateActionResult
     key = Key(context.project, Kind.ACTION, blob_of(message.action_digest).id)
     result = message.action_result.SerializeToString()
     blobs = await _references(context, message.action_result)
-    await context.services.keyvalue.put_action(key, packed_action(blobs, result), context.owner)
+    content = packed_action(blobs.packed, result)
+    await context.services.keyvalue.put_action(key, content, context.owner)
     return result
 
 
@@ -74,6 +70,8 @@ async def _with_inlined(
     context: CallContext, message: GetActionResultRequest, data: bytes
 ) -> bytes:
     """A result with what the client wants to have in it, as far as that is little."""
+    objects = await weight(ActionResult, data, context.services.messages.limit)
+    await context.hold(COPIES * len(data) + objects)
     result = await decoded(ActionResult(), data)
     wanted = set(message.inline_output_files)
     places: list[tuple[str, int, Digest]] = []
@@ -90,6 +88,7 @@ async def _with_inlined(
         if 0 < size <= left:
             left -= size
             fitting.append((place, blob_of(place[2])))
+    await context.hold(COPIES * (INLINE_BYTES - left))
     found = await contents(context, [blob for _, blob in fitting])
     for ((what, number, _), _), content in zip(fitting, found, strict=True):
         if not isinstance(content, bytes):
@@ -104,75 +103,32 @@ async def _with_inlined(
     return result.SerializeToString()
 
 
-async def _references(context: CallContext, result: ActionResult) -> set[BlobReference]:
+async def _references(context: CallContext, result: ActionResult) -> References:
     """All blobs that a result refers to, also from within the trees of its output directories.
 
     Raises:
-        CallFailed: INVALID_ARGUMENT, a digest or a tree is invalid; FAILED_PRECONDITION, a tree
-            does not exist.
+        CallFailed: INVALID_ARGUMENT, a digest or a tree is invalid, or there are too many of them;
+            FAILED_PRECONDITION, a tree does not exist.
     """
-    blobs: set[BlobReference] = set()
-    memory = context.memory()
-    await _add(blobs, (file.digest for file in result.output_files))
+    found = References(context, MAX_REFERENCES, "The action refers to")
+    trees: set[bytes] = set()
+    roots: set[bytes] = set()
+    async for file in paced(result.output_files, MAX_REFERENCES):
+        await found.add(blob_of(file.digest))
     for name in "stdout_digest", "stderr_digest":
         if result.HasField(name):
-            await _add(blobs, [getattr(result, name)])
-    for output in result.output_directories:
+            await found.add(blob_of(getattr(result, name)))
+    async for output in paced(result.output_directories, MAX_REFERENCES):
         if not (output.HasField("tree_digest") or output.HasField("root_directory_digest")):
             raise invalid("An output directory has no digest")
         if output.HasField("tree_digest"):
-            await _add(blobs, [output.tree_digest])
-            memory.give_back()  # that of the tree before
-            tree = await _tree(context, memory, blob_of(output.tree_digest))
-            for directory in (tree.root, *tree.children):
-                await _add(blobs, (file.digest for file in directory.files))
-            del tree
+            trees.add(blob_of(output.tree_digest).packed())
         if output.HasField("root_directory_digest"):
-            await _add_directories(context, blobs, blob_of(output.root_directory_digest))
-    return blobs
-
-
-async def _add(blobs: set[BlobReference], digests: Iterable[Digest]) -> None:
-    """Add the blobs with those digests, and let others have their turn."""
-    for digest in digests:
-        blobs.add(blob_of(digest))
-        if len(blobs) % 1000 == 0:
-            await trio.lowlevel.checkpoint()
-        if len(blobs) > MAX_REFERENCES:
-            raise invalid(f"The action refers to more than {MAX_REFERENCES} blobs")
-
-
-async def _tree(context: CallContext, memory: MessageMemory, blob: BlobReference) -> Tree:
-    most = context.settings.grpc_max_cas_bytes
-    if blob.size > most:
-        raise invalid(f"A tree of {blob.size} bytes is larger than {most} bytes")
-    await memory.reserve(COPIES * blob.size)
-    [data] = await contents(context, [blob])
-    if isinstance(data, StorageError):
-        raise data
-    if data is None:
-        raise _missing(blob)
-    try:
-        return await decoded(Tree(), data)
-    except DecodeError:
-        raise invalid("The tree of an output directory is none") from None
-
-
-async def _add_directories(
-    context: CallContext, blobs: set[BlobReference], root: BlobReference
-) -> None:
-    """Add a directory, all below it, and what they hold; those missing are found when it is
-    stored."""
-    blobs.add(root)
-    async with aclosing(directories_below(context, [root])) as found:
-        async for _, directory in found:
-            await _add(blobs, (node.digest for node in directory.directories))
-            await _add(blobs, (file.digest for file in directory.files))
+            roots.add(blob_of(output.root_directory_digest).packed())
+    await add_trees(context, found, trees)
+    await add_directories(context, found, roots)
+    return found
 
 
 def _not_found() -> CallFailed:
     return CallFailed(Code.NOT_FOUND, "The action has no result here")
-
-
-def _missing(blob: BlobReference) -> CallFailed:
-    return CallFailed(Code.FAILED_PRECONDITION, f"Blob {blob} does not exist")

@@ -18,8 +18,8 @@ from cache_actors.storage.files.store import Published
 from cache_actors.storage.layout import Key
 from cache_actors.transfer.upload import SMALL_BYTES, EmptyUpload
 
+from .blobs import contents, is_here
 from .compression import WINDOW_BYTES, compressed, decompressed
-from .content import contents, is_here
 from .digests import resource_in
 from .framing import framing_head, varint
 from .messages_pb2 import (

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import trio
-from google.protobuf.message import DecodeError
 
 from cache_actors.kinds import Kind
 from cache_actors.storage.actions import EMPTY_BLOB, BlobReference
 from cache_actors.storage.errors import StorageError
 from cache_actors.storage.layout import Key
-from cache_actors.storage.references import blob_target
 
+from .blobs import contents, is_here
 from .compression import decompressed_at_once
-from .decoding import decoded
-from .digests import ZSTD, blob_of, check_function, paced
-from .framing import COPIES, framed, varint
+from .digests import BLOBS_AT_ONCE, READ_AT_ONCE, ZSTD, blob_of, check_function, paced
+from .framing import framed, varint
 from .messages_pb2 import (
     BatchReadBlobsRequest,
     BatchReadBlobsResponse,
     BatchUpdateBlobsRequest,
     BatchUpdateBlobsResponse,
     Digest,
-    Directory,
     FindMissingBlobsRequest,
     FindMissingBlobsResponse,
     GetTreeRequest,
@@ -34,6 +30,7 @@ from .messages_pb2 import (
     Status,
 )
 from .status import CallFailed, Code, failure, invalid
+from .trees import directories_below
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -43,19 +40,10 @@ if TYPE_CHECKING:
     from .context import CallContext
 
 _RESPONSE, _DATA = b"\x0a", b"\x12"  # tags of fields 1 and 2
-
-READ_AT_ONCE = 1 << 20
-"""Largest number of bytes that one call of a thread reads for a batch, if there is more than one
-blob."""
-
-BLOBS_AT_ONCE = 256
-"""Largest number of blobs that one call of a thread reads, checks or publishes."""
+_DIRECTORY = b"\x0a"
 
 CHECKED_HERE = 64 * 1024
 """Largest batch, in bytes, whose digests are checked without a thread: that takes less time."""
-
-MAX_DIRECTORIES = 100_000
-"""Largest number of directories in a tree."""
 
 PAGE_DIRECTORIES = 1_000
 PAGE_BYTES = 1 << 20
@@ -72,7 +60,7 @@ async def find_missing_blobs(context: CallContext, message: FindMissingBlobsRequ
     ).SerializeToString()
 
 
-async def batch_read_blobs(context: CallContext, message: BatchReadBlobsRequest) -> bytes:
+async def batch_read_blobs(context: CallContext, message: BatchReadBlobsRequest) -> list[bytes]:
     """`BatchReadBlobs`: the bytes of blobs, uncompressed, or what is wrong with each."""
     check_function(message.digest_function)
     blobs: list[BlobReference] = []
@@ -81,23 +69,25 @@ async def batch_read_blobs(context: CallContext, message: BatchReadBlobsRequest)
         try:
             blobs.append(blob_of(digest))
         except CallFailed as error:
-            failed[len(blobs)] = error
+            failed[len(blobs)] = _alone(error)
             blobs.append(EMPTY_BLOB)
     total, most = sum(blob.size for blob in blobs), context.settings.grpc_max_cas_bytes
     if total > most:
         raise invalid(f"A batch of {total} bytes is larger than {most} bytes")
-    context.messages.release()
-    await context.memory().reserve(2 * total)
+    await context.hold(total + min(total, READ_AT_ONCE))
     answer: list[bytes] = []  # a BatchReadBlobsResponse: encoded here, its blobs are copied once
     for start, end in _slices(blobs):
         found = await contents(context, blobs[start:end])
+        pieces: list[bytes] = []
         for place, data in enumerate(found, start):
             if not isinstance(data, bytes):
                 failed[place] = _reason(data)
-            answer += _read_response(message.digests[place], data, failed.get(place))
+            pieces += _read_response(message.digests[place], data, failed.get(place))
+        # A blob that may be large is not copied.
+        answer += pieces if end - start == 1 else [b"".join(pieces)]
     codes = [failed[place].code if place in failed else Code.OK for place in range(len(blobs))]
     _count(context, "BatchReadBlobs", codes)
-    return b"".join(answer)
+    return answer
 
 
 async def batch_update_blobs(context: CallContext, message: BatchUpdateBlobsRequest) -> bytes:
@@ -128,7 +118,7 @@ async def batch_update_blobs(context: CallContext, message: BatchUpdateBlobsRequ
             if len(data) != blob.size:
                 raise invalid(f"There are {len(data)} bytes, and the digest says {blob.size}")
         except CallFailed as error:
-            outcomes[place] = error
+            outcomes[place] = _alone(error)
         else:
             to_store.append((place, Key(context.project, Kind.BLOB, blob.id), data))
     for place in await _wrong(to_store):
@@ -147,34 +137,6 @@ async def batch_update_blobs(context: CallContext, message: BatchUpdateBlobsRequ
             _set(response.status, failed)
     _count(context, "BatchUpdateBlobs", [each.status.code for each in answer.responses])
     return answer.SerializeToString()
-
-
-async def contents(
-    context: CallContext, blobs: Sequence[BlobReference]
-) -> list[bytes | StorageError | None]:
-    """The bytes of each of `blobs`, from the bucket if there is one; None for one that is nowhere.
-
-    In the place of one that the disk cannot read is its error.
-    """
-    reader, project = context.services.reader, context.project
-    found = await reader.contents(project, blobs)
-    absent = [blob for blob, data in zip(blobs, found, strict=True) if data is None]
-    if not absent or context.services.fetcher is None:
-        return found
-    await context.services.fetcher.pull_targets(project, map(blob_target, absent))
-    pulled = iter(await reader.contents(project, absent))
-    return [next(pulled) if data is None else data for data in found]
-
-
-async def is_here(context: CallContext, blob: BlobReference) -> bool:
-    """Whether a blob exists, or has come from the bucket; it is in use from now on."""
-    reader, project, fetcher = context.services.reader, context.project, context.services.fetcher
-    if not await reader.missing(project, [blob]):
-        return True
-    if fetcher is None:
-        return False
-    await fetcher.pull_targets(project, [blob_target(blob)])
-    return not await reader.missing(project, [blob])
 
 
 async def get_tree(context: CallContext, message: GetTreeRequest) -> AsyncGenerator[bytes, None]:
@@ -198,59 +160,20 @@ async def get_tree(context: CallContext, message: GetTreeRequest) -> AsyncGenera
 async def _pages(
     context: CallContext, root: BlobReference, skipped: int, size: int
 ) -> AsyncGenerator[bytes, None]:
-    page, page_bytes, number = GetTreeResponse(), 0, 0
-    async with aclosing(directories_below(context, [root])) as found:
-        async for data, directory in found:
+    page: list[bytes] = []  # a GetTreeResponse: encoded here, no directory need be decoded
+    page_bytes, number = 0, 0
+    async with aclosing(directories_below(context, [root.packed()])) as found:
+        async for data in found:
             number += 1
             if number <= skipped:
                 continue
-            if page.directories and (
-                len(page.directories) >= size or page_bytes + len(data) > PAGE_BYTES
-            ):
-                page.next_page_token = str(number - 1)
-                yield framed(page.SerializeToString())
-                page, page_bytes = GetTreeResponse(), 0
-            page.directories.append(directory)
+            if page and (len(page) >= size or page_bytes + len(data) > PAGE_BYTES):
+                token = GetTreeResponse(next_page_token=str(number - 1)).SerializeToString()
+                yield framed(b"".join((*page, token)))
+                page, page_bytes = [], 0
+            page.append(b"".join((_DIRECTORY, varint(len(data)), data)))
             page_bytes += len(data)
-    yield framed(page.SerializeToString())
-
-
-async def directories_below(
-    context: CallContext, roots: Sequence[BlobReference]
-) -> AsyncGenerator[tuple[bytes, Directory], None]:
-    """The directories `roots` and all below them that exist, each once: its bytes, and what it is.
-
-    Raises:
-        CallFailed: there are too many, or one is none.
-    """
-    todo, seen = deque(dict.fromkeys(roots)), set(roots)
-    memory = context.memory()
-    while todo:
-        some = [todo.popleft() for _ in range(min(len(todo), 64))]
-        size = sum(blob.size for blob in some)
-        if size > context.settings.grpc_max_cas_bytes:
-            raise CallFailed(Code.RESOURCE_EXHAUSTED, "A directory is too large")
-        memory.give_back()  # that of those before
-        await memory.reserve(COPIES * size)
-        found = await contents(context, some)
-        for data in found:
-            if isinstance(data, StorageError):
-                raise data
-            if data is None:
-                continue
-            try:
-                directory = await decoded(Directory(), data)
-            except DecodeError:
-                raise invalid("A blob in the tree is no directory") from None
-            for node in directory.directories:
-                below = blob_of(node.digest)
-                if below not in seen:
-                    seen.add(below)
-                    todo.append(below)
-            if len(seen) > MAX_DIRECTORIES:
-                text = f"The tree has more than {MAX_DIRECTORIES} directories"
-                raise CallFailed(Code.RESOURCE_EXHAUSTED, text)
-            yield data, directory
+    yield framed(b"".join(page))
 
 
 def _read_response(
@@ -298,6 +221,11 @@ def _reason(outcome: StorageError | Published | None) -> CallFailed:
     if isinstance(outcome, StorageError):
         return failure(outcome) or CallFailed(Code.INTERNAL, str(outcome))
     return CallFailed(Code.NOT_FOUND, "The blob does not exist")
+
+
+def _alone(error: CallFailed) -> CallFailed:
+    """A failure without its traceback, which would keep much else."""
+    return CallFailed(error.code, error.message)
 
 
 def _set(status: Status, error: CallFailed) -> None:

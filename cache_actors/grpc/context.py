@@ -11,7 +11,7 @@ import trio
 from cache_actors.access.grants import UNPAID, Access, Action
 from cache_actors.storage.layout import InvalidIdentifier, Project, parse_project
 
-from .framing import MessageMemory, MessageReader
+from .framing import NAMED_WITHIN, UNHELD_BYTES, MessageMemory, MessageReader
 from .status import CallFailed, Code, invalid
 
 if TYPE_CHECKING:
@@ -102,19 +102,34 @@ class CallContext:
         self.owner = self.request.owner = (project, hash(self.authorization))
 
     async def _authorise_early(self, name: str) -> None:
-        """Authorise a call by the name that its first message begins with, if that is a large one.
+        """Authorise a call by the name at the start of its first message, if that is a large one.
 
         Raises:
             As `authorise`.
         """
-        if self._instance is None:
-            await self.authorise(self._instance_in(name))
+        if self._instance is not None:
+            return
+        if not name:
+            raise invalid(
+                f"The start of a large message ({NAMED_WITHIN} bytes) does not name the instance, "
+                "account/project, without which access is not known"
+            )
+        await self.authorise(self._instance_in(name))
 
     def memory(self) -> MessageMemory:
         """Memory for messages, which is held until the answer has been sent."""
         memory = MessageMemory(self.services.messages, self.owner)
         self.resources.callback(memory.give_back)
         return memory
+
+    async def hold(self, amount: int) -> None:
+        """Hold `amount` bytes of memory until the answer has been sent, unless that is little.
+
+        Raises:
+            As `MessageMemory.reserve`.
+        """
+        if amount > UNHELD_BYTES:
+            await self.memory().reserve(amount)
 
     async def _decide(self, project: Project) -> Decision:
         return await self.services.auth.decide(

@@ -23,6 +23,12 @@ SHA256, ZSTD = 1, 1
 MAX_BLOBS = 100_000
 """Largest number of blobs that one message may name."""
 
+BLOBS_AT_ONCE = 256
+"""Largest number of blobs that one call of a thread reads, checks or publishes."""
+
+READ_AT_ONCE = 1 << 20
+"""Largest number of bytes that one call of a thread reads, if there is more than one blob."""
+
 PACE = 500
 """Number of blobs that are looked at without a pause: that takes a millisecond."""
 
@@ -57,14 +63,14 @@ def blob_of(digest: Digest) -> BlobReference:
     return _blob(digest.hash, digest.size_bytes)
 
 
-async def paced(items: Sequence[Item]) -> AsyncIterator[Item]:
+async def paced(items: Sequence[Item], most: int = MAX_BLOBS) -> AsyncIterator[Item]:
     """The items of a message, with a pause now and then in which others have their turn.
 
     Raises:
-        CallFailed: INVALID_ARGUMENT, there are too many.
+        CallFailed: INVALID_ARGUMENT, there are more than `most`.
     """
-    if len(items) > MAX_BLOBS:
-        raise invalid(f"There are more than {MAX_BLOBS} blobs in one message")
+    if len(items) > most:
+        raise invalid(f"There are more than {most} blobs in one message")
     for number, item in enumerate(items, 1):
         yield item
         if number % PACE == 0:
@@ -102,12 +108,12 @@ def resource_in(name: str, *, is_upload: bool) -> Resource:
 
 
 def instance_of_blob(name: str) -> str:
-    """The name of the instance in that of a blob to read."""
+    """The instance name in the resource name of a blob to read."""
     return resource_in(name, is_upload=False).instance
 
 
 def instance_of_upload(name: str) -> str:
-    """The name of the instance in that of an upload."""
+    """The instance name in the resource name of an upload."""
     return resource_in(name, is_upload=True).instance
 
 
@@ -118,5 +124,7 @@ def _blob(digest: str, size: int) -> BlobReference:
         raise invalid("The size of a digest is invalid")
     blob = BlobReference(digest, size)
     if (blob.id == EMPTY_BLOB.id) != (size == 0):
-        raise invalid("The digest is not one of any bytes: its size is wrong")
+        raise invalid(
+            "Hash and size of the digest do not match: only the empty blob has the size 0"
+        )
     return blob

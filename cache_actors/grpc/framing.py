@@ -1,21 +1,24 @@
 """Messages in the body of a request, each after five bytes: a flag, and the message's length.
 
-The memory for a message is taken before it is received. One that is large is not received before
-its client is known to have access, which is why the name of the instance is looked for at its
-start.
+The memory for a message is taken before it is received, and more for one of many small parts before
+it is decoded. One that is large is not received before its client is known to have access, which is
+why the name of the instance is looked for at its start.
 """
 
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
+from google.protobuf.message import DecodeError
 
 from cache_actors.http.errors import overloaded
 from cache_actors.supervision import Holding
 
 from .status import CallFailed, Code, invalid
+from .wire import Field, fields
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -28,14 +31,23 @@ _HEAD = struct.Struct(">BI")
 UNKNOWN_BYTES = 64 * 1024
 """Largest message that is received from a client whose access is not known yet, in bytes."""
 
+UNHELD_BYTES = 256 * 1024
+"""Largest memory of a message that is not taken from the shares, in bytes."""
+
 COPIES = 2
 """Memory that a message takes, in its own size: it is there as bytes and decoded."""
+
+SPARE = 0.25
+"""Memory that is taken with a message for the objects in it, in its own size. They take no more,
+unless its blobs are small: so it seldom has to wait for memory while it holds some."""
 
 PATIENCE = 20.0
 """Longest wait for the memory of a message, in seconds."""
 
-_NAME_TAG = 0x0A
-_LONGEST_NAME = 4096
+NAMED_WITHIN = 4096
+"""Start of a large message within which the instance has to be named, in bytes."""
+
+_NAME = Field()
 
 
 def framed(message: bytes) -> bytes:
@@ -59,20 +71,16 @@ def varint(number: int) -> bytes:
 
 
 def leading_name(start: bytes) -> str:
-    """The text in field 1 of a message, if the message begins with it; else an empty one.
+    """The text in field 1 of a message whose `start` this is; an empty one if it is not in there.
 
-    All encoders write the fields in order, and in each message that may be large that is the name
-    of the instance or of the resource.
+    In each message that may be large that is the name of the instance or of the resource. Nearly
+    all encoders write the fields in order, though none has to.
     """
-    if len(start) < 2 or start[0] != _NAME_TAG:
-        return ""
-    length, at = start[1] & 0x7F, 2
-    if start[1] & 0x80:
-        if len(start) < 3 or start[2] & 0x80:
-            return ""
-        length, at = length | start[2] << 7, 3
-    name = start[at : at + length]
-    return name.decode(errors="replace") if len(name) == length else ""
+    with suppress(DecodeError):  # as the message goes on
+        for field, _, at, end in fields(start, {1: _NAME}):
+            if field is _NAME:
+                return start[at:end].decode(errors="replace")
+    return ""
 
 
 class MessageMemory(Holding):
@@ -87,8 +95,12 @@ class MessageMemory(Holding):
         """Wait for `amount` bytes more.
 
         Raises:
+            CallFailed: RESOURCE_EXHAUSTED, there are never as many.
             HttpError: 429, there are none for too long.
         """
+        if self.amount + amount > self._shares.limit:
+            text = f"This takes {amount} bytes of memory, and there are {self._shares.limit}"
+            raise CallFailed(Code.RESOURCE_EXHAUSTED, text)
         with trio.move_on_after(PATIENCE) as patience:
             await self.take(amount)
         if patience.cancelled_caught:
@@ -137,7 +149,7 @@ class MessageReader:
             HttpError: 429, there is no memory for it.
             BodyStalled, ClientDisconnected: the rest does not come.
         """
-        self.release()
+        self._release()
         if self._size:  # a piece with many messages is no reason for others to wait
             await trio.lowlevel.checkpoint()
         await self._fill(_HEAD.size)
@@ -154,11 +166,11 @@ class MessageReader:
         if length <= UNKNOWN_BYTES:
             await self._fill(length)
             return self._take(length)
-        await self._fill(min(length, _LONGEST_NAME))
+        await self._fill(min(length, NAMED_WITHIN))
         start = self._joined()
-        await self._authorise(leading_name(start[: min(length, _LONGEST_NAME)]))
+        await self._authorise(leading_name(start[: min(length, NAMED_WITHIN)]))
         memory = self._memory = self._memory or self._new_memory()
-        await memory.reserve(COPIES * length)
+        await memory.reserve(int((COPIES + SPARE) * length))
         memory.receiving = self._pieces
         try:
             await self._fill(length, memory)
@@ -166,8 +178,22 @@ class MessageReader:
             memory.receiving = None
         return self._take(length)
 
-    def release(self) -> None:
-        """Give back the memory of the last message, of which little is left."""
+    async def hold(self, message: bytes, amount: int) -> None:
+        """Hold `amount` bytes in all for `message`, the last one, unless that is little.
+
+        Raises:
+            CallFailed: its client has no access, or there are never as many bytes.
+            HttpError: 429, there are none for too long.
+        """
+        held = self._memory.amount if self._memory is not None else 0
+        if amount <= max(held, UNHELD_BYTES):
+            return
+        await self._authorise(leading_name(message[:NAMED_WITHIN]))
+        self._memory = self._memory or self._new_memory()
+        await self._memory.reserve(amount - held)
+
+    def _release(self) -> None:
+        """Give back the memory of the last message."""
         if self._memory is not None:
             self._memory.give_back()
 

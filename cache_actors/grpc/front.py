@@ -16,7 +16,7 @@ import trio
 from google.protobuf.message import DecodeError
 
 from cache_actors.access.grants import Action
-from cache_actors.http.errors import record_storage_error
+from cache_actors.http.errors import record_missing_artifact, record_storage_error
 from cache_actors.http.request import Call
 from cache_actors.http.responses import TrailedBody, TrailedResponse, empty_response
 from cache_actors.metrics.request_event import Route
@@ -25,9 +25,9 @@ from cache_actors.storage.errors import StorageError
 
 from . import action_cache, byte_stream, capabilities, content
 from .context import CallContext
-from .decoding import decoded
+from .decoding import decoded, weight
 from .digests import instance_of_blob, instance_of_upload
-from .framing import framed, framing_head
+from .framing import COPIES, framing_head
 from .messages_pb2 import (
     BatchReadBlobsRequest,
     BatchUpdateBlobsRequest,
@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     from cache_actors.services import Services
     from cache_actors.settings import Settings
 
+    Result = bytes | list[bytes] | AsyncGenerator[bytes, None]
+    """What a method answers: a message, whole or in pieces, or framed messages as they are made."""
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
@@ -61,7 +64,7 @@ class Method:
     Attributes:
         route: what it counts as.
         action: what it does, for the decision on access.
-        call: what answers it: a message's bytes, or an iterator over framed messages.
+        call: what answers it, with a `Result`.
         message: what it takes; None for a stream, which `call` reads itself.
         limit: the setting with the size of its largest message.
         instance_in: the name of the instance in the name that its message begins with.
@@ -122,7 +125,7 @@ METHODS = {
 }
 
 COPIED_BYTES = 64 * 1024
-"""Size of a message, in bytes, from which it is sent without a copy that includes its head."""
+"""Largest message, in bytes, that is copied to send it as one piece with its head."""
 
 NO_METHOD = "There is no such method here"
 NO_TRAILERS = "Trailers would be lost: this needs nginx 1.27.2 or newer, with grpc.conf"
@@ -200,7 +203,9 @@ class GrpcFront:
         """The status for an exception, which is logged and counted if operators need to know."""
         failed = failure(error)
         if isinstance(error, MissingArtifact):
-            self._metrics.missing_artifacts.labels("refused").inc()
+            record_missing_artifact(
+                request, error.artifact_id, self._metrics, self._log, stored=False
+            )
         if isinstance(error, StorageError):
             record_storage_error(error, request.id, self._metrics, self._log)
         if failed is None:
@@ -209,10 +214,10 @@ class GrpcFront:
         return failed
 
 
-async def _result(context: CallContext, method: Method) -> bytes | AsyncGenerator[bytes, None]:
+async def _result(context: CallContext, method: Method) -> Result:
     """What a method answers."""
     if method.message is None:
-        answer: bytes = await method.call(context)
+        answer: Result = await method.call(context)
         return answer
     data = await context.messages.next()
     if data is None:
@@ -220,12 +225,14 @@ async def _result(context: CallContext, method: Method) -> bytes | AsyncGenerato
     if not await context.messages.is_at_end():
         raise invalid("There is more than one message")
     try:
+        objects = await weight(method.message, data, context.services.messages.limit)
+        await context.messages.hold(data, COPIES * len(data) + objects)
         message = await decoded(method.message(), data)
     except DecodeError:
         raise invalid(f"The message is no {method.message.__name__}") from None
     del data
     await context.authorise(method.instance_in(getattr(message, method.name_field)))
-    result: bytes | AsyncGenerator[bytes, None] = await method.call(context, message)
+    result: Result = await method.call(context, message)
     return result
 
 
@@ -235,14 +242,16 @@ class _Answer(TrailedBody):
     def __init__(self, front: GrpcFront, request: Request) -> None:
         self._front = front
         self._request = request
-        self._message: bytes | None = None
+        self._message: list[bytes] | None = None
         self._stream: AsyncGenerator[bytes, None] | None = None
         self._failed: CallFailed | None = None
         self.deadline = float("inf")
 
-    def give(self, result: bytes | AsyncGenerator[bytes, None]) -> None:
-        """Answer with a message, or with a stream of framed ones."""
+    def give(self, result: Result) -> None:
+        """Answer with a message, whole or in pieces, or with a stream of framed ones."""
         if isinstance(result, bytes):
+            self._message = [result]
+        elif isinstance(result, list):
             self._message = result
         else:
             self._stream = result
@@ -266,11 +275,11 @@ class _Answer(TrailedBody):
         pass
 
     async def __aiter__(self) -> AsyncGenerator[bytes, None]:
-        if self._message is not None and len(self._message) < COPIED_BYTES:
-            yield framed(self._message)
-        elif self._message is not None:
-            yield framing_head(len(self._message))
-            yield self._message
+        if self._message is not None:
+            size = sum(map(len, self._message))
+            pieces = [framing_head(size), *self._message]
+            for piece in pieces if size > COPIED_BYTES else [b"".join(pieces)]:
+                yield piece
         if self._stream is None:
             return
         async with aclosing(self._stream) as stream:

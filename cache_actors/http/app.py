@@ -19,7 +19,13 @@ from cache_actors.metrics.request_event import UPLOADS, RequestEvent, Responder,
 from cache_actors.storage.entries import MissingArtifact
 from cache_actors.storage.errors import StorageError
 
-from .errors import HttpError, error_response, record_storage_error, translate
+from .errors import (
+    HttpError,
+    error_response,
+    record_missing_artifact,
+    record_storage_error,
+    translate,
+)
 from .routes import artifacts, clean, decision, gradle, health, keyvalue, metrics, modules
 from .server.in_flight import InFlight
 from .server.request_cycle import BODY_HEADER, RequestCycle
@@ -135,7 +141,9 @@ class CacheApp(QuartTrio):
         """The response for an exception, which is logged and counted if operators need to know."""
         answer = translate(error)
         if isinstance(error, MissingArtifact):
-            self.log_missing_artifact(request, error.artifact_id, stored=False)
+            record_missing_artifact(
+                request, error.artifact_id, self.metrics, self.log, stored=False
+            )
         if isinstance(error, StorageError):
             record_storage_error(error, request.id, self.metrics, self.log)
         if answer is None:
@@ -149,23 +157,6 @@ class CacheApp(QuartTrio):
     ) -> None:
         """Log a bug, with its traceback."""
         self.log.error("request_crashed", exc_info=exception_info)
-
-    def log_missing_artifact(self, request: Request, artifact_id: str, *, stored: bool) -> None:
-        """Count and log an entry that refers to a missing artifact.
-
-        Args:
-            request: the request to store the entry.
-            artifact_id: the id of the missing artifact.
-            stored: whether the entry was stored all the same; if not, it was refused.
-        """
-        self.metrics.missing_artifacts.labels("stored" if stored else "refused").inc()
-        self.log.warning(
-            "artifact_missing",
-            request_id=request.id,
-            project=str(request.project),
-            artifact=artifact_id,
-            stored=stored,
-        )
 
     def record_request(self, request: Request, status: int, sent: int, seconds: float) -> None:
         """Count an answered request, and log one line. No query or header is in it, so no token.

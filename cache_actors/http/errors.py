@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from cache_actors.metrics.registry import Metrics
 
+    from .request import Request
+
 RETRY_AFTER = 1
 """`Retry-After`, in seconds, of a failure that is soon over: a crashed actor, or a held lock."""
 
@@ -52,6 +54,28 @@ def record_storage_error(
         metrics.storage_full.labels(shortage).inc()
     cause = repr(error.__cause__)
     log.error("storage_failed", request_id=request_id, cause=cause, shortage=shortage)
+
+
+def record_missing_artifact(
+    request: Request, artifact_id: str, metrics: Metrics, log: FilteringBoundLogger, *, stored: bool
+) -> None:
+    """Count and log an entry or an action that refers to what does not exist.
+
+    Args:
+        request: the request to store it.
+        artifact_id: the id of the missing artifact, or the digest of the missing blob.
+        metrics: where it is counted.
+        log: where it is logged.
+        stored: whether the entry was stored all the same; if not, it was refused.
+    """
+    metrics.missing_artifacts.labels("stored" if stored else "refused").inc()
+    log.warning(
+        "artifact_missing",
+        request_id=request.id,
+        project=str(request.project),
+        artifact=artifact_id,
+        stored=stored,
+    )
 
 
 class HttpError(Exception):

@@ -15,11 +15,12 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from cache_actors.kinds import Kind
 
-from .actions import unpacked_action
+from .actions import blobs_in
 from .files.commit import attempt
 from .files.store import Replacement
 from .known_cleans import KnownClean, known_clean
@@ -198,12 +199,12 @@ class EntryWriter:
                 return is_there
             if not is_there:
                 missing.append(target.name)
-        if missing and must_be_whole(write.key.kind, require_artifacts=self._require_artifacts):
+        if missing and needs_its_targets(write.key.kind, require_artifacts=self._require_artifacts):
             return MissingArtifact(min(missing))
         return min(missing, default=None)
 
 
-def must_be_whole(kind: Kind, *, require_artifacts: bool) -> bool:
+def needs_its_targets(kind: Kind, *, require_artifacts: bool) -> bool:
     """Whether a file of `kind` may not be there without what it refers to."""
     return require_artifacts or kind is Kind.ACTION
 
@@ -221,10 +222,10 @@ def has_blobs(store: FileStore, project: Project, action: bytes, most: int) -> b
         OSError: the disk failed.
     """
     try:
-        blobs, _ = unpacked_action(action)
+        some = list(islice(blobs_in(action), most))
     except ValueError:
         return False
-    return all(target_is_there(store, project, blob_target(each)) for each in blobs[:most])
+    return all(target_is_there(store, project, blob_target(each)) for each in some)
 
 
 def target_is_there(store: FileStore, project: Project, target: Target, going: int = 0) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cache_actors.kinds import ACTION_MARK, Kind
 
-from .actions import BlobReference, packed_action, unpacked_action
+from .actions import BlobReference, blobs_in, packed_action, result_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -60,7 +60,7 @@ def targets_in(content: bytes) -> frozenset[Target]:
     if not content.startswith(ACTION_MARK):
         return frozenset(map(artifact_target, references_in(content)))
     try:
-        return frozenset(map(blob_target, unpacked_action(content)[0]))
+        return frozenset(map(blob_target, blobs_in(content)))
     except ValueError:
         return frozenset()
 
@@ -81,8 +81,8 @@ def checked_targets(kind: Kind, content: bytes) -> frozenset[Target]:
 
 def _stored_blobs(content: bytes) -> list[BlobReference]:
     """The blobs of an action; raises ValueError if it is not written as the service does it."""
-    blobs, result = unpacked_action(content)
-    if packed_action(blobs, result) != content:
+    blobs = list(blobs_in(content))
+    if packed_action((each.packed() for each in blobs), result_in(content)) != content:
         raise ValueError
     return blobs
 

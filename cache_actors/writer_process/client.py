@@ -110,7 +110,8 @@ class WriterProcess(ActorProcess):
         store: of which it is given a twin.
         synced: told how many seconds each of its syncs took.
         require_artifacts: whether it refuses entries whose artifacts are missing.
-        recovered: called with what a recovery has done at its start, if there was something to do.
+        recovered: called with what a recovery has done, if the logs held something, and when:
+            at its `start`, or while it was `running`, after a checkpoint that failed.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class WriterProcess(ActorProcess):
         synced: Callable[[float], None],
         *,
         require_artifacts: bool = True,
-        recovered: Callable[[Recovered], None] = lambda _: None,
+        recovered: Callable[[Recovered, str], None] = lambda _, __: None,
     ) -> None:
         super().__init__()
         self._store = store
@@ -136,9 +137,7 @@ class WriterProcess(ActorProcess):
         """
         await self.start(COMMAND, self._config)
         try:
-            recovered = await self.receive(decode_recovered)
-            if recovered != Recovered():
-                self._recovered(recovered)
+            self._tell(await self.receive(decode_recovered), "start")
         except BaseException:
             await self.end(kill=True)
             raise
@@ -169,7 +168,12 @@ class WriterProcess(ActorProcess):
             raise ProcessDied("not as many outcomes as items")
         for seconds in report.syncs:
             self._synced(seconds)
+        self._tell(report.recovered, "running")
         return report
+
+    def _tell(self, recovered: Recovered, when: str) -> None:
+        if recovered != Recovered():
+            self._recovered(recovered, when)
 
 
 class ArtifactWriterProcess(WriterProcess):

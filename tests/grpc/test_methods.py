@@ -27,6 +27,7 @@ from cache_actors.grpc.messages_pb2 import (
 )
 from cache_actors.grpc.status import Code
 from tests.support.service import Service
+from tests.support.waiting import eventually
 
 from .client import INSTANCE, GrpcConnection, blob_name, digest_of, upload_name, zstd
 from .conftest import LIMITS
@@ -184,11 +185,24 @@ def test_action_is_neither_stored_nor_answered_without_a_blob(
         assert client.get_action(action).status == 0
 
 
-def test_blob_of_another_size_is_none_of_an_action(client: GrpcConnection, blob: bytes) -> None:
+def test_blob_of_another_size_is_none_of_an_action(
+    client: GrpcConnection, service: Service, blob: bytes
+) -> None:
     client.update(blob)
-    result = ActionResult(stdout_digest=Digest(hash=digest_of(blob).hash, size_bytes=SMALL + 1))
+    hash_ = digest_of(blob).hash
+    result = ActionResult(stdout_digest=Digest(hash=hash_, size_bytes=SMALL + 1))
     reply = client.put_action(digest_of(b"size" + blob), result)
     assert reply.status == Code.FAILED_PRECONDITION
+
+    def lines() -> list[dict[str, object]]:
+        request_id = reply.headers["x-request-id"]
+        missing = service.logged("artifact_missing")
+        return [line for line in missing if line["request_id"] == request_id]
+
+    eventually(lines)
+    [line] = lines()
+    assert (line["artifact"], line["stored"]) == (f"{hash_}/{SMALL + 1}", False)
+    assert line["project"] == "acme/app"
 
 
 def test_action_with_more_blobs_than_are_looked_for_at_once_needs_the_last(

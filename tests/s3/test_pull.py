@@ -215,11 +215,12 @@ def test_action_may_be_as_large_as_one_that_is_stored(
 ) -> None:
     node.puller._max_entry_bytes = 3 * SMALL_BYTES
     blob, large = os.urandom(10), os.urandom(2 * SMALL_BYTES)
-    references = [BlobReference(disk.file(Kind.BLOB, blob).id, len(blob))]
-    action = disk.file(Kind.ACTION, packed_action(references, large))
+    reference = BlobReference(disk.file(Kind.BLOB, blob).id, len(blob)).packed()
+    content = packed_action([reference], large)
+    action = disk.file(Kind.ACTION, content)
     pusher.push(action)
     assert node.pull(action) is Outcome.HERE
-    assert action.path(node.disk.root).read_bytes() == packed_action(references, large)
+    assert action.path(node.disk.root).read_bytes() == content
 
 
 def test_bug_is_noticed_and_a_miss(
@@ -422,7 +423,7 @@ def test_action_comes_after_its_blobs_and_does_not_if_one_is_gone(
     blobs = [disk.file(Kind.BLOB, b"output %d" % number) for number in range(3)]
     references = [BlobReference(key.id, key.path(disk.root).stat().st_size) for key in blobs]
     actions = [
-        disk.file(Kind.ACTION, packed_action(some, b"result"))
+        disk.file(Kind.ACTION, packed_action((each.packed() for each in some), b"result"))
         for some in (references[:2], references[1:])
     ]
     for action in actions:

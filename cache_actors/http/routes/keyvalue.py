@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from cache_actors.http.errors import HttpError
+from cache_actors.http.errors import HttpError, record_missing_artifact
 from cache_actors.http.responses import Response, empty_response, json_response
 from cache_actors.kinds import Kind
 from cache_actors.storage.entries import MissingArtifact
@@ -78,5 +78,6 @@ async def store_values(request: Request) -> Response:
             await services.fetcher.pull_targets(project, map(artifact_target, artifacts))
             missing_artifact = await services.keyvalue.put(key, encoded, artifacts, request.owner)
         if missing_artifact is not None:  # stored all the same: KV_REQUIRE_ARTIFACTS is false
-            request.app.log_missing_artifact(request, missing_artifact, stored=True)
+            app = request.app
+            record_missing_artifact(request, missing_artifact, app.metrics, app.log, stored=True)
     return empty_response()

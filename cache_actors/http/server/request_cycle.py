@@ -28,6 +28,7 @@ from cache_actors.http.request import Request
 from cache_actors.http.request_id import request_id
 from cache_actors.http.responses import TrailedResponse
 from cache_actors.kinds import Kind
+from cache_actors.metrics.request_event import UPLOADS
 
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
@@ -40,7 +41,7 @@ LINGER_SECONDS = 5.0
 
 LINGER_BYTES = 32 * 1024 * 1024
 """Largest rest of an unwanted body that is dropped, in bytes; with more, the connection is closed
-instead. If the largest body of any kind is larger, it is as much as that."""
+instead. If what the request may store is larger, it is as much as that."""
 
 TRAILERS = "http.response.trailers"
 """ASGI's message with trailers, and the extension of a connection that can send them before the
@@ -48,9 +49,6 @@ request is complete."""
 
 BODY_HEADER = "X-Cache-Body"
 """Header that nginx sends if the body has to be read before the response."""
-
-
-_OVER_HTTP = [kind for kind in Kind if kind not in (Kind.BLOB, Kind.ACTION)]
 
 
 class RequestCycle(TrioASGIHTTPConnection):
@@ -161,8 +159,8 @@ def _is_left_waiting(request: Request) -> bool:
 
 async def _drop_rest(request: Request) -> None:
     """Read what is left of the request's body and forget it, if it is not too much."""
-    kinds = Kind if request.call is not None else _OVER_HTTP
-    most = max(LINGER_BYTES, *map(request.app.settings.largest, kinds))
+    kind = UPLOADS.get(request.route, Kind.CAS)
+    most = max(LINGER_BYTES, request.app.settings.largest(kind))
     with trio.move_on_after(LINGER_SECONDS) as patience:
         while not request.body.complete and request.body.received < most:
             try:

@@ -157,7 +157,7 @@ class Cache(RuleBasedStateMachine):
         sizes=st.sampled_from([1, 1, 1, 2]),
     )
     def put_action(self, project: Project, action: str, ids: list[str], sizes: int) -> None:
-        body = packed_action([BlobReference(each, sizes) for each in ids], b"result")
+        body = packed_action([BlobReference(each, sizes).packed() for each in ids], b"result")
         paths = [Key(project, Kind.BLOB, each).path(self.root) for each in ids]
         is_whole = sizes == 1 or not ids
         is_whole = is_whole and all(path.exists() for path in paths)
