@@ -395,7 +395,8 @@ def test_clean_that_the_bucket_does_not_hear_of_is_one_here_and_is_told_later(
     markers = bucket.names(f"1/.cleans/{OTHER}")
     proxy.fault = lambda _method, _path: None
     eventually(lambda: read(other, cas_path(cas_id), project=OTHER)[0] == 404)
-    eventually(lambda: len(bucket.names(f"1/.cleans/{OTHER}")) > len(markers))
+    look_for_cleans(other)  # which tells of all that the bucket does not know
+    assert len(bucket.names(f"1/.cleans/{OTHER}")) > len(markers)
 
 
 def look_for_cleans(node: Site) -> None:
