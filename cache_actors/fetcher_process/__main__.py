@@ -144,7 +144,7 @@ class FetcherServer:
         self._store = FileStore(root, temporary, durable=config.durable, capacity=self._capacity)
         self._telling = ThreadPoolExecutor(1, thread_name_prefix="tell")
         self._bucket: ClaimedBucket | None = None
-        self._looking = threading.Lock()
+        self._opening = threading.Lock()
         self._exchanged = threading.Event()
         self._puller: Puller | None = None
 
@@ -163,13 +163,14 @@ class FetcherServer:
 
         Nothing is pulled before that has succeeded.
         """
-        with self._looking:
+        with self._opening:
             bucket = self._bucket = self._bucket or ClaimedBucket(
                 self._config.bucket, self._config.server_url, count=self._reporter.requested
             )
-            bucket.claim()
-            exchange_cleans(bucket, self._store.root, durable=self._store.durable)
-            self._exchanged.set()
+        bucket.claim()
+        exchange_cleans(bucket, self._store.root, durable=self._store.durable)
+        self._exchanged.set()
+        with self._opening:
             if self._puller is None:
                 self._puller = self._new_puller(bucket)
 
