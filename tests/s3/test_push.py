@@ -17,7 +17,7 @@ from cache_actors.s3.names import SHA256, STORED, object_name
 from cache_actors.s3.push import Pushed, Pusher
 from cache_actors.s3.walk import Unshared, unshared
 from cache_actors.storage.integrity.checksum import ATTRIBUTE
-from cache_actors.storage.integrity.validation import Fault
+from cache_actors.storage.integrity.validation import Fault, open_or_fault
 from cache_actors.storage.known_cleans import note_clean, note_followed
 from cache_actors.storage.layout import QUARANTINE, Key
 from tests.storage.stores import fail
@@ -277,10 +277,9 @@ def test_what_is_cleaned_while_it_is_sent_is_sent_as_old_as_it_is(
 ) -> None:
     artifact = disk.artifact(1)
     when = artifact.path(disk.root).stat().st_mtime_ns
-    really_open = push_module.open_or_fault
 
     def open_and_clean(path: Path, flags: int) -> int | Fault | None:
-        found = really_open(path, flags)
+        found = open_or_fault(path, flags)
         note_clean(disk.root, APP, when)
         path.unlink()
         note_followed(disk.root, APP, when)
