@@ -48,6 +48,11 @@ def running_node(
         yield node
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _projects(shared_tuist: HeldTuist) -> None:
+    shared_tuist.tokens["token"] = [PROJECT, OTHER, THIRD]
+
+
 @pytest.fixture(scope="module")
 def bucket(s3_server: S3Server) -> Iterator[S3Bucket]:
     with s3_server.new_bucket() as bucket:
@@ -57,7 +62,6 @@ def bucket(s3_server: S3Server) -> Iterator[S3Bucket]:
 @pytest.fixture(scope="module")
 def one(shared_tuist: HeldTuist, bucket: S3Bucket) -> Iterator[Site]:
     """The node that stores."""
-    shared_tuist.tokens["token"] = [PROJECT, OTHER, THIRD]
     with running_node(shared_tuist, bucket) as node:
         yield node
 
