@@ -152,7 +152,7 @@ class FetcherServer:
         self._telling = ThreadPoolExecutor(1, thread_name_prefix="tell")
         self._bucket: ClaimedBucket | None = None
         self._failure: BucketError | None = None
-        self._looking = threading.Lock()
+        self._opening = threading.Lock()
         self._exchanged = threading.Event()
         self._puller: Puller | None = None
 
@@ -162,7 +162,9 @@ class FetcherServer:
             try:
                 self._look()
             except BucketError as error:
-                self._failure = error.cause if isinstance(error, BreakerOpen) else error
+                cause = error.cause if isinstance(error, BreakerOpen) else error
+                is_lasting = self._puller is None or isinstance(cause, Misconfigured)
+                self._failure = cause if is_lasting else None  # the breaker tells of an outage
                 time.sleep(RETRY_SECONDS)
             except OSError as error:
                 self._failure = Misconfigured(f"the storage cannot be used: {error.strerror}")
@@ -181,13 +183,14 @@ class FetcherServer:
 
         Nothing is pulled before that has succeeded.
         """
-        with self._looking:
+        with self._opening:
             bucket = self._bucket = self._bucket or ClaimedBucket(
                 self._config.bucket, self._config.server_url, count=self._reporter.requested
             )
-            bucket.claim()
-            exchange_cleans(bucket, self._store.root, durable=self._store.durable)
-            self._exchanged.set()
+        bucket.claim()
+        exchange_cleans(bucket, self._store.root, durable=self._store.durable)
+        self._exchanged.set()
+        with self._opening:
             if self._puller is None:
                 self._puller = self._new_puller(bucket)
 

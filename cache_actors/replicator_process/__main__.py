@@ -174,10 +174,23 @@ class ReplicatorServer:
             self._is_started = True
 
     def keep_looking(self) -> None:
-        """Look at the claim and at cleans, once it is started up, until it is stopped."""
+        """Look at the claim and at cleans, once it is started up, until it is stopped.
+
+        Of a bucket that cannot be asked just then the breaker tells.
+        """
         while not self._stop.wait(LOOK_SECONDS):
-            if self._is_started:
-                self._try(self._look)
+            if not self._is_started:
+                continue
+            try:
+                self._look()
+            except Misconfigured as error:
+                self._failure = error
+            except BucketError:
+                pass
+            except OSError as error:
+                self._reporter.trouble(f"cannot note a clean: {error.strerror}")
+            else:
+                self._failure = None
 
     def _look(self) -> None:
         """Claim the prefix, or find out who has it, and exchange cleans with the bucket.

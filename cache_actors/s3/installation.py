@@ -95,6 +95,11 @@ class ClaimedBucket(Bucket):
         self._require_claim()
         return super().get(name, seconds)
 
+    def delete(self, name: str) -> None:
+        """Delete the object `name`: see `Bucket.delete`."""
+        self._require_claim()
+        super().delete(name)
+
     def list(self, folder: str) -> Iterator[Listed]:
         """The objects in `folder`: see `Bucket.list`."""
         self._require_claim()

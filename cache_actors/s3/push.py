@@ -139,6 +139,7 @@ class Pusher:
             As `push`.
         """
         path = key.path(self._root)
+        clean = known_clean(self._root, key.project)  # before: an open file may be gone by now
         try:
             fd = open_or_fault(path, os.O_NOATIME)
         except PermissionError as error:
@@ -151,7 +152,6 @@ class Pusher:
             self._valid.quarantine(path)
             return Pushed.GONE
         try:
-            clean = known_clean(self._root, key.project)
             since = max(oldest, clean.marked_since())
             if not whatever_its_mark and is_fresh(read_checksum(fd), self._target, since):
                 return Pushed.DONE

@@ -79,5 +79,5 @@ def test_prefix_that_another_installation_has_got_since_is_told_and_left_alone(
     disk.artifact(1)
     server._replication.walk()  # type: ignore[union-attr]
     assert bucket.puts == []
-    bucket.delete(claim_name(CONFIG.prefix))
+    Bucket.delete(bucket, claim_name(CONFIG.prefix))
     eventually(lambda: state(server) == ("ok", None))

@@ -27,6 +27,7 @@ def opened() -> Open:
 REQUESTS: dict[str, Callable[[ClaimedBucket], Any]] = {
     "put": lambda bucket: bucket.put("a", b"bytes", {}),
     "get": lambda bucket: bucket.get("a"),
+    "delete": lambda bucket: bucket.delete("a"),
     "list": lambda bucket: list(bucket.list("")),
 }
 

@@ -17,6 +17,7 @@ from cache_actors.s3.names import SHA256, STORED, object_name
 from cache_actors.s3.push import Pushed, Pusher
 from cache_actors.s3.walk import Unshared, unshared
 from cache_actors.storage.integrity.checksum import ATTRIBUTE
+from cache_actors.storage.integrity.validation import Fault, open_or_fault
 from cache_actors.storage.known_cleans import note_clean, note_followed
 from cache_actors.storage.layout import QUARANTINE, Key
 from tests.storage.stores import fail
@@ -269,6 +270,26 @@ def test_what_is_left_when_a_clean_was_followed_is_put_as_newer(
     found = bucket.get(object_name("cache", artifact))
     assert found is not None
     assert int(found.metadata[STORED]) > when
+
+
+def test_what_is_cleaned_while_it_is_sent_is_sent_as_old_as_it_is(
+    disk: Disk, bucket: WatchedBucket, pusher: Pusher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = disk.artifact(1)
+    when = artifact.path(disk.root).stat().st_mtime_ns
+
+    def open_and_clean(path: Path, flags: int) -> int | Fault | None:
+        found = open_or_fault(path, flags)
+        note_clean(disk.root, APP, when)
+        path.unlink()
+        note_followed(disk.root, APP, when)
+        return found
+
+    monkeypatch.setattr(push_module, "open_or_fault", open_and_clean)
+    pusher.push(artifact)
+    found = bucket.get(object_name("cache", artifact))
+    assert found is not None
+    assert int(found.metadata[STORED]) == when
 
 
 def test_what_was_put_about_the_time_of_a_clean_is_put_again_once_it_has_settled(
