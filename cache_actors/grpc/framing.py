@@ -21,7 +21,7 @@ from .status import CallFailed, Code, invalid
 from .wire import Field, fields
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from cache_actors.http.request import RequestBody
     from cache_actors.supervision import Owner, Shares
@@ -41,6 +41,9 @@ SPARE = 0.25
 """Memory that is taken with a message for the objects in it, in its own size. They take no more,
 unless its blobs are small: so it seldom has to wait for memory while it holds some."""
 
+SENT_BYTES = 64 * 1024
+"""Size of a piece, in bytes, from which it is not worth copying it to send it with others."""
+
 PATIENCE = 20.0
 """Longest wait for the memory of a message, in seconds."""
 
@@ -58,6 +61,24 @@ def framed(message: bytes) -> bytes:
 def framing_head(size: int) -> bytes:
     """The head of a message of `size` bytes."""
     return _HEAD.pack(0, size)
+
+
+def put_together(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The pieces of a message as they are sent: small ones are copied into one, large ones not."""
+    small: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        if len(piece) >= SENT_BYTES or size >= SENT_BYTES:
+            if small:
+                yield b"".join(small)
+            small, size = [], 0
+        if len(piece) >= SENT_BYTES:
+            yield piece
+        else:
+            small.append(piece)
+            size += len(piece)
+    if small:
+        yield b"".join(small)
 
 
 def varint(number: int) -> bytes:

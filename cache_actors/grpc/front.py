@@ -27,7 +27,7 @@ from . import action_cache, byte_stream, capabilities, content
 from .context import CallContext
 from .decoding import decoded, weight
 from .digests import instance_of_blob, instance_of_upload
-from .framing import COPIES, framing_head
+from .framing import COPIES, framing_head, put_together
 from .messages_pb2 import (
     BatchReadBlobsRequest,
     BatchUpdateBlobsRequest,
@@ -124,9 +124,6 @@ METHODS = {
     ),
 }
 
-COPIED_BYTES = 64 * 1024
-"""Largest message, in bytes, that is copied to send it as one piece with its head."""
-
 NO_METHOD = "There is no such method here"
 NO_TRAILERS = "Trailers would be lost: this needs nginx 1.27.2 or newer, with grpc.conf"
 """Message for a call of which nobody says that it takes trailers."""
@@ -168,8 +165,10 @@ class GrpcFront:
         try:
             context, method = self._prepared(request)
             answer.deadline = context.deadline
-            with trio.fail_at(context.deadline):
+            with trio.CancelScope(deadline=context.deadline) as scope:
                 answer.give(await _result(context, method))
+            if scope.cancelled_caught:
+                answer.fail(trio.TooSlowError())
         except Exception as error:
             answer.fail(error)
         return TrailedResponse(answer, dict(_HEADERS))
@@ -276,9 +275,8 @@ class _Answer(TrailedBody):
 
     async def __aiter__(self) -> AsyncGenerator[bytes, None]:
         if self._message is not None:
-            size = sum(map(len, self._message))
-            pieces = [framing_head(size), *self._message]
-            for piece in pieces if size > COPIED_BYTES else [b"".join(pieces)]:
+            head = framing_head(sum(map(len, self._message)))
+            for piece in put_together((head, *self._message)):
                 yield piece
         if self._stream is None:
             return

@@ -62,7 +62,7 @@ print(resident() - before)
 def test_message_takes_no_more_memory_than_its_bytes_and_its_fields_weigh(case: str) -> None:
     kind, data = HEAVY[case]
     weight = sum(
-        found.weight(end - start)
+        found.each + found.per_byte * (end - start)
         for found, _, start, end in fields(data, fields_of(kind.DESCRIPTOR))
     )
     program = [sys.executable, "-c", GROWTH, kind.DESCRIPTOR.name]
