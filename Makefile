@@ -48,7 +48,7 @@ endef
 soak: $(READY) system-packages
 	@exec $(BIN)/python -m tests.soak $(SOAK)
 
-bench: PROGRAMS := /usr/sbin/nginx=nginx-light wrk=wrk
+bench: PROGRAMS := /usr/sbin/nginx=nginx-light wrk=wrk h2load=nghttp2-client bazel=bazel-bootstrap
 bench: $(READY) system-packages
 	@exec $(BIN)/python -m tests.bench $(BENCH)
 
