@@ -37,9 +37,13 @@ UNHELD_BYTES = 256 * 1024
 COPIES = 2
 """Memory that a message takes, in its own size: it is there as bytes and decoded."""
 
-SPARE = 0.25
-"""Memory that is taken with a message for the objects in it, in its own size. They take no more,
-unless its blobs are small: so it seldom has to wait for memory while it holds some."""
+ROOM = COPIES + 0.25
+"""Memory that is taken for a message before it is received, in its own size: with some for the
+objects in it, as much as they take if its blobs are not small. So a call seldom has to wait for
+memory while it holds some, which others may wait for."""
+
+DENSE_ROOM = COPIES + 12.5
+"""The same for a message of digests and nothing else."""
 
 SENT_BYTES = 64 * 1024
 """Size of a piece, in bytes, from which it is not worth copying it to send it with others."""
@@ -141,6 +145,7 @@ class MessageReader:
     Args:
         body: the body of the request.
         most: the largest message, in bytes.
+        room: memory that is taken for one, in its own size.
         authorise: called with the leading name of a message that is large.
         memory: called once there is a message that is larger than `UNKNOWN_BYTES`, whose memory is
             held until the next one is asked for.
@@ -150,11 +155,13 @@ class MessageReader:
         self,
         body: RequestBody,
         most: int,
+        room: float,
         authorise: Callable[[str], Awaitable[None]],
         memory: Callable[[], MessageMemory],
     ) -> None:
         self._body = body.limit(1 << 62)
         self._most = most
+        self._room = room
         self._authorise = authorise
         self._new_memory = memory
         self._memory: MessageMemory | None = None
@@ -191,7 +198,7 @@ class MessageReader:
         start = self._joined()
         await self._authorise(leading_name(start[: min(length, NAMED_WITHIN)]))
         memory = self._memory = self._memory or self._new_memory()
-        await memory.reserve(int((COPIES + SPARE) * length))
+        await memory.reserve(int(self._room * length))
         memory.receiving = self._pieces
         try:
             await self._fill(length, memory)

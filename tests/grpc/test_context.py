@@ -41,6 +41,7 @@ def context_of(auth: Auth, host: str = "cache.example", **settings: Any) -> Call
         request,
         Action.WRITE,
         100,
+        2.0,
         SimpleNamespace(auth=auth),  # type: ignore[arg-type]
         Settings(server_url="http://tuist", **settings),
         None,  # type: ignore[arg-type]
