@@ -268,9 +268,9 @@ class Application:
             self.metrics,
         )
 
-    def _log_recovery(self, recovered: Recovered) -> None:
+    def _log_recovery(self, recovered: Recovered, when: str) -> None:
         level = self._log.error if recovered.failed else self._log.warning
-        level("recovered", **dataclasses.asdict(recovered))
+        level("recovered", when=when, **dataclasses.asdict(recovered))
 
     async def _announce(self, stored: Sequence[StoredKey]) -> None:
         """Report stored artifacts and entries to the actor that follows them, the evictor."""

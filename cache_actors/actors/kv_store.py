@@ -187,9 +187,9 @@ class KeyValueStore(Actor):
             if isinstance(result, OSError):
                 envelope.fail(storage_error(result))
             else:
-                version, is_whole = result
+                version, has_its_blobs = result
                 self._recent.keep(get.path, version)
-                envelope.reply(version.data if version and is_whole else None)
+                envelope.reply(version.data if version and has_its_blobs else None)
 
     def _load(
         self, lookups: Sequence[Lookup], projects: Sequence[Project | None]

@@ -20,7 +20,7 @@ PIECE_BYTES = 256 * 1024
 """Largest piece that comes out of one step, in bytes, which takes less than a millisecond."""
 
 MAX_FRAMES = 64
-"""Largest number of frames that a blob may consist of: each costs a copy of what is behind it."""
+"""Largest number of frames that a blob may consist of: each costs a copy of all bytes after it."""
 
 WINDOW_BYTES = 8 << 20
 """Largest window of a frame, in bytes, which takes as much memory; as RFC 8878 recommends."""
@@ -36,7 +36,7 @@ async def decompressed(
     """Decompress `pieces`, which have to become `size` bytes.
 
     Raises:
-        CallFailed: INVALID_ARGUMENT, that is no zstd, or becomes more.
+        CallFailed: INVALID_ARGUMENT: they are not zstd, are cut short, or become more.
     """
     decoder = Decoder(size)
     async with aclosing(pieces):
@@ -59,7 +59,7 @@ class Decoder:
         """The bytes that come of `data`, in pieces; each is made when it is asked for.
 
         Raises:
-            CallFailed: INVALID_ARGUMENT, that is no zstd, or becomes more.
+            CallFailed: INVALID_ARGUMENT: `data` is not zstd, or more than `size` bytes come of it.
         """
         while data or not (self._frame.needs_input or self._frame.eof):
             if self._frame.eof:
@@ -83,17 +83,17 @@ class Decoder:
         """Check that the last frame is complete.
 
         Raises:
-            CallFailed: INVALID_ARGUMENT, it is cut short.
+            CallFailed: INVALID_ARGUMENT: it is cut short.
         """
         if self._has_begun and not self._frame.eof:
             raise invalid("The compressed bytes are cut short")
 
 
 def decompressed_at_once(data: bytes, size: int) -> bytes:
-    """The `size` bytes that come of `data`, or some other number of them that is not more.
+    """Decompress `data` to at most `size` bytes; there may be fewer, which the caller looks at.
 
     Raises:
-        CallFailed: INVALID_ARGUMENT, that is no zstd, or becomes more.
+        CallFailed: INVALID_ARGUMENT: `data` is not zstd, is cut short, or becomes more.
     """
     decoder = Decoder(size)
     whole = b"".join(decoder.decode(data))

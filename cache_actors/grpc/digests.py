@@ -110,12 +110,12 @@ def resource_in(name: str, *, is_upload: bool) -> Resource:
 
 
 def instance_of_blob(name: str) -> str:
-    """The name of the instance in that of a blob to read."""
+    """The instance name in the resource name of a blob to read."""
     return resource_in(name, is_upload=False).instance
 
 
 def instance_of_upload(name: str) -> str:
-    """The name of the instance in that of an upload."""
+    """The instance name in the resource name of an upload."""
     return resource_in(name, is_upload=True).instance
 
 
@@ -126,5 +126,7 @@ def _blob(digest: str, size: int) -> BlobReference:
         raise invalid("The size of a digest is invalid")
     blob = BlobReference(digest, size)
     if (blob.id == EMPTY_BLOB.id) != (size == 0):
-        raise invalid("The digest is not one of any bytes: its size is wrong")
+        raise invalid(
+            "Hash and size of the digest do not match: only the empty blob has the size 0"
+        )
     return blob

@@ -21,6 +21,7 @@ from cache_actors.metrics.request_event import Route
 from cache_actors.supervision import Holding
 
 from .errors import ClientDisconnected, HttpError, overloaded
+from .server.plain import READ_IN_THREAD
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from .app import CacheApp
 
     Receive = Callable[[], Awaitable[ASGIReceiveEvent]]
+    ReadInThread = Callable[[memoryview], int]
 
 
 class RequestBody(TrioBody):
@@ -51,9 +53,10 @@ class RequestBody(TrioBody):
         self._expected = expected_content_length
         self._limit = 0
 
-    def pull_from(self, receive: Receive) -> None:
-        """Take the pieces from `receive`."""
+    def pull_from(self, receive: Receive, read_in_thread: ReadInThread | None = None) -> None:
+        """Take the pieces from `receive`, or from `read_in_thread` if the connection has it."""
         self._receive = receive
+        self._read_in_thread = read_in_thread
 
     def limit(self, most: int) -> RequestBody:
         """Allow at most `most` bytes.
@@ -98,6 +101,14 @@ class RequestBody(TrioBody):
         self.complete = not message.get("more_body", False)
         self.received += len(piece)
         return piece
+
+    def read_in_thread(self, buffer: memoryview) -> int:
+        """As `ReadableInThread.read_in_thread`; 0 unless an announced size is within the limit."""
+        if self._read_in_thread is None or not 0 < (self._expected or 0) <= self._limit:
+            return 0
+        size = self._read_in_thread(buffer)
+        self.received += size
+        return size
 
     @asynccontextmanager
     async def collected(self, memory: Shares, owner: Owner) -> AsyncIterator[bytes]:
@@ -239,7 +250,8 @@ class Request(TrioRequest):
         self.query_string = scope["query_string"]
         self.headers = RequestHeaders(scope["headers"])  # type: ignore[assignment]
         self.body: RequestBody = RequestBody(self.content_length, None)
-        self.body.pull_from(receive)
+        extension = scope["extensions"].get(READ_IN_THREAD)
+        self.body.pull_from(receive, None if extension is None else extension["read"])
 
     @property
     def services(self) -> Services:

@@ -30,7 +30,7 @@ from cache_actors.storage.errors import Shortage
 
 from .collectors import StatusCollector
 from .recent import Recent
-from .request_event import READS, STORES
+from .request_event import READS, STORES, UPLOADS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -298,7 +298,8 @@ class Metrics:
             totals.sent = self._sent.labels(by, kind) if served.hit else None
         elif outcome is not None:
             totals.results = self._writes.labels(by, kind, outcome)
-            totals.received = self._received.labels(kind)
+        if (sent := UPLOADS.get(served.route)) is not None:
+            totals.received = self._received.labels(sent.label)
         return totals
 
     def decided(self, outcome: str, source: str) -> None:

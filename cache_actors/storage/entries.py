@@ -127,12 +127,12 @@ class EntryWriter:
                 return is_there
             if not is_there:
                 missing.append(target.name)
-        if missing and must_be_whole(write.key.kind, require_artifacts=self._require_artifacts):
+        if missing and needs_its_targets(write.key.kind, require_artifacts=self._require_artifacts):
             return MissingArtifact(min(missing))
         return min(missing, default=None)
 
 
-def must_be_whole(kind: Kind, *, require_artifacts: bool) -> bool:
+def needs_its_targets(kind: Kind, *, require_artifacts: bool) -> bool:
     """Whether a file of `kind` may not be there without what it refers to."""
     return require_artifacts or kind is Kind.ACTION
 

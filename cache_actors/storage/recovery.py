@@ -10,9 +10,10 @@ another one. A torn file at its path is removed then: it was being stored during
 may store a write that was never acknowledged: its client heard an error, or nothing, and had to
 expect either.
 
-Of several records of an entry the newest counts, whichever process logged it. An entry is removed
-if an artifact of it is lost even so: it would break the build that finds it. A recovery that is cut
-short is begun again, as the logs stay until all is on the disk.
+Of several records of an entry the newest counts, whichever process logged it. An action is removed
+if a blob of it is lost even so, and an entry if an artifact of it is, unless that is allowed: it
+would break the build that finds it. A recovery that is cut short is begun again, as the logs stay
+until all is on the disk.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from .entries import must_be_whole, target_is_there
+from .entries import needs_its_targets, target_is_there
 from .files.folders import identity_of, is_same_folder, opened_folder
 from .files.store import FileStore, Replacement
 from .files.write_ahead_log import (
@@ -60,12 +61,14 @@ class Recovered:
     """What a recovery has done.
 
     Attributes:
+        logged: number of files that the logs held; 0 if nothing had to be looked at.
         stored: number of files that were stored again.
         removed: number of entries and actions that were removed, as an artifact or blob of theirs
             is lost.
         failed: number of files that could not be stored again; the logs are kept then.
     """
 
+    logged: int = 0
     stored: int = 0
     removed: int = 0
     failed: int = 0
@@ -86,7 +89,8 @@ def recover(
         root: the storage folder.
         temporary: where files are written that are stored again.
         require_artifacts: whether entries without their artifacts are removed.
-        damaged: the folder of a log of which a checkpoint has failed, whether or not that is noted.
+        damaged: the folder of a log of which a checkpoint has failed, even if the file in it that
+            says so could not be written.
 
     Raises:
         OSError: the logs cannot be read, or the disk failed.
@@ -127,7 +131,9 @@ class _Recovery:
         self._require_artifacts = require_artifacts
         self._newest: dict[Key, _Newest] = {}
         self._cleaned: set[Key] = set()  # of projects that were cleaned
-        self._damaged: set[Key] = set()  # of which the disk may lack what the kernel shows
+        self._damaged: set[Key] = (
+            set()
+        )  # may be read from the kernel's cache, and not be on the disk
         self._stored = self._removed = self._failed = 0
 
     def take_in(self, log: Path, *, is_damaged: bool) -> None:
@@ -163,7 +169,7 @@ class _Recovery:
             # Others may store entries meanwhile, if the service runs: newer ones are to stay.
             with suppress(FileNotFoundError), exclusive(project.path(self._store.root)):
                 self._restore_entries(keys)
-        return Recovered(self._stored, self._removed, self._failed)
+        return Recovered(len(self._newest), self._stored, self._removed, self._failed)
 
     def _kept(self, key: Key) -> bytes | None:
         """The bytes of the file of `key`, if it is to stay as it is."""
@@ -196,7 +202,7 @@ class _Recovery:
         for key in keys:
             found = self._kept(key)
             body = self._logged(key) if found is None else found
-            is_strict = must_be_whole(key.kind, require_artifacts=self._require_artifacts)
+            is_strict = needs_its_targets(key.kind, require_artifacts=self._require_artifacts)
             if is_strict and not self._has_artifacts(key, body):
                 self._path(key).unlink(missing_ok=True)
                 self._removed += 1
@@ -216,8 +222,7 @@ class _Recovery:
                 self._count(key, outcome)
 
     def _count(self, key: Key, outcome: OSError | None) -> None:
-        """Count a file that was stored again, or could not be: then none stays that is torn or
-        older."""
+        """Count the outcome for `key`; if it failed, remove a torn or older file at its path."""
         if outcome is None:
             self._stored += 1
             return

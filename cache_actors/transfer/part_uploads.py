@@ -16,7 +16,7 @@ from cache_actors.storage.errors import StorageLocked
 from cache_actors.storage.files.unfinished import UnknownUpload
 
 from .disk_threads import in_thread
-from .upload import WrongDigest
+from .upload import ReadableInThread, WrongDigest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
@@ -58,6 +58,7 @@ class _NotedChunks:
     """The chunks of a part; `note` is called about every `NOTED_SECONDS` while they arrive."""
 
     def __init__(self, chunks: AsyncIterable[bytes], note: Callable[[], Awaitable[object]]) -> None:
+        self._body = chunks
         self._chunks = aiter(chunks)
         self._note = note
         self._noted = trio.current_time()
@@ -71,6 +72,10 @@ class _NotedChunks:
             await self._note()
             self._noted = trio.current_time()
         return chunk
+
+    def read_in_thread(self, buffer: memoryview) -> int:
+        """As `ReadableInThread.read_in_thread`; 0 if the body cannot do that."""
+        return self._body.read_in_thread(buffer) if isinstance(self._body, ReadableInThread) else 0
 
 
 class PartUploads:

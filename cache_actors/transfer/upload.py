@@ -6,13 +6,16 @@ waits for memory before its body is read, since the uploads ahead of it are soon
 was reserved for bytes which do not arrive is taken back when other uploads need it. If the wait
 exceeds `PATIENCE`, because the uploads ahead come from slow clients, the upload goes to a temporary
 file, as large uploads do. Large uploads use free memory only to write in larger pieces, and are
-read no faster than they are written.
+read no faster than they are written. A thread that has written a piece reads on by itself for as
+long as the client keeps up, since the way to a thread costs as much as to hash 200 KiB.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Self
+import threading
+import time
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 import trio
 
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 SMALL_BYTES = 256 * 1024
 """Largest upload that stays in memory, in bytes; larger ones are written in pieces of this size."""
 
+READ_ON_SECONDS = 0.01
+"""Longest time that a thread reads on by itself, in seconds; then other uploads have a turn."""
+
 PATIENCE = 1.0
 """Longest time that a small upload waits for memory, in seconds, before it goes to a file."""
 
@@ -42,6 +48,27 @@ class EmptyUpload(ValueError):
 
 class WrongDigest(ValueError):
     """The body of an upload does not match the digest that the client declared."""
+
+
+@runtime_checkable
+class ReadableInThread(Protocol):
+    """A body that a thread can read from, while nobody iterates over its chunks."""
+
+    def read_in_thread(self, buffer: memoryview) -> int:
+        """Read the next bytes into `buffer`, if they come soon; return their number.
+
+        0 says nothing of the rest: iterating finds out.
+        """
+
+
+class _Thread(threading.local):
+    """A buffer for each thread: to make one for each trip would cost more than to fill it."""
+
+    def __init__(self) -> None:
+        self.buffer = memoryview(bytearray(SMALL_BYTES))
+
+
+_thread = _Thread()
 
 
 class _Memory(Holding):
@@ -73,6 +100,7 @@ class Upload:
         self._metrics = metrics
         self._pieces: list[bytes] = []
         self._file: TemporaryFile | None = None
+        self._is_to_be_synced = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -102,17 +130,18 @@ class Upload:
                 `expected_size` bytes, this is raised before the first chunk is read.
         """
         if expected_size is not None and not (
-            await self._reserve(expected_size) or await self._spill(path, expected_size)
+            await self._reserve(expected_size) or await self._spill(path, chunks, expected_size)
         ):
             return False
         async for chunk in chunks:
             if self._keep(chunk):
                 continue
-            if self._file is None and not await self._spill(path):
+            if self._file is not None:
+                await self._write(self._file, chunks)
+            elif not await self._spill(path, chunks):
                 return False
-            await self._write()
         if self._file is not None:
-            await self._write()
+            await self._write(self._file, chunks)
         elif not self._memory.needed:
             raise EmptyUpload("The body is empty")
         if expected_digest is not None and expected_digest != self._digest():
@@ -165,38 +194,56 @@ class Upload:
             digest.update(piece)
         return digest.digest()
 
-    async def _spill(self, path: Path | None, size: int = 0) -> bool:
+    async def _spill(self, path: Path | None, chunks: AsyncIterable[bytes], size: int = 0) -> bool:
         """Switch to a temporary file for `size` bytes; return False if `path` exists already."""
-        self._file = await in_thread(self._open, path, size, threads=self._threads)
+        self._file = await in_thread(self._begin_file, path, chunks, size, threads=self._threads)
         if self._file is None:
             return False
+        self._drop_pieces()
         self._metrics.temporary_files.inc()
         return True
 
-    def _open(self, path: Path | None, size: int) -> TemporaryFile | None:
+    def _begin_file(
+        self, path: Path | None, chunks: AsyncIterable[bytes], size: int
+    ) -> TemporaryFile | None:
+        """A file with what has come so far; None if `path` exists already."""
         if path is not None and self._store.exists(path):
             return None
         self._store.capacity.check_room(size)
         file = self._temporary.create()
+        stays = path is not None and self._store.can_link(file)  # else it is going to be copied
+        self._is_to_be_synced = stays and self._store.durable
         try:
             if size > 0:  # only an attempt shows a quota; bytes that may not arrive hold no room
                 file.reserve(min(size, SMALL_BYTES))
                 file.release()
+            self._append(file, chunks)
         except OSError:
             file.discard()
             raise
         return file
 
-    async def _write(self) -> None:
-        assert self._file is not None, "only an upload that has been spilled is written"  # noqa: S101
+    async def _write(self, file: TemporaryFile, chunks: AsyncIterable[bytes]) -> None:
         if self._pieces:
-            await in_thread(self._append, self._file, threads=self._threads)
+            await in_thread(self._append, file, chunks, threads=self._threads)
             self._drop_pieces()
 
-    def _append(self, file: TemporaryFile) -> None:
-        """Write the chunks in memory, if the disk has room for them in excess of the reserve."""
-        with self._store.capacity.reserve(self._memory.needed):
-            file.write(self._pieces)
+    def _append(self, file: TemporaryFile, chunks: AsyncIterable[bytes]) -> None:
+        """Write the chunks in memory, and what comes at once behind them.
+
+        All is written only if the disk has room for it in excess of the reserve.
+        """
+        if self._pieces:
+            with self._store.capacity.reserve(self._memory.needed):
+                file.write(self._pieces)
+        if isinstance(chunks, ReadableInThread):
+            end = time.monotonic() + READ_ON_SECONDS
+            buffer = _thread.buffer
+            while time.monotonic() < end and (size := chunks.read_in_thread(buffer)):
+                with self._store.capacity.reserve(size):
+                    file.write([buffer[:size]])
+        if self._is_to_be_synced:
+            file.start_sync()
 
     def _drop_pieces(self) -> None:
         self._pieces, self._memory.needed = [], 0

@@ -68,6 +68,7 @@ class CommitServer:
         self._temporary = temporary
         self._parent_is_there = parent_is_there
         self._syncs: list[float] = []
+        self._recovered = Recovered()  # by the batch in hand
         self._capacity = Capacity(root, config.max_bytes)
         has_log = config.durable and can_log(root)
         self._log = WriteAheadLog(root, self._synced, self._recover_all) if has_log else None
@@ -88,19 +89,20 @@ class CommitServer:
             ClientGone: its parent has ended meanwhile. What was not done by then will not be done.
         """
         self._syncs.clear()
+        self._recovered = Recovered()
         try:
             if self._log is not None:
                 self._log.mend()
         except OSError as error:
             size = len(batch.files if isinstance(batch, PublishRequest) else batch.lines)
-            return CommitResponse([Failed.of(error)] * size, [])
+            return CommitResponse([Failed.of(error)] * size, [], self._recovered)
         found: list[Published | str | MissingArtifact | OSError | None] = []
         if isinstance(batch, PublishRequest):
             self._capacity.load_counts(batch.stored, batch.reserved)
             found += self._store.publish([Publication(Path(f.path), f.pieces) for f in batch.files])
         else:
             found += self._entries.put([_write(line) for line in batch.lines])
-        return CommitResponse([_outcome(each) for each in found], self._syncs)
+        return CommitResponse([_outcome(each) for each in found], self._syncs, self._recovered)
 
     def rest(self) -> None:
         """Put on the disk what was committed some time ago; called while there is nothing to do."""
@@ -128,7 +130,8 @@ class CommitServer:
         )
 
     def _recover_all(self, damaged: Path) -> None:
-        if self.recover(damaged).failed:
+        self._recovered = self.recover(damaged)
+        if self._recovered.failed:
             raise OSError(errno.EIO, "what a failed checkpoint has left cannot be stored again")
 
     def _synced(self, seconds: float) -> None:

@@ -125,7 +125,8 @@ class WriterProcess:
         store: of which it is given a twin.
         synced: told how many seconds each of its syncs took.
         require_artifacts: whether it refuses entries whose artifacts are missing.
-        recovered: called with what a recovery has done at its start, if there was something to do.
+        recovered: called with what a recovery has done, if the logs held something, and when:
+            at its `start`, or while it was `running`, after a checkpoint that failed.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class WriterProcess:
         synced: Callable[[float], None],
         *,
         require_artifacts: bool = True,
-        recovered: Callable[[Recovered], None] = lambda _: None,
+        recovered: Callable[[Recovered, str], None] = lambda _, __: None,
     ) -> None:
         self._store = store
         self._synced = synced
@@ -167,9 +168,7 @@ class WriterProcess:
                 process_group=0,  # a terminal's Ctrl-C is its parent's to deal with
             )
         try:
-            recovered = self._decoded(decode_recovered, await self._receive())
-            if recovered != Recovered():
-                self._recovered(recovered)
+            self._tell(self._decoded(decode_recovered, await self._receive()), "start")
         except BaseException:
             await self._end(kill=True)
             raise
@@ -214,7 +213,12 @@ class WriterProcess:
             raise WriterProcessDied("not as many outcomes as items")
         for seconds in report.syncs:
             self._synced(seconds)
+        self._tell(report.recovered, "running")
         return report
+
+    def _tell(self, recovered: Recovered, when: str) -> None:
+        if recovered != Recovered():
+            self._recovered(recovered, when)
 
     def _decoded(self, decode: Callable[[bytes], Message], message: bytes) -> Message:
         try:

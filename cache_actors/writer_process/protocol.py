@@ -105,10 +105,14 @@ Outcome: TypeAlias = Done | Missing | Failed
 
 
 class CommitResponse(msgspec.Struct, frozen=True, array_like=True):
-    """The outcome of a batch, item by item, and the seconds that each sync took."""
+    """The outcome of a batch, item by item, and the seconds that each sync took.
+
+    `recovered` is what a recovery has done before the batch, after a checkpoint that failed.
+    """
 
     outcomes: list[Outcome]
     syncs: list[float]
+    recovered: Recovered = Recovered()
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -147,6 +147,27 @@ class Body:
         return rest
 
 
+class FastBody(Body):
+    """A body that is all there, and that a thread can read on in.
+
+    Attributes:
+        by_threads: bytes that one has read.
+    """
+
+    def __init__(self, content: bytes, size: int = 64 * 1024) -> None:
+        super().__init__(*(content[at : at + size] for at in range(0, len(content), size)))
+        self.come.set()
+        self.by_threads = 0
+
+    def read_in_thread(self, buffer: memoryview) -> int:
+        if not self._pieces:
+            return 0
+        piece = self._pieces.pop()
+        buffer[: len(piece)] = piece
+        self.by_threads += len(piece)
+        return len(piece)
+
+
 def in_chunks(content: bytes, size: int = 64 * 1024) -> Body:
     """A body that is all there."""
     body = Body(*(content[start : start + size] for start in range(0, len(content), size)))

@@ -82,6 +82,15 @@ def test_write_is_counted_by_what_has_become_of_it() -> None:
     assert scrape.value("cache_actors_uploaded_bytes_total", kind="artifact") == 27
 
 
+def test_parts_of_a_module_are_bytes_of_modules() -> None:
+    metrics = new_metrics()
+    metrics.served(
+        RequestEvent(Responder.SERVICE, Route.MODULE_PART, 204, 0.1, sent=0, received=1000)
+    )
+    scrape = Scrape.of(metrics)
+    assert scrape.value("cache_actors_uploaded_bytes_total", kind="module") == 1000
+
+
 def test_commit_that_fails_counts_too() -> None:
     metrics = new_metrics()
 

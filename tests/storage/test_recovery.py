@@ -353,7 +353,7 @@ def test_files_of_a_damaged_log_are_stored_again_though_the_kernel_shows_them(
         (dead / write_ahead_log.DAMAGED).touch()
     damaged = None if is_noted else dead
     found = recover(root, temporary, require_artifacts=True, damaged=damaged)
-    assert found == Recovered(stored=2)
+    assert found == Recovered(logged=2, stored=2)
     assert all((root / p).stat().st_ino != i for p, i in zip(PATHS, inodes, strict=True))
     assert (root / PATHS[1]).read_bytes() == ENTRY_BODY
     assert not dead.exists()
@@ -375,12 +375,12 @@ def test_file_that_cannot_be_stored_again_stays_if_it_is_whole_and_its_log_with_
         patch.setattr(os, "replace", refusing(errno.ENOSPC))
         found = recover(root, temporary, require_artifacts=True)
     if is_torn:  # the entry was not tried, as its artifact is gone
-        assert found == Recovered(removed=1, failed=1)
+        assert found == Recovered(logged=2, removed=1, failed=1)
         assert not any((root / path).exists() for path in PATHS)
     else:
-        assert found == Recovered(failed=2)
+        assert found == Recovered(logged=2, failed=2)
         assert (root / PATHS[1]).read_bytes() == ENTRY_BODY
-    assert recover(root, temporary, require_artifacts=True) == Recovered(stored=2)
+    assert recover(root, temporary, require_artifacts=True) == Recovered(logged=2, stored=2)
     assert (root / PATHS[0]).read_bytes() == data_of(ARTIFACTS[0])
 
 
@@ -389,7 +389,7 @@ def test_file_that_cannot_be_read_is_stored_again(
 ) -> None:
     with started_anew(1), monkeypatch.context() as patch:
         patch.setattr(recovery, "read_checksum", refusing(errno.EIO))
-        assert recover(root, temporary, require_artifacts=True) == Recovered(stored=2)
+        assert recover(root, temporary, require_artifacts=True) == Recovered(logged=2, stored=2)
     assert not dead.exists()
 
 
@@ -432,10 +432,10 @@ def test_entry_whose_artifact_is_lost_is_removed_unless_that_is_allowed(
     with started_anew(1):
         found = recover(root, temporary, require_artifacts=require_artifacts)
     if require_artifacts:
-        assert found == Recovered(removed=1)
+        assert found == Recovered(logged=1, removed=1)
         assert not (root / PATHS[1]).exists()
     else:
-        assert found == Recovered(stored=int(is_torn))
+        assert found == Recovered(logged=1, stored=int(is_torn))
         assert (root / PATHS[1]).read_bytes() == ENTRY_BODY
 
 

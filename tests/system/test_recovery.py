@@ -83,7 +83,15 @@ def test_service_answers_nothing_before_it_has_recovered_what_it_acknowledged(
             assert client.get(f"/api/cache/cas/{name}").content == name.encode() * 1000
         assert client.get("/api/cache/keyvalue/0~key").json()["entries"] == [{"value": "second"}]
         (line,) = again.logged("recovered")
-        assert (line["stored"], line["removed"], line["failed"]) == (len(NAMES) + 1, 0, 0)
+        told = {name: line[name] for name in ("when", "logged", "stored", "removed", "failed")}
+        files = len(NAMES) + 1
+        assert told == {
+            "when": "start",
+            "logged": files,
+            "stored": files,
+            "removed": 0,
+            "failed": 0,
+        }
         assert again.stop() == 0
     assert list((again.storage / LOGS).iterdir()) == []
 

@@ -19,7 +19,7 @@ from cache_actors.supervision import Shares
 from cache_actors.transfer import part_uploads
 from cache_actors.transfer.part_uploads import NOTED_SECONDS, PartUploads
 from cache_actors.transfer.upload import SMALL_BYTES, Upload
-from tests.actors.helpers import in_chunks
+from tests.actors.helpers import FastBody, in_chunks
 from tests.support.metrics import new_metrics
 
 PROJECT = Project("acme", "app")
@@ -111,6 +111,15 @@ async def test_upload_that_another_has_for_long_is_locked(
     upload_id = await uploading.start()
     with uploading.unfinished.open(upload_id, PROJECT), pytest.raises(StorageLocked):
         await uploading.put(upload_id)
+
+
+async def test_thread_reads_on_in_a_large_part(uploading: Uploading, storage: Path) -> None:
+    body = FastBody(bytes(3 * SMALL_BYTES))
+    upload_id = await uploading.start()
+    await uploading.parts.put(upload_id, PROJECT, 1, body, 3 * SMALL_BYTES, None, OWNER)
+    await uploading.complete(upload_id)
+    assert body.by_threads > 0
+    assert KEY.path(storage).read_bytes() == bytes(3 * SMALL_BYTES)
 
 
 async def test_part_that_is_still_coming_keeps_its_upload(

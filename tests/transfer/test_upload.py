@@ -17,10 +17,12 @@ from trio.testing import MockClock
 from cache_actors.storage.errors import StorageFull
 from cache_actors.storage.files.store import FileStore
 from cache_actors.storage.files.temporary import TemporaryFile, TemporaryFolder
+from cache_actors.transfer import upload as upload_module
 from cache_actors.transfer.upload import PATIENCE, SMALL_BYTES, EmptyUpload, Upload, WrongDigest
 from tests.actors.helpers import (
     Body,
     CountingThreads,
+    FastBody,
     Tasks,
     WatchedShares,
     artifact,
@@ -144,6 +146,34 @@ async def test_large_one_is_written_in_pieces_larger_than_its_chunks(uploads: Up
     await uploads.receive(in_chunks(bytes(size), chunk := 4096), size)
     writes = size // (SMALL_BYTES + chunk) + 1
     assert uploads.threads.trips == 1 + writes + 2  # opened first; synced and discarded in the end
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["size known", "size unknown"])
+@pytest.mark.parametrize(("seconds", "trips"), [(60.0, 1), (0.0, 7)], ids=["to its end", "briefly"])
+async def test_thread_that_writes_reads_on_and_then_lets_others_have_their_turn(
+    uploads: Uploads,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    trips: int,
+    is_known: bool,
+) -> None:
+    monkeypatch.setattr(upload_module, "READ_ON_SECONDS", seconds)
+    content = random.randbytes(8 * SMALL_BYTES)
+    await uploads.receive(FastBody(content), len(content) if is_known else None)
+    assert uploads.received == [content]
+    # Without a size it is read until it is large, and needs a file; with one, the file comes first.
+    assert uploads.threads.trips == trips + (is_known and seconds == 0) + 2
+    uploads.assert_nothing_is_held()
+
+
+async def test_large_one_is_on_its_way_to_the_disk_while_it_comes(
+    uploads: Uploads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    monkeypatch.setattr(TemporaryFile, "start_sync", lambda file: begun.append(file.size))
+    await uploads.receive(in_chunks(2 * LARGE))
+    assert begun[0] < len(LARGE) + CHUNK
+    assert begun[-1] == 2 * len(LARGE)
 
 
 async def test_empty_body_is_refused(uploads: Uploads) -> None:
@@ -352,6 +382,24 @@ async def test_full_disk_is_told_before_the_body_is_asked_for(
     assert not body.is_read
     uploads.assert_nothing_is_held()
     assert await uploads.receive(in_chunks(LARGE), None) is TemporaryFile
+    uploads.assert_nothing_is_held()
+
+
+async def test_room_is_looked_for_before_each_piece_that_a_thread_reads_on(
+    uploads: Uploads, store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def check_room(size: int, _files: int = 1) -> None:
+        asked.append(size)
+        if len(asked) == 4:
+            full()
+
+    monkeypatch.setattr(upload_module, "READ_ON_SECONDS", 60.0)
+    monkeypatch.setattr(store.capacity, "check_room", check_room)
+    with pytest.raises(StorageFull):
+        await uploads.receive(FastBody(2 * LARGE), 2 * len(LARGE))
+    assert asked == [2 * len(LARGE), CHUNK, CHUNK, CHUNK]
     uploads.assert_nothing_is_held()
 
 

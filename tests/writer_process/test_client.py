@@ -1,9 +1,11 @@
 """Hands that are a process: what they are told and tell, and that they end together."""
 
+import errno
 import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -24,7 +26,7 @@ from cache_actors.writer_process.client import (
     WriterProcessDied,
     supervised,
 )
-from cache_actors.writer_process.protocol import framed
+from cache_actors.writer_process.protocol import CommitResponse, Failed, framed
 from tests.actors.helpers import PROJECT, artifact
 
 LIMIT = 60.0
@@ -162,19 +164,40 @@ async def test_process_leaves_signals_to_its_parent(store: FileStore) -> None:
     assert process._process.returncode == 0
 
 
+def saying(first: Any, answer: bytes) -> tuple[str, ...]:
+    """A command whose process says `first`, and `answer` to a batch."""
+    script = (
+        "import sys, json, socket; s = socket.socket(fileno=json.loads(sys.argv[1])['channel'])"
+        f"; s.sendall({bytes(framed(first))!r}); s.recv(9); s.sendall({answer!r}); s.recv(999)"
+    )
+    return (sys.executable, "-c", script)
+
+
 async def test_process_that_cannot_be_understood_is_a_crash(
     store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = (
-        "import sys, json, socket; s = socket.socket(fileno=json.loads(sys.argv[1])['channel'])"
-    )
-    script += f"; s.sendall({bytes(framed(Recovered()))!r}); s.recv(9)"
-    script += "; s.sendall(bytes([0, 0, 0, 1, 7])); s.recv(999)"
-    monkeypatch.setattr(client, "COMMAND", (sys.executable, "-c", script))
+    monkeypatch.setattr(client, "COMMAND", saying(Recovered(), bytes([0, 0, 0, 1, 7])))
     with trio.fail_after(LIMIT):
         async with ArtifactWriterProcess(store, lambda _: None) as process:
             with pytest.raises(WriterProcessDied):
                 await process.commit([publication(store, "A")])
+
+
+async def test_what_has_been_recovered_is_told_at_the_start_and_later(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[Recovered, str]] = []
+    at_start, later = Recovered(logged=3, stored=1), Recovered(logged=2, failed=2)
+    failed = Failed(errno.EIO, "no")
+    answer = bytes(framed(CommitResponse([failed], [], later)))
+    monkeypatch.setattr(client, "COMMAND", saying(at_start, answer))
+    process = ArtifactWriterProcess(
+        store, lambda _: None, recovered=lambda *found: told.append(found)
+    )
+    with trio.fail_after(LIMIT):
+        async with process:
+            await process.commit([publication(store, "A")])
+    assert told == [(at_start, "start"), (later, "running")]
 
 
 async def test_process_that_cannot_start_is_a_crash(

@@ -117,11 +117,16 @@ def test_batch_after_a_failed_checkpoint_is_stored_once_all_before_it_is_stored_
     inode = ENTRY.path(root).stat().st_ino
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", refusing(errno.ENOSPC))
-        (refused,) = server.commit(putting(b"{}")).outcomes
+        answer = server.commit(putting(b"{}"))
+    (refused,) = answer.outcomes
+    assert answer.recovered == Recovered(logged=1, failed=1)
     assert refused == Failed(errno.EIO, "what a failed checkpoint has left cannot be stored again")
     assert ENTRY.path(root).read_bytes() == bodies[1]
     other = EntryItem("acme", "app", "0~B", b"{}", ())
-    assert server.commit(PutRequest([other])).outcomes == [Done()]
+    answer = server.commit(PutRequest([other]))
+    assert answer.outcomes == [Done()]
+    assert answer.recovered == Recovered(logged=1, stored=1)
+    assert server.commit(PutRequest([other])).recovered == Recovered()
     assert ENTRY.path(root).read_bytes() == bodies[1]
     assert ENTRY.path(root).stat().st_ino != inode
     server.close()

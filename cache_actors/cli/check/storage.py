@@ -1,4 +1,4 @@
-"""The storage folder: its permissions, its file system's features, and nginx's access to it."""
+"""The storage folder: permissions, its file system's features, room, nginx's access, `TMP_DIR`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ MAX_LISTED = 1000
 MIN_FREE = 0.05
 """Smallest free share of bytes and of inodes that passes; with less, uploads may soon fail."""
 
-FOR_ITS_GROUP = stat.S_IRGRP | stat.S_IXGRP
+GROUP_READ_AND_ENTER = stat.S_IRGRP | stat.S_IXGRP
+"""The mode bits that let a folder's group, nginx say, list it and open what is in it."""
 
 
 def check_storage(settings: Settings) -> Iterator[CheckResult]:
@@ -121,7 +122,7 @@ def _group(storage: Path) -> CheckResult:
     status = storage.stat()
     mode = stat.S_IMODE(status.st_mode)
     advice = f"`chmod 2750 {storage}`, with a group that nginx is in."
-    if mode & FOR_ITS_GROUP != FOR_ITS_GROUP:
+    if mode & GROUP_READ_AND_ENTER != GROUP_READ_AND_ENTER:
         text = f"{storage} is closed to its group (mode {mode:04o}): nginx finds nothing"
         return CheckResult("storage group", Verdict.WARNING, text, advice)
     if not mode & stat.S_ISGID:

@@ -19,6 +19,7 @@ task, no channel and no timer. Plain requests, which nearly all are, do without 
 
 from __future__ import annotations
 
+import select
 import socket
 from contextlib import suppress
 from functools import partial
@@ -71,6 +72,10 @@ READS_TOGETHER = 6 * 1024 * 1024
 """Largest number of bytes that all requests in flight read at once. A connection reads its share of
 this; with a request's head, no more of the body than a small one has, since it may have to wait.
 Each byte is in memory several times on its way through the protocol."""
+
+THREAD_WAIT = 0.001
+"""Longest time that a thread waits for the next bytes of a body, in seconds: a client that keeps up
+needs less, and to wait for another one is the event loop's."""
 
 
 class Connection:
@@ -147,14 +152,36 @@ class Connection:
                 return b""
             else:
                 break
-        if self._app.min_body_rate:
-            won = len(data) / self._app.min_body_rate
-            self._patience = min(self._app.body_timeout, self._patience + won)
-        else:
-            self._patience = self._app.body_timeout
+        self._win_patience(len(data))
         if not waited:  # a client that is fast lets others have their turn
             await trio.lowlevel.checkpoint()
         return data
+
+    def read_in_thread(self, buffer: memoryview) -> int:
+        """Read the next bytes into `buffer`, if they come within `THREAD_WAIT`; say how many.
+
+        For a thread, while nobody else reads. 0 says nothing of the rest: `read` finds out.
+        """
+        try:
+            try:
+                size = self._socket.recv_into(buffer)
+            except BlockingIOError:
+                waiting = select.poll()
+                waiting.register(self._socket, select.POLLIN)
+                if not waiting.poll(THREAD_WAIT * 1000):
+                    return 0
+                size = self._socket.recv_into(buffer)
+        except OSError:
+            return 0
+        self._win_patience(size)
+        return size
+
+    def _win_patience(self, size: int) -> None:
+        if self._app.min_body_rate:
+            won = size / self._app.min_body_rate
+            self._patience = min(self._app.body_timeout, self._patience + won)
+        else:
+            self._patience = self._app.body_timeout
 
     async def _wait_for_data(self) -> None:
         if self.idle_since is not None:

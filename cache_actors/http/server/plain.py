@@ -29,6 +29,10 @@ _HEAD = re.compile(
 _UNUSUAL = {b"expect", b"transfer-encoding", b"upgrade"}
 _UNUSUAL_IN_CALLS = _UNUSUAL - {b"transfer-encoding"} | {b"content-length"}
 _BODILESS = {204, 304}
+
+READ_IN_THREAD = "cache_actors.read_in_thread"
+"""ASGI extension: `read` is `PlainExchange.read_in_thread`."""
+
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n\0]*)?\r\n")
 _TRAILERS = re.compile(rb"(?:[-!#$%&'*+.^_`|~0-9a-zA-Z]++:[ -~]*+\r\n)++")
 _MAX_CHUNK_LINE = 1024  # bytes; of one with a size, or of all trailers together
@@ -183,7 +187,10 @@ class PlainExchange:
             "headers": list(request.headers.items()),
             "client": client,
             "server": server,
-            "extensions": {"http.response.trailers": {}},
+            "extensions": {
+                "http.response.trailers": {},
+                READ_IN_THREAD: {"read": self.read_in_thread},
+            },
         }
         self._connection = connection
         self._headers = headers
@@ -227,6 +234,22 @@ class PlainExchange:
                 return await self._end_early()
         self._to_come -= len(piece)
         return {"type": "http.request", "body": piece, "more_body": self._to_come > 0}
+
+    def read_in_thread(self, buffer: memoryview) -> int:
+        """Read the next bytes of the body into `buffer`, if they come soon; return their number.
+
+        For a thread, while nobody receives. 0 says nothing of the rest: `receive` finds out.
+        """
+        if self._chunks is not None or not self._to_come:
+            return 0
+        if self._rest:
+            piece = self._rest[: min(len(buffer), self._to_come)]
+            size = len(piece)
+            buffer[:size], self._rest = piece, self._rest[size:]
+        else:
+            size = self._connection.read_in_thread(buffer[: self._to_come])
+        self._to_come -= size
+        return size
 
     async def _receive_chunked(self, chunks: ChunkedBody) -> ASGIReceiveEvent:
         while True:

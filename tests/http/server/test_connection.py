@@ -1,5 +1,6 @@
 """A connection answers one request after another, and reads no more than is asked for."""
 
+import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -17,6 +18,7 @@ from cache_actors.http.errors import BodyStalled
 from cache_actors.http.server import connection as module
 from cache_actors.http.server.connection import Connection
 from cache_actors.http.server.in_flight import InFlight
+from cache_actors.http.server.plain import READ_IN_THREAD
 from tests.support.waiting import eventually_async
 
 Handler = Callable[[Scope, ASGIReceiveCallable, ASGISendCallable], Awaitable[None]]
@@ -451,6 +453,37 @@ async def test_client_that_ends_its_side_behind_the_answer_gets_no_other_one(
     assert received.startswith(b"HTTP/1.1 %d " % status)
     assert received.count(b"HTTP/1.1") == 1
     assert received.endswith(b"\r\n\r\n" + body)
+
+
+async def test_thread_reads_on_in_a_body_and_nothing_behind_it() -> None:
+    app, by_threads = App(), 0
+
+    async def read_in_turns(
+        scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        nonlocal by_threads
+        read, buffer = scope["extensions"][READ_IN_THREAD]["read"], bytearray(5000)
+        body = b""
+        while len(body) < len(content):
+            if size := await trio.to_thread.run_sync(read, memoryview(buffer)):
+                by_threads += size
+                body += buffer[:size]
+            else:
+                message: Any = await receive()
+                body += message["body"]
+        assert read(memoryview(buffer)) == 0
+        app.handler = say_path
+        await answer(send, body)
+
+    app.handler = read_in_turns
+    content = random.randbytes(100_000)
+    async with connected(app) as client:
+        await client.send(POST % len(content) + content[:7000])
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await client.send(content[7000:] + GET % 1)
+        await client.read_until(b"\r\n\r\n" + content)
+        await client.read_until(b"/no-1")
+    assert by_threads > 5000  # some of what came with the head, and some of what came later
 
 
 async def test_requests_that_come_together_are_answered_one_after_another(app: App) -> None:

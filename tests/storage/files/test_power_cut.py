@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cache_actors.storage.files import folders
+from cache_actors.storage.files import temporary as temporary_files
 from cache_actors.storage.files.store import FileStore, Publication
 from cache_actors.storage.files.temporary import TemporaryFolder
 from tests.storage.stores import (
@@ -25,7 +26,6 @@ from tests.storage.stores import (
     number_of,
     publish,
     publish_file,
-    refusing,
     replace,
     uploaded,
 )
@@ -160,7 +160,7 @@ def test_upload_whose_new_folder_was_not_synced_has_failed(
 def test_disk_that_takes_no_hints_is_used_without(
     durable: FileStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "posix_fadvise", refusing(errno.EINVAL))
+    monkeypatch.setattr(temporary_files._libc, "sync_file_range", lambda *_: -1)
     assert PUBLISH.same(durable, [path.with_name(name) for name in "ab"]) == [STORED, STORED]
 
 

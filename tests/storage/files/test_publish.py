@@ -373,10 +373,9 @@ def test_copy_that_finds_no_room_leaves_nothing_but_its_source(
     assert leftovers(temporary) == []
 
 
-def test_uploads_that_have_been_synced_already_stay_in_memory(
+def test_uploads_that_have_been_synced_already_are_not_written_again(
     durable: FileStore, path: Path, temporary: TemporaryFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel drops what is written when it is told to begin writing."""
     hinted: list[TemporaryFile] = []
     monkeypatch.setattr(TemporaryFile, "start_sync", lambda file: hinted.append(file))
     upload = uploaded(temporary, b"x")
