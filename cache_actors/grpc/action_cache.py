@@ -56,7 +56,7 @@ async def update_action_result(context: CallContext, message: UpdateActionResult
     check_function(message.digest_function)
     key = Key(context.project, Kind.ACTION, blob_of(message.action_digest).id)
     result = message.action_result.SerializeToString()
-    blobs = await _references(context, message.action_result)
+    blobs = await references(context, message.action_result)
     content = packed_action(blobs.packed, result)
     await context.services.keyvalue.put_action(key, content, context.owner)
     return result
@@ -99,7 +99,7 @@ async def _with_inlined(
     return result.SerializeToString()
 
 
-async def _references(context: CallContext, result: ActionResult) -> References:
+async def references(context: CallContext, result: ActionResult) -> References:
     """All blobs that a result refers to, also from within the trees of its output directories.
 
     Raises:
