@@ -110,8 +110,10 @@ class DiskWriterClient:
             ActorError: the writer did not answer.
         """
         async with self._turns.turn(owner):
+            if isinstance(source, tuple):
+                return await self._writer.call(Publish(key, source), wait_for_room=True)
             # The writer reads from a temporary file: it must not be discarded meanwhile.
-            with trio.CancelScope(shield=not isinstance(source, tuple)):
+            with trio.CancelScope(shield=True):
                 return await self._writer.call(Publish(key, source), wait_for_room=True)
             raise AssertionError("a scope that nobody cancels has swallowed something")
 
@@ -126,7 +128,6 @@ class DiskWriterClient:
         async with self._turns.turn(owner):
             files = tuple((key, (data,)) for key, data in batch)
             return await self._writer.call(PublishBatch(files), wait_for_room=True)
-        raise AssertionError("a turn has swallowed something")
 
 
 @dataclass(frozen=True, slots=True)
