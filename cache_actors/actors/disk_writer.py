@@ -86,10 +86,9 @@ class DiskWriterClient:
             StorageError: the storage is full, or failed; nothing has been stored.
             ActorError: the writer did not answer.
         """
-        path = key.path(self._store.root)
         owner = owner or (key.project,)
         async with self.upload(owner) as upload:
-            if not await upload.receive(path, chunks, expected_size, expected_digest):
+            if not await upload.receive(key, chunks, expected_size, expected_digest):
                 return Published.EXISTS
             await upload.prepare()
             return await self.publish(key, upload.source(), owner)

@@ -46,8 +46,8 @@ class RequestBody(TrioBody):
         complete: whether all of it has been received, or the client is gone.
     """
 
-    def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
-        super().__init__(expected_content_length, max_content_length)
+    def __init__(self, expected_content_length: int | None, _max: int | None = None) -> None:
+        # Without the buffer and the events of Quart-Trio's, into which a body is pushed.
         self.received = 0
         self.complete = False
         self._expected = expected_content_length
@@ -232,6 +232,7 @@ class Request(TrioRequest):
         owner: for whom what it takes is held, once that is known: the project, and who has sent it.
         duplicate: whether it has brought an artifact that existed, for the metrics.
         call: what it asks for by gRPC, if it does.
+        content_length: of its body, in bytes, if that is announced.
     """
 
     route: Route = Route.OTHER
@@ -240,6 +241,7 @@ class Request(TrioRequest):
     owner: Owner = ()
     duplicate: bool = False
     call: Call | None = None
+    content_length: int | None = None
 
     def __init__(self, app: CacheApp, scope: HTTPScope, receive: Receive) -> None:
         self.app = app
@@ -249,7 +251,10 @@ class Request(TrioRequest):
         self.path = "/" + (path if path[0] == "/" else urlsplit(path).path).lstrip("/")
         self.query_string = scope["query_string"]
         self.headers = RequestHeaders(scope["headers"])  # type: ignore[assignment]
-        self.body: RequestBody = RequestBody(self.content_length, None)
+        length = self.headers.get("Content-Length")
+        if length is not None:  # its digits have been checked, and that there are no chunks
+            self.content_length = int(length)
+        self.body: RequestBody = RequestBody(self.content_length)
         extension = scope["extensions"].get(READ_IN_THREAD)
         self.body.pull_from(receive, None if extension is None else extension["read"])
 
