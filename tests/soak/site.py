@@ -91,8 +91,8 @@ class Site:
 
 
 @contextmanager
-def running_site() -> Iterator[Site]:
-    """All that runs; in the end all of it is gone."""
+def running_site(workers: int = 1) -> Iterator[Site]:
+    """All that runs, with so many workers of the service; in the end all of it is gone."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cache-soak-")))
         folder.chmod(0o755)
@@ -106,6 +106,7 @@ def running_site() -> Iterator[Site]:
         tokens = {token: [str(project)] for project, token in TOKENS.items()}
         tuist = stack.enter_context(StandInTuist(tokens))
         environment = {"SOAK_FLAGS": str(flags), "LOG_LEVEL": "warning"}
+        environment["WORKERS"] = str(workers)
         environment["DISK_HIGH_WATERMARK_PERCENT"] = "100"  # what is evicted cannot be looked for
         service = Service(storage, tuist.url, environment, COMMAND)
         which = "wheel" if installed_nginx() is None else "debian"
