@@ -7,7 +7,7 @@ as the pieces come, which Quart's own limit does not do for a body that is itera
 
 from __future__ import annotations
 
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ from .errors import ClientDisconnected, HttpError, overloaded
 from .server.plain import READ_IN_THREAD
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from hypercorn.typing import ASGIReceiveEvent, HTTPScope
 
@@ -110,20 +110,12 @@ class RequestBody(TrioBody):
         self.received += size
         return size
 
-    @asynccontextmanager
-    async def collected(self, memory: Shares, owner: Owner) -> AsyncIterator[bytes]:
+    def collected(self, memory: Shares, owner: Owner) -> _Collection:
         """All of it, held in the share of `memory` that is the `owner`'s while the context lasts.
 
-        Raises:
-            HttpError: what iterating raises, or 429 if there is no memory left.
+        To enter the context raises what iterating does, and HttpError, 429, if there is no memory.
         """
-        collection = _Collection(memory, owner)
-        try:
-            async for piece in self:
-                collection.add(piece)
-            yield collection.complete()
-        finally:
-            collection.give_back()
+        return _Collection(self, memory, owner)
 
     def _too_large(self) -> HttpError:
         return HttpError(
@@ -135,12 +127,25 @@ class _Collection(Holding):
     """The pieces of a body that has not come to its end. If its client pauses, and others need the
     memory, it is given up."""
 
-    def __init__(self, memory: Shares, owner: Owner) -> None:
+    def __init__(self, body: RequestBody, memory: Shares, owner: Owner) -> None:
         super().__init__(memory, owner)
+        self._body = body
         self._pieces: list[bytes] = []
         self._is_complete = self._is_lost = False
 
-    def add(self, piece: bytes) -> None:
+    async def __aenter__(self) -> bytes:
+        try:
+            async for piece in self._body:
+                self._add(piece)
+            return self._complete()
+        except BaseException:
+            self.give_back()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self.give_back()
+
+    def _add(self, piece: bytes) -> None:
         """Keep another piece.
 
         Raises:
@@ -155,7 +160,7 @@ class _Collection(Holding):
             raise overloaded("Too many requests at once")
         self._pieces.append(piece)
 
-    def complete(self) -> bytes:
+    def _complete(self) -> bytes:
         """All pieces.
 
         Raises:
