@@ -35,6 +35,7 @@ class Site:
 
     Attributes:
         flags: the folder by which the service is broken; see tests/soak/service.py.
+        workers: of the service.
         disk_is_small: whether the storage is a disk of its own, of `DISK_BYTES`, to be filled.
     """
 
@@ -42,6 +43,7 @@ class Site:
     service: Service
     nginx: Nginx
     flags: Path
+    workers: int
     disk_is_small: bool
 
     @property
@@ -111,7 +113,7 @@ def running_site(workers: int = 1) -> Iterator[Site]:
         service = Service(storage, tuist.url, environment, COMMAND)
         which = "wheel" if installed_nginx() is None else "debian"
         nginx = stack.enter_context(nginx_before(f"127.0.0.1:{service.port}", storage, which))
-        site = Site(tuist, service, nginx, flags, small)
+        site = Site(tuist, service, nginx, flags, workers, small)
         stack.callback(site.kill)
         site.start()
         if not site.wait_until_up():
