@@ -74,10 +74,10 @@ class CacheApp(QuartTrio):
         self.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
         self.url_map.merge_slashes = False
         self.url_map.converters["anything"] = _Anything
-        self._whole_paths: dict[tuple[str, str], str] = {}  # routes by method and path
-        self._path_starts: list[
-            tuple[str, str, list[str], str]
-        ] = []  # start, variable, methods, route
+        # Routes by method and path, and those of paths that end in a variable: start, name of the
+        # variable, methods, route.
+        self._whole_paths: dict[tuple[str, str], str] = {}
+        self._path_starts: list[tuple[str, str, list[str], str]] = []
         for route, path, method_names, handler in _ROUTES:
             methods = method_names.split()
             self.add_url_rule(path, route.value, handler, methods=methods)

@@ -46,7 +46,7 @@ class RequestBody(TrioBody):
         complete: whether all of it has been received, or the client is gone.
     """
 
-    def __init__(self, expected_content_length: int | None, _max: int | None = None) -> None:
+    def __init__(self, expected_content_length: int | None) -> None:
         # Without the buffer and the events of Quart-Trio's, into which a body is pushed.
         self.received = 0
         self.complete = False
@@ -54,7 +54,7 @@ class RequestBody(TrioBody):
         self._limit = 0
 
     def pull_from(self, receive: Receive, read_in_thread: ReadInThread | None = None) -> None:
-        """Take the pieces from `receive`, or from `read_in_thread` if the connection has it."""
+        """Take the pieces from `receive`; a thread takes them from `read_in_thread`, if it can."""
         self._receive = receive
         self._read_in_thread = read_in_thread
 
