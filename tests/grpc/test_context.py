@@ -35,7 +35,7 @@ class Auth:
 def context_of(auth: Auth, host: str = "cache.example", **settings: Any) -> CallContext:
     headers = [(b"authorization", b"Bearer token"), (b"host", host.encode())]
     request: Any = SimpleNamespace(
-        headers=RequestHeaders(headers), body=RequestBody(None, None), call=Call(), id="1"
+        headers=RequestHeaders(headers), body=RequestBody(None), call=Call(), id="1"
     )
     return CallContext(
         request,

@@ -141,7 +141,9 @@ class Connection:
             BodyStalled: it has none left.
         """
         size = min(most, self._share(), MAX_READ if self.idle_since is None else FIRST_READ)
-        waited = False
+        waited = self.idle_since is not None
+        if waited:  # as a rule nothing has come yet
+            await self._wait_for_data()
         while True:
             try:
                 data = self._socket.recv(size)

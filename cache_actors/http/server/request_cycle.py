@@ -145,7 +145,7 @@ def _body(piece: bytes, *, more: bool) -> ASGISendEvent:
 
 def _has_no_body(request: Request) -> bool:
     """Whether a request announces no body (RFC 9112, section 6)."""
-    return not ("Content-Length" in request.headers or "Transfer-Encoding" in request.headers)
+    return request.content_length is None and "Transfer-Encoding" not in request.headers
 
 
 def _is_left_waiting(request: Request) -> bool:
