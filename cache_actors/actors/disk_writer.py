@@ -89,10 +89,9 @@ class DiskWriterClient:
             StorageError: the storage is full, or failed; nothing has been stored.
             ActorError: the writer did not answer.
         """
-        path = key.path(self._store.root)
         owner = owner or (key.project,)
         async with self.upload(owner) as upload:
-            if not await upload.receive(path, chunks, expected_size, expected_digest):
+            if not await upload.receive(key, chunks, expected_size, expected_digest):
                 return Published.EXISTS
             await upload.prepare()
             return await self.publish(key, upload.source(), owner)
@@ -121,8 +120,10 @@ class DiskWriterClient:
         self, key: Key, source: tuple[bytes, ...] | TemporaryFile, owner: Owner
     ) -> Published:
         async with self._turns.turn(owner):
+            if isinstance(source, tuple):
+                return await self._writer.call(Publish(key, source), wait_for_room=True)
             # The writer reads from a temporary file: it must not be discarded meanwhile.
-            with trio.CancelScope(shield=not isinstance(source, tuple)):
+            with trio.CancelScope(shield=True):
                 return await self._writer.call(Publish(key, source), wait_for_room=True)
             raise AssertionError("a scope that nobody cancels has swallowed something")
 

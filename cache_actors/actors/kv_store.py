@@ -199,7 +199,7 @@ class KeyValueStore(Actor):
             await self._put(puts)
 
     async def _get(self, gets: list[tuple[Envelope, Get]]) -> None:
-        lookups = [Lookup(get.path, self._recent.get(get.path)) for _, get in gets]
+        lookups = [Lookup(get.path, self._recent.get(str(get.path))) for _, get in gets]
         projects = [get.project for _, get in gets]
         found = await trio.to_thread.run_sync(self._load, lookups, projects, limiter=self._threads)
         for (envelope, get), result in zip(gets, found, strict=True):
@@ -207,7 +207,7 @@ class KeyValueStore(Actor):
                 envelope.fail(storage_error(result))
             else:
                 version, has_its_blobs = result
-                self._recent.keep(get.path, version)
+                self._recent.keep(str(get.path), version)
                 envelope.reply(version.data if version and has_its_blobs else None)
 
     def _load(
@@ -235,7 +235,7 @@ class KeyValueStore(Actor):
             outcomes = await self._committer.commit(writes)
         stored: list[StoredKey] = []
         for (envelope, put), outcome in zip(puts, outcomes, strict=True):
-            self._recent.keep(put.key.path(self._store.root), None)
+            self._recent.keep(f"{self._store.root}/{put.key.place}", None)
             match outcome:
                 case OSError():
                     envelope.fail(storage_error(outcome))
@@ -254,13 +254,13 @@ class _Recent:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._size = 0
-        self._versions: OrderedDict[Path, Version] = OrderedDict()
+        self._versions: OrderedDict[str, Version] = OrderedDict()
 
-    def get(self, path: Path) -> Version | None:
+    def get(self, path: str) -> Version | None:
         """The version in memory, which may be out of date."""
         return self._versions.get(path)
 
-    def keep(self, path: Path, version: Version | None) -> None:
+    def keep(self, path: str, version: Version | None) -> None:
         """Take in what the disk says of `path` now.
 
         A version that is only just there is not kept: with a coarse clock, the next one could have
@@ -274,7 +274,7 @@ class _Recent:
         while self._size > self._limit:
             self._forget(next(iter(self._versions)))
 
-    def _forget(self, path: Path) -> None:
+    def _forget(self, path: str) -> None:
         version = self._versions.pop(path, None)
         if version is not None:
             self._size -= len(version.data) + ENTRY_OVERHEAD

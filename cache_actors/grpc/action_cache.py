@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,7 @@ async def update_action_result(context: CallContext, message: UpdateActionResult
     check_function(message.digest_function)
     key = Key(context.project, Kind.ACTION, blob_of(message.action_digest).id)
     result = message.action_result.SerializeToString()
-    blobs = await _references(context, message.action_result)
+    blobs = await references(context, message.action_result)
     content = packed_action(blobs.packed, result)
     await context.services.keyvalue.put_action(key, content, context.owner)
     return result
@@ -103,7 +104,7 @@ async def _with_inlined(
     return result.SerializeToString()
 
 
-async def _references(context: CallContext, result: ActionResult) -> References:
+async def references(context: CallContext, result: ActionResult) -> References:
     """All blobs that a result refers to, also from within the trees of its output directories.
 
     Raises:
@@ -113,18 +114,24 @@ async def _references(context: CallContext, result: ActionResult) -> References:
     found = References(context, MAX_REFERENCES, "The action refers to")
     trees: set[bytes] = set()
     roots: set[bytes] = set()
-    async for file in paced(result.output_files, MAX_REFERENCES):
-        await found.add(blob_of(file.digest))
+    async with aclosing(paced(result.output_files, MAX_REFERENCES)) as parts:
+        async for files in parts:
+            for file in files:
+                await found.add(blob_of(file.digest))
     for name in "stdout_digest", "stderr_digest":
         if result.HasField(name):
             await found.add(blob_of(getattr(result, name)))
-    async for output in paced(result.output_directories, MAX_REFERENCES):
-        if not (output.HasField("tree_digest") or output.HasField("root_directory_digest")):
-            raise invalid("An output directory has no digest")
-        if output.HasField("tree_digest"):
-            trees.add(blob_of(output.tree_digest).packed())
-        if output.HasField("root_directory_digest"):
-            roots.add(blob_of(output.root_directory_digest).packed())
+    async with aclosing(paced(result.output_directories, MAX_REFERENCES)) as parts:
+        async for outputs in parts:
+            for output in outputs:
+                has_tree = output.HasField("tree_digest")
+                has_root = output.HasField("root_directory_digest")
+                if not (has_tree or has_root):
+                    raise invalid("An output directory has no digest")
+                if has_tree:
+                    trees.add(blob_of(output.tree_digest).packed())
+                if has_root:
+                    roots.add(blob_of(output.root_directory_digest).packed())
     await add_trees(context, found, trees)
     await add_directories(context, found, roots)
     return found

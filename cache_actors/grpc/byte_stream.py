@@ -21,7 +21,7 @@ from cache_actors.transfer.upload import SMALL_BYTES, EmptyUpload
 from .blobs import contents, is_here
 from .compression import WINDOW_BYTES, compressed, decompressed
 from .digests import resource_in
-from .framing import framing_head, varint
+from .framing import framing_head, put_together, varint
 from .messages_pb2 import (
     QueryWriteStatusRequest,
     QueryWriteStatusResponse,
@@ -203,7 +203,8 @@ async def _responses(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[byte
     async with aclosing(pieces):
         async for piece in pieces:
             head = _DATA + varint(len(piece))
-            yield b"".join((framing_head(len(head) + len(piece)), head, piece))
+            for part in put_together((framing_head(len(head) + len(piece)), head, piece)):
+                yield part
 
 
 def _not_found() -> CallFailed:

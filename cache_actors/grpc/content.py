@@ -19,7 +19,6 @@ from .digests import BLOBS_AT_ONCE, READ_AT_ONCE, ZSTD, blob_of, check_function,
 from .framing import framed, varint
 from .messages_pb2 import (
     BatchReadBlobsRequest,
-    BatchReadBlobsResponse,
     BatchUpdateBlobsRequest,
     BatchUpdateBlobsResponse,
     Digest,
@@ -38,9 +37,10 @@ if TYPE_CHECKING:
     from cache_actors.storage.files.store import Published
 
     from .context import CallContext
+    from .framing import MessageMemory
 
-_RESPONSE, _DATA = b"\x0a", b"\x12"  # tags of fields 1 and 2
-_DIRECTORY = b"\x0a"
+_RESPONSE, _DIRECTORY = b"\x0a", b"\x0a"  # tags of what is encoded here
+_DIGEST, _DATA, _STATUS = b"\x0a", b"\x12", b"\x1a"  # in a response
 
 CHECKED_HERE = 64 * 1024
 """Largest batch, in bytes, whose digests are checked without a thread: that takes less time."""
@@ -53,7 +53,11 @@ PAGE_BYTES = 1 << 20
 async def find_missing_blobs(context: CallContext, message: FindMissingBlobsRequest) -> bytes:
     """`FindMissingBlobs`: the digests of blobs that do not exist; all others are in use now."""
     check_function(message.digest_function)
-    blobs = list(dict.fromkeys([blob_of(each) async for each in paced(message.blob_digests)]))
+    found: dict[BlobReference, None] = {}
+    async with aclosing(paced(message.blob_digests)) as parts:
+        async for digests in parts:
+            found.update(dict.fromkeys(map(blob_of, digests)))
+    blobs = list(found)
     missing = await context.services.reader.missing(context.project, blobs)
     return FindMissingBlobsResponse(
         missing_blob_digests=[_digest(blobs[place]) for place in missing]
@@ -65,26 +69,27 @@ async def batch_read_blobs(context: CallContext, message: BatchReadBlobsRequest)
     check_function(message.digest_function)
     blobs: list[BlobReference] = []
     failed: dict[int, CallFailed] = {}
-    async for digest in paced(message.digests):
-        try:
-            blobs.append(blob_of(digest))
-        except CallFailed as error:
-            failed[len(blobs)] = _alone(error)
-            blobs.append(EMPTY_BLOB)
+    async with aclosing(paced(message.digests)) as parts:
+        async for digests in parts:
+            for digest in digests:
+                try:
+                    blobs.append(blob_of(digest))
+                except CallFailed as error:
+                    failed[len(blobs)] = _alone(error)
+                    blobs.append(EMPTY_BLOB)
     total, most = sum(blob.size for blob in blobs), context.settings.grpc_max_cas_bytes
     if total > most:
         raise invalid(f"A batch of {total} bytes is larger than {most} bytes")
-    await context.hold(total + min(total, READ_AT_ONCE))
-    answer: list[bytes] = []  # a BatchReadBlobsResponse: encoded here, its blobs are copied once
+    await context.hold(total)
+    answer: list[bytes] = []  # a BatchReadBlobsResponse: encoded here, no blob is copied
     for start, end in _slices(blobs):
         found = await contents(context, blobs[start:end])
-        pieces: list[bytes] = []
-        for place, data in enumerate(found, start):
+        for place, (digest, data) in enumerate(
+            zip(message.digests[start:end], found, strict=True), start
+        ):
             if not isinstance(data, bytes):
                 failed[place] = _reason(data)
-            pieces += _read_response(message.digests[place], data, failed.get(place))
-        # A blob that may be large is not copied.
-        answer += pieces if end - start == 1 else [b"".join(pieces)]
+            answer += _read_response(digest, data, failed.get(place))
     codes = [failed[place].code if place in failed else Code.OK for place in range(len(blobs))]
     _count(context, "BatchReadBlobs", codes)
     return answer
@@ -95,32 +100,18 @@ async def batch_update_blobs(context: CallContext, message: BatchUpdateBlobsRequ
     check_function(message.digest_function)
     outcomes: list[CallFailed | None] = [None] * len(message.requests)
     to_store: list[tuple[int, Key, bytes]] = []
-    held = 0
     memory = context.memory()
     place = -1
-    async for request in paced(message.requests):
-        place += 1
-        try:
-            blob = blob_of(request.digest)
-            most = context.settings.max_blob_bytes
-            if blob.size > most:
-                raise invalid(f"A blob of {blob.size} bytes is larger than {most} bytes")
-            data = request.data
-            if request.compressor:
-                held += blob.size
-                if request.compressor != ZSTD:
-                    raise invalid("The only compressor is zstd")
-                if held > context.settings.grpc_max_cas_bytes:
-                    raise invalid("The batch is too large")
-                await memory.reserve(blob.size)
-                data = decompressed_at_once(data, blob.size)
-                await trio.lowlevel.checkpoint()
-            if len(data) != blob.size:
-                raise invalid(f"There are {len(data)} bytes, and the digest says {blob.size}")
-        except CallFailed as error:
-            outcomes[place] = _alone(error)
-        else:
-            to_store.append((place, Key(context.project, Kind.BLOB, blob.id), data))
+    async with aclosing(paced(message.requests)) as parts:
+        async for requests in parts:
+            for request in requests:
+                place += 1
+                try:
+                    key, data = await _blob_in(context, request, memory)
+                except CallFailed as error:
+                    outcomes[place] = _alone(error)
+                else:
+                    to_store.append((place, key, data))
     for place in await _wrong(to_store):
         outcomes[place] = invalid("The bytes are not those of the digest")
     right = [each for each in to_store if outcomes[each[0]] is None and each[2]]
@@ -137,6 +128,32 @@ async def batch_update_blobs(context: CallContext, message: BatchUpdateBlobsRequ
             _set(response.status, failed)
     _count(context, "BatchUpdateBlobs", [each.status.code for each in answer.responses])
     return answer.SerializeToString()
+
+
+async def _blob_in(
+    context: CallContext, request: BatchUpdateBlobsRequest.Request, memory: MessageMemory
+) -> tuple[Key, bytes]:
+    """The blob in one request of a batch: its key, and as many bytes as its digest says.
+
+    Raises:
+        CallFailed: INVALID_ARGUMENT, there are more or fewer, or they are too many.
+    """
+    blob = blob_of(request.digest)
+    most = context.settings.max_blob_bytes
+    if blob.size > most:
+        raise invalid(f"A blob of {blob.size} bytes is larger than {most} bytes")
+    data = request.data
+    if request.compressor:
+        if request.compressor != ZSTD:
+            raise invalid("The only compressor is zstd")
+        if memory.amount + blob.size > context.settings.grpc_max_cas_bytes:
+            raise invalid("The batch is too large")
+        await memory.reserve(blob.size)
+        data = decompressed_at_once(data, blob.size)
+        await trio.lowlevel.checkpoint()
+    if len(data) != blob.size:
+        raise invalid(f"There are {len(data)} bytes, and the digest says {blob.size}")
+    return Key(context.project, Kind.BLOB, blob.id), data
 
 
 async def get_tree(context: CallContext, message: GetTreeRequest) -> AsyncGenerator[bytes, None]:
@@ -180,14 +197,16 @@ def _read_response(
     digest: Digest, data: bytes | StorageError | None, failed: CallFailed | None
 ) -> tuple[bytes, ...]:
     """A response of a `BatchReadBlobsResponse`, encoded, with its tag."""
-    rest = BatchReadBlobsResponse.Response(digest=digest, status=Status())
+    named = digest.SerializeToString()
+    status = b""
     if failed is not None:
-        _set(rest.status, failed)
-    head = rest.SerializeToString()
+        status = Status(code=failed.code, message=failed.message).SerializeToString()
+    fields = [_DIGEST, varint(len(named)), named, _STATUS, varint(len(status)), status]
     if not isinstance(data, bytes) or not data:
+        head = b"".join(fields)
         return (_RESPONSE, varint(len(head)), head)
-    tagged = _DATA + varint(len(data))
-    return (_RESPONSE, varint(len(head) + len(tagged) + len(data)), head, tagged, data)
+    head = b"".join((*fields, _DATA, varint(len(data))))
+    return (_RESPONSE, varint(len(head) + len(data)), head, data)
 
 
 def _slices(blobs: Sequence[BlobReference]) -> list[tuple[int, int]]:

@@ -44,6 +44,7 @@ class CallContext:
         request: the request it came as.
         action: what it does, for the decision on access.
         most: the largest message, in bytes.
+        room: memory that is taken for one, in its own size.
         services: what it may use.
         settings: the service's settings.
         metrics: where blobs of batches are counted.
@@ -62,6 +63,7 @@ class CallContext:
         request: Request,
         action: Action,
         most: int,
+        room: float,
         services: Services,
         settings: Settings,
         metrics: Metrics,
@@ -81,7 +83,7 @@ class CallContext:
         self._action = action
         self._instance: str | None = None
         self._instance_in = instance_in
-        self.messages = MessageReader(request.body, most, self._authorise_early, self.memory)
+        self.messages = MessageReader(request.body, most, room, self._authorise_early, self.memory)
 
     async def authorise(self, instance: str) -> None:
         """Find the project of the instance with that name, and the client's access to it.

@@ -50,7 +50,7 @@ async def weight(kind: type[Message], data: bytes, most: int) -> int:
     """
     total, known = 0, fields_of(kind.DESCRIPTOR)
     for number, (field, depth, start, end) in enumerate(fields(data, known), 1):
-        total += field.weight(end - start)
+        total += field.each + field.per_byte * (end - start)
         if field.kind and not depth:
             total += ITEM_BYTES
         if number % PACE == 0:

@@ -13,7 +13,7 @@ from cache_actors.storage.actions import EMPTY_BLOB, BlobReference
 from .status import invalid
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from .messages_pb2 import Digest
 
@@ -63,18 +63,20 @@ def blob_of(digest: Digest) -> BlobReference:
     return _blob(digest.hash, digest.size_bytes)
 
 
-async def paced(items: Sequence[Item], most: int = MAX_BLOBS) -> AsyncIterator[Item]:
-    """The items of a message, with a pause now and then in which others have their turn.
+async def paced(
+    items: Sequence[Item], most: int = MAX_BLOBS
+) -> AsyncGenerator[Sequence[Item], None]:
+    """The items of a message, a few at a time, with pauses in which others have their turn.
 
     Raises:
         CallFailed: INVALID_ARGUMENT, there are more than `most`.
     """
     if len(items) > most:
         raise invalid(f"There are more than {most} blobs in one message")
-    for number, item in enumerate(items, 1):
-        yield item
-        if number % PACE == 0:
+    for start in range(0, len(items), PACE):
+        if start:
             await trio.lowlevel.checkpoint()
+        yield items[start : start + PACE]
 
 
 def check_function(number: int) -> None:

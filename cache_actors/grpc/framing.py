@@ -21,7 +21,7 @@ from .status import CallFailed, Code, invalid
 from .wire import Field, fields
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from cache_actors.http.request import RequestBody
     from cache_actors.supervision import Owner, Shares
@@ -37,9 +37,16 @@ UNHELD_BYTES = 256 * 1024
 COPIES = 2
 """Memory that a message takes, in its own size: it is there as bytes and decoded."""
 
-SPARE = 0.25
-"""Memory that is taken with a message for the objects in it, in its own size. They take no more,
-unless its blobs are small: so it seldom has to wait for memory while it holds some."""
+ROOM = COPIES + 0.25
+"""Memory that is taken for a message before it is received, in its own size: with some for the
+objects in it, as much as they take if its blobs are not small. So a call seldom has to wait for
+memory while it holds some, which others may wait for."""
+
+DENSE_ROOM = COPIES + 12.5
+"""The same for a message of digests and nothing else."""
+
+SENT_BYTES = 64 * 1024
+"""Size of a piece, in bytes, from which it is not worth copying it to send it with others."""
 
 PATIENCE = 20.0
 """Longest wait for the memory of a message, in seconds."""
@@ -58,6 +65,24 @@ def framed(message: bytes) -> bytes:
 def framing_head(size: int) -> bytes:
     """The head of a message of `size` bytes."""
     return _HEAD.pack(0, size)
+
+
+def put_together(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The pieces of a message as they are sent: small ones are copied into one, large ones not."""
+    small: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        if len(piece) >= SENT_BYTES or size >= SENT_BYTES:
+            if small:
+                yield b"".join(small)
+            small, size = [], 0
+        if len(piece) >= SENT_BYTES:
+            yield piece
+        else:
+            small.append(piece)
+            size += len(piece)
+    if small:
+        yield b"".join(small)
 
 
 def varint(number: int) -> bytes:
@@ -120,6 +145,7 @@ class MessageReader:
     Args:
         body: the body of the request.
         most: the largest message, in bytes.
+        room: memory that is taken for one, in its own size.
         authorise: called with the leading name of a message that is large.
         memory: called once there is a message that is larger than `UNKNOWN_BYTES`, whose memory is
             held until the next one is asked for.
@@ -129,11 +155,13 @@ class MessageReader:
         self,
         body: RequestBody,
         most: int,
+        room: float,
         authorise: Callable[[str], Awaitable[None]],
         memory: Callable[[], MessageMemory],
     ) -> None:
         self._body = body.limit(1 << 62)
         self._most = most
+        self._room = room
         self._authorise = authorise
         self._new_memory = memory
         self._memory: MessageMemory | None = None
@@ -170,7 +198,7 @@ class MessageReader:
         start = self._joined()
         await self._authorise(leading_name(start[: min(length, NAMED_WITHIN)]))
         memory = self._memory = self._memory or self._new_memory()
-        await memory.reserve(int((COPIES + SPARE) * length))
+        await memory.reserve(int(self._room * length))
         memory.receiving = self._pieces
         try:
             await self._fill(length, memory)

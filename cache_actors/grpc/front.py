@@ -27,7 +27,7 @@ from . import action_cache, byte_stream, capabilities, content
 from .context import CallContext
 from .decoding import decoded, weight
 from .digests import instance_of_blob, instance_of_upload
-from .framing import COPIES, framing_head
+from .framing import COPIES, DENSE_ROOM, ROOM, framing_head, put_together
 from .messages_pb2 import (
     BatchReadBlobsRequest,
     BatchUpdateBlobsRequest,
@@ -67,6 +67,7 @@ class Method:
         call: what answers it, with a `Result`.
         message: what it takes; None for a stream, which `call` reads itself.
         limit: the setting with the size of its largest message.
+        room: memory that is taken for a message, in its own size.
         instance_in: the name of the instance in the name that its message begins with.
         name_field: the field of that name.
     """
@@ -76,6 +77,7 @@ class Method:
     call: Callable[..., Any]
     message: type[Message] | None
     limit: str = "grpc_max_cas_bytes"
+    room: float = ROOM
     instance_in: Callable[[str], str] = str
     name_field: str = "instance_name"
 
@@ -96,10 +98,12 @@ METHODS = {
         *(UpdateActionResultRequest, "grpc_max_ac_bytes"),
     ),
     _V2 + "ContentAddressableStorage/FindMissingBlobs": Method(
-        Route.BLOB_FIND, Action.READ, content.find_missing_blobs, FindMissingBlobsRequest
+        *(Route.BLOB_FIND, Action.READ, content.find_missing_blobs, FindMissingBlobsRequest),
+        room=DENSE_ROOM,
     ),
     _V2 + "ContentAddressableStorage/BatchReadBlobs": Method(
-        Route.BLOB_READ, Action.READ, content.batch_read_blobs, BatchReadBlobsRequest
+        *(Route.BLOB_READ, Action.READ, content.batch_read_blobs, BatchReadBlobsRequest),
+        room=DENSE_ROOM,
     ),
     _V2 + "ContentAddressableStorage/BatchUpdateBlobs": Method(
         Route.BLOB_STORE, Action.WRITE, content.batch_update_blobs, BatchUpdateBlobsRequest
@@ -123,9 +127,6 @@ METHODS = {
         name_field="resource_name",
     ),
 }
-
-COPIED_BYTES = 64 * 1024
-"""Largest message, in bytes, that is copied to send it as one piece with its head."""
 
 NO_METHOD = "There is no such method here"
 NO_TRAILERS = "Trailers would be lost: this needs nginx 1.27.2 or newer, with grpc.conf"
@@ -168,8 +169,10 @@ class GrpcFront:
         try:
             context, method = self._prepared(request)
             answer.deadline = context.deadline
-            with trio.fail_at(context.deadline):
+            with trio.CancelScope(deadline=context.deadline) as scope:
                 answer.give(await _result(context, method))
+            if scope.cancelled_caught:
+                answer.fail(trio.TooSlowError())
         except Exception as error:
             answer.fail(error)
         return TrailedResponse(answer, dict(_HEADERS))
@@ -192,6 +195,7 @@ class GrpcFront:
             request,
             method.action,
             most,
+            method.room,
             self._services,
             self._settings,
             self._metrics,
@@ -276,9 +280,8 @@ class _Answer(TrailedBody):
 
     async def __aiter__(self) -> AsyncGenerator[bytes, None]:
         if self._message is not None:
-            size = sum(map(len, self._message))
-            pieces = [framing_head(size), *self._message]
-            for piece in pieces if size > COPIED_BYTES else [b"".join(pieces)]:
+            head = framing_head(sum(map(len, self._message)))
+            for piece in put_together((head, *self._message)):
                 yield piece
         if self._stream is None:
             return

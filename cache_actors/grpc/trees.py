@@ -45,7 +45,7 @@ class References:
     Args:
         context: the call.
         most: their largest number.
-        what: what refers to them, if that is too many, with `most` in it.
+        what: the beginning of what is said if there are more.
 
     Attributes:
         packed: the blobs, as the file of an action names them.

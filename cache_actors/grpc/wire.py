@@ -45,10 +45,6 @@ class Field:
     per_byte: int = 0
     below: Mapping[int, Field] | None = None
 
-    def weight(self, size: int) -> int:
-        """Memory that one with `size` bytes takes, beside those."""
-        return self.each + self.per_byte * size
-
 
 _UNKNOWN = Field()
 _TEXTS = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)

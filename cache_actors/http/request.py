@@ -7,7 +7,7 @@ as the pieces come, which Quart's own limit does not do for a body that is itera
 
 from __future__ import annotations
 
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ from .errors import ClientDisconnected, HttpError, overloaded
 from .server.plain import READ_IN_THREAD
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from hypercorn.typing import ASGIReceiveEvent, HTTPScope
 
@@ -46,15 +46,15 @@ class RequestBody(TrioBody):
         complete: whether all of it has been received, or the client is gone.
     """
 
-    def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
-        super().__init__(expected_content_length, max_content_length)
+    def __init__(self, expected_content_length: int | None) -> None:
+        # Without the buffer and the events of Quart-Trio's, into which a body is pushed.
         self.received = 0
         self.complete = False
         self._expected = expected_content_length
         self._limit = 0
 
     def pull_from(self, receive: Receive, read_in_thread: ReadInThread | None = None) -> None:
-        """Take the pieces from `receive`, or from `read_in_thread` if the connection has it."""
+        """Take the pieces from `receive`; a thread takes them from `read_in_thread`, if it can."""
         self._receive = receive
         self._read_in_thread = read_in_thread
 
@@ -110,20 +110,12 @@ class RequestBody(TrioBody):
         self.received += size
         return size
 
-    @asynccontextmanager
-    async def collected(self, memory: Shares, owner: Owner) -> AsyncIterator[bytes]:
+    def collected(self, memory: Shares, owner: Owner) -> _Collection:
         """All of it, held in the share of `memory` that is the `owner`'s while the context lasts.
 
-        Raises:
-            HttpError: what iterating raises, or 429 if there is no memory left.
+        To enter the context raises what iterating does, and HttpError, 429, if there is no memory.
         """
-        collection = _Collection(memory, owner)
-        try:
-            async for piece in self:
-                collection.add(piece)
-            yield collection.complete()
-        finally:
-            collection.give_back()
+        return _Collection(self, memory, owner)
 
     def _too_large(self) -> HttpError:
         return HttpError(
@@ -135,12 +127,25 @@ class _Collection(Holding):
     """The pieces of a body that has not come to its end. If its client pauses, and others need the
     memory, it is given up."""
 
-    def __init__(self, memory: Shares, owner: Owner) -> None:
+    def __init__(self, body: RequestBody, memory: Shares, owner: Owner) -> None:
         super().__init__(memory, owner)
+        self._body = body
         self._pieces: list[bytes] = []
         self._is_complete = self._is_lost = False
 
-    def add(self, piece: bytes) -> None:
+    async def __aenter__(self) -> bytes:
+        try:
+            async for piece in self._body:
+                self._add(piece)
+            return self._complete()
+        except BaseException:
+            self.give_back()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self.give_back()
+
+    def _add(self, piece: bytes) -> None:
         """Keep another piece.
 
         Raises:
@@ -155,7 +160,7 @@ class _Collection(Holding):
             raise overloaded("Too many requests at once")
         self._pieces.append(piece)
 
-    def complete(self) -> bytes:
+    def _complete(self) -> bytes:
         """All pieces.
 
         Raises:
@@ -232,6 +237,7 @@ class Request(TrioRequest):
         owner: for whom what it takes is held, once that is known: the project, and who has sent it.
         duplicate: whether it has brought an artifact that existed, for the metrics.
         call: what it asks for by gRPC, if it does.
+        content_length: of its body, in bytes, if that is announced.
     """
 
     route: Route = Route.OTHER
@@ -240,6 +246,7 @@ class Request(TrioRequest):
     owner: Owner = ()
     duplicate: bool = False
     call: Call | None = None
+    content_length: int | None = None
 
     def __init__(self, app: CacheApp, scope: HTTPScope, receive: Receive) -> None:
         self.app = app
@@ -249,7 +256,10 @@ class Request(TrioRequest):
         self.path = "/" + (path if path[0] == "/" else urlsplit(path).path).lstrip("/")
         self.query_string = scope["query_string"]
         self.headers = RequestHeaders(scope["headers"])  # type: ignore[assignment]
-        self.body: RequestBody = RequestBody(self.content_length, None)
+        length = self.headers.get("Content-Length")
+        if length is not None:  # its digits have been checked, and that there are no chunks
+            self.content_length = int(length)
+        self.body: RequestBody = RequestBody(self.content_length)
         extension = scope["extensions"].get(READ_IN_THREAD)
         self.body.pull_from(receive, None if extension is None else extension["read"])
 

@@ -9,7 +9,7 @@ from quart.wrappers.response import ResponseBody
 from quart_trio.wrappers import TrioResponse as Response
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, Mapping
 
 NO_STORE: Mapping[str, str] = {"Cache-Control": "no-store"}
 
@@ -30,8 +30,11 @@ class _EmptyBody(ResponseBody):
     async def __aexit__(self, *_: object) -> None:
         pass
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield b""
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        raise StopAsyncIteration
 
 
 class _EmptyResponse(Response):

@@ -57,8 +57,9 @@ class Step:
         """Count answered requests."""
         self.requests += served.times
         self.errors += served.times * served.is_error
-        self.hits += served.times * (served.hit is True)
-        self.misses += served.times * (served.hit is False)
+        if (hit := served.hit) is not None:
+            self.hits += served.times * hit
+            self.misses += served.times * (not hit)
         durations, duration = self.durations[served.by], _duration_class(served.seconds)
         durations[duration] = durations.get(duration, 0) + served.times
 

@@ -118,6 +118,7 @@ class Metrics:
     ) -> None:
         self.recent = Recent()
         self._totals: dict[tuple[Responder, Route, int, bool], _Totals] = {}
+        self._decided: dict[tuple[str, str], Counter] = {}
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         registry.register(StatusCollector(status, storage, eviction, shared))
@@ -375,7 +376,11 @@ class Metrics:
 
     def decided(self, outcome: str, source: str) -> None:
         """Count a decision on access: what it was, and what it rested on."""
-        self._decisions.labels(outcome, source).inc()
+        how = (outcome, source)
+        counter = self._decided.get(how)
+        if counter is None:
+            counter = self._decided[how] = self._decisions.labels(outcome, source)
+        counter.inc()
 
     def tuist_asked(self, outcome: str, seconds: float) -> None:
         """Count a question to the Tuist server."""

@@ -8,7 +8,8 @@ stored again unless there is a whole file of its name. For an entry, that file m
 as new. No record is stored again whose project has been cleaned since: its folder is gone, or
 another one, or a clean is known that takes it (`known_cleans.py`). A torn file at its path is
 removed then: it was being stored during the clean. Recovery may store a write that was never
-acknowledged: its client heard an error, or nothing, and had to expect either.
+acknowledged: its client heard an error, or nothing, and had to expect either. At a start, when
+nobody reads, a torn file is written anew in its place.
 
 Of several records of an entry the newest counts, whichever process logged it. An action is removed
 if a blob of it is lost even so, and an entry if an artifact of it is, unless that is allowed: it
@@ -20,15 +21,16 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import shutil
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from .entries import needs_its_targets, target_is_there
 from .files.folders import identity_of, is_same_folder, opened_folder
 from .files.store import FileStore, Replacement
+from .files.temporary import FILE_MODE, TemporaryFile
 from .files.write_ahead_log import (
     Position,
     abandoned_logs,
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .files.temporary import TemporaryFolder
+    from .known_cleans import KnownClean
     from .layout import Project
 
 _BATCH = 64  # records that are stored together
@@ -143,13 +146,17 @@ class _Recovery:
         Raises:
             OSError: the log cannot be read.
         """
+        folders: dict[Project, tuple[bytes, KnownClean]] = {}
         for position, record in read(log):
-            key = key_at(PurePath(record.place).parts)
+            key = key_at(tuple(record.place.split("/")))
             if key is None:
                 continue
-            project = key.project.path(self._store.root)
-            is_taken = known_clean(self._store.root, key.project).takes(record.time)
-            if is_taken or not is_same_folder(record.project, identity_of(project)):
+            if key.project not in folders:
+                folder = key.project.path(self._store.root)
+                clean = known_clean(self._store.root, key.project)
+                folders[key.project] = (identity_of(folder), clean)
+            identity, clean = folders[key.project]
+            if clean.takes(record.time) or not is_same_folder(record.project, identity):
                 self._cleaned.add(key)
                 continue
             if key not in self._newest or self._newest[key].time < record.time:
@@ -219,9 +226,32 @@ class _Recovery:
                 Replacement(self._path(key), self._logged(key), self._newest[key].time)
                 for key in keys[start : start + _BATCH]
             ]
-            outcomes = self._store.replace(batch)
-            for key, outcome in zip(keys[start : start + _BATCH], outcomes, strict=True):
-                self._count(key, outcome)
+            left = [item for item in batch if not self._is_rewritten(item)]
+            failures = dict(
+                zip((item.path for item in left), self._store.replace(left), strict=True)
+            )
+            for key, item in zip(keys[start : start + _BATCH], batch, strict=True):
+                self._count(key, failures.get(item.path))
+
+    def _is_rewritten(self, item: Replacement) -> bool:
+        """Whether there is a file at a path, and has been written anew in its place.
+
+        Only if nobody reads, as at a start. To make another one would take ten times as long: the
+        file system looks for room for each among those that were removed lately.
+        """
+        if self._damaged:
+            return False
+        try:
+            fd = os.open(item.path, os.O_RDWR | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with closing(TemporaryFile(fd, None)) as file:
+                os.fchmod(fd, FILE_MODE)
+                file.write([item.data])
+                file.set_time(item.time)
+                file.seal()
+                # A scrub may have moved it to the quarantine meanwhile.
+                return os.path.samestat(os.fstat(fd), item.path.lstat())
+        except OSError:
+            return False
 
     def _count(self, key: Key, outcome: OSError | None) -> None:
         """Count the outcome for `key`; if it failed, remove a torn or older file at its path."""

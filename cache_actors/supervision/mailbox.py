@@ -201,14 +201,20 @@ class Mailbox:
         self._waiting[envelope] = None
         taken = is_sent = False
         try:
-            if wait_for_room:
-                await self._weight.take(weight)
-                taken = True
-                await self._send.send(envelope)
-            else:
+            # Not `take` and `send` at once: these let all other tasks run first, room or no room.
+            try:
                 self._weight.take_nowait(weight)
-                taken = True
+            except trio.WouldBlock:
+                if not wait_for_room:
+                    raise
+                await self._weight.take(weight)
+            taken = True
+            try:
                 self._send.send_nowait(envelope)
+            except trio.WouldBlock:
+                if not wait_for_room:
+                    raise
+                await self._send.send(envelope)
             is_sent = True
         except trio.WouldBlock:
             raise MailboxFull(f"{self.name} has no room for more messages") from None

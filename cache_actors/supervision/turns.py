@@ -10,14 +10,13 @@ While only one project is active its requests do not wait, since larger batches 
 from __future__ import annotations
 
 from collections import deque
-from contextlib import asynccontextmanager
 from math import inf
 from typing import TYPE_CHECKING
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Hashable
+    from collections.abc import Hashable
 
     from .shares import Owner
 
@@ -42,6 +41,22 @@ class _Line:
         self.waiting: dict[Hashable, deque[trio.Event]] = {}
 
 
+class _Turn:
+    """One turn. A class of its own, as a generator would cost more than to take turns."""
+
+    __slots__ = ("_owner", "_turns")
+
+    def __init__(self, turns: Turns, owner: Owner) -> None:
+        self._turns = turns
+        self._owner = owner
+
+    async def __aenter__(self) -> None:
+        await self._turns.enter(self._owner)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._turns.leave(self._owner)
+
+
 class Turns:
     """The queues of all projects."""
 
@@ -49,14 +64,9 @@ class Turns:
         self._lines: dict[Hashable, _Line] = {}
         self._counted_at = float("-inf")
 
-    @asynccontextmanager
-    async def turn(self, owner: Owner) -> AsyncGenerator[None, None]:
-        """Wait for a turn, which lasts as long as the context."""
-        await self.enter(owner)
-        try:
-            yield
-        finally:
-            self.leave(owner)
+    def turn(self, owner: Owner) -> _Turn:
+        """A turn, to be waited for, which lasts as long as the context."""
+        return _Turn(self, owner)
 
     async def enter(self, owner: Owner) -> None:
         """Wait for a turn, which `leave` ends. A cancelled wait has no turn to end."""

@@ -25,11 +25,11 @@ from .disk_threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable
-    from pathlib import Path
 
     from cache_actors.metrics.registry import Metrics
     from cache_actors.storage.files.store import FileStore
     from cache_actors.storage.files.temporary import TemporaryFile, TemporaryFolder
+    from cache_actors.storage.layout import Key
     from cache_actors.supervision import Owner, Shares
 
 SMALL_BYTES = 256 * 1024
@@ -114,12 +114,12 @@ class Upload:
 
     async def receive(
         self,
-        path: Path | None,
+        key: Key | None,
         chunks: AsyncIterable[bytes],
         expected_size: int | None,
         expected_digest: bytes | None,
     ) -> bool:
-        """Receive all of `chunks`; a large upload whose `path` exists already is not received.
+        """Receive all of `chunks`; a large upload whose `key` exists already is not received.
 
         Returns whether the chunks were received.
 
@@ -130,7 +130,7 @@ class Upload:
                 `expected_size` bytes, this is raised before the first chunk is read.
         """
         if expected_size is not None and not (
-            await self._reserve(expected_size) or await self._spill(path, chunks, expected_size)
+            await self._reserve(expected_size) or await self._spill(key, chunks, expected_size)
         ):
             return False
         async for chunk in chunks:
@@ -138,7 +138,7 @@ class Upload:
                 continue
             if self._file is not None:
                 await self._write(self._file, chunks)
-            elif not await self._spill(path, chunks):
+            elif not await self._spill(key, chunks):
                 return False
         if self._file is not None:
             await self._write(self._file, chunks)
@@ -194,9 +194,9 @@ class Upload:
             digest.update(piece)
         return digest.digest()
 
-    async def _spill(self, path: Path | None, chunks: AsyncIterable[bytes], size: int = 0) -> bool:
-        """Switch to a temporary file for `size` bytes; return False if `path` exists already."""
-        self._file = await in_thread(self._begin_file, path, chunks, size, threads=self._threads)
+    async def _spill(self, key: Key | None, chunks: AsyncIterable[bytes], size: int = 0) -> bool:
+        """Switch to a temporary file for `size` bytes; return False if `key` exists already."""
+        self._file = await in_thread(self._begin_file, key, chunks, size, threads=self._threads)
         if self._file is None:
             return False
         self._drop_pieces()
@@ -204,14 +204,14 @@ class Upload:
         return True
 
     def _begin_file(
-        self, path: Path | None, chunks: AsyncIterable[bytes], size: int
+        self, key: Key | None, chunks: AsyncIterable[bytes], size: int
     ) -> TemporaryFile | None:
-        """A file with what has come so far; None if `path` exists already."""
-        if path is not None and self._store.exists(path):
+        """A file with what has come so far; None if `key` exists already."""
+        if key is not None and self._store.exists(key.path(self._store.root)):
             return None
         self._store.capacity.check_room(size)
         file = self._temporary.create()
-        stays = path is not None and self._store.can_link(file)  # else it is going to be copied
+        stays = key is not None and self._store.can_link(file)  # else it is going to be copied
         self._is_to_be_synced = stays and self._store.durable
         try:
             if size > 0:  # only an attempt shows a quota; bytes that may not arrive hold no room

@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-Four questions, four parts, each a module:
+Five questions, five parts, each a module:
 
 - `comparison.py`: how fast is the service beside what else there is? Everybody runs at once, and
   wrk asks one after the other for the same, in short turns and several rounds.
@@ -12,6 +12,8 @@ Four questions, four parts, each a module:
   `generator.py` asks, whatever becomes of it, and counts from when it should have been asked.
 - `scale.py`: does it matter how much is stored? `fill.py` makes a million artifacts, and the
   service is asked for some of them.
+- `remote_execution.py`: how fast are calls by gRPC? h2load calls everybody in turns, and Bazel
+  builds, with this cache, its own and none.
 
 What they find out are values (`results.py`) that are kept as JSON; tables, plots and the block in
 docs/performance.md are made of those alone. What the figures mean is said there.

@@ -15,6 +15,7 @@ from .failure import BenchmarkFailed, NotHere
 from .mixed import measure_mixed
 from .plan import LONGEST, QUICK, SHORTEST, Plan, plan_for
 from .plots import write_plots
+from .remote_execution import measure_remote
 from .results import Results, load, save
 from .scale import measure_scale
 from .tables import tables_of
@@ -25,21 +26,22 @@ DOCUMENT = PROJECT / "docs/performance.md"
 PUBLISHED = PROJECT / "docs/performance"
 TRIED = PROJECT / "build/bench/results"
 INSTALLED = PROJECT / "build/bench/turborepo"
+BUILDGRID = PROJECT / "build/bench/buildgrid"
 CHECKOUTS = PROJECT / "build/bench/before"
 
 INTERRUPTED = 130
 WIDE = 160
 """Columns of what is not a terminal, such as a log."""
 
-PARTS = ("comparison", "versions", "mixed", "scale")
+PARTS = ("comparison", "versions", "mixed", "scale", "remote")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--quick", is_flag=True, help="About three minutes, to see whether all of it works.")
+@click.option("--quick", is_flag=True, help="About four minutes, to see whether all of it works.")
 @click.option(
     "--minutes",
     type=click.FloatRange(SHORTEST, LONGEST),
-    default=18.0,
+    default=22.0,
     show_default=True,
     help="How long all parts together take.",
 )
@@ -124,13 +126,15 @@ def measure(
         results.versions = compare_versions(plan, commit, CHECKOUTS, say)
     elif part == "mixed":
         results.mixed = measure_mixed(plan, say)
-    else:
+    elif part == "scale":
         results.scale = measure_scale(plan, say)
+    else:
+        results.remote = measure_remote(plan, BUILDGRID, say)
 
 
 def _skipped(results: Results) -> set[str]:
     """Why something has been left out, if it has."""
-    parts = (results.comparison, results.versions, results.mixed)
+    parts = (results.comparison, results.versions, results.mixed, results.remote)
     return {reason for part in parts if part is not None for reason in part.skipped}
 
 

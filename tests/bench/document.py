@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from .failure import BenchmarkFailed
-from .results import Comparison, Latency, Machine, Mixed, Results, Scale, Versions
+from .results import Comparison, Latency, Machine, Mixed, Remote, Results, Scale, Versions
 from .summary import in_words
 from .tables import (
+    builds_table,
+    calls_table,
     comparison_table,
     latency_table,
     mixed_table,
@@ -48,6 +50,8 @@ def block(results: Results) -> str:
         parts.append(_mixed(results.mixed))
     if results.scale is not None:
         parts.append(_scale(results.scale))
+    if results.remote is not None:
+        parts.append(_remote(results.remote))
     return "\n\n".join(parts)
 
 
@@ -112,6 +116,20 @@ def _scale(scale: Scale) -> str:
 ![CPU time, start and memory, over what is stored](performance/scale.svg)
 
 {scale_table(scale).markdown()}"""
+
+
+def _remote(remote: Remote) -> str:
+    turns = f"{len(remote.calls[0].rates)} turns of {remote.seconds:g} s each."
+    return f"""\
+### Remote Execution API
+
+{_machine(remote.machine)} {turns}{_skipped(remote.skipped)}
+
+{calls_table(remote).markdown()}
+
+Builds of {remote.actions:,} small actions by Bazel, from an empty output folder, all hits:
+
+{builds_table(remote).markdown()}"""
 
 
 def _machine(machine: Machine) -> str:

@@ -25,7 +25,7 @@ def describe(load_before: float, others: Mapping[str, str] | None = None) -> Mac
     versions = {
         "python": platform.python_version(),
         "nginx": ".".join(map(str, nginx_version(debian_nginx()))),
-        "wrk": _first_number(["wrk", "-v"]),
+        "wrk": first_number(["wrk", "-v"]),
         **(others or {}),
     }
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -46,7 +46,8 @@ def _processor() -> str:
     return found[1] if found else platform.machine()
 
 
-def _first_number(command: list[str]) -> str:
+def first_number(command: list[str]) -> str:
+    """The first number that a command prints, as its version."""
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     found = re.search(r"\d[\w.]*", said.stdout + said.stderr)
     return found[0] if found else "?"

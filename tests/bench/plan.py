@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from .farm import FACTORS, WORKERS
 
-LONGEST, SHORTEST = 120.0, 8.0
+LONGEST, SHORTEST = 120.0, 10.0
 """Minutes. In less there would be a round or two of everything, which says nothing."""
 
-LARGE = 15.0
+LARGE = 16.0
 """Minutes from which on a run has the time to store a million artifacts."""
 
 LARGE_SECONDS, SMALL_SECONDS = 360.0, 90.0
@@ -21,6 +21,12 @@ and answers waited for after it."""
 
 FARM_SECONDS = 10.0
 """Seconds until a service stands there with what farms read."""
+
+REMOTE_SETUP_SECONDS, TURNS_OF_CALLS = 20.0, 9
+"""The Remote Execution API: until everybody runs, and turns in each round and to warm up."""
+
+BUILD_SECONDS, SECONDS_PER_ACTION, BUILDS = 5.0, 0.007, 3
+"""A build: what it takes in any case, and for each action; and builds in a round."""
 
 COMPARISON_PART = 0.6
 """Of the time that is left for what goes in rounds; the rest is for the versions."""
@@ -38,6 +44,9 @@ class Plan:
         step_seconds: for each size of the build farm.
         sizes: how many artifacts are stored when it is looked how that scales.
         size_turns: turns at each case for each of these sizes.
+        call_rounds: of turns at each method of the Remote Execution API.
+        small_actions: how many a build has that is all hits.
+        build_rounds: of such builds, beside the one that fills caches.
     """
 
     comparison_seconds: float
@@ -47,6 +56,9 @@ class Plan:
     step_seconds: float
     sizes: tuple[int, ...]
     size_turns: int
+    call_rounds: int
+    small_actions: int
+    build_rounds: int
 
     def seconds(self) -> float:
         """How long all of it takes, if no farm is too large."""
@@ -55,6 +67,9 @@ class Plan:
             + self.versions_seconds
             + farm_seconds(self.step_seconds)
             + scale_seconds(self.sizes)
+            + remote_seconds(
+                self.call_rounds, self.turn_seconds, self.small_actions, self.build_rounds
+            )
         )
 
 
@@ -66,8 +81,11 @@ QUICK = Plan(
     step_seconds=3.0,
     sizes=(1_000, 10_000),
     size_turns=1,
+    call_rounds=1,
+    small_actions=100,
+    build_rounds=1,
 )
-"""About three minutes, to see whether everything works. Its figures are not worth much."""
+"""About four minutes, to see whether everything works. Its figures are not worth much."""
 
 
 def plan_for(minutes: float) -> Plan:
@@ -79,15 +97,22 @@ def plan_for(minutes: float) -> Plan:
     """
     sizes = (1_000, 100_000, 1_000_000) if minutes >= LARGE else (1_000, 100_000)
     step = float(round(min(30.0, max(5.0, minutes * 60 / 72))))
-    left = minutes * 60 - farm_seconds(step) - scale_seconds(sizes)
+    turn = 2.0 if minutes >= 30 else 1.0
+    rounds, builds = (5, 3) if minutes >= 30 else (3, 1)
+    actions = 2_000 if minutes >= LARGE else 200
+    remote = remote_seconds(rounds, turn, actions, builds)
+    left = minutes * 60 - farm_seconds(step) - scale_seconds(sizes) - remote
     return Plan(
         comparison_seconds=left * COMPARISON_PART,
         versions_seconds=left * (1 - COMPARISON_PART),
         least_rounds=2,
-        turn_seconds=2.0 if minutes >= 30 else 1.0,
+        turn_seconds=turn,
         step_seconds=step,
         sizes=sizes,
         size_turns=3,
+        call_rounds=rounds,
+        small_actions=actions,
+        build_rounds=builds,
     )
 
 
@@ -103,6 +128,13 @@ def farm_seconds(step_seconds: float) -> float:
 def scale_seconds(sizes: tuple[int, ...]) -> float:
     """How long it takes to measure with so many artifacts, one number after the other."""
     return LARGE_SECONDS if sizes[-1] >= 1_000_000 else SMALL_SECONDS
+
+
+def remote_seconds(rounds: int, turn_seconds: float, actions: int, builds: int) -> float:
+    """How long the Remote Execution API takes: turns, each with half a second more, and builds."""
+    turns = TURNS_OF_CALLS * ((1 + 0.5) + rounds * (turn_seconds + 0.5))
+    each = BUILD_SECONDS + SECONDS_PER_ACTION * actions
+    return REMOTE_SETUP_SECONDS + turns + BUILDS * (1 + builds) * each
 
 
 def rounds_until(

@@ -1,20 +1,18 @@
-"""`python -m tests.bench.remote_execution [SECONDS]`: the Remote Execution API, beside others.
+"""The Remote Execution API, beside others.
 
 Each contestant keeps the same blobs, and is called in turns, by h2load: nginx alone, which sends
 prepared answers and is the limit; this service behind nginx, with two workers; and BuildGrid.
-Then Bazel builds 2,000 small actions without a cache, with its disk cache, and with this service.
+Then Bazel builds many small actions without a cache, with its disk cache, and with this service.
 """
 
 import os
 import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from buildstream._protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
@@ -37,13 +35,14 @@ from .buildgrid import install, running_buildgrid
 from .contestants import scratch_folder, storage_in
 from .failure import BenchmarkFailed, NotHere
 from .h2load import Call, run_h2load
+from .machine import describe, first_number, load_average
 from .names import PROJECT, SMALL, TOKEN, payload
 from .plain_nginx import cores, plain_nginx
+from .plan import Plan
 from .processes import cpu_seconds, family
+from .results import Builds, Calls, Remote
 
-INSTALLED = Path(__file__).parents[2] / "build/bench/buildgrid"
-ROUNDS = 5
-WARM_UP_SECONDS = 2.0
+WARM_UP_SECONDS = 1.0
 WORKERS = 2
 
 BATCH = 100
@@ -58,12 +57,7 @@ ACTION, READ_BATCH, READ = "GetActionResult, calls/s", "BatchReadBlobs, blobs/s"
 UNITS = {ACTION: 1.0, READ_BATCH: float(BATCH), READ: LARGE / 2**20}
 """What a call is worth in the unit of its case."""
 
-TARGETS = {ACTION: 2_500.0, READ_BATCH: 15_000.0, READ: 300.0}
-TIMES_BUILDGRID = 3.0
-"""What is not a stream is to reach so many times BuildGrid's rate, if that is more."""
-
-SMALL_ACTIONS = 2_000
-BUILD_ROUNDS = 3
+WITHOUT, DISK = "without a cache", "Bazel's disk cache"
 
 
 @dataclass(frozen=True)
@@ -186,61 +180,73 @@ def ours(folder: Path, stored: Stored) -> Iterator[tuple[Contestant, int]]:
 
 
 @contextmanager
-def buildgrid(folder: Path, stored: Stored) -> Iterator[Contestant]:
-    """BuildGrid's cache, with what is stored.
+def buildgrid(folder: Path, stored: Stored, installed: Path) -> Iterator[Contestant]:
+    """BuildGrid's cache, with what is stored, from the folder where it is `installed`.
 
     Raises:
         NotHere: it cannot be installed.
     """
-    install(INSTALLED)
-    with running_buildgrid(INSTALLED, folder) as (port, pid):
+    install(installed)
+    with running_buildgrid(installed, folder) as (port, pid):
         with remote_cache(port, instance=str(PROJECT)) as cache:
             stored.put(cache)
         yield Contestant(BUILDGRID, f"http://127.0.0.1:{port}", (pid,), stored.calls)
 
 
-def main() -> int:
-    """Measure and print; return the exit status: 1 if a target is missed."""
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 3.0
+def measure_remote(plan: Plan, installed: Path, say: Callable[[str], None]) -> Remote:
+    """Measure everybody, then the builds.
+
+    Args:
+        plan: how many rounds, and how long a turn is.
+        installed: a folder in which to install BuildGrid.
+        say: told how it goes.
+
+    Raises:
+        NotHere: there is nothing to call with, or no nginx that passes gRPC on.
+    """
+    if shutil.which("h2load") is None:
+        raise NotHere("h2load is not installed (apt-get install nghttp2-client)")
+    load, skipped = load_average(), list[str]()
     with scratch_folder() as folder, ExitStack() as stack:
         stored = Stored(folder)
         mine, port = stack.enter_context(ours(folder, stored))
         contestants = [stack.enter_context(limit(folder, stored)), mine]
         try:
-            contestants.append(stack.enter_context(buildgrid(folder, stored)))
+            say("installing BuildGrid, unless it is there")
+            contestants.append(stack.enter_context(buildgrid(folder, stored, installed)))
         except NotHere as error:
-            print(f"SKIPPED {error}")
-        is_met = [compare(case, contestants, seconds) for case in TARGETS]
-        compare_builds(folder, port)
-    return 0 if all(is_met) else 1
+            skipped.append(str(error))
+        calls = [each for case in UNITS for each in _turns(case, contestants, plan, say)]
+        builds: list[Builds] = []
+        try:
+            builds = _builds(folder, port, plan, say)
+        except NotHere as error:
+            skipped.append(str(error))
+    return Remote(
+        machine=describe(load, {"h2load": first_number(["h2load", "--version"])}),
+        seconds=plan.turn_seconds,
+        calls=calls,
+        actions=plan.small_actions,
+        builds=builds,
+        skipped=skipped,
+    )
 
 
-def compare(case: str, contestants: list[Contestant], seconds: float) -> bool:
-    """Have each contestant's turns at a case, print them, and return whether its target is met."""
+def _turns(
+    case: str, contestants: list[Contestant], plan: Plan, say: Callable[[str], None]
+) -> list[Calls]:
+    """Have each contestant's turns at a case."""
+    say(case)
     for each in contestants:
         each.turn(case, WARM_UP_SECONDS)
-    rounds = []
-    for number in range(ROUNDS):
-        order = contestants if number % 2 == 0 else contestants[::-1]
-        rounds.append({each.name: each.turn(case, seconds) for each in order})
-    print(f"\n{case:26} {'rate':>9}  {'spread':>19}  {'of the first':>12}  {'CPU us a call':>13}")
-    for each in contestants:
-        rates, costs = zip(*(found[each.name] for found in rounds), strict=True)
-        of_limit = median(found[each.name][0] / found[LIMIT][0] for found in rounds)
-        spread = f"{min(rates):,.0f} to {max(rates):,.0f}"
-        print(
-            f"  {each.name:24} {median(rates):9,.0f}  {spread:>19}  {of_limit:12.2f}"
-            f"  {median(costs):13,.0f}",
-            flush=True,
-        )
-    wanted = TARGETS[case]
-    if case != READ and len(contestants) == 3:
-        wanted = max(wanted, TIMES_BUILDGRID * median(found[BUILDGRID][0] for found in rounds))
-        times = median(found[OURS][0] / found[BUILDGRID][0] for found in rounds)
-        print(f"  {OURS} is {times:.1f} times {BUILDGRID}")
-    is_met = median(found[OURS][0] for found in rounds) >= wanted
-    print(f"  target: at least {wanted:,.0f}: {'met' if is_met else 'missed'}")
-    return is_met
+    turns: dict[str, list[tuple[float, float]]] = {each.name: [] for each in contestants}
+    for number in range(plan.call_rounds):
+        for each in contestants if number % 2 == 0 else contestants[::-1]:
+            turns[each.name].append(each.turn(case, plan.turn_seconds))
+    return [
+        Calls(case, name, [rate for rate, _ in found], [cost for _, cost in found])
+        for name, found in turns.items()
+    ]
 
 
 # --- A build of many small actions ----------------------------------------------------------------
@@ -251,37 +257,36 @@ RULES = """\
 """
 
 
-def compare_builds(folder: Path, port: int) -> None:
-    """Have Bazel build from an empty output folder, each way in turns, and print the seconds."""
+def _builds(folder: Path, port: int, plan: Plan, say: Callable[[str], None]) -> list[Builds]:
+    """Have Bazel build from an empty output folder, each way in turns.
+
+    Raises:
+        NotHere: there is no Bazel.
+    """
+    if shutil.which("bazel") is None:
+        raise NotHere("Bazel is not installed (apt-get install bazel-bootstrap)")
     workspace = folder / "workspace"
     workspace.mkdir()
     (workspace / "WORKSPACE").touch()
-    (workspace / "BUILD").write_text(RULES.replace("COUNT", str(SMALL_ACTIONS)))
+    (workspace / "BUILD").write_text(RULES.replace("COUNT", str(plan.small_actions)))
     remote = [f"--remote_cache=grpc://127.0.0.1:{port}", f"--remote_instance_name={PROJECT}"]
     remote.append(f"--remote_header=authorization=Bearer {TOKEN}")
-    ways = {
-        "without a cache": [],
-        "disk cache": [f"--disk_cache={folder}/disk"],
-        OURS: remote,
-    }
-    if shutil.which("bazel") is None:
-        print("\nSKIPPED the build: bazel is not installed (apt-get install bazel-bootstrap)")
-        return
-    rounds = [
-        {name: _build(folder, workspace, options) for name, options in ways.items()}
-        for _ in range(1 + BUILD_ROUNDS)
-    ][1:]  # the first one fills the caches
-    print(
-        f"\n{f'{SMALL_ACTIONS:,} small actions, all hits':26} {'seconds':>9}  {'of the first':>12}"
-    )
-    for name in ways:
-        seconds = median(each[name] for each in rounds)
-        ratio = median(each[name] / each["without a cache"] for each in rounds)
-        print(f"  {name:24} {seconds:9.1f}  {ratio:12.2f}")
+    ways = {WITHOUT: [], DISK: [f"--disk_cache={folder}/disk"], OURS: remote}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(1 + plan.build_rounds):
+        what = "all hits" if number else "to fill caches"
+        say(f"builds of {plan.small_actions:,} actions, {what}")
+        for name, options in ways.items():
+            hits, took = _build(folder, workspace, options)
+            if number:
+                seconds[name].append(took)
+                if hits != (0 if name == WITHOUT else plan.small_actions):
+                    raise BenchmarkFailed(f"Bazel, {name}: {hits} hits")
+    return [Builds(name, found) for name, found in seconds.items()]
 
 
-def _build(folder: Path, workspace: Path, options: list[str]) -> float:
-    """Build all from an empty output folder; the seconds of the build, as Bazel tells them."""
+def _build(folder: Path, workspace: Path, options: list[str]) -> tuple[int, float]:
+    """Build all from an empty output folder: how many hits, and in how many seconds, by Bazel."""
     root = folder / "root"
     command = ["bazel", "--batch", f"--output_user_root={root}", "build", "//:all"]
     command += ["--spawn_strategy=local", "--noshow_progress", "--color=no", *options]
@@ -293,8 +298,5 @@ def _build(folder: Path, workspace: Path, options: list[str]) -> float:
     if said.returncode != 0 or found is None:
         raise BenchmarkFailed(said.stderr)
     subprocess.run(["/bin/rm", "-rf", root], check=True)
-    return float(found[1])
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    hits = re.findall(r"(\d+) (?:remote|disk) cache hit", said.stderr)
+    return sum(map(int, hits)), float(found[1])

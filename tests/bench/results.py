@@ -173,6 +173,38 @@ class Scale(msgspec.Struct, frozen=True):
     sizes: list[Size]
 
 
+class Calls(msgspec.Struct, frozen=True):
+    """All turns of one contestant at one method of the Remote Execution API.
+
+    Attributes:
+        rates: in the unit of the case, in a second.
+        cpu_us: CPU time of all its processes for one call, in microseconds.
+    """
+
+    case: str
+    contestant: str
+    rates: list[float]
+    cpu_us: list[float]
+
+
+class Builds(msgspec.Struct, frozen=True):
+    """Builds with one cache, or none, in seconds."""
+
+    way: str
+    seconds: list[float]
+
+
+class Remote(msgspec.Struct, frozen=True):
+    """The Remote Execution API, in turns, and builds of many small actions that are all hits."""
+
+    machine: Machine
+    seconds: float
+    calls: list[Calls]
+    actions: int
+    builds: list[Builds]
+    skipped: list[str]
+
+
 class Results(msgspec.Struct):
     """All parts that have been measured, each when it was measured last."""
 
@@ -180,6 +212,7 @@ class Results(msgspec.Struct):
     versions: Versions | None = None
     mixed: Mixed | None = None
     scale: Scale | None = None
+    remote: Remote | None = None
 
 
 def load(path: Path) -> Results:

@@ -60,7 +60,7 @@ def measure_scale(plan: Plan, say: Callable[[str], None]) -> Scale:
 
 
 def _measure(plan: Plan, scratch: Path, storage: Path, stored: int, asked: int) -> Size:
-    starts = [_seconds_to_start(storage) for _ in range(STARTS)]
+    starts = [seconds_to_start(storage) for _ in range(STARTS)]
     with cache_actors(storage) as (ours, service):
         before = service.resident_bytes()
         entrants = _entrants(ours, scratch, asked)
@@ -89,10 +89,10 @@ def _entrants(ours: Contestant, scratch: Path, asked: int) -> list[Entrant]:
     ]
 
 
-def _seconds_to_start(storage: Path) -> float:
+def seconds_to_start(storage: Path, workers: int = 1) -> float:
     """From the start of the service to its first 200 of `/up`."""
     with StandInTuist({TOKEN: [str(PROJECT)]}) as tuist:
-        service = Service(storage, tuist.url)
+        service = Service(storage, tuist.url, {"WORKERS": str(workers)})
         began = time.monotonic()
         service.start(wait=False)
         try:

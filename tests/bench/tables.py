@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rich.table import Table as RichTable
 
 from .figures import Spread, ratios, spread
-from .results import Comparison, Mixed, Results, Scale, Versions
+from .results import Comparison, Mixed, Remote, Results, Scale, Versions
 from .summary import costs, cpu_us, of_limit, rates, shares
 from .targets import Target, targets
 
@@ -47,6 +47,8 @@ def tables_of(results: Results) -> list[Table]:
         tables += [mixed_table(results.mixed), latency_table(results.mixed)]
     if results.scale is not None:
         tables.append(scale_table(results.scale))
+    if results.remote is not None:
+        tables += [calls_table(results.remote), builds_table(results.remote)]
     return tables
 
 
@@ -147,6 +149,39 @@ def latency_table(mixed: Mixed) -> Table:
     ]
     columns = ["", "farms", "operation", "count", "p50 ms", "p95 ms", "p99 ms", "longest ms"]
     return Table("Build farms, by operation", columns, rows, words=3)
+
+
+def calls_table(remote: Remote) -> Table:
+    """Everybody at each method; what each rate is of the first one's is a median of rounds."""
+    rows, last, first = [], "", list[float]()
+    for each in remote.calls:
+        if each.case != last:
+            first = each.rates
+        share = ratios(each.rates, first)
+        rows.append(
+            [
+                each.case if each.case != last else "",
+                each.contestant,
+                f"{spread(each.rates).median:,.0f}",
+                _between(spread(each.rates), ",.0f"),
+                "" if share is None or each.rates is first else f"{share.median:.2f}",
+                f"{spread(each.cpu_us).median:,.0f}",
+            ]
+        )
+        last = each.case
+    columns = ["", "", "rate", "spread", "of the first", "CPU µs a call"]
+    return Table("Remote Execution API, 8 connections", columns, rows, words=2)
+
+
+def builds_table(remote: Remote) -> Table:
+    """Builds with each cache."""
+    rows = []
+    for each in remote.builds:
+        share = ratios(each.seconds, remote.builds[0].seconds)
+        of_first = "" if share is None or each is remote.builds[0] else f"{share.median:.2f}"
+        rows.append([each.way, f"{spread(each.seconds).median:.1f}", of_first])
+    title = f"Builds of {remote.actions:,} small actions by Bazel, all hits"
+    return Table(title, ["", "seconds", "of the first"], rows)
 
 
 def scale_table(scale: Scale) -> Table:

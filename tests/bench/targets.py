@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from .cases import HIT, NEW, OTHER_BEHIND_NGINX, PUT, READ, ours
 from .figures import Spread, spread
-from .results import Comparison, Farm, Mixed, Results, Scale, Size, Step
+from .remote_execution import ACTION, BUILDGRID, OURS, READ_BATCH
+from .remote_execution import READ as READ_STREAM
+from .results import Comparison, Farm, Mixed, Remote, Results, Scale, Size, Step
 from .summary import cost_ratio, cpu_us, rate_ratio, turns_of
 
 MIN_UPLOADS, UPLOADS_AIM = 0.6, 1.0
@@ -31,6 +33,11 @@ MAX_COST_GROWTH = 1.2
 
 FEW, MANY = 1_000, 1_000_000
 """Artifacts."""
+
+CALLS = {ACTION: 2_500.0, READ_BATCH: 15_000.0, READ_STREAM: 300.0}
+TIMES_BUILDGRID = 3.0
+"""Rates of calls, and how many times BuildGrid's they are to be; but for the stream, which the
+network limits before."""
 
 NOT_MEASURED = "not measured"
 
@@ -62,6 +69,7 @@ def targets(results: Results) -> list[Target]:
         farms(results.mixed),
         start(results.scale),
         *(growth(results.scale, case) for case in (READ, HIT, NEW, PUT)),
+        *(calls(results.remote, case) for case in CALLS),
     ]
 
 
@@ -197,6 +205,33 @@ def _cost_at(scale: Scale | None, stored: int, case: str) -> float | None:
 
 
 # --- Verdicts -------------------------------------------------------------------------------------
+
+
+# --- The Remote Execution API ---------------------------------------------------------------------
+
+
+def calls(remote: Remote | None, case: str) -> Target:
+    """The rate of calls with two workers, by itself and beside another server."""
+    least = CALLS[case]
+    what, wanted = f"{case}, 2 workers", f"at least {least:,.0f}"
+    found = _rates_of(remote, case, OURS)
+    other = _rates_of(remote, case, BUILDGRID) if case != READ_STREAM else None
+    if case != READ_STREAM:
+        wanted += f", and {TIMES_BUILDGRID:g} times BuildGrid's"
+    if found is None:
+        return _not_measured(what, wanted)
+    measured = f"{found.median:,.0f} ({found.least:,.0f} to {found.most:,.0f})"
+    if other is not None:
+        least = max(least, TIMES_BUILDGRID * other.median)
+        measured += f"; {found.median / other.median:.1f} times"
+    return Target(what, wanted, measured, at_least(found.median, least))
+
+
+def _rates_of(remote: Remote | None, case: str, contestant: str) -> Spread | None:
+    for each in remote.calls if remote is not None else []:
+        if (each.case, each.contestant) == (case, contestant):
+            return spread(each.rates)
+    return None
 
 
 def at_least(value: float, wanted: float) -> str:

@@ -12,6 +12,8 @@ from .figures import Spread
 from .mixed import what_gave
 from .plots import write_plots
 from .results import (
+    Builds,
+    Calls,
     Case,
     Comparison,
     Farm,
@@ -19,6 +21,7 @@ from .results import (
     Machine,
     Mixed,
     Pair,
+    Remote,
     Results,
     Scale,
     Size,
@@ -29,7 +32,7 @@ from .results import (
     save,
 )
 from .summary import of_limit, shares
-from .tables import Table, tables_of, versions_table
+from .tables import Table, builds_table, calls_table, tables_of, versions_table
 
 MACHINE = Machine("2026-01-31", 2, "A <fast> one", 1 << 34, "6.1", "ext4", {"wrk": "4"}, (0.1, 2.0))
 
@@ -63,11 +66,23 @@ PAIR = Pair(
     [Turn(150.0, 1.0, 2.0, {"service": cost}, 0.1, []) for cost in (500.0, 600.0, 900.0)],
 )
 VERSIONS = Versions(MACHINE, 1.0, 3, "c4fe580", "0123456 with changes", [PAIR], [])
+REMOTE = Remote(
+    MACHINE,
+    1.0,
+    [
+        Calls("GetActionResult, calls/s", "nginx alone", [100.0, 400.0], [20.0, 20.0]),
+        Calls("GetActionResult, calls/s", "ours", [50.0, 100.0], [900.0, 1000.0]),
+    ],
+    2000,
+    [Builds("without a cache", [20.0, 10.0]), Builds("ours", [10.0, 4.0])],
+    [],
+)
 RESULTS = Results(
     COMPARISON,
     VERSIONS,
     Mixed(MACHINE, 5.0, 20_000.0, Latency(1, 0.2, 0.3, 0.4, 0.5), [FARM], []),
     Scale(MACHINE, 2.0, [SIZE]),
+    REMOTE,
 )
 
 
@@ -82,6 +97,13 @@ def test_before_and_after_are_ratios_of_the_same_round() -> None:
     assert row[4:6] == ["1.50", "1.50 to 1.50"]
     assert row[6:] == ["1,000", "600", "0.60", "0.50 to 0.90"]
     assert "Before is commit c4fe580, after is 0123456 with changes." in block(RESULTS)
+
+
+def test_calls_and_builds_are_beside_the_first_of_the_same_round() -> None:
+    first, ours = calls_table(REMOTE).rows
+    assert first == ["GetActionResult, calls/s", "nginx alone", "250", "100 to 400", "", "20"]
+    assert ours == ["", "ours", "75", "50 to 100", "0.38", "950"]
+    assert builds_table(REMOTE).rows[1] == ["ours", "7.0", "0.45"]
 
 
 def test_shares_of_workers() -> None:

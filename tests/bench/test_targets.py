@@ -5,13 +5,17 @@ from msgspec.structs import replace
 
 from .cases import HIT, NEW, OTHER_BEHIND_NGINX, PUT, READ, ours
 from .figures import Spread
+from .remote_execution import ACTION, BUILDGRID, OURS
+from .remote_execution import READ as READ_STREAM
 from .results import (
+    Calls,
     Case,
     Comparison,
     Farm,
     Latency,
     Machine,
     Mixed,
+    Remote,
     Results,
     Scale,
     Size,
@@ -22,6 +26,7 @@ from .targets import (
     NOT_MEASURED,
     at_least,
     at_most,
+    calls,
     farms,
     growth,
     reads,
@@ -172,3 +177,27 @@ def test_by_how_much() -> None:
         *("met", "missed by 10%", "missed by 0.1%")
     ]
     assert [at_most(value, 10.0) for value in (10.0, 11.0)] == ["met", "missed by 10%"]
+
+
+def remote(case: str, ours: float, buildgrid: float | None = None) -> Remote:
+    found = [Calls(case, OURS, [ours], [1.0])]
+    if buildgrid is not None:
+        found.append(Calls(case, BUILDGRID, [buildgrid], [1.0]))
+    return Remote(MACHINE, 1.0, found, 0, [], [])
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        (remote(ACTION, 2500.0), "met"),
+        (remote(ACTION, 2000.0), "missed by 20%"),
+        (remote(ACTION, 2700.0, 1000.0), "missed by 10%"),
+        (remote(ACTION, 3000.0, 1000.0), "met"),
+        (remote(READ_STREAM, 300.0, 1000.0), "met"),
+    ],
+)
+def test_calls_have_to_be_fast_by_themselves_and_beside_another_server(
+    found: Remote, verdict: str
+) -> None:
+    assert calls(found, found.calls[0].case).verdict == verdict
+    assert calls(None, ACTION).verdict == NOT_MEASURED

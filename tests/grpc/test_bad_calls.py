@@ -1,6 +1,7 @@
 """What is wrong is answered with its status, and nothing of it stays; the connection goes on."""
 
 import os
+import threading
 from collections.abc import Callable
 from functools import partial
 
@@ -305,6 +306,23 @@ def test_message_whose_parts_take_more_memory_than_there_is_is_not_decoded(
     message = name + b"\x12\0" * 1_000_000  # field 2, empty: a digest, or a request
     full = Code.RESOURCE_EXHAUSTED
     expect(client, service, full, lambda: client.call(method, message))
+
+
+def test_digests_at_once_from_several_clients_take_turns(service: Service) -> None:
+    """Together they take more memory than there is, and each more than a client's share."""
+    digests = [digest_of(b"turn %d" % number) for number in range(20_000)]
+    found: list[list[Digest]] = []
+
+    def find() -> None:
+        with GrpcConnection(service.port) as client:
+            found.append(client.find_missing(*digests))
+
+    threads = [threading.Thread(target=find) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [digests] * 4
 
 
 def test_trees_of_an_action_are_limited_in_bytes(client: GrpcConnection, service: Service) -> None:

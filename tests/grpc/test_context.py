@@ -35,12 +35,13 @@ class Auth:
 def context_of(auth: Auth, host: str = "cache.example", **settings: Any) -> CallContext:
     headers = [(b"authorization", b"Bearer token"), (b"host", host.encode())]
     request: Any = SimpleNamespace(
-        headers=RequestHeaders(headers), body=RequestBody(None, None), call=Call(), id="1"
+        headers=RequestHeaders(headers), body=RequestBody(None), call=Call(), id="1"
     )
     return CallContext(
         request,
         Action.WRITE,
         100,
+        2.0,
         SimpleNamespace(auth=auth),  # type: ignore[arg-type]
         Settings(server_url="http://tuist", **settings),
         None,  # type: ignore[arg-type]

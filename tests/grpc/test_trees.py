@@ -9,9 +9,17 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 
+from cache_actors.grpc.action_cache import references
 from cache_actors.grpc.digests import BLOBS_AT_ONCE, blob_of
 from cache_actors.grpc.framing import MessageMemory
-from cache_actors.grpc.messages_pb2 import Directory, DirectoryNode, FileNode, Tree
+from cache_actors.grpc.messages_pb2 import (
+    ActionResult,
+    Directory,
+    DirectoryNode,
+    FileNode,
+    OutputDirectory,
+    Tree,
+)
 from cache_actors.grpc.status import CallFailed, Code
 from cache_actors.grpc.trees import References, add_directories, add_trees
 from cache_actors.storage.actions import BlobReference
@@ -82,6 +90,22 @@ async def test_trees_are_read_together_and_what_they_name_is_found() -> None:
     found = await found_in(call, add_trees, *trees)
     assert found == {*map(packed, trees), *names("same", *map(str, range(BLOBS_AT_ONCE + 1)))}
     assert call.at_once == [BLOBS_AT_ONCE, 1]
+
+
+async def test_tree_that_many_outputs_share_is_read_once() -> None:
+    tree, root = Tree(root=Directory(files=[file("leaf")])), Directory(files=[file("leaf")])
+    outputs = [
+        OutputDirectory(
+            path=f"{number}",
+            tree_digest=digest_of(tree.SerializeToString()),
+            root_directory_digest=digest_of(root.SerializeToString()),
+        )
+        for number in range(1_000)
+    ]
+    call: Any = FakeCall(tree, root)
+    found = await references(call, ActionResult(output_directories=outputs))
+    assert found.packed == {packed(tree), packed(root), *names("leaf")}
+    assert set(call.reads.values()) == {1}
 
 
 async def test_directory_that_many_share_is_read_once() -> None:

@@ -42,7 +42,7 @@ async def nothing_comes() -> NoReturn:
 def test_thread_reads_a_body_whose_size_is_known_to_be_allowed(
     announced: int | None, read: int
 ) -> None:
-    body = RequestBody(announced, None)
+    body = RequestBody(announced)
     body.pull_from(nothing_comes, lambda _: 4)
     with suppress(HttpError):
         body.limit(10)

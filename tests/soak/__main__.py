@@ -26,14 +26,18 @@ INTERRUPTED = 130
     show_default=True,
     help="How often the service is killed at least, for 300 seconds; fewer in a shorter run.",
 )
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Write the report there too.")
 @click.option("--verbose", is_flag=True, help="Say what happens in each round.")
-def main(seconds: float, seed: int | None, kills: int, file: Path | None, verbose: bool) -> None:
+def main(
+    seconds: float, seed: int | None, kills: int, workers: int, file: Path | None, verbose: bool
+) -> None:
     """Break the service at random under load; exit with 1 if a promise was broken."""
     console = Console()
     if seed is None:
         seed = random.SystemRandom().randrange(1_000_000)
-    console.print(f"Soaking for {seconds:.0f} s; to repeat: --seed {seed} --seconds {seconds:g}")
+    repeat = f"--seed {seed} --seconds {seconds:g} --kills {kills} --workers {workers}"
+    console.print(f"Soaking for {seconds:.0f} s; to repeat: {repeat}")
     tally = Tally()
     began = time.monotonic()
 
@@ -49,7 +53,7 @@ def main(seconds: float, seed: int | None, kills: int, file: Path | None, verbos
     wanted = round(kills * min(1.0, seconds / 300)) if kills else 0
     status = 0
     try:
-        with running_site() as site:
+        with running_site(workers) as site:
             if not site.disk_is_small:
                 console.print("Not root, or no mount: the disk will not be filled up.")
             Soak(site, tally, seed=seed, seconds=seconds, kills=wanted, say=say).run()

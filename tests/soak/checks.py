@@ -122,7 +122,7 @@ class Inspector:
 
     def _leftovers(self, stopped: bool) -> list[str]:
         folders = sorted((self._site.storage / TEMPORARY).glob("cache-actors-*"))
-        own = 0 if stopped else 3  # the service's, and of its processes that write
+        own = 0 if stopped else 3 * self._site.workers  # each one's, and of its two that write
         left = [str(path) for path in folders[own:]]
         return left + [str(path) for folder in folders[:own] for path in folder.rglob("*")]
 

@@ -12,7 +12,7 @@
 What is injected is counted: a character for each in the files `crashed` and `injected`. An upload
 that the service itself has answered with 204 carries the header `X-Soak`, which nginx hands on.
 
-The processes that write to the disk fail in the same way.
+Workers, and the processes that write to the disk, fail in the same way.
 
 Run as `python -m tests.soak.service`.
 """
@@ -29,16 +29,14 @@ from typing import Any
 from cache_actors.actors.auth_cache import AuthCache
 from cache_actors.actors.disk_writer import DiskWriter
 from cache_actors.actors.kv_store import KeyValueStore
-from cache_actors.cli.serve import run_process
 from cache_actors.http.responses import Response, empty_response
 from cache_actors.http.routes import artifacts
-from cache_actors.settings import load_settings
 from cache_actors.storage.files import folders, store, temporary
 from cache_actors.storage.files.store import FileStore
 from cache_actors.storage.integrity import checksum
 from cache_actors.supervision import Actor, Envelope
 from cache_actors.writer_process.client import ArtifactWriterProcess, EntryWriterProcess
-from tests.support.workers import run_as_writer_process_if_asked
+from tests.support.workers import run_as_writer_process_if_asked, run_service
 
 Handle = Callable[[Any, list[Envelope]], Awaitable[None]]
 
@@ -230,4 +228,4 @@ if __name__ == "__main__":
     run_as_writer_process_if_asked("tests.soak.service")
     break_actors(its_flags)
     mark_answers()
-    sys.exit(run_process(load_settings()))
+    sys.exit(run_service("tests.soak.service"))

@@ -35,6 +35,7 @@ class Site:
 
     Attributes:
         flags: the folder by which the service is broken; see tests/soak/service.py.
+        workers: of the service.
         disk_is_small: whether the storage is a disk of its own, of `DISK_BYTES`, to be filled.
     """
 
@@ -42,6 +43,7 @@ class Site:
     service: Service
     nginx: Nginx
     flags: Path
+    workers: int
     disk_is_small: bool
 
     @property
@@ -91,8 +93,8 @@ class Site:
 
 
 @contextmanager
-def running_site() -> Iterator[Site]:
-    """All that runs; in the end all of it is gone."""
+def running_site(workers: int = 1) -> Iterator[Site]:
+    """All that runs, with so many workers of the service; in the end all of it is gone."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cache-soak-")))
         folder.chmod(0o755)
@@ -106,11 +108,12 @@ def running_site() -> Iterator[Site]:
         tokens = {token: [str(project)] for project, token in TOKENS.items()}
         tuist = stack.enter_context(StandInTuist(tokens))
         environment = {"SOAK_FLAGS": str(flags), "LOG_LEVEL": "warning"}
+        environment["WORKERS"] = str(workers)
         environment["DISK_HIGH_WATERMARK_PERCENT"] = "100"  # what is evicted cannot be looked for
         service = Service(storage, tuist.url, environment, COMMAND)
         which = "wheel" if installed_nginx() is None else "debian"
         nginx = stack.enter_context(nginx_before(f"127.0.0.1:{service.port}", storage, which))
-        site = Site(tuist, service, nginx, flags, small)
+        site = Site(tuist, service, nginx, flags, workers, small)
         stack.callback(site.kill)
         site.start()
         if not site.wait_until_up():

@@ -24,7 +24,7 @@ from cache_actors.storage.actions import BlobReference, packed_action
 from cache_actors.storage.entries import EntryWrite, EntryWriter
 from cache_actors.storage.files import write_ahead_log
 from cache_actors.storage.files.store import FileStore, Publication, Replacement
-from cache_actors.storage.files.temporary import TemporaryFolder
+from cache_actors.storage.files.temporary import TemporaryFile, TemporaryFolder
 from cache_actors.storage.files.write_ahead_log import LogRecord, WriteAheadLog, _OpenLog, can_log
 from cache_actors.storage.known_cleans import note_clean
 from cache_actors.storage.layout import LOGS, TEMPORARY, Key, Project, key_at
@@ -406,6 +406,31 @@ def test_file_that_cannot_be_read_is_stored_again(
         patch.setattr(recovery, "read_checksum", refusing(errno.EIO))
         assert recover(root, temporary, require_artifacts=True) == Recovered(logged=2, stored=2)
     assert not dead.exists()
+
+
+@pytest.mark.parametrize("is_moved", [True, False])
+def test_torn_file_is_written_in_its_place_unless_a_scrub_takes_it_away(
+    root: Path,
+    dead: Path,
+    temporary: TemporaryFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    is_moved: bool,
+) -> None:
+    artifact = root / PATHS[0]
+    artifact.write_bytes(b"")
+    inode = artifact.stat().st_ino
+    really_seal = TemporaryFile.seal
+
+    def seal(file: TemporaryFile) -> None:
+        really_seal(file)
+        if is_moved and artifact.exists():
+            artifact.rename(root / "quarantined")
+
+    monkeypatch.setattr(TemporaryFile, "seal", seal)
+    with started_anew(1):
+        assert recover(root, temporary, require_artifacts=True).stored == 1
+    assert artifact.read_bytes() == data_of(ARTIFACTS[0])
+    assert (artifact.stat().st_ino != inode) is is_moved
 
 
 def test_nobody_stores_entries_while_those_of_a_project_are_recovered(

@@ -55,7 +55,8 @@ class Uploads(Tasks):
         self.metrics = new_metrics()
         self.temporary = temporary
         self.received: list[bytes] = []
-        self.path = artifact("A").path(store.root)
+        self.key = artifact("A")
+        self.path = self.key.path(store.root)
         self._store = store
 
     async def receive(
@@ -66,7 +67,7 @@ class Uploads(Tasks):
         async with Upload(
             self._store, self.temporary, self.memory, OWNER, threads, self.metrics
         ) as upload:
-            if not await upload.receive(self.path, chunks, size, digest):
+            if not await upload.receive(self.key, chunks, size, digest):
                 return None
             await upload.prepare()
             source = upload.source()

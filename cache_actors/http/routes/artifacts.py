@@ -140,9 +140,9 @@ def declared_digest(request: Request) -> bytes | None:
     Raises:
         HttpError: 400, the header is not 64 hexadecimal characters.
     """
-    declared = ",".join(request.headers.getlist(DIGEST_HEADER))
     if DIGEST_HEADER not in request.headers:
         return None
+    declared = ",".join(request.headers.getlist(DIGEST_HEADER))
     if _DIGEST.fullmatch(declared) is None:
         raise HttpError(
             HTTPStatus.BAD_REQUEST, f"{DIGEST_HEADER} must be 64 hexadecimal characters"

@@ -56,8 +56,9 @@ async def authorized_project(request: Request) -> Project:
     """
     project = project_in(request.query_string)
     request.project = project
-    _allow(await _decide(request, project, _action(request)))
-    request.owner = (project, hash(_authorization(request)))
+    authorization = _authorization(request)
+    _allow(await _decide(request, authorization, project, _action(request)))
+    request.owner = (project, hash(authorization))
     return project
 
 
@@ -67,7 +68,7 @@ async def decide(request: Request) -> Response:
     request.project = project
     lifetime = 0.0
     try:
-        decision = await _decide(request, project, action)
+        decision = await _decide(request, _authorization(request), project, action)
         lifetime = decision.lifetime
         _allow(decision)
     except Exception as error:
@@ -89,8 +90,9 @@ def _action(request: Request) -> Action:
     return Action.READ if reads else Action.WRITE
 
 
-async def _decide(request: Request, project: Project, action: Action) -> Decision:
-    authorization = _authorization(request)
+async def _decide(
+    request: Request, authorization: str, project: Project, action: Action
+) -> Decision:
     return await request.services.auth.decide(authorization, project, action, request.id)
 
 

@@ -141,7 +141,9 @@ class Connection:
             BodyStalled: it has none left.
         """
         size = min(most, self._share(), MAX_READ if self.idle_since is None else FIRST_READ)
-        waited = False
+        waited = self.idle_since is not None
+        if waited:  # as a rule nothing has come yet
+            await self._wait_for_data()
         while True:
             try:
                 data = self._socket.recv(size)
@@ -208,16 +210,21 @@ class Connection:
         if sent < sum(map(len, pieces)):
             try:
                 with trio.fail_after(SEND_SECONDS):
-                    await self._send_rest(b"".join(pieces), sent)
+                    await self._send_rest(pieces, sent)
             except trio.TooSlowError:
                 raise TimeoutError from None
 
-    async def _send_rest(self, data: bytes, sent: int) -> None:
-        with memoryview(data) as view:
-            while sent < len(data):
-                await trio.lowlevel.wait_writable(self._socket)
-                with suppress(BlockingIOError):
-                    sent += self._socket.send(view[sent:])
+    async def _send_rest(self, pieces: list[bytes], sent: int) -> None:
+        """Send what follows the first `sent` bytes of `pieces`, when the socket takes it."""
+        await trio.lowlevel.wait_writable(self._socket)
+        for piece in pieces:
+            with memoryview(piece) as view:
+                while sent < len(piece):
+                    try:
+                        sent += self._socket.send(view[sent:])
+                    except BlockingIOError:
+                        await trio.lowlevel.wait_writable(self._socket)
+            sent -= len(piece)
 
     def _share(self) -> int:
         in_flight = max(1, len(self._app.in_flight))

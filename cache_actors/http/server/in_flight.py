@@ -19,7 +19,8 @@ class _Request:
 
     def __exit__(self, *_: object) -> None:
         self._requests.remove(self)
-        self._waiting.unpark_all()
+        if self._waiting:
+            self._waiting.unpark_all()
 
 
 class InFlight:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 LINGER_SECONDS = 5.0
 """Longest pause in an unwanted body while it is being dropped, in seconds."""
 
-LINGER_BYTES = 32 * 1024 * 1024
+LINGER_BYTES = 64 * 1024 * 1024
 """Largest rest of an unwanted body that is dropped, in bytes; with more, the connection is closed
 instead. If what the request may store is larger, it is as much as that."""
 
@@ -145,7 +145,7 @@ def _body(piece: bytes, *, more: bool) -> ASGISendEvent:
 
 def _has_no_body(request: Request) -> bool:
     """Whether a request announces no body (RFC 9112, section 6)."""
-    return not ("Content-Length" in request.headers or "Transfer-Encoding" in request.headers)
+    return request.content_length is None and "Transfer-Encoding" not in request.headers
 
 
 def _is_left_waiting(request: Request) -> bool:

@@ -21,7 +21,7 @@ import time
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 
 from cache_actors.storage.capacity import Capacity
@@ -65,12 +65,17 @@ class Published(Enum):
     EXISTS = "exists"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Publication:
     """A file to publish at `path`: the pieces of it, or a file from `FileStore.prepare`."""
 
     path: Path
     source: Sequence[bytes] | TemporaryFile
+
+    @cached_property  # a path makes another object of it each time, whose hash takes longest
+    def folder(self) -> Path:
+        """The folder that the file goes to."""
+        return self.path.parent
 
     @property
     def size(self) -> int:
@@ -80,7 +85,7 @@ class Publication:
         return sum(map(len, self.source))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Replacement:
     """A file to put at `path`, whether or not there is one.
 
@@ -93,6 +98,11 @@ class Replacement:
     path: Path
     data: bytes
     time: int = 0
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder that the file goes to."""
+        return self.path.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,12 +401,12 @@ class FileStore:
         duplicate_outcome: Outcome,
     ) -> list[Outcome | OSError]:
         """Commit what lies in folders that can be made; the others' have failed."""
-        failed = self._folders.prepare({item.path.parent for item in batch})
+        failed = self._folders.prepare({item.folder for item in batch})
         if not failed:
             return commit(batch, write, self._make_durable, name, duplicate_outcome)
-        fit = [item for item in batch if item.path.parent not in failed]
+        fit = [item for item in batch if item.folder not in failed]
         outcomes = iter(commit(fit, write, self._make_durable, name, duplicate_outcome))
-        return [failed.get(item.path.parent) or next(outcomes) for item in batch]
+        return [failed.get(item.folder) or next(outcomes) for item in batch]
 
     def _write_artifacts(
         self, rooms: ExitStack, batch: Sequence[Publication]
@@ -434,12 +444,12 @@ class FileStore:
         if not file.has_time:  # its bytes may have come before a clean that it is to outlive
             file.set_time(time.time_ns())
         try:
-            self._folders.call_in(item.path.parent, file.link, item.path)
+            self._folders.call_in(item.folder, file.link, item.path)
         except FileExistsError:
             if self._is_published(item.path):
                 return Published.EXISTS
             # Something else was in its place; if it is gone by now, there is room.
-            self._folders.call_in(item.path.parent, file.link, item.path)
+            self._folders.call_in(item.folder, file.link, item.path)
         return Published.STORED
 
     def _write_entries(self, batch: Sequence[Replacement]) -> Iterator[Written | OSError]:
@@ -450,7 +460,7 @@ class FileStore:
         return _written(file, [item.data], item.time or _later_than(item.path))
 
     def _rename(self, item: Replacement, file: TemporaryFile) -> None:
-        self._folders.call_in(item.path.parent, file.rename, item.path)
+        self._folders.call_in(item.folder, file.rename, item.path)
 
     def _settle(
         self,
@@ -469,12 +479,12 @@ class FileStore:
         folders: dict[Path, bool] = {}  # whether they have to be synced
         for item, outcome in zip(batch, outcomes, strict=True):
             if not isinstance(outcome, OSError):
-                needed = folders.get(item.path.parent, False)
-                folders[item.path.parent] = needed or str(item.path) not in logged
+                needed = folders.get(item.folder, False)
+                folders[item.folder] = needed or str(item.path) not in logged
         synced = self._sync_folders(folders)
         settled: list[Outcome | OSError] = []
         for item, outcome in zip(batch, outcomes, strict=True):
-            failure = synced.get(item.path.parent) or failed.get(str(item.path))
+            failure = synced.get(item.folder) or failed.get(str(item.path))
             if failure is None or isinstance(outcome, OSError):
                 settled.append(outcome)
             else:

@@ -215,7 +215,7 @@ class TemporaryFile:
     def rename(self, target: Path) -> None:
         """Rename the file, which must have a name, to `target`, and replace a file there."""
         assert self.path is not None, "an anonymous file has no name to change"  # noqa: S101
-        self.path.replace(target)
+        os.replace(self.path, target)  # noqa: PTH105 - which makes a path of the target
         self.path = None
 
     def close(self) -> None:
