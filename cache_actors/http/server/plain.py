@@ -35,6 +35,7 @@ READ_IN_THREAD = "cache_actors.read_in_thread"
 
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n\0]*)?\r\n")
 _TRAILERS = re.compile(rb"(?:[-!#$%&'*+.^_`|~0-9a-zA-Z]++:[ -~]*+\r\n)++")
+_BARE_NEWLINE = re.compile(rb"(?<!\r)\n")
 _MAX_CHUNK_LINE = 1024  # bytes; of one with a size, or of all trailers together
 
 
@@ -140,8 +141,8 @@ class ChunkedBody:
             return
         end = self.rest.find(b"\r\n\r\n")
         if end < 0:
-            if len(self.rest) > _MAX_CHUNK_LINE:
-                raise ValueError("too many trailers")
+            if len(self.rest) > _MAX_CHUNK_LINE or _BARE_NEWLINE.search(self.rest):
+                raise ValueError("the trailers are too many, or none")
             return
         if _TRAILERS.fullmatch(self.rest, 0, end + 2) is None:
             raise ValueError("a trailer is none")

@@ -156,7 +156,9 @@ def test_call_in_chunks_is_plain_and_everything_else_in_chunks_is_not() -> None:
 
 
 CHUNK = st.binary(max_size=20).map(lambda each: b"%x\r\n%s\r\n" % (len(each), each))
-LAST = st.sampled_from([b"0\r\n\r\n", b"00;a=b\r\n\r\n", b"0\r\nX: y\r\n\r\n", b""])
+LAST = st.sampled_from(
+    [b"0\r\n\r\n", b"00;a=b\r\n\r\n", b"0\r\nX: y\r\n\r\n", b"0\r\nX: y\n\r\n", b""]
+)
 BODIES = st.builds(lambda chunks, last: b"".join(chunks) + last, st.lists(CHUNK), LAST)
 BODIES |= st.builds(changed, BODIES.filter(bool), st.integers(0, 60), st.integers(0, 255))
 
