@@ -216,20 +216,23 @@ class _Recovery:
                 Replacement(self._path(key), self._logged(key), self._newest[key].time)
                 for key in keys[start : start + _BATCH]
             ]
-            left = [item for item in batch if not self._is_rewritten(item)]
+            keyed = zip(keys[start : start + _BATCH], batch, strict=True)
+            left = [item for key, item in keyed if not self._is_rewritten(key, item)]
             failures = dict(
                 zip((item.path for item in left), self._store.replace(left), strict=True)
             )
             for key, item in zip(keys[start : start + _BATCH], batch, strict=True):
                 self._count(key, failures.get(item.path))
 
-    def _is_rewritten(self, item: Replacement) -> bool:
-        """Whether there is a file at a path, and has been written anew in its place.
+    def _is_rewritten(self, key: Key, item: Replacement) -> bool:
+        """Whether there is a torn file at the path of `key`, and has been written anew there.
 
         Only if nobody reads, as at a start. To make another one would take ten times as long: the
-        file system looks for room for each among those that were removed lately.
+        file system looks for room for each among those that were removed lately. An older entry
+        that is whole is not written upon: after another power cut the disk may have its bytes with
+        the time of the newer one, which would then be taken for stored.
         """
-        if self._damaged:
+        if self._damaged or (key.kind.refers and self._whole(key) is not None):
             return False
         try:
             fd = os.open(item.path, os.O_RDWR | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -418,6 +418,20 @@ def test_torn_file_is_written_in_its_place_unless_a_scrub_takes_it_away(
     assert (artifact.stat().st_ino != inode) is is_moved
 
 
+def test_older_entry_that_is_whole_is_not_written_upon(
+    root: Path, dead: Path, temporary: TemporaryFolder
+) -> None:
+    """After another power cut its bytes could have the time of the newer one."""
+    entry = root / PATHS[1]
+    older = Replacement(entry, b'{"entries": []}', time=1)
+    FileStore(root, temporary, durable=False).replace([older])
+    inode = entry.stat().st_ino
+    with started_anew(1):
+        assert recover(root, temporary, require_artifacts=True).stored == 1
+    assert entry.read_bytes() == ENTRY_BODY
+    assert entry.stat().st_ino != inode
+
+
 def test_nobody_stores_entries_while_those_of_a_project_are_recovered(
     root: Path, dead: Path, temporary: TemporaryFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
