@@ -394,7 +394,7 @@ def test_file_that_cannot_be_read_is_stored_again(
 
 
 @pytest.mark.parametrize("is_moved", [True, False])
-def test_torn_file_is_written_in_its_place_unless_a_scrub_takes_it_away(
+def test_torn_artifact_is_written_in_its_place_unless_a_scrub_takes_it_away(
     root: Path,
     dead: Path,
     temporary: TemporaryFolder,
@@ -418,13 +418,13 @@ def test_torn_file_is_written_in_its_place_unless_a_scrub_takes_it_away(
     assert (artifact.stat().st_ino != inode) is is_moved
 
 
-def test_older_entry_that_is_whole_is_not_written_upon(
-    root: Path, dead: Path, temporary: TemporaryFolder
+@pytest.mark.parametrize("older", [b'{"entries": []}', b""], ids=["whole", "torn"])
+def test_entry_is_not_written_upon(
+    root: Path, dead: Path, temporary: TemporaryFolder, older: bytes
 ) -> None:
-    """After another power cut its bytes could have the time of the newer one."""
+    """After another power cut older bytes could have the time of the newer ones."""
     entry = root / PATHS[1]
-    older = Replacement(entry, b'{"entries": []}', time=1)
-    FileStore(root, temporary, durable=False).replace([older])
+    FileStore(root, temporary, durable=False).replace([Replacement(entry, older, time=1)])
     inode = entry.stat().st_ino
     with started_anew(1):
         assert recover(root, temporary, require_artifacts=True).stored == 1
