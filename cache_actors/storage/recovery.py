@@ -9,7 +9,7 @@ as new. No record is stored again whose project has been cleaned since: its fold
 another one, or a clean is known that takes it (`known_cleans.py`). A torn file at its path is
 removed then: it was being stored during the clean. Recovery may store a write that was never
 acknowledged: its client heard an error, or nothing, and had to expect either. At a start, when
-nobody reads, a torn file is written anew in its place.
+nobody reads, a torn artifact is written anew in its place.
 
 Of several records of an entry the newest counts, whichever process logged it. An action is removed
 if a blob of it is lost even so, and an entry if an artifact of it is, unless that is allowed: it
@@ -226,20 +226,23 @@ class _Recovery:
                 Replacement(self._path(key), self._logged(key), self._newest[key].time)
                 for key in keys[start : start + _BATCH]
             ]
-            left = [item for item in batch if not self._is_rewritten(item)]
+            keyed = zip(keys[start : start + _BATCH], batch, strict=True)
+            left = [item for key, item in keyed if not self._is_rewritten(key, item)]
             failures = dict(
                 zip((item.path for item in left), self._store.replace(left), strict=True)
             )
             for key, item in zip(keys[start : start + _BATCH], batch, strict=True):
                 self._count(key, failures.get(item.path))
 
-    def _is_rewritten(self, item: Replacement) -> bool:
-        """Whether there is a file at a path, and has been written anew in its place.
+    def _is_rewritten(self, key: Key, item: Replacement) -> bool:
+        """Whether there is a torn artifact at the path of `key`, and has been written anew there.
 
-        Only if nobody reads, as at a start. To make another one would take ten times as long: the
-        file system looks for room for each among those that were removed lately.
+        Only if nobody reads, as at a start. To make another file would take several times as long:
+        the file system looks for room for each among those that were removed lately. No entry is
+        written upon: after another power cut the disk may have older bytes with a newer time, and
+        the time is what says which version counts.
         """
-        if self._damaged:
+        if self._damaged or key.kind.refers:
             return False
         try:
             fd = os.open(item.path, os.O_RDWR | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC)

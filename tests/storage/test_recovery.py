@@ -409,7 +409,7 @@ def test_file_that_cannot_be_read_is_stored_again(
 
 
 @pytest.mark.parametrize("is_moved", [True, False])
-def test_torn_file_is_written_in_its_place_unless_a_scrub_takes_it_away(
+def test_torn_artifact_is_written_in_its_place_unless_a_scrub_takes_it_away(
     root: Path,
     dead: Path,
     temporary: TemporaryFolder,
@@ -431,6 +431,20 @@ def test_torn_file_is_written_in_its_place_unless_a_scrub_takes_it_away(
         assert recover(root, temporary, require_artifacts=True).stored == 1
     assert artifact.read_bytes() == data_of(ARTIFACTS[0])
     assert (artifact.stat().st_ino != inode) is is_moved
+
+
+@pytest.mark.parametrize("older", [b'{"entries": []}', b""], ids=["whole", "torn"])
+def test_entry_is_not_written_upon(
+    root: Path, dead: Path, temporary: TemporaryFolder, older: bytes
+) -> None:
+    """After another power cut older bytes could have the time of the newer ones."""
+    entry = root / PATHS[1]
+    FileStore(root, temporary, durable=False).replace([Replacement(entry, older, time=1)])
+    inode = entry.stat().st_ino
+    with started_anew(1):
+        assert recover(root, temporary, require_artifacts=True).stored == 1
+    assert entry.read_bytes() == ENTRY_BODY
+    assert entry.stat().st_ino != inode
 
 
 def test_nobody_stores_entries_while_those_of_a_project_are_recovered(
