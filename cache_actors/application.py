@@ -64,7 +64,9 @@ if TYPE_CHECKING:
     from .storage.recovery import Recovered
     from .supervision import Started, Status
 
-STREAM_THREADS = 16
+TRANSFER_THREADS = 16
+"""Largest number of threads in which uploads are written and artifacts are looked for and read."""
+
 MEBIBYTE = 1024 * 1024
 
 UPLOADS_BYTES = 32 * MEBIBYTE
@@ -201,7 +203,7 @@ class Application:
         self._unfinished = UnfinishedUploads(self._store, self._temporary)
         self._disk_threads = trio.CapacityLimiter(2)  # one for each actor that commits
         self._background_threads = trio.CapacityLimiter(4)  # shared by those that maintain the disk
-        self._stream_threads = trio.CapacityLimiter(STREAM_THREADS)
+        self._transfer_threads = trio.CapacityLimiter(TRANSFER_THREADS)
         self._artifacts = Mailbox("disk_writer", capacity=256, max_weight=4 * MEBIBYTE, prompt=True)
         self._entries = Mailbox("kv_store", capacity=4096, max_weight=COMMITTED_BYTES, prompt=True)
         self._decisions = Mailbox("auth_cache", capacity=4096)
@@ -427,7 +429,7 @@ class Application:
             self._store,
             self._uploads,
             Shares(UPLOADS_BYTES),
-            self._stream_threads,
+            self._transfer_threads,
             self.metrics,
             Turns(),
             shared,
@@ -437,8 +439,8 @@ class Application:
             auth=AuthCacheClient(self._decisions.address, secret),
             keyvalue=entries,
             writer=writer,
-            parts=PartUploads(self._unfinished, self._store, writer, self._stream_threads),
-            reader=ArtifactReader(self._store, self._stream_threads),
+            parts=PartUploads(self._unfinished, self._store, writer, self._transfer_threads),
+            reader=ArtifactReader(self._store, self._transfer_threads),
             cleaner=CleanerClient(self._cleans.address),
             fetcher=self._new_fetcher_client(),
             memory=Shares(max(ENTRIES_BYTES, 8 * self._settings.largest(Kind.KEYVALUE))),

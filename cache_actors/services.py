@@ -28,8 +28,8 @@ class Services:
 
     Attributes:
         auth: client of the actor that authorises requests.
-        keyvalue: client of the key-value store.
-        writer: client of the disk writer, which publishes artifacts.
+        keyvalue: client of the actor that stores entries and actions.
+        writer: client of the disk writer, which stores artifacts and blobs.
         parts: uploads of modules, which come in parts.
         reader: opens artifacts for reading.
         cleaner: client of the actor that removes a project.
@@ -40,9 +40,9 @@ class Services:
         status: status of the supervision tree; with workers, of the trees of all processes.
         metrics: body of `/metrics`, in Prometheus's text format.
         recent: figures of the last five minutes, for `/up`.
-        storage: state of the disk, by its latest writes.
+        storage: state of the disk, by the latest writes and probes, and its free room.
         is_replaced: whether another instance gets the new connections.
-        eviction: totals and the last pass of the evictor.
+        eviction: how full the disk is, what this process has evicted, and the last pass of any.
         shared: status of the bucket; None without one.
         nginx_troubles: names of recent troubles with nginx, for `/up`.
     """
