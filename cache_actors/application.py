@@ -101,6 +101,10 @@ class Peers(Protocol):
     In each method `own` is the value of this process.
     """
 
+    @property
+    def workers(self) -> int:
+        """The number of processes that answer requests."""
+
     def tree(self, own: Status) -> Status:
         """The supervision tree of the whole service."""
 
@@ -122,6 +126,8 @@ class Peers(Protocol):
 
 class NoPeers:
     """The `Peers` of a service with a single process."""
+
+    workers = 1
 
     def tree(self, own: Status) -> Status:
         """The supervision tree of this process."""
@@ -431,10 +437,12 @@ class Application:
             Shares(UPLOADS_BYTES),
             self._transfer_threads,
             self.metrics,
-            Turns(),
+            Turns(self._peers.workers),
             shared,
         )
-        entries = KeyValueStoreClient(self._entries.address, self._store.root, Turns(), shared)
+        entries = KeyValueStoreClient(
+            self._entries.address, self._store.root, Turns(self._peers.workers), shared
+        )
         return Services(
             auth=AuthCacheClient(self._decisions.address, secret),
             keyvalue=entries,

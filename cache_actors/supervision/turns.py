@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from .shares import Owner
 
 TOGETHER = 16
-"""Largest number of requests in progress, of all active projects together; but see `LEAST`."""
+"""Largest number of requests in progress, of all active projects together and in all workers, which
+share cores and disk; but see `LEAST`."""
 
 LEAST = 2
 """Smallest limit on the requests of one project in progress, however many projects are active."""
@@ -58,9 +59,10 @@ class _Turn:
 
 
 class Turns:
-    """The queues of all projects."""
+    """The queues of all projects, in one of `workers` processes that have such queues."""
 
-    def __init__(self) -> None:
+    def __init__(self, workers: int = 1) -> None:
+        self._together = TOGETHER // workers
         self._lines: dict[Hashable, _Line] = {}
         self._counted_at = float("-inf")
 
@@ -115,4 +117,4 @@ class Turns:
             for owner, line in list(self._lines.items()):
                 if not (line.inside or line.waiting) and now - line.seen_at > LATELY:
                     del self._lines[owner]
-        return max(LEAST, TOGETHER // len(self._lines)) if len(self._lines) > 1 else inf
+        return max(LEAST, self._together // len(self._lines)) if len(self._lines) > 1 else inf

@@ -93,11 +93,15 @@ class WorkerPeers:
     Args:
         shared_reports: the shared reports by name of the process, the parent's included.
         own: the name of this worker.
+
+    Attributes:
+        workers: the number of workers.
     """
 
     def __init__(self, shared_reports: Mapping[str, SharedReport], own: str) -> None:
         self._shared_reports = shared_reports
         self._own = own
+        self.workers = len(shared_reports) - 1
 
     def tree(self, own_tree: Status) -> Status:
         """The parent's tree, with each worker's own tree below it.

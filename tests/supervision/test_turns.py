@@ -73,6 +73,13 @@ async def test_one_that_comes_beside_others_has_only_so_much_done_at_once(
     nursery.cancel_scope.cancel()
 
 
+async def test_workers_share_the_number_that_is_done_at_once(nursery: trio.Nursery) -> None:
+    turns = Turns(workers=4)
+    await ask(nursery, turns, MODEST)
+    assert inside(await ask(nursery, turns, GREEDY, 200)) == TOGETHER // 4 // 2
+    nursery.cancel_scope.cancel()
+
+
 async def test_senders_of_a_project_take_turns(nursery: trio.Nursery) -> None:
     turns = Turns()
     await ask(nursery, turns, MODEST)
