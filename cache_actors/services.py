@@ -32,10 +32,10 @@ class Services:
         writer: client of the disk writer, which stores artifacts and blobs.
         parts: uploads of modules, which come in parts.
         reader: opens artifacts for reading.
-        cleaner: client of the actor that removes a project.
+        cleaner: client of the actor that takes away all that is stored of a project.
         fetcher: client of the actor that looks in the bucket; None without one.
-        memory: shares of the memory for key-value entries that are being received, in bytes.
-        messages: shares of the memory for messages of calls by gRPC, in bytes.
+        entry_memory: shares of the memory for key-value entries that are being received, in bytes.
+        call_memory: shares of the memory for messages of calls by gRPC, in bytes.
         since: start of the service, in `time.monotonic()`.
         status: status of the supervision tree; with workers, of the trees of all processes.
         metrics: body of `/metrics`, in Prometheus's text format.
@@ -54,8 +54,8 @@ class Services:
     reader: ArtifactReader
     cleaner: CleanerClient
     fetcher: FetcherClient | None
-    memory: Shares
-    messages: Shares
+    entry_memory: Shares
+    call_memory: Shares
     since: float
     status: Callable[[], Status]
     metrics: Callable[[], bytes]

@@ -71,7 +71,7 @@ async def _with_inlined(
     context: CallContext, message: GetActionResultRequest, data: bytes
 ) -> bytes:
     """A result with what the client wants to have in it, as far as that is little."""
-    objects = await weight(ActionResult, data, context.services.messages.limit)
+    objects = await weight(ActionResult, data, context.services.call_memory.limit)
     await context.hold(COPIES * len(data) + objects)
     result = await decoded(ActionResult(), data)
     wanted = set(message.inline_output_files)

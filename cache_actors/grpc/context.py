@@ -120,7 +120,7 @@ class CallContext:
 
     def memory(self) -> MessageMemory:
         """Memory for messages, which is held until the answer has been sent."""
-        memory = MessageMemory(self.services.messages, self.owner)
+        memory = MessageMemory(self.services.call_memory, self.owner)
         self.resources.callback(memory.give_back)
         return memory
 

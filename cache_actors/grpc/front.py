@@ -229,7 +229,7 @@ async def _result(context: CallContext, method: Method) -> Result:
     if not await context.messages.is_at_end():
         raise invalid("There is more than one message")
     try:
-        objects = await weight(method.message, data, context.services.messages.limit)
+        objects = await weight(method.message, data, context.services.call_memory.limit)
         await context.messages.hold(data, COPIES * len(data) + objects)
         message = await decoded(method.message(), data)
     except DecodeError:

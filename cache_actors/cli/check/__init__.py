@@ -1,7 +1,8 @@
 """`cache-actors check`: checks of everything around the service, for a first start or a fault.
 
 Each result is one line: a verdict, a subject, a finding and, if something is to be done, advice.
-Files that a check stores as a trial are removed at once; nothing else is changed.
+Files that a check stores as a trial are removed at once; nothing else is changed, but that a prefix
+of a bucket which nobody has claimed is claimed for this installation.
 """
 
 from __future__ import annotations

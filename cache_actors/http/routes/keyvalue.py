@@ -62,7 +62,7 @@ async def store_values(request: Request) -> Response:
     project = await authorized_project(request)
     services = request.services
     body = request.body.limit(request.app.settings.largest(Kind.KEYVALUE))
-    async with body.collected(services.memory, request.owner) as raw:
+    async with body.collected(services.entry_memory, request.owner) as raw:
         try:
             parsed = _decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
