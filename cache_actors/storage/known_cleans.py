@@ -56,7 +56,7 @@ class KnownClean:
 
     def takes(self, stored: int) -> bool:
         """Whether what was stored at that time, in nanoseconds since the epoch, is gone."""
-        return stored <= self.time
+        return self.time > 0 and stored <= self.time
 
     @property
     def going(self) -> int:

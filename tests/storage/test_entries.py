@@ -100,6 +100,11 @@ def test_artifact_of_another_project_does_not_count(writer: EntryWriter, stored:
     assert content(stored.root, "a", LIB) == b"body"
 
 
+def test_artifact_without_a_time_is_there(writer: EntryWriter, stored: Stored) -> None:
+    os.utime(stored.artifact(A), (0, 0))
+    assert put(writer, write("a", A)) == [None]
+
+
 def test_broken_artifact_is_missing(writer: EntryWriter, stored: Stored) -> None:
     empty(stored.artifact(A))
     [outcome] = put(writer, write("a", A))

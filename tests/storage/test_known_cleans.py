@@ -83,3 +83,8 @@ def test_marks_of_about_the_time_of_a_clean_do_not_count_after_a_while(
     note_clean(root, APP, int((now - SETTLING_SECONDS - later) * SECOND))
     put = now - SETTLING_SECONDS
     assert (put >= known_clean(root, APP).marked_since(now)) is counts
+
+
+def test_nothing_is_taken_without_a_clean_however_old_it_seems() -> None:
+    assert not KnownClean().takes(0)
+    assert KnownClean(1).takes(0)

@@ -322,7 +322,8 @@ class FileStore:
             return
         fd, status, _ = found
         try:
-            if size not in (None, status.st_size) or status.st_mtime_ns <= going:
+            is_going = going > 0 and status.st_mtime_ns <= going
+            if is_going or size not in (None, status.st_size):
                 yield None
                 return
             with suppress(PermissionError):  # somebody else's, which eviction leaves alone
