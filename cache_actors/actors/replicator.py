@@ -206,7 +206,9 @@ class Replicator(Actor):
                 self._metrics.replicated(file.lag)
             if file.reason is not None:
                 self._log("replication_failed", path=file.place, reason=file.reason)
-            self._settle(file.place)
+            waiting = self._waiting.get(file.place, [])
+            if file.reason is None or all(each.abandoned for each in waiting):
+                self._settle(file.place)  # else it is tried again soon, and may be in time
         for line in report.troubles:
             self._log("replication_failed", reason=line)
         if self._monitor.fails("replicator"):  # nobody is held up for longer

@@ -13,6 +13,7 @@ from cache_actors.s3.cleans import put_marker
 from cache_actors.s3.errors import BucketError
 from cache_actors.s3.installation import ClaimedBucket
 from cache_actors.storage.known_cleans import note_clean
+from cache_actors.storage.layout import SHARE
 from cache_actors.storage.trash import Removed, clean, empty_trash
 
 from .format import format_bytes
@@ -66,6 +67,11 @@ def run_clean(
     Raises:
         CannotClean: the files cannot be moved or removed, or nobody can be told.
     """
+    if bucket is None and (storage / SHARE).exists():
+        raise CannotClean(
+            "The service has a bucket, from which all would come back: set S3_BUCKET and what "
+            f"belongs to it, as there. If it has none any more, remove {storage / SHARE} first"
+        )
     try:
         if bucket is not None:
             _tell_nodes(storage, project, bucket, server_url)

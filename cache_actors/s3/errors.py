@@ -6,6 +6,7 @@ import re
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,80})</Code>")
+_URL = re.compile(r"https?://(169\.254\.[\d.]+)?\S*")
 _MESSAGE = re.compile(r"<Message>([^<]{1,300})</Message>")
 
 _MISSING_BUCKET = {"NoSuchBucket", "InvalidBucketName", "AllAccessDisabled"}
@@ -62,6 +63,7 @@ def is_missing_object(text: str) -> bool:
 
 def error_of(text: str) -> BucketError:
     """The error for `text`, the message of an error of the library."""
+    text = _URL.sub(r"\1", text)  # names of objects may have any words in them
     found = _STATUS.search(text)
     status = int(found[1]) if found else None
     code = match[1] if (match := _CODE.search(text)) else ""
@@ -74,11 +76,16 @@ def error_of(text: str) -> BucketError:
         return Misconfigured(f"the clock of this machine is wrong ({said})")
     if code in _WRONG_REGION or "incorrectly configured region" in text or status in (301, 307):
         return Misconfigured(f"the bucket is in another region ({said})")
-    if "169.254." in text or "redential" in text or "InvalidIdentityToken" in text:
+    is_unanswered = status is None  # an answer may repeat the name
+    if (
+        "169.254." in text
+        or code == "InvalidIdentityToken"
+        or (is_unanswered and "redential" in text)
+    ):
         return Misconfigured("no credentials were found, or they cannot be used")
     if status in (401, 403):
         return Misconfigured(f"access is denied ({said})")
-    if "invalid peer certificate" in text or "UnknownIssuer" in text:
+    if is_unanswered and ("invalid peer certificate" in text or "UnknownIssuer" in text):
         return Misconfigured("its certificate is not trusted")
     if status is not None and 400 <= status < 500 and code not in _OF_THE_MOMENT:
         return Rejected(said)

@@ -9,7 +9,8 @@ What a clean takes is not put any more once this node knows of the clean. Files 
 a minute of it are put again later: a node that did not know may have put an older version since.
 
 An entry may be replaced while it is sent, by any process. The bucket may then have got the older
-version last; so an entry is put until the version that was sent is the one on the disk.
+version last; so an entry is put until the version that was sent is the one on the disk. One that is
+put again, or late, may be older than that of another node, and is left out then.
 """
 
 from __future__ import annotations
@@ -51,6 +52,9 @@ if TYPE_CHECKING:
 REFRESH_SECONDS = 7 * 86_400
 """Age in seconds of a mark from which its file is put again before an entry that refers to it, and
 if it is still in use."""
+
+NEW_SECONDS = 3600.0
+"""Age in seconds up to which an entry that was never put counts as the newest of all nodes."""
 
 WRONG_CLOCK_SECONDS = 86_400
 """Seconds into the future beyond which a mark's time comes from a wrong clock, and counts as none.
@@ -179,15 +183,21 @@ class Pusher:
         if key.kind.refers and not self._push_artifacts(key, bytes(buffer), oldest):
             return Pushed.INCOMPLETE
         begun = int(time.time())
-        self._bucket.put(
-            object_name(self._bucket.config.prefix, key),
-            buffer,
-            # A file that is left, though the clean was followed, came later, by a wrong clock.
-            {SHA256: record.digest.hex(), STORED: str(max(status.st_mtime_ns, clean.time + 1))},
-        )
+        name = object_name(self._bucket.config.prefix, key)
+        # A file that is left, though the clean was followed, came later, by a wrong clock.
+        stored = max(status.st_mtime_ns, clean.time + 1)
+        is_new = record.mark is None and begun - stored / 1e9 < NEW_SECONDS
+        if is_new or not key.kind.refers or not self._has_newer(name, stored):
+            self._bucket.put(name, buffer, {SHA256: record.digest.hex(), STORED: str(stored)})
         with suppress(PermissionError):  # it is pushed again by the next walk
             write_checksum(fd, replace(record, mark=Mark(begun, self._target)))
         return Pushed.DONE if not key.kind.refers or _is_still(path, status) else None
+
+    def _has_newer(self, name: str, stored: int) -> bool:
+        """Whether the bucket has a version of an entry that was stored later, on another node."""
+        found = self._bucket.get(name)
+        said = dict(found.metadata).get(STORED, "") if found else ""
+        return said.isascii() and said.isdigit() and int(said) > stored
 
     def _push_artifacts(self, entry: Key, body: bytes, oldest: float) -> bool:
         """Push the artifacts that an entry refers to, and return whether they are in the bucket.

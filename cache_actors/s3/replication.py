@@ -165,6 +165,7 @@ class Replication:
         self._unwalked = _Sum()  # counted by the walk that is under way, and not found again yet
         self._oldest: float | None = None  # mark that is good enough; by default of the push
         self._walk_at = time.monotonic()
+        self._walk_pause = WALK_SOON_SECONDS
         self._was_open = False
         self._is_founds_turn = False
         self._stopping = False
@@ -238,7 +239,6 @@ class Replication:
         """
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
-        pause = WALK_SOON_SECONDS
         while self._await_walk():
             try:
                 is_complete = self.walk() == 0
@@ -247,9 +247,11 @@ class Replication:
                 if isinstance(error, OSError):
                     self._log(f"cannot look for what is not in the bucket: {error.strerror}")
             with self._lock:
+                pause = self._walk_pause
                 due = time.monotonic() + (WALK_SECONDS if is_complete else pause)
                 self._walk_at = min(self._walk_at, due)
-            pause = WALK_SOON_SECONDS if is_complete else min(2 * pause, WALK_SECONDS)
+                longer = min(2 * pause, WALK_SECONDS)
+                self._walk_pause = WALK_SOON_SECONDS if is_complete else longer
 
     def walk(self, again_before: float | None = None) -> int:
         """Push all files that are not in the bucket, and return the number of those left; blocks.
@@ -330,7 +332,10 @@ class Replication:
             return not self._stopping
 
     def _walk_soon(self) -> None:
-        self._walk_at = min(self._walk_at, time.monotonic() + WALK_SOON_SECONDS)
+        self._walk_within(WALK_SOON_SECONDS)
+
+    def _walk_within(self, seconds: float) -> None:
+        self._walk_at = min(self._walk_at, time.monotonic() + seconds)
         self._progress.notify_all()
 
     def _push_all(self) -> None:
@@ -347,6 +352,8 @@ class Replication:
                     self._put_in_line(key, newer)
                 elif outcome is None:
                     self._left.add(waiting.size, waiting.since or time.monotonic())
+                    if not waiting.is_found:  # else the walk that has found it comes again
+                        self._walk_within(self._walk_pause)
                 self._progress.notify_all()
             if newer is None:
                 lag = None if waiting.is_found else time.monotonic() - waiting.since

@@ -23,6 +23,7 @@ import hashlib
 import math
 import os
 import shutil
+import stat
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -168,7 +169,7 @@ class _Recovery:
         """Store again what is missing: artifacts first, then the entries, which refer to them."""
         for key in self._cleaned - self._newest.keys():
             if self._whole(key) is None:
-                self._path(key).unlink(missing_ok=True)
+                self._remove(key)
         self._store_again([k for k in self._newest if not k.kind.refers and self._kept(k) is None])
         entries: dict[Project, list[Key]] = {}
         for key in self._newest:
@@ -195,6 +196,9 @@ class _Recovery:
         fd = open_or_fault(self._path(key))
         if fd is None or isinstance(fd, Fault):
             return None
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            return None
         with open(fd, "rb") as file:  # noqa: PTH123
             try:
                 recorded, data = read_checksum(fd), file.read()
@@ -213,7 +217,7 @@ class _Recovery:
             body = self._logged(key) if found is None else found
             is_strict = needs_its_targets(key.kind, require_artifacts=self._require_artifacts)
             if is_strict and not self._has_artifacts(key, body):
-                self._path(key).unlink(missing_ok=True)
+                self._remove(key)
                 self._removed += 1
             elif found is None:
                 to_store.append(key)
@@ -237,16 +241,21 @@ class _Recovery:
     def _is_rewritten(self, key: Key, item: Replacement) -> bool:
         """Whether there is a torn artifact at the path of `key`, and has been written anew there.
 
-        Only if nobody reads, as at a start. To make another file would take several times as long:
-        the file system looks for room for each among those that were removed lately. No entry is
-        written upon: after another power cut the disk may have older bytes with a newer time, and
-        the time is what says which version counts.
+        Only if nobody reads, as at a start, and if it is a file with one name, as ours are. To make
+        another file would take several times as long: the file system looks for room for each among
+        those that were removed lately. No entry is written upon: after another power cut the disk
+        may have older bytes with a newer time, and the time is what says which version counts.
         """
         if self._damaged or key.kind.refers:
             return False
         try:
-            fd = os.open(item.path, os.O_RDWR | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(item.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             with closing(TemporaryFile(fd, None)) as file:
+                status = os.fstat(fd)
+                is_own = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+                if not is_own or read_checksum(fd) is None:  # else it may be whole, and read
+                    return False
+                os.ftruncate(fd, 0)
                 os.fchmod(fd, FILE_MODE)
                 file.write([item.data])
                 file.set_time(item.time)
@@ -256,6 +265,11 @@ class _Recovery:
         except OSError:
             return False
 
+    def _remove(self, key: Key) -> None:
+        """Remove what is at the path of `key`, unless it is a folder, which is none of ours."""
+        with suppress(FileNotFoundError, IsADirectoryError):
+            self._path(key).unlink()
+
     def _count(self, key: Key, outcome: OSError | None) -> None:
         """Count the outcome for `key`; if it failed, remove a torn or older file at its path."""
         if outcome is None:
@@ -264,7 +278,7 @@ class _Recovery:
         self._failed += 1
         self._damaged.discard(key)  # better what the kernel shows than nothing
         if self._kept(key) is None:
-            self._path(key).unlink(missing_ok=True)
+            self._remove(key)
 
     def _has_artifacts(self, key: Key, body: bytes) -> bool:
         return all(target_is_there(self._store, key.project, each) for each in targets_in(body))

@@ -60,9 +60,10 @@ class World:
         self.client = ReplicatorClient(self.mailbox.address, self.monitor, entries=True, wait=wait)
         self.report()
 
-    def report(self, *finished: Key, state: str = "ok") -> None:
+    def report(self, *finished: Key, state: str = "ok", reason: str | None = None) -> None:
         """What the process says next."""
-        files = [FinishedFile(key.place, True, lag=0.1) for key in finished]
+        done = reason is None
+        files = [FinishedFile(key.place, done, reason, 0.1) for key in finished]
         (self.folder / "reports").write_bytes(
             framed(Report(BucketReport(state), 7, 70, 1.5, files, []))
         )
@@ -118,6 +119,20 @@ async def test_wait_ends_with_the_report_of_that_file(world: World) -> None:
         assert nursery.child_tasks
         world.report(artifact("A"))
         await world.client.stored(stored(artifact("B")))  # its report comes with the next
+
+
+async def test_wait_goes_on_if_a_file_is_left_to_be_tried_again(world: World) -> None:
+    await world.client.stored(stored(artifact("A")))
+    await eventually_async(lambda: world.told())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.client.shared, artifact("A"))
+        await trio.testing.wait_all_tasks_blocked()
+        world.report(artifact("A"), reason="503 SlowDown")
+        await world.client.stored(stored(artifact("B")))
+        await eventually_async(lambda: world.log.of("replication_failed"))
+        assert nursery.child_tasks
+        world.report(artifact("A"))
+        await world.client.stored(stored(artifact("C")))
 
 
 async def test_nobody_waits_for_what_is_done_or_for_a_bucket_that_fails(world: World) -> None:

@@ -8,6 +8,7 @@ from click.testing import CliRunner, Result
 
 from cache_actors.cli.main import main
 from cache_actors.storage.known_cleans import known_clean
+from cache_actors.storage.layout import SHARE
 from tests.support.s3 import FaultProxy, Refuse, S3Bucket
 from tests.support.stored import APP, Stored
 
@@ -56,6 +57,17 @@ def test_clean_is_told_to_all_nodes_and_noted_here(
     assert s3_bucket.names() == sorted([f"1/.cleans/{APP}/{when}", CLAIM, f"1/{APP}/cas/old"]), (
         "nothing is deleted by its name"
     )
+
+
+def test_clean_wants_the_settings_of_a_bucket_that_there_is(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAS_STORAGE_DIR", str(stored.root))
+    (stored.root / SHARE).mkdir()
+    result = CliRunner().invoke(main, ["clean", f"--project={APP}"])
+    assert result.exit_code == 2
+    assert "set S3_BUCKET" in result.output
+    assert APP.path(stored.root).exists()
 
 
 def test_bucket_of_another_installation_is_left_alone_and_so_is_the_disk(

@@ -95,6 +95,17 @@ def test_list_has_what_is_in_a_folder_in_order(bucket: Bucket) -> None:
         ("HTTP error: error sending request ... TimedOut", Unreachable, "no answer in time"),
         ("HTTP error: error sending request ... ConnectError", Unreachable, "no connection"),
         ("HTTP error: request or response body error", Unreachable, "broke off"),
+        (
+            "Error performing GET http://s3/a/credentials/UnknownIssuer: TimedOut",
+            Unreachable,
+            "no a",
+        ),
+        ("status code: 500 x: <Key>acme/credentials</Key>", Unreachable, "500"),
+        (
+            "Error performing PUT https://s3/b/cas/1 in 1s: error loading credentials",
+            Misconfigured,
+            "",
+        ),
     ],
 )
 def test_errors_are_told_apart(text: str, kind: type[BucketError], said: str) -> None:

@@ -79,6 +79,22 @@ def test_marked_file_is_put_again_only_if_its_mark_is_too_old_or_of_another_buck
     assert bucket.pushed() == [key]
 
 
+def test_entry_that_is_put_again_is_left_out_if_another_node_has_put_a_newer_one(
+    disk: Disk, bucket: WatchedBucket, pusher: Pusher
+) -> None:
+    entry = disk.entry("0~a", salt="ours")
+    disk.mark(entry, 8)
+    ours, name = entry.path(disk.root).stat().st_mtime_ns, object_name("cache", entry)
+    bucket.put(name, b"theirs", {SHA256: "", STORED: str(ours + 1)})
+    assert pusher.push(entry) is Pushed.DONE
+    assert bucket.content(entry) == b"theirs"
+    assert disk.is_marked(entry)
+    disk.mark(entry, 8)
+    bucket.put(name, b"theirs", {SHA256: "", STORED: str(ours - 1)})
+    assert pusher.push(entry) is Pushed.DONE
+    assert bucket.content(entry) == entry.path(disk.root).read_bytes()
+
+
 def test_artifacts_come_before_the_entry_that_refers_to_them(
     disk: Disk, bucket: WatchedBucket, pusher: Pusher
 ) -> None:

@@ -162,6 +162,25 @@ def test_file_that_is_rejected_is_left_to_the_next_walk(
     assert trial.backlog() == Backlog()
 
 
+def test_file_that_was_left_is_pushed_within_seconds(
+    disk: Disk, bucket: WatchedBucket, new: New
+) -> None:
+    first, second = disk.artifact(1), disk.artifact(2)
+    trial = new()
+    walking = threading.Thread(target=trial.keep_walking)
+    walking.start()
+    trial.ended(first)
+    trial.ended(second)
+    eventually(lambda: trial._walk_at > time.monotonic() + 60)  # nothing was left
+    third = disk.artifact(3)
+    bucket.fail(SlowDown("less"), SlowDown("less"), SlowDown("less"))
+    trial.tell(third)
+    trial.ended(third, times=2)
+    assert disk.is_marked(third)
+    trial.stop()
+    walking.join(60)
+
+
 def test_file_that_fails_by_itself_holds_up_no_other(
     disk: Disk, bucket: WatchedBucket, new: New
 ) -> None:

@@ -433,6 +433,30 @@ def test_torn_artifact_is_written_in_its_place_unless_a_scrub_takes_it_away(
     assert (artifact.stat().st_ino != inode) is is_moved
 
 
+def test_nothing_is_written_upon_that_is_no_torn_file_of_ours(
+    root: Path, dead: Path, temporary: TemporaryFolder
+) -> None:
+    artifact, other = root / PATHS[0], root.parent / "other"
+    os.link(artifact, other)
+    other.write_bytes(b"torn")
+    with started_anew(1):
+        assert recover(root, temporary, require_artifacts=True).stored == 1
+    assert (artifact.read_bytes(), other.read_bytes()) == (data_of(ARTIFACTS[0]), b"torn")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_holds_up_no_recovery(
+    root: Path, dead: Path, temporary: TemporaryFolder, make: Callable[[Path], None]
+) -> None:
+    artifact = root / PATHS[0]
+    artifact.unlink()
+    make(artifact)
+    with started_anew(1):
+        recovered = recover(root, temporary, require_artifacts=False)
+    assert (recovered.stored, recovered.failed) == (1, 0) if artifact.is_file() else (0, 1)
+    assert artifact.is_file() is (make is os.mkfifo)
+
+
 @pytest.mark.parametrize("older", [b'{"entries": []}', b""], ids=["whole", "torn"])
 def test_entry_is_not_written_upon(
     root: Path, dead: Path, temporary: TemporaryFolder, older: bytes
