@@ -77,7 +77,7 @@ ENTRIES_BYTES = 16 * MEBIBYTE
 the largest size if it is more. It is separate from that of uploads, which may be slow."""
 
 MESSAGES_BYTES = 64 * MEBIBYTE
-"""Memory for all messages of calls by gRPC, in bytes, or that of three of the largest size if it is
+"""Memory for all messages of calls by gRPC, in bytes, or that of four of the largest size if it is
 more: those that are being received, with what is done with them, and batches of blobs that are
 sent."""
 
@@ -452,7 +452,7 @@ class Application:
             cleaner=CleanerClient(self._cleans.address),
             fetcher=self._new_fetcher_client(),
             entry_memory=Shares(max(ENTRIES_BYTES, 8 * self._settings.largest(Kind.KEYVALUE))),
-            call_memory=Shares(max(MESSAGES_BYTES, 3 * self._settings.grpc_max_cas_bytes)),
+            call_memory=Shares(max(MESSAGES_BYTES, 4 * self._settings.grpc_max_cas_bytes)),
             since=self._since,
             status=lambda: self._peers.tree(self.supervisor.status()),
             metrics=lambda: self._peers.metrics(self.metrics.render()),

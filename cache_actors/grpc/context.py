@@ -119,8 +119,11 @@ class CallContext:
         await self.authorise(self._instance_in(name))
 
     def memory(self) -> MessageMemory:
-        """Memory for messages, which is held until the answer has been sent."""
-        memory = MessageMemory(self.services.call_memory, self.owner)
+        """Memory for messages, which is held until the answer has been sent.
+
+        It is of the project's share, as one message may take more than a client's would be.
+        """
+        memory = MessageMemory(self.services.call_memory, self.owner[:1])
         self.resources.callback(memory.give_back)
         return memory
 

@@ -81,6 +81,15 @@ def test_bytes_that_are_not_the_digests_are_not_stored_and_hurt_no_others(
     assert client.find_missing(wrong, digest_of(blob), short) == [wrong, short]
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize(("number", "size"), [(10_000, 100), (3_900, 2_000)])
+def test_batch_of_many_small_blobs_has_the_memory_that_it_takes(
+    client: GrpcConnection, number: int, size: int
+) -> None:
+    blobs = [os.urandom(size) for _ in range(number)]
+    assert set(client.update(*blobs)) == {0}
+
+
 def test_compressed_batch_is_stored_as_it_was_before(client: GrpcConnection, blob: bytes) -> None:
     def request(digest: Digest, data: bytes) -> BatchUpdateBlobsRequest.Request:
         return BatchUpdateBlobsRequest.Request(digest=digest, data=data, compressor=1)
