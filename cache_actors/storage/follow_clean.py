@@ -22,7 +22,6 @@ Uploads in parts that have begun are left: a file counts as stored when it gets 
 from __future__ import annotations
 
 import os
-import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -37,7 +36,7 @@ from .locks import FolderLock
 from .project_lock import exclusive
 from .references import targets_in
 from .trash import Removed
-from .walk import StoredFile, files, read_unnoticed, shards
+from .walk import StoredFile, files, read_unnoticed, shards, stored_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -121,7 +120,7 @@ class _Following:
             # FileNotFoundError: a clean of this node has moved the project's folder away.
             with suppress(FileNotFoundError), self._alone():
                 for each in batch:
-                    found = _found(each.path, each.id)
+                    found = stored_file(each.path, each.id)
                     if found is not None and goes(found):
                         os.unlink(found.path)  # noqa: PTH108 - a Path keeps its names
                         gone += Removed(1, found.size)
@@ -146,15 +145,6 @@ class _Following:
     def _artifact_goes(self, target: Target) -> bool:
         """Whether an artifact or blob is here, and none of its spellings stays."""
         keys = [Key(self.project, target.kind, each) for each in target.ids]
-        found = [_found(f"{self.root}/{key.place}", key.id) for key in keys]
+        found = [stored_file(f"{self.root}/{key.place}", key.id) for key in keys]
         there = [file for file in found if file is not None]
         return bool(there) and all(map(self._is_old, there))
-
-
-def _found(path: str, file_id: str) -> StoredFile | None:
-    """The file at `path`, if there is one."""
-    try:
-        status = os.stat(path, follow_symlinks=False)  # noqa: PTH116 - faster than a Path's
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return StoredFile(path, file_id, status) if stat.S_ISREG(status.st_mode) else None

@@ -1,6 +1,8 @@
 """The replicator: what it tells its process, and what it makes of reports and of its death."""
 
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -100,6 +102,17 @@ def stored(*keys: Key) -> list[StoredKey]:
     return [StoredKey(key, 4096) for key in keys]
 
 
+@asynccontextmanager
+async def waiting_for_a(world: World) -> AsyncIterator[trio.Nursery]:
+    """Artifact A has been stored, and a task of the nursery waits until it is in the bucket."""
+    await world.client.stored(stored(artifact("A")))
+    await eventually_async(lambda: world.told())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.client.shared, artifact("A"))
+        await trio.testing.wait_all_tasks_blocked()
+        yield nursery
+
+
 async def test_process_is_told_what_is_stored_and_its_report_is_noted(world: World) -> None:
     await world.client.stored(stored(artifact("A"), ENTRY))
     await eventually_async(lambda: world.told())
@@ -111,22 +124,14 @@ async def test_process_is_told_what_is_stored_and_its_report_is_noted(world: Wor
 
 
 async def test_wait_ends_with_the_report_of_that_file(world: World) -> None:
-    await world.client.stored(stored(artifact("A")))
-    await eventually_async(lambda: world.told())
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(world.client.shared, artifact("A"))
-        await trio.testing.wait_all_tasks_blocked()
+    async with waiting_for_a(world) as nursery:
         assert nursery.child_tasks
         world.report(artifact("A"))
         await world.client.stored(stored(artifact("B")))  # its report comes with the next
 
 
 async def test_wait_goes_on_if_a_file_is_left_to_be_tried_again(world: World) -> None:
-    await world.client.stored(stored(artifact("A")))
-    await eventually_async(lambda: world.told())
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(world.client.shared, artifact("A"))
-        await trio.testing.wait_all_tasks_blocked()
+    async with waiting_for_a(world) as nursery:
         world.report(artifact("A"), reason="503 SlowDown")
         await world.client.stored(stored(artifact("B")))
         await eventually_async(lambda: world.log.of("replication_failed"))
@@ -138,11 +143,7 @@ async def test_wait_goes_on_if_a_file_is_left_to_be_tried_again(world: World) ->
 async def test_nobody_waits_for_what_is_done_or_for_a_bucket_that_fails(world: World) -> None:
     with trio.fail_after(30):
         await world.client.shared(artifact("never told of"))
-        await world.client.stored(stored(artifact("A")))
-        await eventually_async(lambda: world.told())
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(world.client.shared, artifact("A"))
-            await trio.testing.wait_all_tasks_blocked()
+        async with waiting_for_a(world):
             world.report(state="unreachable")
             await world.client.stored(stored(artifact("B")))
         await world.client.shared(artifact("A"))
@@ -152,21 +153,13 @@ async def test_wait_is_for_a_bucket_that_takes_what_is_put_though_it_gives_nothi
     world: World,
 ) -> None:
     world.monitor.note("fetcher", "unreachable", "no answer in time")
-    await world.client.stored(stored(artifact("A")))
-    await eventually_async(lambda: world.told())
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(world.client.shared, artifact("A"))
-        await trio.testing.wait_all_tasks_blocked()
+    async with waiting_for_a(world) as nursery:
         assert nursery.child_tasks
         nursery.cancel_scope.cancel()
 
 
 async def test_process_that_dies_is_replaced_and_hurts_nobody(world: World) -> None:
-    await world.client.stored(stored(artifact("A")))
-    await eventually_async(lambda: world.told())
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(world.client.shared, artifact("A"))
-        await trio.testing.wait_all_tasks_blocked()
+    async with waiting_for_a(world):
         (world.folder / "reports").unlink()
         await world.client.stored(stored(artifact("B")))  # has it end
     assert world.monitor.status().state == "unreachable"

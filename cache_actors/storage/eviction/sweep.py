@@ -38,7 +38,6 @@ fetch its artifacts.
 from __future__ import annotations
 
 import os
-import stat
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -51,7 +50,14 @@ from cache_actors.storage.files.last_use import WRONG_CLOCK_NS, last_use, touch_
 from cache_actors.storage.layout import Key
 from cache_actors.storage.project_lock import exclusive
 from cache_actors.storage.references import targets_in
-from cache_actors.storage.walk import FolderLost, StoredFile, files, read_unnoticed, shards
+from cache_actors.storage.walk import (
+    FolderLost,
+    StoredFile,
+    files,
+    read_unnoticed,
+    shards,
+    stored_file,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -304,16 +310,16 @@ class Sweep:
         is_there = False
         for spelling in target.ids:
             path = f"{self.root}/{Key(project, target.kind, spelling).place}"
-            status = _status(path)
-            if status is None or target.size not in (None, status.st_size):
+            found = stored_file(path, spelling)
+            if found is None or target.size not in (None, found.status.st_size):
                 continue
             needed = used
-            rule = self._rule(StoredFile(path, spelling, status), refers=False)
-            if rule.takes(max(used, last_use(status)), spelling):
+            rule = self._rule(found, refers=False)
+            if rule.takes(max(used, last_use(found.status)), spelling):
                 if not is_spared or rule is not self.rule:
                     return False
                 needed = self.rule.now
-            is_there |= last_use(status) >= needed or touch_path(path, needed)
+            is_there |= last_use(found.status) >= needed or touch_path(path, needed)
         waited = self.rule.now - entry.status.st_mtime_ns
         is_strict = self.require_artifacts or target.kind is Kind.BLOB
         if not is_there and not is_strict and 0 <= waited < ENTRY_GRACE_NS:
@@ -336,7 +342,7 @@ class Sweep:
             self.removed.folders += 1
 
     def _remove_entry(self, project: Project, entry: StoredFile) -> bool:
-        now = _again(entry)
+        now = stored_file(entry.path, entry.id)
         if now is None or not self._must_go(project, now):
             return False
         is_shared = self._rule(now, refers=True) is self.rule
@@ -345,7 +351,7 @@ class Sweep:
         return True
 
     def _remove_artifact(self, project: Project, artifact: StoredFile) -> bool:
-        now = _again(artifact)
+        now = stored_file(artifact.path, artifact.id)
         if now is None:
             return False
         rule = self._rule(now, refers=False)
@@ -354,21 +360,6 @@ class Sweep:
         os.unlink(now.path)  # noqa: PTH108 - a Path keeps its names
         self.removed.add_artifact(now, is_shared=rule is self.rule)
         return True
-
-
-def _again(file: StoredFile) -> StoredFile | None:
-    """The current file at the path of `file`, or None."""
-    status = _status(file.path)
-    return StoredFile(file.path, file.id, status) if status else None
-
-
-def _status(path: str | Path) -> os.stat_result | None:
-    """The status of a regular file, or None."""
-    try:
-        status = os.stat(path, follow_symlinks=False)  # noqa: PTH116 - faster than a Path's
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return status if stat.S_ISREG(status.st_mode) else None
 
 
 def _is_ours(status: os.stat_result) -> bool:
