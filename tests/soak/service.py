@@ -214,8 +214,8 @@ def break_storage(flags: Flags) -> None:
 def mark_answers() -> None:
     """Mark what the service itself acknowledges."""
 
-    def marked_response() -> Response:
-        response = empty_response()
+    def marked_response(*status_and_headers: Any) -> Response:
+        response = empty_response(*status_and_headers)
         response.headers[MARK] = "service"
         return response
 
