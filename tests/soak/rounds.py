@@ -142,7 +142,7 @@ class Soak:
         for each in work:
             each.result()
         if not (alive and self._site.wait_until_up()):
-            tail = self._site.service.log_tail()
+            tail = f"{self._site.state()}\n{self._site.service.log_tail()}"
             self._tally.violate(Violation(Fault.UNAVAILABLE, f"after round {this.number}", tail))
             return False
         return True

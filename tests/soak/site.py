@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from tests.support.nginx import NOBODY, Nginx, nginx_before
 from tests.support.service import Service
 
 DISK_BYTES = 512 << 20
-UP_SECONDS = 20.0
+UP_SECONDS = 60.0
 
 APP, OTHER = Project("acme", "app"), Project("acme", "other")
 TOKENS = {APP: "token-of-app", OTHER: "token-of-other"}
@@ -71,9 +71,15 @@ class Site:
 
     def is_up(self) -> bool:
         """Whether the service is up and complete."""
-        with suppress(httpx.TransportError):
-            return httpx.get(self.service.url + "/up", trust_env=False, timeout=5).is_success
-        return False
+        return self.state().startswith("200 ")
+
+    def state(self) -> str:
+        """What `/up` answers: its status and body, or why there is none."""
+        try:
+            answer = httpx.get(self.service.url + "/up", trust_env=False, timeout=5)
+        except httpx.TransportError as error:
+            return repr(error)
+        return f"{answer.status_code} {answer.text}"
 
     def wait_until_up(self) -> bool:
         """Wait for the service, starting it if it has ended; say whether it came up."""
