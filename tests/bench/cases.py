@@ -4,9 +4,11 @@ READ, DUPLICATE, NEW = "artifact read", "upload that exists", "new upload"
 HIT, MISS, PUT = "entry read", "entry that is not there", "entry stored"
 GRADLE_READ, GRADLE_NEW = "Gradle output read", "new Gradle output"
 MODULE_READ = "module read"
+LARGE_NEW = "upload of 25 MiB, one at a time"
 DECISION = "decision for nginx"
 
 NGINX = "nginx alone"
+NGINX_SYNCED = f"{NGINX}, then synced"
 OTHER = "turborepo-remote-cache"
 OTHER_BEHIND_NGINX = f"{OTHER} behind nginx"
 

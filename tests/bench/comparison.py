@@ -7,14 +7,28 @@ short, and a round has a turn of everybody at everything.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from . import turborepo as other
-from .cases import DUPLICATE, GRADLE_NEW, GRADLE_READ, HIT, MISS, MODULE_READ, NEW, PUT, READ
+from .cases import (
+    DUPLICATE,
+    GRADLE_NEW,
+    GRADLE_READ,
+    HIT,
+    LARGE_NEW,
+    MISS,
+    MODULE_READ,
+    NEW,
+    NGINX_SYNCED,
+    PUT,
+    READ,
+)
 from .contestants import (
     GRADLE,
     KEYVALUE,
     MODULE,
+    PLAIN_FILES,
     STORE_KEYVALUE,
     Contestant,
     bare_nginx,
@@ -25,6 +39,7 @@ from .contestants import (
 )
 from .entrant import Entrant
 from .failure import NotHere
+from .large import LargeUploads
 from .machine import describe, load_average
 from .names import SMALL, STORED, artifact_id, new_entry, payload
 from .plan import Plan
@@ -54,11 +69,10 @@ def compare(plan: Plan, installed: Path, say: Callable[[str], None]) -> Comparis
     end = time.monotonic() + plan.comparison_seconds
     with ExitStack() as stack:
         scratch = stack.enter_context(scratch_folder())
-        entrants = [
-            entrant
-            for contestant in _contestants(stack, scratch, installed, skipped)
-            for entrant in _entrants(contestant, scratch)
-        ]
+        entrants: list[Entrant | LargeUploads] = []
+        for contestant in _contestants(stack, scratch, installed, skipped):
+            entrants += _entrants(contestant, scratch)
+            entrants += _large(contestant)
         entrants.sort(key=lambda entrant: _CASES.index(entrant.case))
         turns = take_turns(entrants, plan, end, say)
     versions = {} if any("turborepo" in each for each in skipped) else other.versions(installed)
@@ -74,7 +88,7 @@ def compare(plan: Plan, installed: Path, say: Callable[[str], None]) -> Comparis
     )
 
 
-_CASES = [READ, GRADLE_READ, MODULE_READ, DUPLICATE, HIT, MISS, NEW, GRADLE_NEW, PUT]
+_CASES = [READ, GRADLE_READ, MODULE_READ, DUPLICATE, HIT, MISS, NEW, GRADLE_NEW, PUT, LARGE_NEW]
 
 
 def _install(installed: Path, skipped: list[str], say: Callable[[str], None]) -> None:
@@ -137,3 +151,12 @@ def _entrants(contestant: Contestant, scratch: Path) -> Iterator[Entrant]:
     if contestant.has_entries:
         yield Entrant(GRADLE_NEW, contestant, Ask("PUT", GRADLE, "cas", STORED, 0, body))
         yield Entrant(PUT, contestant, Ask("PUT", STORE_KEYVALUE, "keyvalue", STORED, 0, entry))
+
+
+def _large(contestant: Contestant) -> Iterator[LargeUploads]:
+    """One at a time, so that one worker is enough; nginx also with the sync that it leaves out."""
+    if contestant.api is PLAIN_FILES:
+        yield LargeUploads(LARGE_NEW, contestant)
+        yield LargeUploads(LARGE_NEW, replace(contestant, name=NGINX_SYNCED), synced=True)
+    elif contestant.syncs and contestant.workers == 1:
+        yield LargeUploads(LARGE_NEW, contestant)

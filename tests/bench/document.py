@@ -3,14 +3,26 @@
 from pathlib import Path
 
 from .failure import BenchmarkFailed
-from .results import Comparison, Latency, Machine, Mixed, Remote, Results, Scale, Versions
+from .results import (
+    Comparison,
+    Latency,
+    Machine,
+    Mixed,
+    Recovery,
+    Remote,
+    Results,
+    Scale,
+    Versions,
+)
 from .summary import in_words
 from .tables import (
+    bounds_of,
     builds_table,
     calls_table,
     comparison_table,
     latency_table,
     mixed_table,
+    recovery_table,
     scale_table,
     targets_table,
     versions_table,
@@ -50,18 +62,24 @@ def block(results: Results) -> str:
         parts.append(_mixed(results.mixed))
     if results.scale is not None:
         parts.append(_scale(results.scale))
+    if results.recovery is not None:
+        parts.append(_recovery(results.recovery))
     if results.remote is not None:
         parts.append(_remote(results.remote))
     return "\n\n".join(parts)
 
 
 def _targets(results: Results) -> str:
+    found = targets(results)
+    bounds = "\n".join(f"- {text}" for text in bounds_of(found))
+    missed = f"\n\nWhat bounds those that are missed, and what would change it:\n\n{bounds}"
+    missed = missed if bounds else ""
     return f"""\
 ### Targets
 
 For two cores. Ratios are medians of those of the same round, with the least and the most of them.
 
-{targets_table(targets(results)).markdown()}"""
+{targets_table(found).markdown()}{missed}"""
 
 
 def _comparison(comparison: Comparison) -> str:
@@ -116,6 +134,16 @@ def _scale(scale: Scale) -> str:
 ![CPU time, start and memory, over what is stored](performance/scale.svg)
 
 {scale_table(scale).markdown()}"""
+
+
+def _recovery(recovery: Recovery) -> str:
+    return f"""\
+### After a power cut
+
+{_machine(recovery.machine)} The logs of two busy workers are full,
+and all files that they name are torn.
+
+{recovery_table(recovery).markdown()}"""
 
 
 def _remote(remote: Remote) -> str:

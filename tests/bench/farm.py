@@ -13,18 +13,28 @@ from .names import KIBIBYTE, QUERY, SMALL, STORED, TOKEN, artifact_id, entry_id,
 
 ENTRY_READ, ENTRY_PUT = "entry read", "entry stored"
 ARTIFACT_READ, ARTIFACT_WRITE = "artifact read", "artifact stored"
+LARGE_READ, LARGE_WRITE = "artifact of 2 MiB read", "artifact of 2 MiB stored"
 
-RATES = {ENTRY_READ: 512.0, ENTRY_PUT: 256.0, ARTIFACT_READ: 512.0, ARTIFACT_WRITE: 64.0}
+RATES = {
+    ENTRY_READ: 512.0,
+    ENTRY_PUT: 256.0,
+    ARTIFACT_READ: 460.8,
+    ARTIFACT_WRITE: 57.6,
+    LARGE_READ: 51.2,
+    LARGE_WRITE: 6.4,
+}
 """Operations of each kind that one farm needs in a second."""
 
-FACTORS = (1.0, 2.0, 4.0, 8.0)
+FACTORS = (1.0, 2.0, 4.0, 6.0)
 """So many farms at once, one after the other, until something gives."""
 
 WORKERS = (1, 2)
 """With so many workers of the service, one after the other."""
 
-SIZES = (SMALL,) * 6 + (256 * KIBIBYTE,) * 3 + (2048 * KIBIBYTE,)
-"""The sizes of artifacts, in bytes, as often as they occur among ten."""
+LARGE = 2048 * KIBIBYTE
+SIZES = (SMALL,) * 6 + (256 * KIBIBYTE,) * 3 + (LARGE,)
+"""The sizes of artifacts, in bytes, as often as they occur among ten. The large ones are operations
+of a kind of their own, as they may take longer."""
 
 BODIES = {size: payload(size) for size in set(SIZES)}
 
@@ -83,8 +93,10 @@ def operations(load: Load) -> list[Operation]:
     makers: dict[str, _Requests] = {
         ENTRY_READ: _EntryReads(load),
         ENTRY_PUT: _EntryPuts(load),
-        ARTIFACT_READ: _ArtifactReads(load),
-        ARTIFACT_WRITE: _ArtifactWrites(load),
+        ARTIFACT_READ: _ArtifactReads(load, large=False),
+        ARTIFACT_WRITE: _ArtifactWrites(load, large=False),
+        LARGE_READ: _ArtifactReads(load, large=True),
+        LARGE_WRITE: _ArtifactWrites(load, large=True),
     }
     made = [
         Operation(due, kind, makers[kind].requests(chance))
@@ -124,13 +136,14 @@ class _EntryReads:
 class _ArtifactReads:
     """An entry says which artifact it is, and then that is read."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load, *, large: bool) -> None:
         self._reads = [
             (
                 get(f"/api/cache/keyvalue/{entry_id(STORED, number)}?{QUERY}"),
                 get(f"/api/cache/cas/{artifact_id(STORED, number)}?{QUERY}"),
             )
             for number in range(load.stored)
+            if (size_of(number) == LARGE) == large
         ]
 
     def requests(self, chance: random.Random) -> tuple[Request, ...]:
@@ -151,19 +164,23 @@ class _EntryPuts:
 
 
 class _ArtifactWrites:
-    """New artifacts, each with an entry that refers to it as soon as it is stored."""
+    """New artifacts, each with an entry that refers to it as soon as it is stored.
 
-    def __init__(self, load: Load) -> None:
+    Small ones have even numbers and large ones odd ones. Their entries have odd numbers.
+    """
+
+    def __init__(self, load: Load, *, large: bool) -> None:
         self._load = load
-        self._count = 0
+        self._number = int(large)
+        self._sizes = [size for size in SIZES if (size == LARGE) == large]
 
     def requests(self, chance: random.Random) -> tuple[Request, ...]:
-        self._count += 1
-        artifact = artifact_id(self._load.tag, self._count)
-        body = BODIES[chance.choice(SIZES)]
+        self._number += 2
+        artifact = artifact_id(self._load.tag, self._number)
+        body = BODIES[chance.choice(self._sizes)]
         return (
             store_artifact(artifact, body),
-            put_entry(entry_id(self._load.tag, 2 * self._count + 1), artifact),
+            put_entry(entry_id(self._load.tag, 2 * self._number + 1), artifact),
         )
 
 

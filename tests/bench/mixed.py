@@ -25,6 +25,8 @@ from .farm import (
     ENTRY_PUT,
     ENTRY_READ,
     FACTORS,
+    LARGE_READ,
+    LARGE_WRITE,
     RATES,
     WORKERS,
     Load,
@@ -41,7 +43,10 @@ from .summary import latency_of
 from .tags import new_tag
 from .wrk import Ask, run_wrk
 
-GENERATORS = ((ENTRY_READ, ARTIFACT_READ), (ENTRY_PUT, ARTIFACT_WRITE))
+GENERATORS = (
+    (ENTRY_READ, ARTIFACT_READ, LARGE_READ),
+    (ENTRY_PUT, ARTIFACT_WRITE, LARGE_WRITE),
+)
 """What each of the generator's processes does. They share no connections: reads do not wait because
 all of them are busy storing."""
 
@@ -109,8 +114,7 @@ def grow(contestant: Contestant, seconds: float, say: Callable[[str], None]) -> 
 def _warm_up(contestant: Contestant, scratch: Path, seconds: float) -> None:
     """Store entries in as many folders as possible.
 
-    The first one that a process puts into a folder after its start costs it a sync more, and there
-    are 4,096 of them.
+    The first one in a folder has to make it, and there are 4,096 of them.
     """
     body = scratch / "entry"
     body.write_bytes(new_entry("{id}", artifact_id(STORED, 0)))

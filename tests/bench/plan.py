@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from .farm import FACTORS, WORKERS
 
-LONGEST, SHORTEST = 120.0, 10.0
+LONGEST, SHORTEST = 120.0, 12.0
 """Minutes. In less there would be a round or two of everything, which says nothing."""
 
-LARGE = 16.0
-"""Minutes from which on a run has the time to store a million artifacts."""
+LARGE = 20.0
+"""Minutes from which on a run has the time to store a million artifacts, and to recover often."""
 
 LARGE_SECONDS, SMALL_SECONDS = 360.0, 90.0
 """What it takes to make, to ask for and to remove a million artifacts; and a hundred thousand."""
@@ -24,6 +24,9 @@ FARM_SECONDS = 10.0
 
 REMOTE_SETUP_SECONDS, TURNS_OF_CALLS = 20.0, 9
 """The Remote Execution API: until everybody runs, and turns in each round and to warm up."""
+
+RECOVERY_SECONDS = 60.0
+"""To fill logs, to recover what they have, and to start once more."""
 
 BUILD_SECONDS, SECONDS_PER_ACTION, BUILDS = 5.0, 0.007, 3
 """A build: what it takes in any case, and for each action; and builds in a round."""
@@ -47,6 +50,7 @@ class Plan:
         call_rounds: of turns at each method of the Remote Execution API.
         small_actions: how many a build has that is all hits.
         build_rounds: of such builds, beside the one that fills caches.
+        recoveries: starts after a power cut.
     """
 
     comparison_seconds: float
@@ -59,6 +63,7 @@ class Plan:
     call_rounds: int
     small_actions: int
     build_rounds: int
+    recoveries: int
 
     def seconds(self) -> float:
         """How long all of it takes, if no farm is too large."""
@@ -67,6 +72,7 @@ class Plan:
             + self.versions_seconds
             + farm_seconds(self.step_seconds)
             + scale_seconds(self.sizes)
+            + RECOVERY_SECONDS * self.recoveries
             + remote_seconds(
                 self.call_rounds, self.turn_seconds, self.small_actions, self.build_rounds
             )
@@ -84,8 +90,9 @@ QUICK = Plan(
     call_rounds=1,
     small_actions=100,
     build_rounds=1,
+    recoveries=1,
 )
-"""About four minutes, to see whether everything works. Its figures are not worth much."""
+"""About six minutes, to see whether everything works. Its figures are not worth much."""
 
 
 def plan_for(minutes: float) -> Plan:
@@ -101,7 +108,9 @@ def plan_for(minutes: float) -> Plan:
     rounds, builds = (5, 3) if minutes >= 30 else (3, 1)
     actions = 2_000 if minutes >= LARGE else 200
     remote = remote_seconds(rounds, turn, actions, builds)
+    recoveries = 2 if minutes >= LARGE else 1
     left = minutes * 60 - farm_seconds(step) - scale_seconds(sizes) - remote
+    left -= RECOVERY_SECONDS * recoveries
     return Plan(
         comparison_seconds=left * COMPARISON_PART,
         versions_seconds=left * (1 - COMPARISON_PART),
@@ -113,6 +122,7 @@ def plan_for(minutes: float) -> Plan:
         call_rounds=rounds,
         small_actions=actions,
         build_rounds=builds,
+        recoveries=recoveries,
     )
 
 

@@ -1,4 +1,4 @@
-"""`python -m tests.bench.recovery [FOLDER]`: how long a start takes after a power cut.
+"""How long a start takes after a power cut.
 
 The logs are those of a service with two workers that was as busy as it can be: each disk writer has
 filled both segments of its log with artifacts of 10 KiB, and each key-value store has logged
@@ -7,12 +7,9 @@ the machine has been started anew. The logs themselves are still in the kernel's
 """
 
 import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
-from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 from cache_actors.kinds import Kind
@@ -21,14 +18,19 @@ from cache_actors.storage.files import write_ahead_log
 from cache_actors.storage.files.store import FileStore, Publication
 from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.files.write_ahead_log import SEGMENT_BYTES, WriteAheadLog, boot_id
-from cache_actors.storage.layout import LOGS, TEMPORARY, Key, Project
+from cache_actors.storage.layout import LOGS, TEMPORARY, Key
 
+from .contestants import scratch_folder, storage_in
+from .figures import spread
+from .machine import describe, load_average
+from .names import PROJECT, SMALL
+from .plan import Plan
+from .results import Recovery
 from .scale import seconds_to_start
 
-ROUNDS = 3
 WORKERS = 2
 BATCH = 32
-ARTIFACT = os.urandom(10 * 1024)
+ARTIFACT = os.urandom(SMALL)
 ARTIFACTS = 2 * SEGMENT_BYTES // (len(ARTIFACT) + 200)
 """Artifacts of a full log; beside each lies its record's head."""
 
@@ -36,7 +38,30 @@ ENTRY = b'{"entries":[{"value":"%b"}]}' % (b"x" * 150)
 ENTRIES = 10_000
 """Entries of a log: 1,000 in a second for 10 s."""
 
-PROJECT = Project("acme", "app")
+
+def measure_recovery(plan: Plan, say: Callable[[str], None]) -> Recovery:
+    """Measure a start after each of several power cuts, and one without."""
+    load = load_average()
+    starts: list[float] = []
+    usual: list[float] = []
+    for _ in range(plan.recoveries):
+        say("filling logs, and cutting the power")
+        with scratch_folder() as scratch:
+            root = storage_in(scratch, "cas")
+            for worker in range(WORKERS):
+                fill(root, worker)
+            size = cut_the_power(root)
+            os.sync()
+            starts.append(seconds_to_start(root, WORKERS))
+            usual.append(seconds_to_start(root, WORKERS))
+    return Recovery(
+        describe(load),
+        WORKERS * ARTIFACTS,
+        WORKERS * ENTRIES,
+        size,
+        spread(starts),
+        spread(usual),
+    )
 
 
 @contextmanager
@@ -83,25 +108,3 @@ def cut_the_power(root: Path) -> int:
         size += len(data)
         segment.write_bytes(data.replace(boot_id(), b"f" * 36, 1))
     return size
-
-
-def main() -> None:
-    """Measure a start after each of several power cuts, and one without."""
-    print(f"{WORKERS * ARTIFACTS:,} artifacts of 10 KiB, {WORKERS * ENTRIES:,} entries")
-    starts: list[float] = []
-    for _ in range(ROUNDS):
-        with TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as folder:
-            root = Path(folder) / "storage"
-            root.mkdir()
-            for worker in range(WORKERS):
-                fill(root, worker)
-            size = cut_the_power(root)
-            os.sync()
-            starts.append(seconds_to_start(root, WORKERS))
-            usual = seconds_to_start(root, WORKERS)
-            print(f"{size >> 20} MiB of logs: {starts[-1]:.2f} s; without: {usual:.2f} s")
-    print(f"median {median(starts):.2f} s")
-
-
-if __name__ == "__main__":
-    main()

@@ -31,7 +31,7 @@ class Turn(msgspec.Struct, frozen=True):
         rate: answers per second.
         p50_ms, p99_ms: percentiles of the latency.
         cpu_us: CPU time of each part for one answer, in microseconds.
-        wrk_busy: which part of a core wrk used.
+        wrk_busy: which part of a core wrk used, or what else sent the requests.
         shares: which part of the requests that it answered each worker of the service had.
     """
 
@@ -173,6 +173,24 @@ class Scale(msgspec.Struct, frozen=True):
     sizes: list[Size]
 
 
+class Recovery(msgspec.Struct, frozen=True):
+    """Starts after a power cut, and without one.
+
+    Attributes:
+        artifacts, entries: how many are stored again.
+        log_bytes: what the logs take.
+        start_seconds: until the first 200 of `/up`.
+        usual_seconds: the same of the next start.
+    """
+
+    machine: Machine
+    artifacts: int
+    entries: int
+    log_bytes: int
+    start_seconds: Spread
+    usual_seconds: Spread
+
+
 class Calls(msgspec.Struct, frozen=True):
     """All turns of one contestant at one method of the Remote Execution API.
 
@@ -213,6 +231,7 @@ class Results(msgspec.Struct):
     mixed: Mixed | None = None
     scale: Scale | None = None
     remote: Remote | None = None
+    recovery: Recovery | None = None
 
 
 def load(path: Path) -> Results:

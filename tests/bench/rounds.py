@@ -1,12 +1,19 @@
 """Entrants that take turns, round after round."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from .entrant import Entrant
 from .plan import Plan, rounds_until
 from .results import Turn
 
 WARM_UP_SECONDS = 1.0
+
+
+class Entrant(Protocol):
+    """Somebody who takes turns."""
+
+    def turn(self, seconds: float) -> Turn:
+        """One of them, of about so many seconds."""
 
 
 def take_turns(

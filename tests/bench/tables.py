@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rich.table import Table as RichTable
 
 from .figures import Spread, ratios, spread
-from .results import Comparison, Mixed, Remote, Results, Scale, Versions
+from .results import Comparison, Mixed, Recovery, Remote, Results, Scale, Versions
 from .summary import costs, cpu_us, of_limit, rates, shares
 from .targets import Target, targets
 
@@ -47,6 +47,8 @@ def tables_of(results: Results) -> list[Table]:
         tables += [mixed_table(results.mixed), latency_table(results.mixed)]
     if results.scale is not None:
         tables.append(scale_table(results.scale))
+    if results.recovery is not None:
+        tables.append(recovery_table(results.recovery))
     if results.remote is not None:
         tables += [calls_table(results.remote), builds_table(results.remote)]
     return tables
@@ -56,6 +58,15 @@ def targets_table(found: Sequence[Target]) -> Table:
     """Each target, and whether it is met."""
     rows = [[each.what, each.wanted, each.measured, each.verdict] for each in found]
     return Table("Targets", ["", "target", "measured", ""], rows, words=4)
+
+
+def bounds_of(found: Sequence[Target]) -> list[str]:
+    """What bounds each target that is missed, and what would change that; one text for several."""
+    texts: dict[str, list[str]] = {}
+    for each in found:
+        if each.is_missed():
+            texts.setdefault(each.bound, []).append(f"*{each.what}*")
+    return [f"{'; '.join(names)}: {text}." for text, names in texts.items()]
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -70,8 +81,8 @@ def comparison_table(comparison: Comparison) -> Table:
             [
                 case.case if case.case != last else "",
                 case.contestant,
-                f"{rates(case).median:,.0f}",
-                _between(rates(case), ",.0f"),
+                _number(rates(case).median),
+                " to ".join(map(_number, (rates(case).least, rates(case).most))),
                 "" if limit is None else f"{limit.median:.2f}",
                 f"{p50:.1f}",
                 f"{p99:.1f}",
@@ -203,6 +214,17 @@ def scale_table(scale: Scale) -> Table:
         )
     columns = ["stored", *(f"{name}, CPU µs" for name in names), "start s", "memory MiB"]
     return Table("With more and more stored", columns, rows)
+
+
+def recovery_table(recovery: Recovery) -> Table:
+    """A start after a power cut, and the next one."""
+    after, usual = (
+        f"{found.median:.2f} ({_between(found, '.2f')})"
+        for found in (recovery.start_seconds, recovery.usual_seconds)
+    )
+    row = [f"{recovery.artifacts:,}", f"{recovery.entries:,}", f"{recovery.log_bytes >> 20:,}"]
+    columns = ["artifacts", "entries", "logs, MiB", "start s", "the next start s"]
+    return Table("After a power cut", columns, [[*row, after, usual]], words=0)
 
 
 def _latencies(latency: object) -> list[str]:

@@ -21,6 +21,7 @@ from .results import (
     Machine,
     Mixed,
     Pair,
+    Recovery,
     Remote,
     Results,
     Scale,
@@ -83,6 +84,7 @@ RESULTS = Results(
     Mixed(MACHINE, 5.0, 20_000.0, Latency(1, 0.2, 0.3, 0.4, 0.5), [FARM], []),
     Scale(MACHINE, 2.0, [SIZE]),
     REMOTE,
+    Recovery(MACHINE, 100, 200, 9 << 20, Spread(4.0, 3.0, 5.0), Spread(1.0, 1.0, 1.0)),
 )
 
 

@@ -1,6 +1,7 @@
 """What build farms ask for, and the names of it."""
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.layout import Key, parse_id, shard
 from cache_actors.storage.references import references_in
 
-from .farm import RATES, Load, operations
+from .farm import BODIES, LARGE, LARGE_WRITE, RATES, Load, operations
 from .fill import ARTIFACT_BYTES, fill_part
 from .names import PROJECT, STORED, artifact_id, entry_id, payload, stored_entry
 
@@ -25,7 +26,15 @@ def test_operations_come_at_their_rates_in_order() -> None:
     assert 0 < made[0].due < made[-1].due < LOAD.seconds
     counts = Counter(operation.kind for operation in made)
     for kind, rate in RATES.items():
-        assert counts[kind] == pytest.approx(rate * LOAD.seconds, rel=0.2)
+        expected = rate * LOAD.seconds
+        assert counts[kind] == pytest.approx(expected, abs=4 * math.sqrt(expected))
+
+
+def test_large_artifacts_are_operations_of_their_own() -> None:
+    large = [operation.kind == LARGE_WRITE for operation in operations(LOAD)]
+    bodies = [operation.requests[0].body == BODIES[LARGE] for operation in operations(LOAD)]
+    assert bodies == large
+    assert any(large)
 
 
 def test_the_same_load_is_the_same_operations() -> None:
