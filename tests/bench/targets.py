@@ -246,8 +246,9 @@ def farms(mixed: Mixed | None) -> Target:
         f" else under {FARM_P99_MS:g} ms"
     )
     bound = (
-        "the farms' sender, nginx and the service share two cores, and what is stored waits for"
-        " them: more cores, with `WORKERS`, would change it"
+        "the farms' sender, nginx and the service share two cores, of which an artifact of 2 MiB"
+        " takes some 7 ms, and it waits for a sync of its own: more cores, with `WORKERS`, would"
+        " change it"
     )
     farm = _farm_of(mixed, ours(2, "fsync"))
     if farm is None or not farm.steps:
