@@ -5,11 +5,12 @@ at a start. After a checkpoint that failed, the same is done while the service r
 
 A file is *whole* if its bytes have the checksum that is recorded for it. A record of the log is
 stored again unless there is a whole file of its name. For an entry, that file must also be at least
-as new, and for an artifact, be none that a clean is about to take. No record is stored again whose project has been cleaned since: its folder is gone, or
-another one, or a clean is known that takes it (`known_cleans.py`). A torn file at its path is
-removed then: it was being stored during the clean. Recovery may store a write that was never
-acknowledged: its client heard an error, or nothing, and had to expect either. At a start, when
-nobody reads, a torn artifact is written anew in its place.
+as new, and for an artifact, be none that a clean is about to take. No record is stored again whose
+project has been cleaned since: its folder is gone, or another one, or a clean is known that takes
+it (`known_cleans.py`). A torn file at its path is removed then: it was being stored during the
+clean. Recovery may store a write that was never acknowledged: its client heard an error, or
+nothing, and had to expect either. At a start, when nobody reads, a torn artifact is written anew in
+its place.
 
 Of several records of an entry the newest counts, whichever process logged it. An action is removed
 if a blob of it is lost even so, and an entry if an artifact of it is, unless that is allowed: it
