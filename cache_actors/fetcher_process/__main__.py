@@ -22,7 +22,7 @@ from cache_actors.s3.errors import BreakerOpen, BucketError, Misconfigured
 from cache_actors.s3.installation import ClaimedBucket
 from cache_actors.s3.outcome import Outcome
 from cache_actors.s3.pull import Puller
-from cache_actors.s3.report import BucketReport, CountedRequest, bucket_report
+from cache_actors.s3.report import BucketReport, CountedRequest, bucket_report, failed_disk
 from cache_actors.storage.capacity import Capacity
 from cache_actors.storage.files.store import FileStore
 from cache_actors.storage.files.temporary import TemporaryFolder
@@ -159,19 +159,22 @@ class FetcherServer:
     def keep_looking(self) -> None:
         """Open the bucket, as often as it takes, and look for cleans; never returns."""
         while True:
-            try:
-                self._look()
-            except BucketError as error:
-                cause = error.cause if isinstance(error, BreakerOpen) else error
-                is_lasting = self._puller is None or isinstance(cause, Misconfigured)
-                self._failure = cause if is_lasting else None  # the breaker tells of an outage
-                time.sleep(RETRY_SECONDS)
-            except OSError as error:
-                self._failure = Misconfigured(f"the storage cannot be used: {error.strerror}")
-                time.sleep(RETRY_SECONDS)
-            else:
-                self._failure = None
-                time.sleep(CLEANS_SECONDS)
+            time.sleep(self.look())
+
+    def look(self) -> float:
+        """Open the bucket, look for cleans, and return the seconds until the next time."""
+        try:
+            self._look()
+        except BucketError as error:
+            cause = error.cause if isinstance(error, BreakerOpen) else error
+            is_lasting = self._puller is None or isinstance(cause, Misconfigured)
+            self._failure = cause if is_lasting else None  # the breaker tells of an outage
+        except OSError as error:
+            self._failure = failed_disk(error)
+        else:
+            self._failure = None
+            return CLEANS_SECONDS
+        return RETRY_SECONDS
 
     def bucket_report(self, requests: list[CountedRequest]) -> BucketReport:
         """How the bucket is, with the requests since the last report."""

@@ -24,7 +24,7 @@ from cache_actors.s3.errors import BreakerOpen, BucketError, Misconfigured
 from cache_actors.s3.installation import ClaimedBucket
 from cache_actors.s3.push import Pushed
 from cache_actors.s3.replication import Backlog, Finished, Replication
-from cache_actors.s3.report import BucketReport, CountedRequest, bucket_report
+from cache_actors.s3.report import BucketReport, CountedRequest, bucket_report, failed_disk
 from cache_actors.s3.walk import Unshared
 from cache_actors.storage.layout import key_at
 
@@ -147,7 +147,7 @@ class ReplicatorServer:
             self._failure = error.cause if isinstance(error, BreakerOpen) else error
             return False
         except OSError as error:
-            self._failure = Misconfigured(f"the storage cannot be used: {error.strerror}")
+            self._failure = failed_disk(error)
             return False
         self._failure = None
         return True
