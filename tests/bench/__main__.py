@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from .bucket import measure_bucket
 from .comparison import compare
 from .document import rewrite
 from .failure import BenchmarkFailed, NotHere
@@ -33,15 +34,15 @@ INTERRUPTED = 130
 WIDE = 160
 """Columns of what is not a terminal, such as a log."""
 
-PARTS = ("comparison", "versions", "mixed", "scale", "remote")
+PARTS = ("comparison", "versions", "mixed", "scale", "remote", "bucket")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--quick", is_flag=True, help="About four minutes, to see whether all of it works.")
+@click.option("--quick", is_flag=True, help="About five minutes, to see whether all of it works.")
 @click.option(
     "--minutes",
     type=click.FloatRange(SHORTEST, LONGEST),
-    default=22.0,
+    default=25.0,
     show_default=True,
     help="How long all parts together take.",
 )
@@ -128,8 +129,10 @@ def measure(
         results.mixed = measure_mixed(plan, say)
     elif part == "scale":
         results.scale = measure_scale(plan, say)
-    else:
+    elif part == "remote":
         results.remote = measure_remote(plan, BUILDGRID, say)
+    else:
+        results.shared = measure_bucket(plan, say)
 
 
 def _skipped(results: Results) -> set[str]:

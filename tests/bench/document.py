@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from .failure import BenchmarkFailed
-from .results import Comparison, Latency, Machine, Mixed, Remote, Results, Scale, Versions
+from .results import Comparison, Latency, Machine, Mixed, Remote, Results, Scale, Shared, Versions
 from .summary import in_words
 from .tables import (
+    asked_table,
+    beside_table,
     builds_table,
     calls_table,
     comparison_table,
@@ -52,6 +54,8 @@ def block(results: Results) -> str:
         parts.append(_scale(results.scale))
     if results.remote is not None:
         parts.append(_remote(results.remote))
+    if results.shared is not None:
+        parts.append(_shared(results.shared))
     return "\n\n".join(parts)
 
 
@@ -130,6 +134,23 @@ def _remote(remote: Remote) -> str:
 Builds of {remote.actions:,} small actions by Bazel, from an empty output folder, all hits:
 
 {builds_table(remote).markdown()}"""
+
+
+def _shared(shared: Shared) -> str:
+    turns = f"{len(shared.beside[0].shared)} turns; a farm stores for {shared.seconds:g} s in each."
+    outage = shared.outage
+    return f"""\
+### With a bucket
+
+{_machine(shared.machine)} {turns}
+
+{beside_table(shared).markdown()}
+
+{asked_table(shared).markdown()}
+
+Of the entries that were pulled, {shared.missed:,} did not come in time. S3 was stopped for
+{outage.seconds:g} s, in which {outage.objects:,} objects were stored. The walk looked at
+{shared.walked:,} files. Lag, catch-up and costs are above, beside their targets."""
 
 
 def _machine(machine: Machine) -> str:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from .farm import FACTORS, WORKERS
 
-LONGEST, SHORTEST = 120.0, 10.0
+LONGEST, SHORTEST = 120.0, 14.0
 """Minutes. In less there would be a round or two of everything, which says nothing."""
 
-LARGE = 16.0
+LARGE = 20.0
 """Minutes from which on a run has the time to store a million artifacts."""
 
 LARGE_SECONDS, SMALL_SECONDS = 360.0, 90.0
@@ -27,6 +27,9 @@ REMOTE_SETUP_SECONDS, TURNS_OF_CALLS = 20.0, 9
 
 BUILD_SECONDS, SECONDS_PER_ACTION, BUILDS = 5.0, 0.007, 3
 """A build: what it takes in any case, and for each action; and builds in a round."""
+
+SHARED_SETUP_SECONDS, CATCH_UP_SECONDS, PULL_SECONDS = 25.0, 45.0, 0.015
+"""The bucket: until all nodes run, until one has caught up after an outage, and for each pull."""
 
 COMPARISON_PART = 0.6
 """Of the time that is left for what goes in rounds; the rest is for the versions."""
@@ -47,6 +50,10 @@ class Plan:
         call_rounds: of turns at each method of the Remote Execution API.
         small_actions: how many a build has that is all hits.
         build_rounds: of such builds, beside the one that fills caches.
+        shared_rounds: of turns at each case with a bucket and without.
+        load_seconds: for each turn of a build farm's stores there.
+        outage_seconds: how long the bucket is out of reach.
+        pulled: how many misses and pulls are timed.
     """
 
     comparison_seconds: float
@@ -59,6 +66,10 @@ class Plan:
     call_rounds: int
     small_actions: int
     build_rounds: int
+    shared_rounds: int
+    load_seconds: float
+    outage_seconds: float
+    pulled: int
 
     def seconds(self) -> float:
         """How long all of it takes, if no farm is too large."""
@@ -69,6 +80,13 @@ class Plan:
             + scale_seconds(self.sizes)
             + remote_seconds(
                 self.call_rounds, self.turn_seconds, self.small_actions, self.build_rounds
+            )
+            + shared_seconds(
+                self.shared_rounds,
+                self.turn_seconds,
+                self.load_seconds,
+                self.outage_seconds,
+                self.pulled,
             )
         )
 
@@ -84,8 +102,12 @@ QUICK = Plan(
     call_rounds=1,
     small_actions=100,
     build_rounds=1,
+    shared_rounds=1,
+    load_seconds=2.0,
+    outage_seconds=5.0,
+    pulled=200,
 )
-"""About four minutes, to see whether everything works. Its figures are not worth much."""
+"""About five minutes, to see whether everything works. Its figures are not worth much."""
 
 
 def plan_for(minutes: float) -> Plan:
@@ -101,7 +123,9 @@ def plan_for(minutes: float) -> Plan:
     rounds, builds = (5, 3) if minutes >= 30 else (3, 1)
     actions = 2_000 if minutes >= LARGE else 200
     remote = remote_seconds(rounds, turn, actions, builds)
-    left = minutes * 60 - farm_seconds(step) - scale_seconds(sizes) - remote
+    load, outage, pulled = 5.0, 60.0, 1_000
+    shared = shared_seconds(3, turn, load, outage, pulled)
+    left = minutes * 60 - farm_seconds(step) - scale_seconds(sizes) - remote - shared
     return Plan(
         comparison_seconds=left * COMPARISON_PART,
         versions_seconds=left * (1 - COMPARISON_PART),
@@ -113,6 +137,10 @@ def plan_for(minutes: float) -> Plan:
         call_rounds=rounds,
         small_actions=actions,
         build_rounds=builds,
+        shared_rounds=3,
+        load_seconds=load,
+        outage_seconds=outage,
+        pulled=pulled,
     )
 
 
@@ -135,6 +163,15 @@ def remote_seconds(rounds: int, turn_seconds: float, actions: int, builds: int) 
     turns = TURNS_OF_CALLS * ((1 + 0.5) + rounds * (turn_seconds + 0.5))
     each = BUILD_SECONDS + SECONDS_PER_ACTION * actions
     return REMOTE_SETUP_SECONDS + turns + BUILDS * (1 + builds) * each
+
+
+def shared_seconds(
+    rounds: int, turn_seconds: float, load_seconds: float, outage_seconds: float, pulled: int
+) -> float:
+    """How long the bucket takes: two nodes at two cases and with a load, pulls, an outage."""
+    turns = 2 * rounds * (2 * turn_seconds + load_seconds + 1)
+    pulls = PULL_SECONDS * pulled
+    return SHARED_SETUP_SECONDS + turns + pulls + outage_seconds + CATCH_UP_SECONDS
 
 
 def rounds_until(

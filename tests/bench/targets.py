@@ -3,13 +3,27 @@
 Ratios are medians of those of the same round, as everywhere.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
+from .bucket import (
+    FETCHER,
+    FIRST_MISS,
+    HITS,
+    KNOWN_SILENT,
+    MISSES,
+    PULLED,
+    PUTS,
+    REPLICATOR,
+    SILENT,
+    UPLOADS,
+)
 from .cases import HIT, NEW, OTHER_BEHIND_NGINX, PUT, READ, ours
-from .figures import Spread, spread
+from .figures import Spread, ratios, spread
 from .remote_execution import ACTION, BUILDGRID, OURS, READ_BATCH
 from .remote_execution import READ as READ_STREAM
-from .results import Comparison, Farm, Mixed, Remote, Results, Scale, Size, Step
+from .results import Comparison, Farm, Mixed, Remote, Results, Scale, Shared, Size, Step
 from .summary import cost_ratio, cpu_us, rate_ratio, turns_of
 
 MIN_UPLOADS, UPLOADS_AIM = 0.6, 1.0
@@ -38,6 +52,12 @@ CALLS = {ACTION: 2_500.0, READ_BATCH: 15_000.0, READ_STREAM: 300.0}
 TIMES_BUILDGRID = 3.0
 """Rates of calls, and how many times BuildGrid's they are to be; but for the stream, which the
 network limits before."""
+
+SHARED_RATES, SHARED_WAITS = 0.95, 1.1
+"""Rates, and times until an acknowledgement, with a bucket, of those without."""
+
+OUTAGE_SECONDS = 60.0
+"""Outages of the bucket that are shorter are easier to catch up with."""
 
 NOT_MEASURED = "not measured"
 
@@ -70,6 +90,7 @@ def targets(results: Results) -> list[Target]:
         start(results.scale),
         *(growth(results.scale, case) for case in (READ, HIT, NEW, PUT)),
         *(calls(results.remote, case) for case in CALLS),
+        *shared_targets(results.shared),
     ]
 
 
@@ -204,9 +225,6 @@ def _cost_at(scale: Scale | None, stored: int, case: str) -> float | None:
     return None
 
 
-# --- Verdicts -------------------------------------------------------------------------------------
-
-
 # --- The Remote Execution API ---------------------------------------------------------------------
 
 
@@ -232,6 +250,117 @@ def _rates_of(remote: Remote | None, case: str, contestant: str) -> Spread | Non
         if (each.case, each.contestant) == (case, contestant):
             return spread(each.rates)
     return None
+
+
+# --- With a bucket --------------------------------------------------------------------------------
+
+
+def _mebibytes(shared: Shared, name: str) -> float:
+    return shared.memory_bytes[name] / 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A figure of the part with a bucket, and what it is to come to.
+
+    Attributes:
+        what: what is looked at.
+        value: the figure, or None if this run has none that counts.
+        wanted: what it is to be at most, or at least.
+        unit: of both.
+        is_most: whether it is to be that at most.
+    """
+
+    what: str
+    value: Callable[[Shared], float | None]
+    wanted: float
+    unit: str = ""
+    is_most: bool = True
+
+    def target(self, shared: Shared | None) -> Target:
+        """The target, and what came of it."""
+        word, verdict = ("at most", at_most) if self.is_most else ("at least", at_least)
+        wanted = f"{word} {self._figure(self.wanted)}"
+        value = None if shared is None else self.value(shared)
+        if value is None:
+            return _not_measured(self.what, wanted)
+        return Target(self.what, wanted, self._figure(value), verdict(value, self.wanted))
+
+    def _figure(self, value: float) -> str:
+        """A figure with its unit; a small one with places, unless it is a number of things."""
+        places = 0 if not self.unit or value >= 100 else 1 if value >= 10 else 2
+        return f"{value:,.{places}f} {self.unit}".rstrip()
+
+
+LIMITS = (
+    Limit("lag at a farm's rate, p50", lambda found: found.lag_p50_seconds, 0.3, "s"),
+    Limit("lag at a farm's rate, p99", lambda found: found.lag_p99_seconds, 2.0, "s"),
+    Limit(
+        f"catch-up after {OUTAGE_SECONDS:g} s without S3, half a farm storing",
+        lambda found: (
+            found.outage.catch_up_seconds if found.outage.seconds >= OUTAGE_SECONDS else None
+        ),
+        40.0,
+        "s",
+    ),
+    Limit(
+        "objects put in a second, after that", lambda found: found.outage.rate, 550, is_most=False
+    ),
+    Limit("CPU time for each of them", lambda found: found.outage.cpu_us, 450, "µs"),
+    Limit("first-time misses in a second", lambda found: found.misses_rate, 1_500, is_most=False),
+    Limit(f"{FIRST_MISS}, p50", lambda found: found.reads[FIRST_MISS].p50_ms, 10, "ms"),
+    Limit(f"{FIRST_MISS}, longest", lambda found: found.reads[FIRST_MISS].most_ms, 275, "ms"),
+    Limit(f"{PULLED}, p50", lambda found: found.reads[PULLED].p50_ms, 25, "ms"),
+    Limit(f"{PULLED}, p99", lambda found: found.reads[PULLED].p99_ms, 150, "ms"),
+    Limit(f"{SILENT}, longest", lambda found: found.reads[SILENT].most_ms, 275, "ms"),
+    Limit(f"{KNOWN_SILENT}, p99", lambda found: found.reads[KNOWN_SILENT].p99_ms, 5, "ms"),
+    Limit(
+        "files in a second of a walk's CPU time",
+        lambda found: min(found.walk_rates),
+        MANY / 30,
+        is_most=False,
+    ),
+    *(
+        Limit(f"memory of the {name}", partial(_mebibytes, name=name), 60, "MiB")
+        for name in (REPLICATOR, FETCHER)
+    ),
+)
+"""What is wanted of nodes with a bucket, on two cores that share them with the S3 server."""
+
+
+def shared_targets(shared: Shared | None) -> list[Target]:
+    """What a bucket may cost, and how far it may lag."""
+    return [
+        *(beside(shared, case) for case in (HITS, MISSES, UPLOADS, PUTS)),
+        *(limit.target(shared) for limit in LIMITS),
+        refused(shared),
+    ]
+
+
+def beside(shared: Shared | None, case: str) -> Target:
+    """A case with a bucket, of that without one in the same round."""
+    is_rate = case in (HITS, MISSES)
+    what = f"{case.partition(' in')[0]}, with a bucket, of that without"
+    wanted = f"at least {SHARED_RATES:g}" if is_rate else f"at most {SHARED_WAITS:g}"
+    turns = shared.beside if shared is not None else []
+    found = next((ratios(turn.shared, turn.alone) for turn in turns if turn.case == case), None)
+    if found is None:
+        return _not_measured(what, wanted)
+    value = found.median
+    verdict = at_least(value, SHARED_RATES) if is_rate else at_most(value, SHARED_WAITS)
+    return Target(what, wanted, _ratio(found), verdict)
+
+
+def refused(shared: Shared | None) -> Target:
+    """What was not acknowledged in an outage of the bucket, and until the node had caught up."""
+    what, wanted = "refused while S3 is stopped, and after that", "nothing"
+    if shared is None:
+        return _not_measured(what, wanted)
+    number = shared.outage.refused
+    return Target(what, wanted, f"{number:,}", f"missed, {_count(number)}" if number else "met")
+
+
+# --- Verdicts -------------------------------------------------------------------------------------
 
 
 def at_least(value: float, wanted: float) -> str:
