@@ -60,7 +60,6 @@ what the others leave; more are refused."""
 ARTIFACT_SECONDS = 10.0
 """Longest time that anybody waits for an artifact, in seconds, or for all artifacts of an entry."""
 
-
 QUIET_SECONDS = 5.0
 """Time in seconds without a report after which nobody waits for the process, which reports each
 second: it is stopped, or has no time."""

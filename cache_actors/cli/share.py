@@ -40,7 +40,6 @@ nothing, although the bucket was there."""
 RETRY_SECONDS = 2.0
 """Pause before what is left is tried again, in seconds."""
 
-
 LOOK_SECONDS = 60.0
 """Pause in seconds between two looks at the claim on the prefix, and at the cleans of nodes."""
 
