@@ -7,9 +7,9 @@ does not keep the others from theirs.
 
 Nobody waits longer than a budget. What takes longer goes on, and the next one who asks finds it.
 
-Until a process that is replaced (`bucket_process.py`) has started, all that is asked for counts as
-missing. So nothing that goes wrong with the bucket, or with what comes from it, reaches the rest of
-the tree.
+Until a process that is replaced (`bucket_process.py`) has started, and while one has not reported
+for `QUIET_SECONDS`, all that is asked for counts as missing at once. So nothing that goes wrong
+with the bucket, or with what comes from it, reaches the rest of the tree.
 """
 
 from __future__ import annotations
@@ -59,6 +59,10 @@ what the others leave; more are refused."""
 
 ARTIFACT_SECONDS = 10.0
 """Longest time that anybody waits for an artifact, in seconds, or for all artifacts of an entry."""
+
+QUIET_SECONDS = 5.0
+"""Time in seconds without a report after which nobody waits for the process, which reports each
+second: it is stopped, or has no time."""
 
 
 class CleanUntold(Exception):
@@ -195,6 +199,7 @@ class Fetcher(Actor):
         self._telling: dict[int, Envelope] = {}  # who wait until all nodes are told of cleans
         self._sending = trio.Lock()
         self._process: ActorProcess | None = None
+        self._heard = 0.0  # when it has reported last, or started
 
     async def run(self, mailbox: Mailbox, started: Started) -> None:
         """Run one incarnation: a task for the mailbox, one for the process, one for each flight."""
@@ -213,12 +218,14 @@ class Fetcher(Actor):
                     self._nursery.start_soon(self._tell, envelope)
 
     def _join(self, envelope: Envelope, message: Pull) -> None:
+        if self._process is None or trio.current_time() - self._heard > QUIET_SECONDS:
+            envelope.reply(Outcome.UNKNOWN)
+            return
         flight = self._flights.get(message.key)
         if flight is None:
             place = Holding(self._places, (message.key.project,))
-            if self._process is not None:
-                with suppress(trio.WouldBlock):
-                    place.take_nowait(1)
+            with suppress(trio.WouldBlock):
+                place.take_nowait(1)
             if not place.amount:
                 envelope.reply(Outcome.UNKNOWN)
                 return
@@ -281,7 +288,7 @@ class Fetcher(Actor):
 
     async def _use(self, process: ActorProcess) -> None:
         """Talk to a process until it dies."""
-        self._process = process
+        self._process, self._heard = process, trio.current_time()
         try:
             while True:
                 await self._take(await self._keeper.next_report(process))
@@ -298,6 +305,7 @@ class Fetcher(Actor):
 
     async def _take(self, report: PullReport) -> None:
         """Take in what the process reports."""
+        self._heard = trio.current_time()
         self._keeper.note(report.bucket)
         for noticed in report.noticed:
             self._metrics.pull_noticed(noticed.what)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -37,6 +39,9 @@ nothing, although the bucket was there."""
 
 RETRY_SECONDS = 2.0
 """Pause before what is left is tried again, in seconds."""
+
+LOOK_SECONDS = 60.0
+"""Pause in seconds between two looks at the claim on the prefix, and at the cleans of nodes."""
 
 
 class CannotShare(CommandError):
@@ -72,7 +77,8 @@ def run_share(settings: Settings, *, wait: bool, again: bool) -> int:
         )
         share.open(bucket)
         replication.start()
-        left = share.walk(replication, again_before)
+        threading.Thread(target=share.keep_looking, args=[bucket], daemon=True).start()
+        left = share.walk(replication, bucket, again_before)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except WalkRunning as error:
@@ -83,6 +89,8 @@ def run_share(settings: Settings, *, wait: bool, again: bool) -> int:
     except OSError as error:
         where = error.filename or settings.cas_storage_dir
         raise CannotShare(f"Cannot read {where}: {error.strerror}") from error
+    finally:
+        share.ended.set()
     click.echo(f"Put into the bucket: {share.done} files" + (f"; left: {left}" if left else ""))
     return EXIT_LEFT if left else 0
 
@@ -95,10 +103,12 @@ class _Share:
 
     Attributes:
         done: number of files that were put.
+        ended: set when it is over.
     """
 
     def __init__(self, settings: Settings, *, wait: bool) -> None:
         self.done = 0
+        self.ended = threading.Event()
         self._settings = settings
         self._wait = wait
         self._reasons: Counter[str] = Counter()
@@ -146,11 +156,33 @@ class _Share:
                     raise
             time.sleep(RETRY_SECONDS)
 
-    def walk(self, replication: Replication, again_before: float | None) -> int:
+    def keep_looking(self, bucket: ClaimedBucket) -> None:
+        """Look at the claim and at cleans every minute, until it is over."""
+        while not self.ended.wait(LOOK_SECONDS):
+            self._look(bucket)
+
+    def _look(self, bucket: ClaimedBucket) -> None:
+        """Stop if the prefix has become another installation's; note cleans of other nodes.
+
+        Of a bucket or a disk that fails those who put tell.
+        """
+        try:
+            with suppress(OSError):
+                bucket.claim()
+                exchange_cleans(bucket, self._settings.cas_storage_dir)
+        except Misconfigured as error:
+            self._misconfigured = error
+            self._stop()
+        except BucketError:
+            pass
+
+    def walk(
+        self, replication: Replication, bucket: ClaimedBucket, again_before: float | None
+    ) -> int:
         """Walk once or, if it waits, as often as it takes; return the number of files left.
 
         Raises:
-            Misconfigured: it has waited in vain, as somebody has to change something.
+            Misconfigured: somebody has to change something, or the prefix is another's by now.
             WalkRunning: another process walks, and is not waited for.
             OSError: the disk failed.
         """
@@ -163,6 +195,7 @@ class _Share:
                 if not self._wait:
                     raise
             else:
+                self._look(bucket)
                 if self._misconfigured is not None:
                     raise self._misconfigured
                 if left == 0 or not self._wait:

@@ -17,12 +17,12 @@ import msgspec
 
 from cache_actors.actor_process.crash import end_with_any_thread
 from cache_actors.actor_process.framing import framed, next_message
-from cache_actors.s3.cleans import exchange_cleans
+from cache_actors.s3.cleans import exchange_cleans, exchange_cleans_in_turn
 from cache_actors.s3.errors import BreakerOpen, BucketError, Misconfigured
 from cache_actors.s3.installation import ClaimedBucket
 from cache_actors.s3.outcome import Outcome
 from cache_actors.s3.pull import Puller
-from cache_actors.s3.report import BucketReport, CountedRequest, bucket_report
+from cache_actors.s3.report import BucketReport, CountedRequest, bucket_report, failed_disk
 from cache_actors.storage.capacity import Capacity
 from cache_actors.storage.files.store import FileStore
 from cache_actors.storage.files.temporary import TemporaryFolder
@@ -159,36 +159,43 @@ class FetcherServer:
     def keep_looking(self) -> None:
         """Open the bucket, as often as it takes, and look for cleans; never returns."""
         while True:
-            try:
-                self._look()
-            except BucketError as error:
-                cause = error.cause if isinstance(error, BreakerOpen) else error
-                is_lasting = self._puller is None or isinstance(cause, Misconfigured)
-                self._failure = cause if is_lasting else None  # the breaker tells of an outage
-                time.sleep(RETRY_SECONDS)
-            except OSError as error:
-                self._failure = Misconfigured(f"the storage cannot be used: {error.strerror}")
-                time.sleep(RETRY_SECONDS)
-            else:
-                self._failure = None
-                time.sleep(CLEANS_SECONDS)
+            time.sleep(self.look())
+
+    def look(self) -> float:
+        """Open the bucket, look for cleans, and return the seconds until the next time."""
+        try:
+            self._look(in_turn=self._puller is not None)
+        except BucketError as error:
+            cause = error.cause if isinstance(error, BreakerOpen) else error
+            is_lasting = self._puller is None or isinstance(cause, Misconfigured)
+            self._failure = cause if is_lasting else None  # the breaker tells of an outage
+        except OSError as error:
+            self._failure = failed_disk(error)
+        else:
+            self._failure = None
+            return CLEANS_SECONDS
+        return RETRY_SECONDS
 
     def bucket_report(self, requests: list[CountedRequest]) -> BucketReport:
         """How the bucket is, with the requests since the last report."""
         is_started = self._puller is not None
         return bucket_report(self._bucket, self._failure, requests, is_started=is_started)
 
-    def _look(self) -> None:
+    def _look(self, *, in_turn: bool = False) -> None:
         """Open the bucket, if that has not been done, and exchange cleans with it once.
 
-        Nothing is pulled before that has succeeded.
+        Nothing is pulled before that has succeeded. In turn, another process may have done it.
         """
         with self._opening:
             bucket = self._bucket = self._bucket or ClaimedBucket(
                 self._config.bucket, self._config.server_url, count=self._reporter.requested
             )
         bucket.claim()
-        exchange_cleans(bucket, self._store.root, durable=self._store.durable)
+        root, durable = self._store.root, self._store.durable
+        if in_turn:
+            exchange_cleans_in_turn(bucket, root, CLEANS_SECONDS - 1, durable=durable)
+        else:
+            exchange_cleans(bucket, root, durable=durable)
         self._exchanged.set()
         with self._opening:
             if self._puller is None:

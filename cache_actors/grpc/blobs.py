@@ -33,11 +33,11 @@ async def contents(
 
 
 async def is_here(context: CallContext, blob: BlobReference) -> bool:
-    """Whether a blob exists, or has come from the bucket; it is in use from now on."""
+    """Whether a blob can be read, perhaps from the bucket; it is in use from now on."""
     reader, project, fetcher = context.services.reader, context.project, context.services.fetcher
-    if not await reader.missing(project, [blob]):
+    if not await reader.missing(project, [blob], to_stay=False):
         return True
     if fetcher is None:
         return False
     await fetcher.pull_targets(project, [blob_target(blob)])
-    return not await reader.missing(project, [blob])
+    return not await reader.missing(project, [blob], to_stay=False)

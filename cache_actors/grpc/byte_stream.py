@@ -190,7 +190,8 @@ async def _check_existing(context: CallContext, resource: Resource, published: P
     """Check that a blob which existed already has the size that was declared."""
     if published is Published.EXISTS:
         context.request.duplicate = True
-        if await context.services.reader.missing(context.project, [resource.blob]):
+        reader = context.services.reader
+        if await reader.missing(context.project, [resource.blob], to_stay=False):
             raise invalid("The size of the digest is not that of the blob")
 
 

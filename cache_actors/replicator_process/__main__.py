@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,12 @@ import msgspec
 
 from cache_actors.actor_process.crash import end_with_any_thread
 from cache_actors.actor_process.framing import framed, next_message
-from cache_actors.s3.cleans import exchange_cleans
+from cache_actors.s3.cleans import exchange_cleans, exchange_cleans_in_turn
 from cache_actors.s3.errors import BreakerOpen, BucketError, Misconfigured
 from cache_actors.s3.installation import ClaimedBucket
 from cache_actors.s3.push import Pushed
 from cache_actors.s3.replication import Backlog, Finished, Replication
-from cache_actors.s3.report import BucketReport, CountedRequest, bucket_report
+from cache_actors.s3.report import BucketReport, CountedRequest, bucket_report, failed_disk
 from cache_actors.s3.walk import Unshared
 from cache_actors.storage.layout import key_at
 
@@ -147,7 +148,7 @@ class ReplicatorServer:
             self._failure = error.cause if isinstance(error, BreakerOpen) else error
             return False
         except OSError as error:
-            self._failure = Misconfigured(f"the storage cannot be used: {error.strerror}")
+            self._failure = failed_disk(error)
             return False
         self._failure = None
         return True
@@ -168,7 +169,7 @@ class ReplicatorServer:
 
     def _start(self) -> None:
         self._open()
-        self._look()
+        self._look(exchange_cleans)
         if self._replication is not None:
             self._replication.start()
             self._is_started = True
@@ -182,7 +183,7 @@ class ReplicatorServer:
             if not self._is_started:
                 continue
             try:
-                self._look()
+                self._look(partial(exchange_cleans_in_turn, seconds=LOOK_SECONDS))
             except Misconfigured as error:
                 self._failure = error
             except BucketError:
@@ -192,14 +193,14 @@ class ReplicatorServer:
             else:
                 self._failure = None
 
-    def _look(self) -> None:
-        """Claim the prefix, or find out who has it, and exchange cleans with the bucket.
+    def _look(self, exchange: Callable[[ClaimedBucket, Path], None]) -> None:
+        """Claim the prefix, or find out who has it, and `exchange` cleans with the bucket.
 
         So nothing is put beside another installation's objects, and nothing that a clean takes.
         """
         if self._bucket is not None:
             self._bucket.claim()
-            exchange_cleans(self._bucket, Path(self._config.root))
+            exchange(self._bucket, Path(self._config.root))
 
     def announce(self, announcement: Announcement) -> None:
         """Push files that have been stored; until it is started up, a walk finds them later."""

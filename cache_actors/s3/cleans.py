@@ -19,12 +19,15 @@ their difference.
 
 from __future__ import annotations
 
+import os
 import re
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cache_actors.storage.known_cleans import known_cleans, note_clean
-from cache_actors.storage.layout import project_at
+from cache_actors.storage.layout import SHARE, project_at
 
 from .names import top
 
@@ -68,6 +71,28 @@ def exchange_cleans(bucket: ClaimedBucket, root: Path, *, durable: bool = True) 
     for project, clean in known_cleans(root).items():
         if clean.time > marked.get(project, _Marked()).named:
             put_marker(bucket, project, clean.time)
+
+
+def exchange_cleans_in_turn(
+    bucket: ClaimedBucket, root: Path, seconds: float, *, durable: bool = True
+) -> None:
+    """Exchange cleans as above, unless a process of this node has within so many `seconds`.
+
+    A list costs as much as a put, and what one process notes all of the node know. When one has
+    done so for the last time is the modification time of an empty file.
+
+    Raises:
+        As `exchange_cleans`.
+    """
+    began = time.time()
+    note = root / SHARE / f"cleans-{bucket.config.target}"
+    with suppress(OSError):
+        if 0 <= began - note.stat().st_mtime < seconds:
+            return
+    exchange_cleans(bucket, root, durable=durable)
+    with suppress(OSError):  # each process looks for itself then
+        note.touch(mode=0o640)
+        os.utime(note, (began, began))
 
 
 def put_marker(bucket: ClaimedBucket, project: Project, when: int) -> None:

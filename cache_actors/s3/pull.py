@@ -165,7 +165,8 @@ class Puller:
             return Outcome.UNKNOWN
 
     def _pull_artifact(self, key: Key) -> Outcome:
-        if self._store.touch(key.path(self._store.root), time.time_ns()):
+        going = known_clean(self._store.root, key.project).going
+        if self._store.touch(key.path(self._store.root), time.time_ns(), going=going):
             return Outcome.HERE
         name = object_name(self._bucket.config.prefix, key)
         found = self._get(name)
@@ -241,10 +242,11 @@ class Puller:
 
     def _pull_all(self, project: Project, targets: frozenset[Target]) -> tuple[Outcome, str]:
         """Pull those of `targets` that are not here; the worst outcome, and of which it is."""
+        going = known_clean(self._store.root, project).going
         missing = [
             target
             for target in sorted(targets, key=lambda each: each.name)
-            if not target_is_there(self._store, project, target)
+            if not target_is_there(self._store, project, target, going)
         ]
         for first in range(0, len(missing), ARTIFACTS_AT_ONCE):
             some = missing[first : first + ARTIFACTS_AT_ONCE]

@@ -10,7 +10,8 @@ a minute of it are put again later: a node that did not know may have put an old
 
 An entry may be replaced while it is sent, by any process. The bucket may then have got the older
 version last; so an entry is put until the version that was sent is the one on the disk. One that is
-put again, or late, may be older than that of another node, and is left out then.
+put again, or late, may be older than that of another node, and is left out then, until that has
+not been put again for `REFRESH_SECONDS`. The mark has the time of what is in the bucket.
 """
 
 from __future__ import annotations
@@ -187,17 +188,25 @@ class Pusher:
         # A file that is left, though the clean was followed, came later, by a wrong clock.
         stored = max(status.st_mtime_ns, clean.time + 1)
         is_new = record.mark is None and begun - stored / 1e9 < NEW_SECONDS
-        if is_new or not key.kind.refers or not self._has_newer(name, stored):
+        newer = None if is_new or not key.kind.refers else self._newer(name, stored)
+        if newer is None:
             self._bucket.put(name, buffer, {SHA256: record.digest.hex(), STORED: str(stored)})
+        put = begun if newer is None else newer
         with suppress(PermissionError):  # it is pushed again by the next walk
-            write_checksum(fd, replace(record, mark=Mark(begun, self._target)))
+            write_checksum(fd, replace(record, mark=Mark(put, self._target)))
         return Pushed.DONE if not key.kind.refers or _is_still(path, status) else None
 
-    def _has_newer(self, name: str, stored: int) -> bool:
-        """Whether the bucket has a version of an entry that was stored later, on another node."""
+    def _newer(self, name: str, stored: int) -> int | None:
+        """When the version of an entry that the bucket has was put, in seconds since the epoch.
+
+        None if it was not stored later than `stored`, on another node, or if nobody puts it again.
+        """
         found = self._bucket.get(name)
-        said = dict(found.metadata).get(STORED, "") if found else ""
-        return said.isascii() and said.isdigit() and int(said) > stored
+        if found is None or found.last_modified < time.time() - REFRESH_SECONDS:
+            return None
+        said = found.metadata.get(STORED, "")
+        is_newer = said.isascii() and said.isdigit() and int(said) > stored
+        return int(found.last_modified) if is_newer else None
 
     def _push_artifacts(self, entry: Key, body: bytes, oldest: float) -> bool:
         """Push the artifacts that an entry refers to, and return whether they are in the bucket.

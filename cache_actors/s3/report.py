@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from .errors import BucketError, Misconfigured
+from .errors import BucketError, Misconfigured, Unreachable
 
 if TYPE_CHECKING:
     from .bucket import Bucket
@@ -34,6 +34,12 @@ class BucketReport(msgspec.Struct, frozen=True, array_like=True):
     reason: str | None = None
     is_stuck: bool = False
     requests: list[CountedRequest] = msgspec.field(default_factory=list)
+
+
+def failed_disk(error: OSError) -> Unreachable:
+    """What a process says that cannot use the bucket, since this node's disk fails it."""
+    why = error.strerror or type(error).__name__
+    return Unreachable(f"it is not used, as the disk of this node fails: {why}")
 
 
 def bucket_report(

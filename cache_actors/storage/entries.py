@@ -210,7 +210,7 @@ def needs_its_targets(kind: Kind, *, require_artifacts: bool) -> bool:
 
 
 def has_blobs(store: FileStore, project: Project, action: bytes, most: int) -> bool:
-    """Touch the first `most` blobs of an action, and return whether all of these exist.
+    """Touch the first `most` blobs of an action, and return whether all of these exist, to stay.
 
     Args:
         store: the file store.
@@ -225,7 +225,8 @@ def has_blobs(store: FileStore, project: Project, action: bytes, most: int) -> b
         some = list(islice(blobs_in(action), most))
     except ValueError:
         return False
-    return all(target_is_there(store, project, blob_target(each)) for each in some)
+    going = known_clean(store.root, project).going
+    return all(target_is_there(store, project, blob_target(each), going) for each in some)
 
 
 def target_is_there(store: FileStore, project: Project, target: Target, going: int = 0) -> bool:

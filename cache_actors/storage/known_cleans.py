@@ -9,7 +9,8 @@ before anything is removed. From then on, in all processes of the node, and afte
 
 - no pull stores what it takes: whoever does so looks here under the project's lock (`entries.py`);
 - until the disk has followed (`follow_clean.py`), what it takes counts as missing for entries that
-  are stored, so that none refers to a file that is about to go;
+  are stored, so that none refers to a file that is about to go, and for uploads, which take its
+  place (`files/store.py`);
 - what it takes is not put into the bucket, and not stored again after a power cut.
 
 A note is an empty file, and its name says all. So it is made, and later marked as followed, in one

@@ -5,11 +5,12 @@ at a start. After a checkpoint that failed, the same is done while the service r
 
 A file is *whole* if its bytes have the checksum that is recorded for it. A record of the log is
 stored again unless there is a whole file of its name. For an entry, that file must also be at least
-as new. No record is stored again whose project has been cleaned since: its folder is gone, or
-another one, or a clean is known that takes it (`known_cleans.py`). A torn file at its path is
-removed then: it was being stored during the clean. Recovery may store a write that was never
-acknowledged: its client heard an error, or nothing, and had to expect either. At a start, when
-nobody reads, a torn artifact is written anew in its place.
+as new, and for an artifact, be none that a clean is about to take. No record is stored again whose
+project has been cleaned since: its folder is gone, or another one, or a clean is known that takes
+it (`known_cleans.py`). A torn file at its path is removed then: it was being stored during the
+clean. Recovery may store a write that was never acknowledged: its client heard an error, or
+nothing, and had to expect either. At a start, when nobody reads, a torn artifact is written anew in
+its place.
 
 Of several records of an entry the newest counts, whichever process logged it. An action is removed
 if a blob of it is lost even so, and an entry if an artifact of it is, unless that is allowed: it
@@ -183,13 +184,17 @@ class _Recovery:
 
     def _kept(self, key: Key) -> bytes | None:
         """The bytes of the file of `key`, if it is to stay as it is."""
-        if key.kind.refers or key in self._damaged:
-            with suppress(FileNotFoundError):
-                written, logged = self._path(key).lstat().st_mtime_ns, self._newest[key].time
-                is_newer = key.kind.refers and written > logged
-                if not is_newer and (written < logged or key in self._damaged):
-                    return None
+        with suppress(FileNotFoundError, NotADirectoryError):
+            written, logged = self._path(key).lstat().st_mtime_ns, self._newest[key].time
+            is_newer = key.kind.refers and written > logged
+            is_older = written < logged and (key.kind.refers or self._is_going(key, written))
+            if is_older or (key in self._damaged and not is_newer):
+                return None
         return self._whole(key)
+
+    def _is_going(self, key: Key, written: int) -> bool:
+        """Whether a file of that time is about to go, so that another had taken its place."""
+        return written <= known_clean(self._store.root, key.project).going
 
     def _whole(self, key: Key) -> bytes | None:
         """The bytes of the file of `key`, if it is whole."""

@@ -9,6 +9,7 @@ from cache_actors.kinds import Kind
 from cache_actors.storage.actions import EMPTY_BLOB
 from cache_actors.storage.entries import target_is_there
 from cache_actors.storage.errors import StorageError, storage_error
+from cache_actors.storage.known_cleans import known_clean
 from cache_actors.storage.layout import Key
 from cache_actors.storage.references import blob_target
 
@@ -87,8 +88,15 @@ class ArtifactReader:
         path = key.path(self._store.root)
         return await in_thread(self._store.touch, path, time.time_ns(), threads=self._threads)
 
-    async def missing(self, project: Project, blobs: Sequence[BlobReference]) -> list[int]:
+    async def missing(
+        self, project: Project, blobs: Sequence[BlobReference], *, to_stay: bool = True
+    ) -> list[int]:
         """The places in `blobs` of those that do not exist; all others are in use from now on.
+
+        Args:
+            project: their project.
+            blobs: which blobs.
+            to_stay: whether those count as missing that a clean of another node is about to take.
 
         Raises:
             StorageError: the disk failed.
@@ -96,15 +104,19 @@ class ArtifactReader:
         found: list[int] = []
         for start in range(0, len(blobs), FOUND_AT_ONCE):
             some = blobs[start : start + FOUND_AT_ONCE]
-            absent = await in_thread(self._missing, project, some, threads=self._threads)
+            absent = await in_thread(self._missing, project, some, to_stay, threads=self._threads)
             found += [start + place for place in absent]
         return found
 
-    def _missing(self, project: Project, blobs: Sequence[BlobReference]) -> list[int]:
+    def _missing(
+        self, project: Project, blobs: Sequence[BlobReference], to_stay: bool
+    ) -> list[int]:
+        going = known_clean(self._store.root, project).going if to_stay else 0
         return [
             place
             for place, blob in enumerate(blobs)
-            if blob != EMPTY_BLOB and not target_is_there(self._store, project, blob_target(blob))
+            if blob != EMPTY_BLOB
+            and not target_is_there(self._store, project, blob_target(blob), going)
         ]
 
     async def contents(

@@ -174,6 +174,7 @@ async def test_entry_that_is_found_has_the_budget_of_its_artifacts(
     await world.report((ENTRY.place, Outcome.COMING))
     await trio.sleep(module.ARTIFACT_SECONDS - 1)
     assert asking.outcomes == []
+    await world.report()
     await asking.ask(ENTRY)
     await trio.sleep(1.1)
     assert asking.outcomes == [Outcome.UNKNOWN]
@@ -233,6 +234,20 @@ async def test_death_of_the_process_is_a_miss_and_the_next_one_answers(
     await world.report((artifact("A").place, Outcome.ABSENT))
     assert asking.outcomes[-1] is Outcome.ABSENT
     assert [line["reason"] for line in world.log.of("fetcher_process_died")] == ["killed"]
+
+
+async def test_process_that_has_not_reported_for_seconds_is_not_waited_for(
+    world: World, asking: Asking
+) -> None:
+    await asking.ask(artifact("A"))
+    await trio.sleep(module.QUIET_SECONDS + 0.1)
+    await asking.ask(artifact("A"), artifact("B"), ENTRY)
+    assert asking.outcomes == [Outcome.UNKNOWN] * 3
+    assert world.process.places() == [artifact("A").place]
+    await world.report()
+    await asking.ask(artifact("B"))
+    await world.report(*((each.place, Outcome.HERE) for each in (artifact("A"), artifact("B"))))
+    assert asking.outcomes[3:] == [Outcome.HERE] * 2
 
 
 async def test_process_that_hangs_is_replaced_and_all_that_is_told_of_the_bucket_says_so(

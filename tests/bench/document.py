@@ -12,10 +12,13 @@ from .results import (
     Remote,
     Results,
     Scale,
+    Shared,
     Versions,
 )
 from .summary import in_words
 from .tables import (
+    asked_table,
+    beside_table,
     bounds_of,
     builds_table,
     calls_table,
@@ -66,6 +69,8 @@ def block(results: Results) -> str:
         parts.append(_recovery(results.recovery))
     if results.remote is not None:
         parts.append(_remote(results.remote))
+    if results.shared is not None:
+        parts.append(_shared(results.shared))
     return "\n\n".join(parts)
 
 
@@ -158,6 +163,23 @@ def _remote(remote: Remote) -> str:
 Builds of {remote.actions:,} small actions by Bazel, from an empty output folder, all hits:
 
 {builds_table(remote).markdown()}"""
+
+
+def _shared(shared: Shared) -> str:
+    turns = f"{len(shared.beside[0].shared)} turns; a farm stores for {shared.seconds:g} s in each."
+    outage = shared.outage
+    return f"""\
+### With a bucket
+
+{_machine(shared.machine)} {turns}
+
+{beside_table(shared).markdown()}
+
+{asked_table(shared).markdown()}
+
+Of the entries that were pulled, {shared.missed:,} did not come in time. S3 was stopped for
+{outage.seconds:g} s, in which {outage.objects:,} objects were stored. The walk looked at
+{shared.walked:,} files. Lag, catch-up and costs are above, beside their targets."""
 
 
 def _machine(machine: Machine) -> str:

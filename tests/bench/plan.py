@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from .farm import FACTORS, WORKERS
 
-LONGEST, SHORTEST = 120.0, 12.0
+LONGEST, SHORTEST = 120.0, 16.0
 """Minutes. In less there would be a round or two of everything, which says nothing."""
 
-LARGE = 20.0
+LARGE = 24.0
 """Minutes from which on a run has the time to store a million artifacts, and to recover often."""
 
 LARGE_SECONDS, SMALL_SECONDS = 360.0, 90.0
@@ -31,6 +31,9 @@ RECOVERY_SECONDS = 60.0
 BUILD_SECONDS, SECONDS_PER_ACTION, BUILDS = 5.0, 0.007, 3
 """A build: what it takes in any case, and for each action; and builds in a round."""
 
+SHARED_SETUP_SECONDS, CATCH_UP_SECONDS, PULL_SECONDS = 25.0, 45.0, 0.015
+"""The bucket: until all nodes run, until one has caught up after an outage, and for each pull."""
+
 COMPARISON_PART = 0.6
 """Of the time that is left for what goes in rounds; the rest is for the versions."""
 
@@ -51,6 +54,10 @@ class Plan:
         small_actions: how many a build has that is all hits.
         build_rounds: of such builds, beside the one that fills caches.
         recoveries: starts after a power cut.
+        shared_rounds: of turns at each case with a bucket and without.
+        load_seconds: for each turn of a build farm's stores there.
+        outage_seconds: how long the bucket is out of reach.
+        pulled: how many misses and pulls are timed.
     """
 
     comparison_seconds: float
@@ -64,6 +71,10 @@ class Plan:
     small_actions: int
     build_rounds: int
     recoveries: int
+    shared_rounds: int
+    load_seconds: float
+    outage_seconds: float
+    pulled: int
 
     def seconds(self) -> float:
         """How long all of it takes, if no farm is too large."""
@@ -75,6 +86,13 @@ class Plan:
             + RECOVERY_SECONDS * self.recoveries
             + remote_seconds(
                 self.call_rounds, self.turn_seconds, self.small_actions, self.build_rounds
+            )
+            + shared_seconds(
+                self.shared_rounds,
+                self.turn_seconds,
+                self.load_seconds,
+                self.outage_seconds,
+                self.pulled,
             )
         )
 
@@ -91,8 +109,12 @@ QUICK = Plan(
     small_actions=100,
     build_rounds=1,
     recoveries=1,
+    shared_rounds=1,
+    load_seconds=2.0,
+    outage_seconds=5.0,
+    pulled=200,
 )
-"""About six minutes, to see whether everything works. Its figures are not worth much."""
+"""About seven minutes, to see whether everything works. Its figures are not worth much."""
 
 
 def plan_for(minutes: float) -> Plan:
@@ -109,7 +131,9 @@ def plan_for(minutes: float) -> Plan:
     actions = 2_000 if minutes >= LARGE else 200
     remote = remote_seconds(rounds, turn, actions, builds)
     recoveries = 2 if minutes >= LARGE else 1
-    left = minutes * 60 - farm_seconds(step) - scale_seconds(sizes) - remote
+    load, outage, pulled = 5.0, 60.0, 1_000
+    shared = shared_seconds(3, turn, load, outage, pulled)
+    left = minutes * 60 - farm_seconds(step) - scale_seconds(sizes) - remote - shared
     left -= RECOVERY_SECONDS * recoveries
     return Plan(
         comparison_seconds=left * COMPARISON_PART,
@@ -123,6 +147,10 @@ def plan_for(minutes: float) -> Plan:
         small_actions=actions,
         build_rounds=builds,
         recoveries=recoveries,
+        shared_rounds=3,
+        load_seconds=load,
+        outage_seconds=outage,
+        pulled=pulled,
     )
 
 
@@ -145,6 +173,15 @@ def remote_seconds(rounds: int, turn_seconds: float, actions: int, builds: int) 
     turns = TURNS_OF_CALLS * ((1 + 0.5) + rounds * (turn_seconds + 0.5))
     each = BUILD_SECONDS + SECONDS_PER_ACTION * actions
     return REMOTE_SETUP_SECONDS + turns + BUILDS * (1 + builds) * each
+
+
+def shared_seconds(
+    rounds: int, turn_seconds: float, load_seconds: float, outage_seconds: float, pulled: int
+) -> float:
+    """How long the bucket takes: two nodes at two cases and with a load, pulls, an outage."""
+    turns = 2 * rounds * (2 * turn_seconds + load_seconds + 1)
+    pulls = PULL_SECONDS * pulled
+    return SHARED_SETUP_SECONDS + turns + pulls + outage_seconds + CATCH_UP_SECONDS
 
 
 def rounds_until(

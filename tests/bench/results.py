@@ -223,6 +223,69 @@ class Remote(msgspec.Struct, frozen=True):
     skipped: list[str]
 
 
+class Beside(msgspec.Struct, frozen=True):
+    """A case at a node with a bucket and at one without, round by round.
+
+    Attributes:
+        case: what was measured, and its unit.
+    """
+
+    case: str
+    shared: list[float]
+    alone: list[float]
+
+
+class Outage(msgspec.Struct, frozen=True):
+    """An outage of the bucket, in which half a build farm stored, and what came after it.
+
+    Attributes:
+        seconds: how long it lasted.
+        objects: artifacts and entries that were stored meanwhile.
+        refused: those that were not acknowledged, then or until the end.
+        catch_up_seconds: from its end until all but the latest was in the bucket.
+        rate: objects put in a second, from the first on.
+        cpu_us: CPU time of the process that puts, for one object, in microseconds.
+    """
+
+    seconds: float
+    objects: int
+    refused: int
+    catch_up_seconds: float
+    rate: float
+    cpu_us: float
+
+
+class Shared(msgspec.Struct, frozen=True):
+    """Nodes with a bucket.
+
+    Attributes:
+        seconds: for each turn of a build farm's stores.
+        beside: what nodes without a bucket do too.
+        lag_p50_seconds, lag_p99_seconds: from the storing of a file to its being in the bucket, at
+            a farm's rate, by the histogram.
+        reads: how long reads took that had to ask the bucket, or could not.
+        misses_rate: first-time misses in a second.
+        missed: entries that did not come from the bucket in time.
+        outage: the outage.
+        walked: number of files that a walk looked at.
+        walk_rates: files in a second of CPU time, walk by walk.
+        memory_bytes: of each process that asks the bucket, in the end.
+    """
+
+    machine: Machine
+    seconds: float
+    beside: list[Beside]
+    lag_p50_seconds: float
+    lag_p99_seconds: float
+    reads: dict[str, Latency]
+    misses_rate: float
+    missed: int
+    outage: Outage
+    walked: int
+    walk_rates: list[float]
+    memory_bytes: dict[str, int]
+
+
 class Results(msgspec.Struct):
     """All parts that have been measured, each when it was measured last."""
 
@@ -232,6 +295,7 @@ class Results(msgspec.Struct):
     scale: Scale | None = None
     remote: Remote | None = None
     recovery: Recovery | None = None
+    shared: Shared | None = None
 
 
 def load(path: Path) -> Results:

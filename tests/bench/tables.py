@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rich.table import Table as RichTable
 
 from .figures import Spread, ratios, spread
-from .results import Comparison, Mixed, Recovery, Remote, Results, Scale, Versions
+from .results import Comparison, Mixed, Recovery, Remote, Results, Scale, Shared, Versions
 from .summary import costs, cpu_us, of_limit, rates, shares
 from .targets import Target, targets
 
@@ -51,6 +51,8 @@ def tables_of(results: Results) -> list[Table]:
         tables.append(recovery_table(results.recovery))
     if results.remote is not None:
         tables += [calls_table(results.remote), builds_table(results.remote)]
+    if results.shared is not None:
+        tables += [beside_table(results.shared), asked_table(results.shared)]
     return tables
 
 
@@ -193,6 +195,30 @@ def builds_table(remote: Remote) -> Table:
         rows.append([each.way, f"{spread(each.seconds).median:.1f}", of_first])
     title = f"Builds of {remote.actions:,} small actions by Bazel, all hits"
     return Table(title, ["", "seconds", "of the first"], rows)
+
+
+def beside_table(shared: Shared) -> Table:
+    """A node with a bucket and one without."""
+    rows = [
+        [
+            each.case,
+            *(_number(spread(values).median) for values in (each.shared, each.alone)),
+            *_ratio(ratios(each.shared, each.alone)),
+        ]
+        for each in shared.beside
+    ]
+    columns = ["", "with a bucket", "without", "ratio", "spread"]
+    return Table("With a bucket and without", columns, rows)
+
+
+def asked_table(shared: Shared) -> Table:
+    """Reads that have to ask the bucket, or cannot."""
+    rows = [
+        [name, f"{took.count:,}", *_latencies(took), _number(took.most_ms)]
+        for name, took in shared.reads.items()
+    ]
+    columns = ["", "count", "p50 ms", "p95 ms", "p99 ms", "longest ms"]
+    return Table("Reads that are not on the disk", columns, rows)
 
 
 def scale_table(scale: Scale) -> Table:

@@ -3,8 +3,22 @@
 Ratios are medians of those of the same round, as everywhere.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
+from .bucket import (
+    FETCHER,
+    FIRST_MISS,
+    HITS,
+    KNOWN_SILENT,
+    MISSES,
+    PULLED,
+    PUTS,
+    REPLICATOR,
+    SILENT,
+    UPLOADS,
+)
 from .cases import (
     HIT,
     LARGE_NEW,
@@ -28,6 +42,7 @@ from .results import (
     Remote,
     Results,
     Scale,
+    Shared,
     Size,
     Step,
     Turn,
@@ -49,6 +64,12 @@ TIMES_BUILDGRID = 3.0
 """Rates of calls, and how many times BuildGrid's they are to be; but for the stream, which the
 network limits before."""
 
+SHARED_RATES, SHARED_WAITS = 0.95, 1.1
+"""Rates, and times until an acknowledgement, with a bucket, of those without."""
+
+OUTAGE_SECONDS = 60.0
+"""Outages of the bucket that are shorter are easier to catch up with."""
+
 NOT_MEASURED = "not measured"
 
 _SHARED_CORES = (
@@ -58,6 +79,10 @@ _SHARED_CORES = (
 _FEWER_IN_A_BATCH = (
     "each worker has writer processes of its own, so half as many requests share a batch, and a"
     " sync of a log: one writer process for all workers would change it"
+)
+_WITH_S3 = (
+    "the S3 server, three nodes, nginx and the sender share two cores: a bucket on another machine"
+    " would change it"
 )
 _DECISION = (
     "the subrequest for the decision (3 µs), the log line, and expressions: a decision made inside"
@@ -134,6 +159,7 @@ def targets(results: Results) -> list[Target]:
         recovery(results.recovery),
         *(growth(results.scale, case) for case in (READ, HIT, NEW, PUT)),
         *(calls(results.remote, case) for case in CALLS),
+        *shared_targets(results.shared),
     ]
 
 
@@ -368,6 +394,112 @@ def _rates_of(remote: Remote | None, case: str, contestant: str) -> Spread | Non
         if (each.case, each.contestant) == (case, contestant):
             return spread(each.rates)
     return None
+
+
+# --- With a bucket --------------------------------------------------------------------------------
+
+
+def _mebibytes(shared: Shared, name: str) -> float:
+    return shared.memory_bytes[name] / 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A figure of the part with a bucket, and what it is to come to.
+
+    Attributes:
+        what: what is looked at.
+        value: the figure, or None if this run has none that counts.
+        wanted: what it is to be at most, or at least.
+        unit: of both.
+        is_most: whether it is to be that at most.
+    """
+
+    what: str
+    value: Callable[[Shared], float | None]
+    wanted: float
+    unit: str = ""
+    is_most: bool = True
+
+    def target(self, shared: Shared | None) -> Target:
+        """The target, and what came of it."""
+        word, verdict = ("at most", at_most) if self.is_most else ("at least", at_least)
+        wanted = f"{word} {self._figure(self.wanted)}"
+        value = None if shared is None else self.value(shared)
+        if value is None:
+            return Target(self.what, wanted, "", NOT_MEASURED, _WITH_S3)
+        measured = self._figure(value)
+        return Target(self.what, wanted, measured, verdict(value, self.wanted), _WITH_S3)
+
+    def _figure(self, value: float) -> str:
+        """A figure with its unit; a small one with places, unless it is a number of things."""
+        places = 0 if not self.unit or value >= 100 else 1 if value >= 10 else 2
+        return f"{value:,.{places}f} {self.unit}".rstrip()
+
+
+LIMITS = (
+    Limit("lag at a farm's rate, p50", lambda found: found.lag_p50_seconds, 0.3, "s"),
+    Limit("lag at a farm's rate, p99", lambda found: found.lag_p99_seconds, 2.0, "s"),
+    Limit(
+        f"catch-up after {OUTAGE_SECONDS:g} s without S3, half a farm storing",
+        lambda found: (
+            found.outage.catch_up_seconds if found.outage.seconds >= OUTAGE_SECONDS else None
+        ),
+        40.0,
+        "s",
+    ),
+    Limit(
+        "objects put in a second, after that", lambda found: found.outage.rate, 550, is_most=False
+    ),
+    Limit("CPU time for each of them", lambda found: found.outage.cpu_us, 450, "µs"),
+    Limit("first-time misses in a second", lambda found: found.misses_rate, 1_500, is_most=False),
+    Limit(f"{FIRST_MISS}, p50", lambda found: found.reads[FIRST_MISS].p50_ms, 10, "ms"),
+    Limit(f"{FIRST_MISS}, longest", lambda found: found.reads[FIRST_MISS].most_ms, 275, "ms"),
+    Limit(f"{PULLED}, p50", lambda found: found.reads[PULLED].p50_ms, 25, "ms"),
+    Limit(f"{PULLED}, p99", lambda found: found.reads[PULLED].p99_ms, 150, "ms"),
+    Limit(f"{SILENT}, longest", lambda found: found.reads[SILENT].most_ms, 275, "ms"),
+    Limit(f"{KNOWN_SILENT}, p99", lambda found: found.reads[KNOWN_SILENT].p99_ms, 5, "ms"),
+    Limit(
+        "files in a second of a walk's CPU time",
+        lambda found: min(found.walk_rates),
+        MANY / 30,
+        is_most=False,
+    ),
+    *(
+        Limit(f"memory of the {name}", partial(_mebibytes, name=name), 60, "MiB")
+        for name in (REPLICATOR, FETCHER)
+    ),
+)
+"""What is wanted of nodes with a bucket, on two cores that share them with the S3 server."""
+
+
+def shared_targets(shared: Shared | None) -> list[Target]:
+    """What a bucket may cost, and how far it may lag."""
+    return [
+        *(beside(shared, case) for case in (HITS, MISSES, UPLOADS, PUTS)),
+        *(limit.target(shared) for limit in LIMITS),
+        refused(shared),
+    ]
+
+
+def beside(shared: Shared | None, case: str) -> Target:
+    """A case with a bucket, of that without one in the same round."""
+    is_rate = case in (HITS, MISSES)
+    what = f"{case.partition(' in')[0]}, with a bucket, of that without"
+    goal = Goal(SHARED_RATES if is_rate else SHARED_WAITS, lower_is_better=not is_rate)
+    turns = shared.beside if shared is not None else []
+    found = next((ratios(turn.shared, turn.alone) for turn in turns if turn.case == case), None)
+    return _judged(what, goal, found, _WITH_S3)
+
+
+def refused(shared: Shared | None) -> Target:
+    """What was not acknowledged in an outage of the bucket, and until the node had caught up."""
+    what, wanted = "refused while S3 is stopped, and after that", "nothing"
+    if shared is None:
+        return Target(what, wanted, "", NOT_MEASURED, _WITH_S3)
+    number = shared.outage.refused
+    verdict = f"missed, {number:,} of them" if number else "met"
+    return Target(what, wanted, f"{number:,}", verdict, _WITH_S3)
 
 
 # --- Verdicts -------------------------------------------------------------------------------------

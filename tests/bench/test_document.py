@@ -12,6 +12,7 @@ from .figures import Spread
 from .mixed import what_gave
 from .plots import write_plots
 from .results import (
+    Beside,
     Builds,
     Calls,
     Case,
@@ -20,11 +21,13 @@ from .results import (
     Latency,
     Machine,
     Mixed,
+    Outage,
     Pair,
     Recovery,
     Remote,
     Results,
     Scale,
+    Shared,
     Size,
     Step,
     Turn,
@@ -33,7 +36,15 @@ from .results import (
     save,
 )
 from .summary import of_limit, shares
-from .tables import Table, builds_table, calls_table, tables_of, versions_table
+from .tables import (
+    Table,
+    asked_table,
+    beside_table,
+    builds_table,
+    calls_table,
+    tables_of,
+    versions_table,
+)
 
 MACHINE = Machine("2026-01-31", 2, "A <fast> one", 1 << 34, "6.1", "ext4", {"wrk": "4"}, (0.1, 2.0))
 
@@ -78,6 +89,20 @@ REMOTE = Remote(
     [Builds("without a cache", [20.0, 10.0]), Builds("ours", [10.0, 4.0])],
     [],
 )
+SHARED = Shared(
+    MACHINE,
+    5.0,
+    [Beside("hits in a second", [90.0, 120.0], [100.0, 100.0])],
+    0.1,
+    0.9,
+    {"first-time miss": Latency(1000, 5.0, 8.0, 9.0, 200.0)},
+    2000.0,
+    3,
+    Outage(60.0, 9600, 0, 30.0, 600.0, 400.0),
+    20_000,
+    [50_000.0],
+    {},
+)
 RESULTS = Results(
     COMPARISON,
     VERSIONS,
@@ -106,6 +131,13 @@ def test_calls_and_builds_are_beside_the_first_of_the_same_round() -> None:
     assert first == ["GetActionResult, calls/s", "nginx alone", "250", "100 to 400", "", "20"]
     assert ours == ["", "ours", "75", "50 to 100", "0.38", "950"]
     assert builds_table(REMOTE).rows[1] == ["ours", "7.0", "0.45"]
+
+
+def test_turns_with_a_bucket_are_beside_those_without_of_the_same_round() -> None:
+    (row,) = beside_table(SHARED).rows
+    assert row == ["hits in a second", "105", "100", "1.05", "0.90 to 1.20"]
+    (row,) = asked_table(SHARED).rows
+    assert row == ["first-time miss", "1,000", "5.0", "8.0", "9.0", "200"]
 
 
 def test_shares_of_workers() -> None:

@@ -3,12 +3,23 @@
 import pytest
 from msgspec.structs import replace
 
+from .bucket import (
+    FETCHER,
+    FIRST_MISS,
+    HITS,
+    KNOWN_SILENT,
+    PULLED,
+    REPLICATOR,
+    SILENT,
+    UPLOADS,
+)
 from .cases import HIT, LARGE_NEW, NEW, NGINX, OTHER_BEHIND_NGINX, PUT, READ, ours
 from .farm import LARGE_WRITE
 from .figures import Spread
 from .remote_execution import ACTION, BUILDGRID, OURS
 from .remote_execution import READ as READ_STREAM
 from .results import (
+    Beside,
     Calls,
     Case,
     Comparison,
@@ -16,10 +27,12 @@ from .results import (
     Latency,
     Machine,
     Mixed,
+    Outage,
     Recovery,
     Remote,
     Results,
     Scale,
+    Shared,
     Size,
     Step,
     Turn,
@@ -40,6 +53,7 @@ from .targets import (
     nginx_cost,
     reads,
     recovery,
+    shared_targets,
     start,
     targets,
     uploads,
@@ -272,3 +286,41 @@ def test_calls_have_to_be_fast_by_themselves_and_beside_another_server(
 ) -> None:
     assert calls(found, found.calls[0].case).verdict == verdict
     assert calls(None, ACTION).verdict == NOT_MEASURED
+
+
+def shared(refused: int = 0, outage_seconds: float = 60.0, longest_ms: float = 270.0) -> Shared:
+    took = Latency(100, 5.0, 5.0, 5.0, longest_ms)
+    return Shared(
+        MACHINE,
+        5.0,
+        [Beside(HITS, [96.0, 900.0, 90.0], [100.0, 1000.0, 90.0]), Beside(UPLOADS, [24.0], [20.0])],
+        0.1,
+        1.0,
+        dict.fromkeys((FIRST_MISS, PULLED, SILENT, KNOWN_SILENT), took),
+        1500.0,
+        0,
+        Outage(outage_seconds, 9600, refused, 20.0, 600.0, 495.0),
+        20_000,
+        [40_000.0, 50_000.0],
+        {REPLICATOR: 30 << 20, FETCHER: 90 << 20},
+    )
+
+
+def test_bucket_may_cost_little_and_lag_little() -> None:
+    found = {each.what: each for each in shared_targets(shared())}
+    missed = {what: each.verdict for what, each in found.items() if each.verdict != "met"}
+    assert missed == {
+        "p99 of an upload's 204, with a bucket, of that without": "missed by 9%",
+        "p99 of an entry's 204, with a bucket, of that without": NOT_MEASURED,
+        "repeated misses, with a bucket, of that without": NOT_MEASURED,
+        "CPU time for each of them": "missed by 10%",
+        f"memory of the {FETCHER}": "missed by 50%",
+    }
+    assert found["hits, with a bucket, of that without"].measured == "0.96 (0.90 to 1.00)"
+
+
+def test_short_outage_does_not_stand_for_a_minute_and_nothing_may_be_refused() -> None:
+    found = shared_targets(shared(refused=2, outage_seconds=5.0))
+    [catch_up] = [each for each in found if each.what.startswith("catch-up")]
+    assert catch_up.verdict == NOT_MEASURED
+    assert found[-1].verdict == "missed, 2 of them"

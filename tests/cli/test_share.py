@@ -130,6 +130,21 @@ def test_it_does_not_wait_for_another_installation(share: Share, disk: Disk) -> 
     assert (result.exit_code, "http://other.example" in result.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("options", [[], ["--wait"]])
+def test_prefix_that_another_installation_takes_meanwhile_is_left_to_it(
+    share: Share, disk: Disk, s3_bucket: S3Bucket, s3_proxy: FaultProxy, options: list[str]
+) -> None:
+    disk.artifact(1)
+
+    def take(_method: str, path: str) -> None:
+        if "/cas" in path:
+            s3_bucket.put("1/.installation", b"http://other.example/")
+
+    s3_proxy.fault = take
+    result = share(*options, endpoint=s3_proxy.url)
+    assert (result.exit_code, "http://other.example" in result.stderr) == (2, True)
+
+
 def test_it_does_not_wait_for_what_the_bucket_never_takes(
     share: Share, disk: Disk, s3_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

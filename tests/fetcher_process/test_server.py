@@ -1,5 +1,6 @@
 """The fetcher's process, with a real S3 server: what it knows before it pulls, what it follows."""
 
+import errno
 import os
 import socket
 import threading
@@ -10,7 +11,12 @@ from pathlib import Path
 import pytest
 
 from cache_actors.cli.dev.seaweed import ACCESS_KEY, SECRET_KEY
-from cache_actors.fetcher_process.__main__ import FetcherServer, Reporter
+from cache_actors.fetcher_process.__main__ import (
+    CLEANS_SECONDS,
+    RETRY_SECONDS,
+    FetcherServer,
+    Reporter,
+)
 from cache_actors.fetcher_process.protocol import FetcherConfig, PullRequest, TellRequest
 from cache_actors.s3.config import BucketConfig
 from cache_actors.s3.names import SHA256, STORED
@@ -20,6 +26,7 @@ from cache_actors.storage.known_cleans import known_clean, note_clean
 from cache_actors.storage.layout import TEMPORARY, Key, Project
 from cache_actors.storage.trash import Removed
 from tests.s3.pushes import APP, Disk
+from tests.storage.stores import refusing
 from tests.support.s3 import FaultProxy, Hold, Refuse, S3Bucket
 from tests.support.waiting import eventually
 
@@ -118,6 +125,22 @@ def test_nothing_is_pulled_before_the_cleans_are_known(
     server.take(PullRequest(3, key.place, 0))
     eventually(lambda: len(reports.outcomes) == 3)
     assert reports.outcomes[2] is Outcome.HERE
+
+
+def test_disk_that_is_full_is_told_as_that(
+    server: FetcherServer, disk: Disk, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3_bucket.put(f"1/.cleans/{APP}/{time.time_ns()}", b"clean")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", refusing(errno.ENOSPC))
+        assert server.look() == RETRY_SECONDS
+        report = server.bucket_report([])
+        assert report.state == "unreachable"
+        assert report.reason == (
+            "it is not used, as the disk of this node fails: No space left on device"
+        )
+    assert server.look() == CLEANS_SECONDS
+    assert server.bucket_report([]).state == "ok"
 
 
 def test_clean_of_a_life_before_is_followed_though_the_bucket_is_down(

@@ -13,10 +13,11 @@ from typing import Any
 from obstore.store import MemoryStore
 
 from cache_actors.kinds import Kind
+from cache_actors.s3.bucket import SMALL_SECONDS, Object
 from cache_actors.s3.config import BucketConfig
 from cache_actors.s3.errors import BucketError
 from cache_actors.s3.installation import ClaimedBucket
-from cache_actors.s3.names import key_of, object_name
+from cache_actors.s3.names import STORED, key_of, object_name
 from cache_actors.storage.actions import packed_action
 from cache_actors.storage.integrity.checksum import (
     Mark,
@@ -39,6 +40,7 @@ class WatchedBucket(ClaimedBucket):
 
     Attributes:
         puts: the names of objects, in the order in which puts ended.
+        put_at: when each object was put, in seconds since the epoch.
         before_put: called with each name before it is put; may raise, or wait.
     """
 
@@ -47,6 +49,7 @@ class WatchedBucket(ClaimedBucket):
         super().__init__(config, SERVER, connect=lambda *_: store)
         self.claim()
         self.puts: list[str] = []
+        self.put_at: dict[str, float] = {}
         self.before_put: Callable[[str], None] = lambda _: None
 
     def put(self, name: str, data: Any, metadata: Any) -> None:
@@ -54,6 +57,26 @@ class WatchedBucket(ClaimedBucket):
             self.before_put(name)
         super().put(name, data, metadata)
         self.puts.append(name)
+        self.put_at[name] = time.time()
+
+    def get(self, name: str, seconds: float = SMALL_SECONDS) -> Object | None:
+        found = super().get(name, seconds)
+        if found is not None:
+            found.last_modified = self.put_at.get(name, found.last_modified)
+        return found
+
+    def delete(self, name: str) -> None:
+        super().delete(name)
+        self.put_at.pop(name, None)
+
+    def time_goes_by(self, seconds: int) -> None:
+        """Make all objects older, and what they were made of."""
+        for name in self.put_at:
+            found = self.get(name)
+            assert found is not None
+            stored = int(found.metadata[STORED]) - seconds * 10**9
+            super().put(name, b"".join(found.chunks()), {**found.metadata, STORED: str(stored)})
+            self.put_at[name] -= seconds
 
     def pushed(self) -> list[Key]:
         """The keys of what was put, in order."""

@@ -1,15 +1,23 @@
 """Cleans: every node hears of every clean, whoever knows of it, and no marker is lost."""
 
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cache_actors.s3.bucket import Listed
-from cache_actors.s3.cleans import WRONG_CLOCK_SECONDS, exchange_cleans, put_marker
+from cache_actors.s3.cleans import (
+    WRONG_CLOCK_SECONDS,
+    exchange_cleans,
+    exchange_cleans_in_turn,
+    put_marker,
+)
+from cache_actors.s3.config import BucketConfig
 from cache_actors.s3.errors import Unreachable
 from cache_actors.storage.known_cleans import known_clean, known_cleans, note_clean, note_followed
-from cache_actors.storage.layout import Project
+from cache_actors.storage.layout import SHARE, Project
 
 from .pushes import APP, WatchedBucket
 
@@ -60,6 +68,32 @@ def test_clean_that_the_bucket_could_not_be_told_of_is_told_later(
     exchange_cleans(bucket, root)
     exchange_cleans(bucket, elsewhere)
     assert known_clean(elsewhere, APP).time == known_clean(root, APP).time
+
+
+def test_processes_of_a_node_take_turns_in_asking_for_cleans(
+    bucket: WatchedBucket, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / SHARE).mkdir()
+    asked: list[str] = []
+    really_list = bucket.list
+
+    def listing(folder: str) -> Iterator[Listed]:
+        asked.append(folder)
+        return really_list(folder)
+
+    monkeypatch.setattr(bucket, "list", listing)
+    for _ in range(3):
+        exchange_cleans_in_turn(bucket, root, 10)
+    assert len(asked) == 1
+    [note] = (root / SHARE).iterdir()
+    for age in 9, 11, -60:  # a clock may be set back
+        os.utime(note, (0, time.time() - age))
+        asked.clear()
+        exchange_cleans_in_turn(bucket, root, 10)
+        assert len(asked) == (age != 9)
+    bucket.config = BucketConfig("another")
+    exchange_cleans_in_turn(bucket, root, 10)
+    assert len(asked) == 2
 
 
 def test_marker_that_has_expired_is_put_again_and_no_other_one(

@@ -56,15 +56,13 @@ class SharedCache(Cache):
         super().__init__()
         self.bucket = WatchedBucket()
         self.pusher = Pusher(self.root, self.bucket)
-        self.put_at: dict[str, float] = {}
         self.is_down = False
 
-        def note(name: str) -> None:
+        def refuse(_: str) -> None:
             if self.is_down:
                 raise Unreachable("down")
-            self.put_at[name] = time.time()
 
-        self.bucket.before_put = note
+        self.bucket.before_put = refuse
 
     def _key(self, project: Project, name: str) -> Key:
         parts = [name[2:4], name if name in ARTIFACTS else f"{name}.json"]
@@ -98,7 +96,7 @@ class SharedCache(Cache):
         super().time_goes_by(hours)
         for path in self._files():
             self._age_mark(path, int(hours * 3600))
-        self.put_at = {name: put - hours * 3600 for name, put in self.put_at.items()}
+        self.bucket.time_goes_by(int(hours * 3600))
 
     def _age_mark(self, path: Path, seconds: int) -> None:
         record = read_checksum(path)
@@ -110,10 +108,9 @@ class SharedCache(Cache):
 
     @rule()
     def bucket_removes_what_is_old(self) -> None:
-        for name, put in list(self.put_at.items()):
+        for name, put in list(self.bucket.put_at.items()):
             if put < time.time() - EXPIRY_SECONDS:
                 self.bucket.delete(name)
-                del self.put_at[name]
 
     @precondition(lambda self: self.passing is None)
     @rule(share=shares, only=st.none() | projects)
@@ -142,13 +139,15 @@ class SharedCache(Cache):
     @invariant()
     def no_entry_in_the_bucket_is_without_its_artifacts(self) -> None:
         believed = time.time() - ENTRY_SECONDS
-        for name, put in self.put_at.items():
+        for name, put in self.bucket.put_at.items():
             key = key_of(CONFIG.prefix, name)
             if key is None or not key.kind.refers or put < believed:
                 continue
             for each in references_in(self.bucket.content(key) or b""):
                 places = [Key(key.project, Kind.CAS, s) for s in spellings(each)]
-                assert any(object_name(CONFIG.prefix, p) in self.put_at for p in places), name
+                assert any(object_name(CONFIG.prefix, p) in self.bucket.put_at for p in places), (
+                    name
+                )
 
     @invariant()
     def what_is_marked_was_put(self) -> None:
@@ -158,7 +157,7 @@ class SharedCache(Cache):
                 key = key_at(PurePath(path).relative_to(self.root).parts)
                 assert key is not None
                 is_old = record.mark.put < time.time() - EXPIRY_SECONDS
-                assert is_old or object_name(CONFIG.prefix, key) in self.put_at
+                assert is_old or object_name(CONFIG.prefix, key) in self.bucket.put_at
 
 
 SharedCache.TestCase.settings = settings(suppress_health_check=list(HealthCheck))

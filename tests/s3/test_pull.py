@@ -417,6 +417,18 @@ def test_entry_that_refers_to_what_a_clean_has_taken_goes_with_it_and_is_not_dan
     assert node.noticed == []
 
 
+def test_newer_artifact_takes_the_place_of_one_that_is_about_to_go(
+    node: Node, disk: Disk, pusher: Pusher
+) -> None:
+    old = node.disk.artifact(1, b"old")
+    note_clean(node.disk.root, APP, old.path(node.disk.root).stat().st_mtime_ns)
+    entry = disk.entry("aaaa", 1)
+    disk.artifact(1)
+    pusher.push(entry)
+    assert node.pull(entry) is Outcome.HERE
+    assert old.path(node.disk.root).read_bytes() == old.path(disk.root).read_bytes()
+
+
 def test_action_comes_after_its_blobs_and_does_not_if_one_is_gone(
     disk: Disk, bucket: WatchedBucket, pusher: Pusher, node: Node
 ) -> None:

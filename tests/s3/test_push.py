@@ -79,20 +79,31 @@ def test_marked_file_is_put_again_only_if_its_mark_is_too_old_or_of_another_buck
     assert bucket.pushed() == [key]
 
 
-def test_entry_that_is_put_again_is_left_out_if_another_node_has_put_a_newer_one(
-    disk: Disk, bucket: WatchedBucket, pusher: Pusher
+@pytest.mark.parametrize(
+    ("stored_later", "days_ago", "is_left_out"),
+    [(1, 6, True), (1, 8, False), (-1, 6, False)],
+    ids=["newer", "newer but not put again for long", "older"],
+)
+def test_entry_that_is_put_again_is_left_out_while_another_node_puts_a_newer_one(
+    disk: Disk,
+    bucket: WatchedBucket,
+    pusher: Pusher,
+    stored_later: int,
+    days_ago: int,
+    is_left_out: bool,
 ) -> None:
     entry = disk.entry("0~a", salt="ours")
     disk.mark(entry, 8)
     ours, name = entry.path(disk.root).stat().st_mtime_ns, object_name("cache", entry)
-    bucket.put(name, b"theirs", {SHA256: "", STORED: str(ours + 1)})
+    bucket.put(name, b"theirs", {SHA256: "", STORED: str(ours + stored_later)})
+    bucket.put_at[name] -= days_ago * DAY
     assert pusher.push(entry) is Pushed.DONE
-    assert bucket.content(entry) == b"theirs"
-    assert disk.is_marked(entry)
-    disk.mark(entry, 8)
-    bucket.put(name, b"theirs", {SHA256: "", STORED: str(ours - 1)})
-    assert pusher.push(entry) is Pushed.DONE
-    assert bucket.content(entry) == entry.path(disk.root).read_bytes()
+    content = b"theirs" if is_left_out else entry.path(disk.root).read_bytes()
+    assert bucket.content(entry) == content
+    record = disk.record(entry)
+    assert record is not None
+    assert record.mark is not None
+    assert record.mark.put == int(bucket.put_at[name])
 
 
 def test_artifacts_come_before_the_entry_that_refers_to_them(

@@ -1,5 +1,6 @@
 """Following a clean of another node: what is older goes, entries first, and all else stays."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +18,15 @@ from cache_actors.storage.entries import (
     TakenByClean,
 )
 from cache_actors.storage.files.store import FileStore, Publication, Published
-from cache_actors.storage.files.temporary import TemporaryFolder
+from cache_actors.storage.files.temporary import TemporaryFile, TemporaryFolder
 from cache_actors.storage.follow_clean import follow_clean
 from cache_actors.storage.known_cleans import known_clean, note_clean
 from cache_actors.storage.layout import QUARANTINE, Key
 from cache_actors.storage.project_lock import exclusive
 from cache_actors.storage.trash import Removed
 from tests.support.stored import APP, BLOCK_BYTES, LIB, Stored, artifact_id, body_of, value_of
+
+from .stores import can_lock, leftovers, uploaded
 
 YOUNG = 50.0
 """Age in seconds of what a clean that is a minute old has to leave."""
@@ -226,3 +229,37 @@ def test_file_of_the_bucket_is_stored_only_if_no_clean_has_taken_it(
     assert {path.stat().st_mtime_ns for path in stored.root.rglob(f"{kind.folder}/*/*")} == {
         stored.at(59)
     }
+
+
+@pytest.mark.parametrize("is_large", [False, True], ids=["small", "large"])
+@pytest.mark.parametrize("has_names", [False, True], ids=["anonymous", "named"])
+def test_upload_of_what_is_going_takes_its_place_and_stays(
+    durable: FileStore,
+    temporary: TemporaryFolder,
+    stored: Stored,
+    when: int,
+    monkeypatch: pytest.MonkeyPatch,
+    is_large: bool,
+    has_names: bool,
+) -> None:
+    going, kept = stored.artifact(1, OLD), stored.artifact(2, YOUNG)
+    entry = stored.entry("a", 1, age=YOUNG)
+    really_replace = TemporaryFolder.replace
+
+    def replace(folder: TemporaryFolder, file: TemporaryFile, target: Path) -> None:
+        assert not can_lock(APP.path(stored.root), fcntl.LOCK_EX), "who follows might remove it"
+        really_replace(folder, file, target)
+
+    monkeypatch.setattr(TemporaryFolder, "replace", replace)
+    monkeypatch.setattr(temporary, "_anonymous", not has_names)
+    assert not durable.exists(going)
+    file = uploaded(temporary, b"new")
+    source = durable.prepare(file) if is_large else [b"new"]
+    batch = [Publication(path, source) for path in (going, kept)]
+    assert durable.publish(batch) == [Published.STORED, Published.EXISTS]
+    file.discard()
+    assert durable.exists(going)
+    follow(stored.root, when)
+    assert files_of(stored.root) == {going.name, kept.name, entry.name}
+    assert going.read_bytes() == b"new"
+    assert leftovers(temporary) == []

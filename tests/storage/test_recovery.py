@@ -26,7 +26,7 @@ from cache_actors.storage.files import write_ahead_log
 from cache_actors.storage.files.store import FileStore, Publication, Replacement
 from cache_actors.storage.files.temporary import TemporaryFile, TemporaryFolder
 from cache_actors.storage.files.write_ahead_log import LogRecord, WriteAheadLog, _OpenLog, can_log
-from cache_actors.storage.known_cleans import note_clean
+from cache_actors.storage.known_cleans import known_clean, note_clean
 from cache_actors.storage.layout import LOGS, TEMPORARY, Key, Project, key_at
 from cache_actors.storage.locks import FolderLock
 from cache_actors.storage.recovery import Recovered, recover
@@ -372,6 +372,19 @@ def test_files_that_a_known_clean_has_taken_are_not_stored_again(
     assert recover(root, temporary, require_artifacts=True) == Recovered()
     assert not any((root / path).exists() for path in PATHS)
     assert not dead.exists()
+
+
+def test_artifact_is_stored_again_though_one_is_there_that_a_clean_is_about_to_take(
+    root: Path, dead: Path, temporary: TemporaryFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had taken the place of that one, and the power was cut before the disk had its name."""
+    path = root / PATHS[0]
+    stored = path.stat().st_mtime_ns
+    os.utime(path, ns=(stored - 2 * 10**9, stored - 2 * 10**9))
+    note_clean(root, PROJECTS[0], stored - 10**9)
+    monkeypatch.setattr(write_ahead_log, "boot_id", lambda: b"another boot".ljust(36))
+    assert recover(root, temporary, require_artifacts=True) == Recovered(logged=2, stored=1)
+    assert path.stat().st_mtime_ns > known_clean(root, PROJECTS[0]).going
 
 
 @pytest.mark.parametrize("is_torn", [True, False])

@@ -91,6 +91,8 @@ def test_nodes_share_a_bucket_as_is_printed_and_end_with_their_parent(
     tmp_path: Path,
 ) -> None:
     find_script("weed")
+    left = tmp_path / ".dev" / "nodes-of-one-that-was-killed"
+    left.mkdir(parents=True)
     port, output = free_port(), tmp_path / "output"
     with (
         output.open("wb") as file,
@@ -118,6 +120,7 @@ def test_nodes_share_a_bucket_as_is_printed_and_end_with_their_parent(
     assert [answer.split()[1] for answer in stored_and_retrieved] == ["204", "204", "200", "200"]
     assert stored_and_retrieved[3].endswith("the bytes of an artifact\n")
     assert "Bucket ok" in status
+    assert not left.exists()
     assert len(family_of_all) > 6
     eventually(lambda: not any(map(is_running, family_of_all)))
     eventually(lambda: not any((tmp_path / ".dev").glob("nodes-*/node-*")))

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from cache_actors.kinds import Kind
+from cache_actors.storage.actions import BlobReference
 from cache_actors.storage.errors import StorageError
 from cache_actors.storage.files.store import FileStore
+from cache_actors.storage.known_cleans import note_clean
+from cache_actors.storage.layout import Key
 from cache_actors.transfer.artifact_reader import READ_BYTES, Artifact, ArtifactReader
 from tests.actors.helpers import CountingThreads, artifact, fail_at
 
@@ -106,3 +110,16 @@ async def test_disk_that_cannot_be_opened_is_no_miss(
     with pytest.raises(StorageError, match="Permission denied") as caught:
         await reader.open(artifact("A"))
     assert "/secret/path" not in str(caught.value)
+
+
+async def test_blob_that_a_clean_is_about_to_take_is_to_be_uploaded_but_can_be_read(
+    reader: ArtifactReader, path: Path, storage: Path
+) -> None:
+    project, blob = artifact("A").project, BlobReference("ab" * 32, len(BODY))
+    new = Key(project, Kind.BLOB, blob.id).path(storage)
+    new.parent.mkdir(parents=True)
+    path.rename(new)
+    assert await reader.missing(project, [blob]) == []
+    note_clean(storage, project, new.stat().st_mtime_ns)
+    assert await reader.missing(project, [blob]) == [0]
+    assert await reader.missing(project, [blob], to_stay=False) == []

@@ -83,6 +83,9 @@ def run_nodes(count: int) -> int:
         if settings.port + count - 1 > MAX_PORT:
             raise BadSettings(f"PORT is {settings.port}; allowed: {count} ports from there on")
         FOLDER.mkdir(exist_ok=True)
+        for left in FOLDER.glob("nodes-*"):
+            with suppress(OSError):  # ENOTEMPTY: it is in use; one that was killed leaves it empty
+                left.rmdir()
         folder = TemporaryDirectory(prefix="nodes-", dir=FOLDER.absolute())
         bucket = stack.enter_context(
             running_seaweed(Path(stack.enter_context(folder)) / "s3", buckets=8)

@@ -5,6 +5,9 @@ name with `link()`, which fails if the name is taken. *Replaced* files get their
 reader sees all of a file or none of it. When `publish` or `replace` return, the file and every
 folder above it will survive a power cut, unless the store is relaxed.
 
+A file that is about to go, as another node has cleaned its project (`known_cleans.py`), does not
+exist for those who publish: theirs takes its place, and is newer than the clean, so that it stays.
+
 Both take batches, and work through them in stages (`commit.py`): all files are written, all are
 made durable, and all get their names. With a log (`write_ahead_log.py`) durable means logged, which
 is one sync for all; without one each file is synced, and each folder once. They report on each
@@ -28,7 +31,10 @@ from cache_actors.storage.capacity import Capacity
 from cache_actors.storage.health import StorageHealth
 from cache_actors.storage.integrity.quarantine import DAMAGE, Quarantine
 from cache_actors.storage.integrity.validation import ValidFiles
+from cache_actors.storage.known_cleans import known_clean
+from cache_actors.storage.layout import Project, project_folder_of
 from cache_actors.storage.needs import try_storing
+from cache_actors.storage.project_lock import brief
 
 from .commit import Written, attempt, commit
 from .folders import Folders, identity_of, is_complete, is_same_folder, sync_folder
@@ -243,7 +249,7 @@ class FileStore:
         return settled
 
     def exists(self, path: Path) -> bool:
-        """Whether `path` has been published, for good: its folders are synced before a yes.
+        """Whether `path` has been published, to stay: its folders are synced before a yes.
 
         One that this process is just publishing does not count: it is taken back if its own sync
         fails. Hence the second look, after it is settled.
@@ -357,8 +363,13 @@ class FileStore:
         try_storing(self._temporary.path, self._temporary, durable=self.durable, reserve=size)
 
     def _is_published(self, path: Path) -> bool:
-        """Whether there is an artifact at `path`, and a whole one; it is in use from then on."""
-        return self.touch(path, time.time_ns())
+        """Whether there is an artifact at `path`, whole, that stays; it is in use from then on."""
+        now = time.time_ns()
+        if not self.touch(path, now):
+            return False
+        project = Project(*path.relative_to(self.root).parts[:2])
+        going = known_clean(self.root, project).going
+        return not going or self.touch(path, now, going=going)
 
     def _load(self, lookup: Lookup) -> Version | None:
         known = lookup.known
@@ -449,9 +460,14 @@ class FileStore:
         except FileExistsError:
             if self._is_published(item.path):
                 return Published.EXISTS
-            # Something else was in its place; if it is gone by now, there is room.
-            self._folders.call_in(item.folder, file.link, item.path)
+            # Something else was in its place, and is gone by now or is about to go.
+            self._folders.call_in(item.folder, partial(self._take_place, file), item.path)
         return Published.STORED
+
+    def _take_place(self, file: TemporaryFile, path: Path) -> None:
+        """Link `file` to `path`, in place of a file there, while nobody removes one as too old."""
+        with brief(project_folder_of(path, self.root)):
+            self._temporary.replace(file, path)
 
     def _write_entries(self, batch: Sequence[Replacement]) -> Iterator[Written | OSError]:
         return (attempt(self._write_entry, item) for item in batch)

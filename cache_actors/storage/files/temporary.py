@@ -301,6 +301,18 @@ class TemporaryFolder:
             self._make_again()
             return self._link(source)
 
+    def replace(self, file: TemporaryFile, target: Path) -> None:
+        """Link `file`, of this file system, to the path `target`, in place of a file there.
+
+        Raises:
+            OSError: the disk failed, or the file cannot be linked there.
+        """
+        if file.path is None:
+            path = self.path / str(next(self._numbers))
+            file.link(path)
+            file.path = path
+        file.rename(target)
+
     def _make_again(self) -> None:
         with self._making:
             if not self.path.is_dir():  # else another thread has made it meanwhile
