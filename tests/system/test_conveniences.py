@@ -81,9 +81,7 @@ def replaced(folder: Path) -> Iterator[None]:
     aside.rename(folder)
 
 
-troubles = pytest.mark.parametrize(
-    "trouble", [full, without_inodes, read_only, gone, foreign, replaced]
-)
+TROUBLES = [full, without_inodes, read_only, gone, foreign, replaced]
 
 
 @pytest.fixture(scope="module")
@@ -123,9 +121,19 @@ def read(client: httpx.Client, site: Site, cas_id: str, token: str, project: str
 # --- Decisions ------------------------------------------------------------------------------------
 
 
-@troubles
 @pytest.mark.usefixtures("which")
-@pytest.mark.parametrize("speaks", ["http1", "http2"])
+@pytest.mark.parametrize(
+    ("speaks", "trouble"),
+    [
+        *(("http1", each) for each in TROUBLES),
+        *(("http2", each) for each in (full, gone)),
+        *(
+            pytest.param("http2", each, marks=pytest.mark.nightly)
+            for each in TROUBLES
+            if each not in (full, gone)
+        ),
+    ],
+)
 def test_request_is_answered_though_its_decision_cannot_be_remembered(
     request: pytest.FixtureRequest, speaks: str, trouble: Trouble
 ) -> None:

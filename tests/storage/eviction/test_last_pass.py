@@ -102,11 +102,11 @@ def test_second_pass_over_a_storage_is_refused(root: Path, tmp_path: Path) -> No
         inside = open_descriptors()
         with pytest.raises(EvictionRunning, match="Another eviction of this storage is running"):
             EvictionLock(root)
-        assert open_descriptors() == inside
+        assert open_descriptors() <= inside
         with EvictionLock(tmp_path):
             pass
         lock.record_completed(REPORT)
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
     assert last_eviction(root) == REPORT
     with EvictionLock(root):
         pass

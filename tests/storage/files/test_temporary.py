@@ -80,7 +80,7 @@ def test_folder_of_a_living_owner_is_left_alone(parent: Path) -> None:
     file = owner.create(named=True)
     before = open_descriptors()
     sweep(parent)
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
     assert file.path is not None
     assert file.path.exists()
     file.discard()
@@ -94,7 +94,7 @@ def test_folder_without_an_owner_is_removed_with_all_in_it(parent: Path) -> None
     before = open_descriptors()
     sweep(parent)
     assert list(parent.iterdir()) == []
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
 
 
 def test_new_owner_sweeps_first(parent: Path) -> None:
@@ -455,7 +455,7 @@ def test_file_that_nobody_has_written_to_for_long_is_removed(folder: TemporaryFo
     before = open_descriptors()
     folder.sweep()
     assert list(folder.path.iterdir()) == [recent.path]
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
     for file in (old, recent):
         file.discard()
 

@@ -231,7 +231,7 @@ def test_broken_file_is_found_and_moved_as_it_is(
     content = path.read_bytes() if fault in {Fault.SIZE, Fault.DIGEST, Fault.EMPTY} else None
     descriptors = open_descriptors()
     report = storage.scrub()
-    assert open_descriptors() == descriptors
+    assert open_descriptors() <= descriptors
     (held,) = storage.held().values()
     assert report.findings == [Damage(storage.name(path), fault, storage.name(held))]
     assert held.parent.relative_to(storage.root / QUARANTINE) == path.parent.parent.relative_to(
@@ -309,7 +309,7 @@ def test_failure_of_another_sort_ends_the_scrub(
     with pytest.raises(OSError, match=os.strerror(errno.ENOMEM)):
         storage.scrub()
     assert path.exists()
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
 
 
 def test_broken_file_that_cannot_be_moved_is_reported_and_stays(
@@ -607,7 +607,7 @@ def test_only_one_scrub_runs_at_a_time(storage: Storage) -> None:
         before = open_descriptors()
         with pytest.raises(ScrubRunning):
             ScrubLock(storage.root)
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
     with ScrubLock(storage.root):
         pass
 
