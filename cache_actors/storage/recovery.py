@@ -48,7 +48,7 @@ from .integrity.validation import Fault, open_or_fault
 from .known_cleans import known_clean
 from .layout import LOGS, Key, key_at
 from .locks import FolderLock
-from .project_lock import exclusive
+from .project_lock import brief, exclusive
 from .references import targets_in
 
 if TYPE_CHECKING:
@@ -171,11 +171,17 @@ class _Recovery:
         for key in self._cleaned - self._newest.keys():
             if self._whole(key) is None:
                 self._remove(key)
-        self._store_again([k for k in self._newest if not k.kind.refers and self._kept(k) is None])
+        artifacts: dict[Project, list[Key]] = {}
         entries: dict[Project, list[Key]] = {}
         for key in self._newest:
             if key.kind.refers:
                 entries.setdefault(key.project, []).append(key)
+            elif self._kept(key) is None:
+                artifacts.setdefault(key.project, []).append(key)
+        for project, keys in artifacts.items():
+            # If the service runs, nobody may take what is stored for what was there, and remove it.
+            with suppress(FileNotFoundError), brief(project.path(self._store.root)):
+                self._store_again(keys)
         for project, keys in entries.items():
             # Others may store entries meanwhile, if the service runs: newer ones are to stay.
             with suppress(FileNotFoundError), exclusive(project.path(self._store.root)):

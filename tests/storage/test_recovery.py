@@ -1,6 +1,7 @@
 """After a power cut all that was acknowledged is there, and nothing that is torn."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -34,7 +35,7 @@ from cache_actors.storage.references import references_in, targets_in
 from cache_actors.storage.trash import clean, empty_trash
 
 from .power_cut import Disk, PowerCut
-from .stores import refusing
+from .stores import can_lock, refusing
 
 PROJECTS = [Project("acme", "app"), Project("acme", "lib")]
 ARTIFACTS = [hashlib.sha256(bytes([number])).hexdigest().upper() for number in range(8)]
@@ -348,12 +349,23 @@ def test_what_a_killed_process_has_stored_needs_no_recovery(
 
 @pytest.mark.parametrize("is_noted", [True, False])
 def test_files_of_a_damaged_log_are_stored_again_though_the_kernel_shows_them(
-    root: Path, dead: Path, temporary: TemporaryFolder, is_noted: bool
+    root: Path,
+    dead: Path,
+    temporary: TemporaryFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    is_noted: bool,
 ) -> None:
     inodes = [(root / path).stat().st_ino for path in PATHS]
     if is_noted:
         (dead / write_ahead_log.DAMAGED).touch()
     damaged = None if is_noted else dead
+    really_replace = FileStore.replace
+
+    def replace(store: FileStore, batch: Sequence[Replacement]) -> list[OSError | None]:
+        assert not can_lock(PROJECTS[0].path(root), fcntl.LOCK_EX), "somebody may remove them"
+        return really_replace(store, batch)
+
+    monkeypatch.setattr(FileStore, "replace", replace)
     found = recover(root, temporary, require_artifacts=True, damaged=damaged)
     assert found == Recovered(logged=2, stored=2)
     assert all((root / p).stat().st_ino != i for p, i in zip(PATHS, inodes, strict=True))
