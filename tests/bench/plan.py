@@ -9,7 +9,7 @@ from .farm import FACTORS, WORKERS
 LONGEST, SHORTEST = 120.0, 10.0
 """Minutes. In less there would be a round or two of everything, which says nothing."""
 
-LARGE = 16.0
+LARGE = 18.0
 """Minutes from which on a run has the time to store a million artifacts."""
 
 LARGE_SECONDS, SMALL_SECONDS = 360.0, 90.0
@@ -25,7 +25,7 @@ FARM_SECONDS = 10.0
 REMOTE_SETUP_SECONDS, TURNS_OF_CALLS = 20.0, 9
 """The Remote Execution API: until everybody runs, and turns in each round and to warm up."""
 
-BUILD_SECONDS, SECONDS_PER_ACTION, BUILDS = 5.0, 0.007, 3
+BUILD_SECONDS, SECONDS_PER_ACTION, BUILDS = 5.0, 0.007, 5
 """A build: what it takes in any case, and for each action; and builds in a round."""
 
 COMPARISON_PART = 0.6
