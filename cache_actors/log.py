@@ -12,6 +12,7 @@ import os
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import Enum
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -52,6 +53,7 @@ def new_log(settings: Settings, output: LogWriter = STANDARD_OUTPUT) -> Filterin
         rendering = [
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
+            _plain_values,
             structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain),
         ]
     # Bound here, once, and not by each line.
@@ -134,6 +136,11 @@ class _Lines:
             self._log_lost(lost)
 
     debug = info = warning = error = critical = msg
+
+
+def _plain_values(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """A structlog processor that has members of enumerations shown as in JSON, by their values."""
+    return {name: each.value if isinstance(each, Enum) else each for name, each in event.items()}
 
 
 def _json_line(_logger: object, method: str, event: EventDict) -> str:

@@ -3,6 +3,7 @@
 import json
 from contextlib import suppress
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from typing import Any, Literal
 
 import pytest
@@ -113,11 +114,12 @@ def test_events_below_the_level_are_left_out(
 
 
 def test_text_is_a_line_with_the_event_and_its_values(capfd: pytest.CaptureFixture[str]) -> None:
-    log_of("text").info("something_happened", answer=42)
+    log_of("text").info("something_happened", answer=42, status=HTTPStatus.BAD_REQUEST)
     (line,) = capfd.readouterr().out.splitlines()
     assert "info" in line
     assert "something_happened" in line
     assert "answer=42" in line
+    assert "status=400" in line
     assert "\x1b" not in line  # nobody looks at it on a terminal
 
 

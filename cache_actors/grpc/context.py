@@ -11,7 +11,7 @@ import trio
 from cache_actors.access.grants import UNPAID, Access, Action
 from cache_actors.storage.layout import InvalidIdentifier, Project, parse_project
 
-from .framing import NAMED_WITHIN, UNHELD_BYTES, MessageMemory, MessageReader
+from .framing import NAMED_WITHIN, UNHELD_BYTES, CallMemory, MessageMemory, MessageReader
 from .status import CallFailed, Code, invalid
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class CallContext:
         self._action = action
         self._instance: str | None = None
         self._instance_in = instance_in
+        self._memory: CallMemory | None = None
         self.messages = MessageReader(request.body, most, room, self._authorise_early, self.memory)
 
     async def authorise(self, instance: str) -> None:
@@ -123,9 +124,10 @@ class CallContext:
 
         It is of the project's share, as one message may take more than a client's would be.
         """
-        memory = MessageMemory(self.services.call_memory, self.owner[:1])
-        self.resources.callback(memory.give_back)
-        return memory
+        if self._memory is None:
+            self._memory = CallMemory(self.services.call_memory, self.owner[:1])
+            self.resources.callback(self._memory.give_back)
+        return MessageMemory(self._memory)
 
     async def hold(self, amount: int) -> None:
         """Hold `amount` bytes of memory until the answer has been sent, unless that is little.

@@ -8,7 +8,7 @@ why the name of the instance is looked for at its start.
 from __future__ import annotations
 
 import struct
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -108,35 +108,87 @@ def leading_name(start: bytes) -> str:
     return ""
 
 
-class MessageMemory(Holding):
-    """The memory of a call's messages. If its client pauses, and others need it, it is given up."""
+class CallMemory(Holding):
+    """All memory of a call, which is one holding: so the call never waits for its own memory."""
 
     def __init__(self, shares: Shares, owner: Owner) -> None:
         super().__init__(shares, owner)
-        self.is_lost = False
-        self.receiving: list[bytes] | None = None  # the pieces of a message that is incomplete
+        self.receiving: MessageMemory | None = None  # of a message that is incomplete
 
     async def reserve(self, amount: int) -> None:
         """Wait for `amount` bytes more.
 
         Raises:
             CallFailed: RESOURCE_EXHAUSTED, there are never as many.
-            HttpError: 429, there are none for too long.
+            HttpError: 429, there are none for too long, or all calls that hold some wait for more.
         """
-        if self.amount + amount > self._shares.limit:
-            text = f"This takes {amount} bytes of memory, and there are {self._shares.limit}"
+        total, limit = self.amount + amount, self._shares.limit
+        if total > limit:
+            text = f"The call takes {total} bytes of memory, and all calls have {limit}"
             raise CallFailed(Code.RESOURCE_EXHAUSTED, text)
-        with trio.move_on_after(PATIENCE) as patience:
-            await self.take(amount)
-        if patience.cancelled_caught:
-            raise overloaded("Too many requests at once")
+        try:
+            with trio.fail_after(PATIENCE):
+                await self.grow(amount)
+        except (trio.TooSlowError, trio.WouldBlock):
+            raise overloaded("Too many requests at once") from None
 
     def let_go(self) -> None:
         """Give up a message whose rest does not come."""
         if self.receiving is not None:
-            self.is_lost = True
-            self.receiving.clear()
-            self.give_back()
+            self.receiving.lose()
+
+
+class MessageMemory:
+    """A part of a call's memory: that of a message, or of what is made of it.
+
+    If the client pauses while a message is received, and others need its memory, it is given up.
+
+    Args:
+        call: the memory of the call.
+
+    Attributes:
+        amount: bytes that are held.
+        is_lost: whether they have been given up.
+    """
+
+    def __init__(self, call: CallMemory) -> None:
+        self._call = call
+        self._pieces: list[bytes] = []
+        self.amount = 0
+        self.is_lost = False
+
+    async def reserve(self, amount: int) -> None:
+        """Wait for `amount` bytes more.
+
+        Raises:
+            As `CallMemory.reserve`.
+        """
+        await self._call.reserve(amount)
+        self.amount += amount
+
+    def give_back(self) -> None:
+        """Return all bytes."""
+        amount, self.amount = self.amount, 0
+        self._call.give_back(amount)
+
+    @contextmanager
+    def receiving(self, pieces: list[bytes]) -> Iterator[None]:
+        """Be of a message whose `pieces` are still coming."""
+        self._pieces, self._call.receiving = pieces, self
+        try:
+            yield
+        finally:
+            self._pieces, self._call.receiving = [], None
+
+    def move(self) -> None:
+        """Record progress."""
+        self._call.move()
+
+    def lose(self) -> None:
+        """Give up the message that is being received."""
+        self.is_lost = True
+        self._pieces.clear()
+        self.give_back()
 
 
 class MessageReader:
@@ -199,11 +251,8 @@ class MessageReader:
         await self._authorise(leading_name(start[: min(length, NAMED_WITHIN)]))
         memory = self._memory = self._memory or self._new_memory()
         await memory.reserve(int(self._room * length))
-        memory.receiving = self._pieces
-        try:
+        with memory.receiving(self._pieces):
             await self._fill(length, memory)
-        finally:
-            memory.receiving = None
         return self._take(length)
 
     async def hold(self, message: bytes, amount: int) -> None:

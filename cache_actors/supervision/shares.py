@@ -11,6 +11,11 @@ always finds some units, although the owners are not known beforehand.
 Waiting requests are granted by project: the project that holds least comes first, and among equals
 the one that was served longest ago. Requests of one client are granted in order.
 
+Who holds units and needs more (`Holding.grow`) must not wait for units that are given back only
+after its own. So it goes before those who hold none, and its project's share limits it only while
+another holding of the project does not wait. If all holdings wait for more, and there is not enough
+for any of them, the last one that asked is refused.
+
 A stalled client must not keep others waiting. Each `Holding` records when it last made progress.
 While a request waits, holdings without progress for `STALLED` seconds are asked to release their
 surplus; but only those of owners that hold at least as much as the waiting owner.
@@ -61,6 +66,7 @@ class Shares:
         self._held: dict[Owner, int] = {}  # by each prefix of the holding owners' paths
         self._holdings: set[Holding] = set()
         self._waiting: dict[Owner, deque[_Ticket]] = {}
+        self._growing: list[_Ticket] = []
         self._reclaimed = float("-inf")
         self._turns = count()
         self._last_turn: dict[Owner, int] = {}
@@ -102,28 +108,52 @@ class Shares:
             self._holdings.discard(holding)
 
     def must_wait(self, owner: Owner, amount: int) -> bool:
-        """Whether `owner` cannot take `amount` units now, or has earlier requests that wait."""
-        return owner in self._waiting or not self.fits(owner, amount)
+        """Whether `owner` cannot take `amount` units now, or others of its own come before it."""
+        return owner in self._waiting or self._grows(owner) or not self.fits(owner, amount)
+
+    def _grows(self, owner: Owner) -> bool:
+        """Whether a holding of that project waits for more."""
+        return any(each.holding.owner[:1] == owner[:1] for each in self._growing)
 
     async def wait(self, holding: Holding, amount: int) -> None:
         """Wait until `holding` is granted `amount` units more."""
         ticket = _Ticket(holding, amount)
         self._waiting.setdefault(holding.owner, deque()).append(ticket)
+        await self._answer_to(ticket)
+
+    async def grow(self, holding: Holding, amount: int) -> None:
+        """Wait until `holding`, which is not empty, is granted `amount` units more.
+
+        Raises:
+            trio.WouldBlock: all holdings wait for more, and there is not enough for any.
+        """
+        ticket = _Ticket(holding, amount)
+        self._growing.append(ticket)
+        self.grant()
+        await self._answer_to(ticket)
+        if ticket.is_refused:
+            raise trio.WouldBlock
+
+    async def _answer_to(self, ticket: _Ticket) -> None:
+        """Wait until a request is granted or refused."""
         try:
-            while not ticket.granted.is_set():
+            while not ticket.answered.is_set():
                 with trio.move_on_after(STALLED if self._leave_room else inf):
-                    await ticket.granted.wait()
-                if not ticket.granted.is_set():
-                    self.reclaim(holding.owner)
+                    await ticket.answered.wait()
+                if not ticket.answered.is_set():
+                    self.reclaim(ticket.holding.owner)
         except trio.Cancelled:
-            if ticket.granted.is_set():  # granted just before the cancellation
-                self.count(holding, -amount)
-            else:
+            if not ticket.answered.is_set():
                 self._forget(ticket)
+            elif not ticket.is_refused:  # granted just before the cancellation
+                self.count(ticket.holding, -ticket.amount)
             self.grant()
             raise
 
     def _forget(self, ticket: _Ticket) -> None:
+        if ticket in self._growing:
+            self._growing.remove(ticket)
+            return
         queue = self._waiting[ticket.holding.owner]
         queue.remove(ticket)
         if not queue:
@@ -131,19 +161,41 @@ class Shares:
 
     def grant(self) -> None:
         """Grant waiting requests until none of them fits."""
+        self._grant_growing()
         served = True
         while self._waiting and served:
             served = False
             for owner in sorted(self._waiting, key=self._rank):
                 ticket = self._waiting[owner][0]
-                if self.fits(owner, ticket.amount):
-                    self._forget(ticket)
+                if not self._grows(owner) and self.fits(owner, ticket.amount):
+                    self._grant(ticket)
                     if owner in self._waiting:  # the others' turn comes first
                         self._waiting[owner] = self._waiting.pop(owner)
-                    self.count(ticket.holding, ticket.amount)
-                    ticket.granted.set()
                     served = True
                     break
+
+    def _grant(self, ticket: _Ticket) -> None:
+        self._forget(ticket)
+        self.count(ticket.holding, ticket.amount)
+        ticket.answered.set()
+
+    def _grant_growing(self) -> None:
+        """Grant what holdings wait for that are not empty, or refuse one if none could go on."""
+        while self._growing:
+            idle = self._holdings - {each.holding for each in self._growing}
+            projects = {each.owner[:1] for each in idle}  # with a holding that does not wait
+            for ticket in self._growing:
+                owner, amount = ticket.holding.owner, ticket.amount
+                is_possible = self.taken + amount <= self.limit
+                if is_possible and (owner[:1] not in projects or self.fits(owner, amount)):
+                    self._grant(ticket)
+                    break
+            else:
+                if not idle:
+                    ticket = self._growing.pop()
+                    ticket.is_refused = True
+                    ticket.answered.set()
+                return
 
     def _rank(self, owner: Owner) -> tuple[int, int]:
         """The sort key for waiting owners; the lowest is served first."""
@@ -198,6 +250,20 @@ class Holding:
         await self._shares.wait(self, min(amount, self._shares.limit))
         self.move()
 
+    async def grow(self, amount: int) -> None:
+        """Take `amount` units beside those that are held, and wait only for who can go on.
+
+        Raises:
+            trio.WouldBlock: all who hold units wait for more, and there is not enough for any.
+        """
+        if not self.amount:
+            await self.take(amount)
+            return
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self.move()
+        await self._shares.grow(self, amount)
+        self.move()
+
     def give_back(self, amount: int | None = None) -> None:
         """Return `amount` units, or all of them, and grant waiting requests that fit now."""
         amount = self.amount if amount is None else amount
@@ -212,9 +278,10 @@ class Holding:
 class _Ticket:
     """A waiting request for `amount` units."""
 
-    __slots__ = ("amount", "granted", "holding")
+    __slots__ = ("amount", "answered", "holding", "is_refused")
 
     def __init__(self, holding: Holding, amount: int) -> None:
         self.holding = holding
         self.amount = amount
-        self.granted = trio.Event()
+        self.answered = trio.Event()
+        self.is_refused = False

@@ -47,9 +47,9 @@ def _processor() -> str:
 
 
 def first_number(command: list[str]) -> str:
-    """The first number that a command prints, as its version."""
+    """The first number that a command prints, as its version; not one within a name, as h2load."""
     said = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = re.search(r"\d[\w.]*", said.stdout + said.stderr)
+    found = re.search(r"\b\d[\w.]*", said.stdout + said.stderr)
     return found[0] if found else "?"
 
 

@@ -9,7 +9,7 @@ from .farm import FACTORS, WORKERS
 LONGEST, SHORTEST = 120.0, 16.0
 """Minutes. In less there would be a round or two of everything, which says nothing."""
 
-LARGE = 24.0
+LARGE = 26.0
 """Minutes from which on a run has the time to store a million artifacts, and to recover often."""
 
 LARGE_SECONDS, SMALL_SECONDS = 360.0, 90.0
@@ -28,7 +28,7 @@ REMOTE_SETUP_SECONDS, TURNS_OF_CALLS = 20.0, 9
 RECOVERY_SECONDS = 60.0
 """To fill logs, to recover what they have, and to start once more."""
 
-BUILD_SECONDS, SECONDS_PER_ACTION, BUILDS = 5.0, 0.007, 3
+BUILD_SECONDS, SECONDS_PER_ACTION, BUILDS = 5.0, 0.007, 5
 """A build: what it takes in any case, and for each action; and builds in a round."""
 
 SHARED_SETUP_SECONDS, CATCH_UP_SECONDS, PULL_SECONDS = 25.0, 45.0, 0.015
@@ -126,8 +126,8 @@ def plan_for(minutes: float) -> Plan:
     """
     sizes = (1_000, 100_000, 1_000_000) if minutes >= LARGE else (1_000, 100_000)
     step = float(round(min(30.0, max(5.0, minutes * 60 / 72))))
-    turn = 2.0 if minutes >= 30 else 1.0
-    rounds, builds = (5, 3) if minutes >= 30 else (3, 1)
+    turn = 2.0 if minutes >= 40 else 1.0
+    rounds, builds = (5, 3) if minutes >= 40 else (3, 1)
     actions = 2_000 if minutes >= LARGE else 200
     remote = remote_seconds(rounds, turn, actions, builds)
     recoveries = 2 if minutes >= LARGE else 1

@@ -2,7 +2,8 @@
 
 Each contestant keeps the same blobs, and is called in turns, by h2load: nginx alone, which sends
 prepared answers and is the limit; this service behind nginx, with two workers; and BuildGrid.
-Then Bazel builds many small actions without a cache, with its disk cache, and with this service.
+Then Bazel builds many small actions without a cache, with its disk cache, with this service, and
+with a bare nginx that it asks over HTTP, which is the limit for any remote cache.
 """
 
 import os
@@ -57,7 +58,10 @@ ACTION, READ_BATCH, READ = "GetActionResult, calls/s", "BatchReadBlobs, blobs/s"
 UNITS = {ACTION: 1.0, READ_BATCH: float(BATCH), READ: LARGE / 2**20}
 """What a call is worth in the unit of its case."""
 
-WITHOUT, DISK = "without a cache", "Bazel's disk cache"
+WITHOUT, DISK, HTTP = "without a cache", "Bazel's disk cache", "nginx alone, over HTTP"
+MANY_JOBS = 32
+"""Actions at once, with which Bazel does not wait for one answer after the other; on its own it has
+as many as there are cores."""
 
 
 @dataclass(frozen=True)
@@ -251,6 +255,27 @@ def _turns(
 
 # --- A build of many small actions ----------------------------------------------------------------
 
+FILES = """\
+    server {
+        listen {listen} backlog=4096;
+        root                 FOLDER;
+        keepalive_requests   1000000;
+        client_max_body_size 0;
+        dav_methods          PUT;
+        create_full_put_path on;
+    }"""
+
+
+@contextmanager
+def files(folder: Path) -> Iterator[str]:
+    """nginx as a cache of files in `folder`, which Bazel reads and writes over HTTP: its URL."""
+    folder.mkdir()
+    folder.chmod(0o777)  # nginx's workers have a user of their own
+    server = FILES.replace("FOLDER", str(folder))
+    with plain_nginx(server, temporary=folder, workers=cores()) as nginx:
+        yield nginx.url
+
+
 RULES = """\
 [genrule(name = "g%d" % n, outs = ["g%d.txt" % n], cmd = "echo {} > $@".format(n))
  for n in range(COUNT)]
@@ -271,7 +296,25 @@ def _builds(folder: Path, port: int, plan: Plan, say: Callable[[str], None]) -> 
     (workspace / "BUILD").write_text(RULES.replace("COUNT", str(plan.small_actions)))
     remote = [f"--remote_cache=grpc://127.0.0.1:{port}", f"--remote_instance_name={PROJECT}"]
     remote.append(f"--remote_header=authorization=Bearer {TOKEN}")
-    ways = {WITHOUT: [], DISK: [f"--disk_cache={folder}/disk"], OURS: remote}
+    with files(folder / "files") as url:
+        ways = {
+            WITHOUT: [],
+            DISK: [f"--disk_cache={folder}/disk"],
+            HTTP: [f"--remote_cache={url}"],
+            OURS: remote,
+            f"{OURS}, --jobs={MANY_JOBS}": [*remote, f"--jobs={MANY_JOBS}"],
+        }
+        return _turns_of_builds(folder, workspace, ways, plan, say)
+
+
+def _turns_of_builds(
+    folder: Path,
+    workspace: Path,
+    ways: dict[str, list[str]],
+    plan: Plan,
+    say: Callable[[str], None],
+) -> list[Builds]:
+    """Build all `ways`, which are options for Bazel, in turns; at first to fill caches."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(1 + plan.build_rounds):
         what = "all hits" if number else "to fill caches"

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 from cache_actors.grpc.action_cache import references
 from cache_actors.grpc.digests import BLOBS_AT_ONCE, blob_of
-from cache_actors.grpc.framing import MessageMemory
+from cache_actors.grpc.framing import CallMemory, MessageMemory
 from cache_actors.grpc.messages_pb2 import (
     ActionResult,
     Directory,
@@ -21,7 +21,7 @@ from cache_actors.grpc.messages_pb2 import (
     Tree,
 )
 from cache_actors.grpc.status import CallFailed, Code
-from cache_actors.grpc.trees import References, add_directories, add_trees
+from cache_actors.grpc.trees import REFERENCE_BYTES, References, add_directories, add_trees
 from cache_actors.storage.actions import BlobReference
 from cache_actors.supervision import Shares
 
@@ -36,20 +36,20 @@ class FakeCall:
         at_once: how many were, each time.
     """
 
-    def __init__(self, *blobs: Message) -> None:
+    def __init__(self, *blobs: Message, limit: int = 8 << 20) -> None:
         contents = [each.SerializeToString() for each in blobs]
         self._contents = {blob_of(digest_of(each)): each for each in contents}
         self.reads: Counter[BlobReference] = Counter()
         self.at_once: list[int] = []
-        self.shares = Shares(8 << 20)
+        self.shares = Shares(limit)
         self.resources = ExitStack()
+        self._memory = CallMemory(self.shares, ("project",))
         self.services = SimpleNamespace(reader=self, fetcher=None)
         self.project = "project"
 
     def memory(self) -> MessageMemory:
-        memory = MessageMemory(self.shares, ("project",))
-        self.resources.callback(memory.give_back)
-        return memory
+        self.resources.callback(self._memory.give_back)
+        return MessageMemory(self._memory)
 
     async def contents(self, project: str, blobs: Sequence[BlobReference]) -> list[bytes | None]:
         assert project == self.project
@@ -142,3 +142,20 @@ async def test_references_are_limited_and_their_memory_is_held_until_the_answer_
     assert call.shares.taken > 3_000 * 80
     call.resources.close()
     assert call.shares.taken == 0
+
+
+async def test_call_does_not_wait_for_the_memory_that_it_holds_itself() -> None:
+    """The tree and what it names are more than half of all memory, which is a project's share."""
+    tree = Tree(root=Directory(files=[file(f"{number}") for number in range(3_000)]))
+    call = FakeCall(tree, limit=1_000_000)
+    assert 2 * tree.ByteSize() < 500_000
+    assert len(await found_in(call, add_trees, tree)) == 3_001
+    assert call.shares.taken > 500_000
+
+
+async def test_call_that_takes_more_than_there_is_says_how_much_that_is() -> None:
+    tree = Tree(root=Directory(files=[file(f"{number}") for number in range(5_000)]))
+    call = FakeCall(tree, limit=1_000_000)
+    taken = 2 * tree.ByteSize() + 2_000 * REFERENCE_BYTES
+    with pytest.raises(CallFailed, match=f"takes {taken} bytes of memory, and all calls have 1000"):
+        await found_in(call, add_trees, tree)

@@ -146,6 +146,139 @@ async def test_one_that_gives_up_leaves_nothing_behind(nursery: trio.Nursery) ->
     assert shares._held == {}
 
 
+# Growing.
+
+
+async def test_who_holds_units_waits_neither_for_its_own_nor_for_who_holds_none(
+    nursery: trio.Nursery,
+) -> None:
+    shares, served = Shares(1024), list[tuple[object, ...]]()
+    growing = Holding(shares, ("project",))
+    await growing.take(600)
+    nursery.start_soon(Waiter(shares, ("project",), 10).run, served)
+    await trio.testing.wait_all_tasks_blocked()
+    with trio.fail_after(5):
+        await growing.grow(400)
+    assert (growing.amount, served) == (1000, [])
+    growing.give_back()
+    await trio.testing.wait_all_tasks_blocked()
+    assert served == [("project",)]
+
+
+async def test_who_holds_units_leaves_room_while_others_of_its_project_can_go_on(
+    nursery: trio.Nursery,
+) -> None:
+    shares = Shares(1024)
+    growing, other = Holding(shares, ("project",)), Holding(shares, ("project",))
+    await growing.take(400)
+    await other.take(100)
+    nursery.start_soon(growing.grow, 100)
+    await trio.testing.wait_all_tasks_blocked()
+    assert growing.amount == 400
+    with pytest.raises(trio.WouldBlock):  # what is left of the share is for who waits already
+        Holding(shares, ("project",)).take_nowait(1)
+    Holding(shares, ("other",)).take_nowait(1)
+    other.give_back()
+    await trio.testing.wait_all_tasks_blocked()
+    assert growing.amount == 500
+
+
+@pytest.mark.parametrize("projects", [("one", "one"), ("one", "other")])
+async def test_of_those_who_wait_for_each_other_the_last_is_refused(
+    projects: tuple[str, str], nursery: trio.Nursery
+) -> None:
+    shares = Shares(1024)
+    first, last = (Holding(shares, (project,)) for project in projects)
+    await first.take(400)
+    await last.take(100)
+    nursery.start_soon(first.grow, 550)
+    await trio.testing.wait_all_tasks_blocked()
+    with trio.fail_after(5), pytest.raises(trio.WouldBlock):
+        await last.grow(550)
+    assert (first.amount, last.amount) == (400, 100)
+    last.give_back()
+    await trio.testing.wait_all_tasks_blocked()
+    assert first.amount == 950
+    first.give_back()
+    assert (shares.taken, shares._growing) == (0, [])
+
+
+async def test_one_that_ends_leaves_the_others_not_waiting_for_each_other(
+    nursery: trio.Nursery,
+) -> None:
+    shares, refused = Shares(1024), list[Holding]()
+    holdings = [Holding(shares, (project,)) for project in range(3)]
+
+    async def grow(holding: Holding) -> None:
+        try:
+            await holding.grow(700)
+        except trio.WouldBlock:
+            refused.append(holding)
+            holding.give_back()
+
+    for holding in holdings:
+        await holding.take(200 if holding is not holdings[2] else 50)
+    for holding in holdings[:2]:
+        nursery.start_soon(grow, holding)
+        await trio.testing.wait_all_tasks_blocked()
+    assert refused == []
+    holdings[2].give_back()
+    await trio.testing.wait_all_tasks_blocked()
+    assert refused == [holdings[1]]
+    assert holdings[0].amount == 900
+
+
+async def test_growing_that_is_given_up_leaves_nothing_behind(nursery: trio.Nursery) -> None:
+    shares = Shares(1024)
+    growing, other = Holding(shares, ("project",)), Holding(shares, ("project",))
+    await growing.take(400)
+    await other.take(100)
+    for is_granted in False, True:
+        with trio.CancelScope() as scope:
+            nursery.start_soon(_cancel_when_waiting, scope, other if is_granted else None)
+            await growing.grow(300)
+        assert scope.cancelled_caught
+        assert (growing.amount, shares._growing) == (400, [])
+
+
+async def _cancel_when_waiting(scope: trio.CancelScope, other: Holding | None) -> None:
+    """Cancel `scope`, just before which what it waits for is granted if `other` is given."""
+    await trio.testing.wait_all_tasks_blocked()
+    scope.cancel()
+    if other is not None:
+        other.give_back()
+
+
+STEPS = st.lists(
+    st.tuples(st.integers(0, 2), st.integers(1, 100), st.lists(st.integers(1, 60), max_size=3)),
+    max_size=12,
+)
+
+
+@given(STEPS)
+def test_nobody_waits_for_ever(tasks: list[tuple[int, int, list[int]]]) -> None:
+    async def run() -> None:
+        shares = Shares(100)
+
+        async def work(project: int, first: int, more: list[int]) -> None:
+            holding = Holding(shares, (project,))
+            await holding.take(first)
+            with suppress(trio.WouldBlock):
+                for amount in more:
+                    await trio.testing.wait_all_tasks_blocked()
+                    await holding.grow(amount)
+                    assert shares.taken <= shares.limit
+            holding.give_back()
+
+        with trio.fail_after(STALLED):  # by a clock that stands still unless all wait
+            async with trio.open_nursery() as nursery:
+                for task in tasks:
+                    nursery.start_soon(work, *task)
+        assert (shares.taken, shares._growing, shares._waiting) == (0, [], {})
+
+    trio.run(run, clock=MockClock(autojump_threshold=0))
+
+
 # Those who get nowhere.
 
 
