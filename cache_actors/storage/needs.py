@@ -21,7 +21,8 @@ from .errors import OF_THE_MOMENT, Unfit
 from .files.folders import make_folder, sync_folder
 from .files.last_use import touch_path
 from .files.temporary import CANNOT_LOCK, LOCK_ADVICE, TemporaryFolder
-from .layout import TEMPORARY
+from .files.write_ahead_log import log_folders
+from .layout import LOGS, TEMPORARY
 from .locks import FolderLock
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ _READABLE = {stat.S_IFREG: stat.S_IRGRP, stat.S_IFDIR: stat.S_IRGRP | stat.S_IXG
 def require_storage(root: Path, tmp_dir: Path | None, *, durable: bool) -> None:
     """Make the storage folder `root` if it is missing, and try all needed features in it.
 
-    A disk that is full, busy or failing is no error here: that may pass, and reads go on.
+    A disk that is full of bytes, busy or failing is no error here: that may pass, and reads go on.
 
     Args:
         root: the storage folder.
@@ -58,6 +59,9 @@ def require_storage(root: Path, tmp_dir: Path | None, *, durable: bool) -> None:
     """
     root.mkdir(parents=True, exist_ok=True)
     _remove_left(root)
+    _remove_left(root / LOGS)
+    with _trouble_may_pass():
+        try_logs(root)
     with _temporary_folder(root / TEMPORARY) as temporary, _trouble_may_pass():
         try_storing(root, temporary, durable=durable)
     if tmp_dir is not None:
@@ -107,6 +111,29 @@ def try_storing(
     finally:
         file.discard()
         shutil.rmtree(place, ignore_errors=True)
+
+
+def try_logs(root: Path) -> None:
+    """Check that a log can be made below the storage folder, and that those there can be read.
+
+    Raises:
+        Unfit: what has the name of the logs' folder is no folder.
+        OSError: the disk failed, is full, or denies access.
+    """
+    logs = root / LOGS
+    try:
+        is_folder = stat.S_ISDIR(logs.lstat().st_mode)
+    except FileNotFoundError:
+        return  # it is made when it is needed
+    if not is_folder:
+        raise Unfit(errno.ENOTDIR, f"{LOGS} in it is no folder", f"Move {LOGS} away.")
+    trial = logs / f"{TRIAL}{uuid4().hex}"
+    trial.mkdir()
+    trial.rmdir()
+    for folder in log_folders(root):
+        with suppress(FileNotFoundError):  # its owner has just ended
+            for path in (folder, *folder.glob("[12]")):
+                os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
 
 @contextmanager

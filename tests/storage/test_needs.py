@@ -5,6 +5,7 @@ import fcntl
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from cache_actors.storage.errors import Unfit
 from cache_actors.storage.files.store import FileStore
 from cache_actors.storage.files.temporary import TemporaryFile, TemporaryFolder
 from cache_actors.storage.health import StorageState
+from cache_actors.storage.layout import LOGS
 from cache_actors.storage.needs import MAX_TRIAL_SECONDS, TRIAL, require_storage, try_storing
 from tests.support.mounts import require_root
 
@@ -97,14 +99,52 @@ def test_trouble_of_the_moment_does_not_say_that_a_storage_is_unfit(
 
 
 def test_folders_of_trials_that_were_killed_are_removed(root: Path) -> None:
-    old, young = root / f"{TRIAL}old", root / f"{TRIAL}young"
-    for folder in old, young:
-        (folder / "deeper").mkdir(parents=True)
     long_ago = time.time() - MAX_TRIAL_SECONDS - 10
-    os.utime(old, (long_ago, long_ago))
+    olds = [folder / f"{TRIAL}old" for folder in (root, root / LOGS)]
+    youngs = [folder / f"{TRIAL}young" for folder in (root, root / LOGS)]
+    for folder in (*olds, *youngs):
+        (folder / "deeper").mkdir(parents=True)
+    for old in olds:
+        os.utime(old, (long_ago, long_ago))
     require_storage(root, None, durable=True)
-    assert not old.exists()
-    assert young.exists()
+    assert not any(old.exists() for old in olds)
+    assert all(young.exists() for young in youngs)
+
+
+@pytest.mark.parametrize("kind", ["file", "link that leads nowhere"])
+def test_logs_that_cannot_be_made_are_told_at_the_start_and_by_the_probe(
+    durable: FileStore, root: Path, kind: str
+) -> None:
+    logs = root / LOGS
+    if kind == "file":
+        logs.touch()
+    else:
+        logs.symlink_to(root / "nowhere")
+    with pytest.raises(Unfit, match=r"\.log in it is no folder"):
+        require_storage(root, None, durable=True)
+    durable.probe()
+    assert durable.health.status().state is StorageState.FAILING
+    logs.unlink()
+    durable.probe()
+    assert durable.health.status().state is StorageState.OK
+
+
+def test_log_that_may_not_be_read_is_told_at_the_start(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recovery would not know what is torn. It is the log of another user, as a rule."""
+    foreign = root / LOGS / ("0" * 32)
+    foreign.mkdir(parents=True)
+    really = os.open
+
+    def open_others(path: Path, *arguments: Any, **how: Any) -> int:
+        if path == foreign:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return really(path, *arguments, **how)
+
+    monkeypatch.setattr(os, "open", open_others)
+    with pytest.raises(PermissionError, match=foreign.name):
+        require_storage(root, None, durable=True)
 
 
 def test_store_that_cannot_link_is_failing_until_it_can(

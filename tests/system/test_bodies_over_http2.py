@@ -98,6 +98,11 @@ def test_upload_that_need_not_be_stored_is_answered_after_its_body(
     ]
     for status, headers in calls:
         assert curl(site, "POST", cas_path(cas_id), body, *headers) == (0, status)
+    unknown = ("--header", "Content-Length:")
+    assert curl(site, "PUT", "/api/cache/gradle/AB12", body, *unknown) == (0, 401)
+    if size == LIMIT:  # of a short one nginx may know the length by the time it passes it on
+        headers = (*authorized(site), *unknown)
+        assert curl(site, "PUT", "/api/cache/gradle/AB12", body, *headers) == (0, 422)
     for token, status in (site.token, 204), ("nobody's", 401), (refused, 403):
         answer = site.ask("POST", cas_path(cas_id), token, content=body.read_bytes())
         assert (answer.status_code, answer.http_version) == (status, "HTTP/2")

@@ -15,8 +15,8 @@ from cache_actors.storage.errors import Unfit
 from cache_actors.storage.files.store import FileStore
 from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.integrity.checksum import StoredChecksum, read_checksum, write_checksum
-from cache_actors.storage.layout import TEMPORARY, is_account, shard_depth
-from cache_actors.storage.needs import TRIAL, is_readable_by, try_storing
+from cache_actors.storage.layout import LOGS, TEMPORARY, is_account, shard_depth
+from cache_actors.storage.needs import TRIAL, is_readable_by, try_logs, try_storing
 
 from .access_times import AtimePolicy, atime_policy_of
 from .nginx import serves
@@ -43,6 +43,7 @@ def check_storage(settings: Settings) -> Iterator[CheckResult]:
     try:
         with TemporaryDirectory(prefix=TRIAL, dir=storage) as own:
             _try_storing(storage, Path(own), durable=settings.durability == "fsync")
+            try_logs(storage)
             file = Path(own) / "file"
             file.write_bytes(b"check")
             features = list(_features(file, storage))
@@ -50,8 +51,10 @@ def check_storage(settings: Settings) -> Iterator[CheckResult]:
         text = f"{storage} cannot be used: {error.strerror}"
         yield CheckResult("storage", Verdict.BROKEN, text, error.advice)
     except OSError as error:
-        text = f"{storage} cannot be written to: {error.strerror}"
-        yield CheckResult("storage", Verdict.BROKEN, text, advice_for(error.errno, storage))
+        place = Path(error.filename or storage)
+        where = storage / LOGS if storage / LOGS in place.parents else storage
+        text = f"{where} cannot be written to: {error.strerror}"
+        yield CheckResult("storage", Verdict.BROKEN, text, advice_for(error.errno, where))
     else:
         text = f"{storage} can be written to, and does what is needed"
         yield CheckResult("storage", Verdict.OK, text)

@@ -33,7 +33,7 @@ from cache_actors.storage.integrity.quarantine import DAMAGE, Quarantine
 from cache_actors.storage.integrity.validation import ValidFiles
 from cache_actors.storage.known_cleans import known_clean
 from cache_actors.storage.layout import Project, project_folder_of
-from cache_actors.storage.needs import try_storing
+from cache_actors.storage.needs import try_logs, try_storing
 from cache_actors.storage.project_lock import brief
 
 from .commit import Written, attempt, commit
@@ -361,6 +361,7 @@ class FileStore:
     def _probe(self, size: int) -> None:
         self.capacity.check_room(size)
         try_storing(self._temporary.path, self._temporary, durable=self.durable, reserve=size)
+        try_logs(self.root)
 
     def _is_published(self, path: Path) -> bool:
         """Whether there is an artifact at `path`, whole, that stays; it is in use from then on."""

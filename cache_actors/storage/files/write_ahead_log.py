@@ -34,6 +34,7 @@ import errno
 import math
 import os
 import shutil
+import stat
 import struct
 import time
 import zlib
@@ -151,6 +152,9 @@ class WriteAheadLog:
         """
         size = sum(map(_size, records))
         with self._given_up_if_it_fails():
+            if self._open is not None and not self._open.is_in_place():
+                self._open.leave()
+                self._open = None
             if self._open is None:
                 self._open = _OpenLog(self._root)
             self._open.make_room(size, self._thread)
@@ -260,6 +264,19 @@ class _OpenLog:
             self.active.close()
             self._other.close()
 
+    def is_in_place(self) -> bool:
+        """Whether recovery would find it; somebody may have removed or moved its folder."""
+        return self.active.is_in_place() and self._other.is_in_place()
+
+    def leave(self) -> None:
+        """Put on the disk what a log has that recovery would not find, and release it."""
+        self._finish_checkpoint()
+        try:
+            checkpoint(self._root, self._file_system)
+        except OSError as error:
+            raise CheckpointFailed(error) from error
+        self.release()
+
     def finish(self, thread: ThreadPoolExecutor) -> None:
         """Make a checkpoint of all there is, and remove the folder."""
         self._switch_segments(thread)
@@ -312,6 +329,14 @@ class _Segment:
         """Have nothing in it count any more, as all of it is on the disk now."""
         os.pwrite(self._fd, bytes(_SEGMENT.size), 0)
         os.fdatasync(self._fd)
+
+    def is_in_place(self) -> bool:
+        """Whether its path still leads to it."""
+        try:
+            found = self._path.lstat()
+        except OSError:
+            return False
+        return self._fd < 0 or os.path.samestat(found, os.fstat(self._fd))
 
     def is_empty(self) -> bool:
         """Whether nothing has been appended in this use."""
@@ -377,10 +402,16 @@ def checkpoint(root: Path, file_system: int) -> None:
 
 def abandoned_logs(root: Path, locks: ExitStack) -> Iterator[Path]:
     """The folders of the logs that have lost their owners, each locked until `locks` is closed."""
-    for folder in sorted((root / LOGS).glob("[0-9a-f]" * 32)):
+    for folder in log_folders(root):
         if lock := lock_abandoned(folder):
             locks.enter_context(lock)
             yield folder
+
+
+def log_folders(root: Path) -> list[Path]:
+    """The folders of all logs below the storage folder; what else lies beside them is not ours."""
+    found = sorted((root / LOGS).glob("[0-9a-f]" * 32))
+    return [folder for folder in found if stat.S_ISDIR(folder.lstat().st_mode)]
 
 
 def is_damaged(folder: Path) -> bool:

@@ -3,12 +3,14 @@
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cache_actors.cli.check.result import CheckResult, Verdict
 from cache_actors.cli.check.storage import advice_for, check_storage
 from cache_actors.settings import Settings
+from cache_actors.storage.layout import LOGS
 
 
 def findings(storage: Path) -> dict[str, CheckResult]:
@@ -42,6 +44,29 @@ def test_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
     assert [*found] == ["storage"]
     assert found["storage"].verdict is Verdict.BROKEN
     assert found["storage"].advice == advice_for(errno.ENOTDIR, tmp_path / "cas")
+
+
+def test_logs_that_cannot_be_made_are_told(tmp_path: Path) -> None:
+    (tmp_path / LOGS).touch()
+    found = findings(tmp_path)["storage"]
+    assert (found.verdict, ".log in it is no folder" in found.text) == (Verdict.BROKEN, True)
+    assert found.advice == "Move .log away."
+
+
+def test_logs_of_somebody_else_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logs = tmp_path / LOGS
+    logs.mkdir()
+    make = Path.mkdir
+
+    def refuse(path: Path, *arguments: Any, **how: Any) -> None:
+        if path.parent == logs:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        make(path, *arguments, **how)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    found = findings(tmp_path)["storage"]
+    assert found.text == f"{logs} cannot be written to: Permission denied"
+    assert found.advice == advice_for(errno.EACCES, logs)
 
 
 def test_advice_fits_the_error() -> None:

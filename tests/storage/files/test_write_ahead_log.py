@@ -4,6 +4,7 @@ import errno
 import hashlib
 import itertools
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -89,6 +90,19 @@ def record(name: str, size: int = 100) -> LogRecord:
 
 def folders(root: Path) -> list[Path]:
     return sorted((root / LOGS).iterdir())
+
+
+def open_logs(root: Path) -> Iterator[Path]:
+    """The files of logs that this process has open."""
+    for descriptor in Path("/proc/self/fd").iterdir():
+        if descriptor.is_symlink() and descriptor.readlink().parent.parent == root / LOGS:
+            yield descriptor.readlink()
+
+
+def is_at_rest(log: WriteAheadLog, root: Path) -> bool:
+    """Whether the log has closed its files, as it does when it has nothing to do."""
+    log.checkpoint_if_old()
+    return not list(open_logs(root))
 
 
 def names_in(root: Path) -> list[str]:
@@ -208,16 +222,60 @@ def test_log_that_rests_holds_no_file_open_for_writing(
 ) -> None:
     """So its file system can be made read-only."""
 
-    def is_closed() -> bool:
-        log.checkpoint_if_old()
-        descriptors = [each for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
-        return not any(folders(root)[0] in each.readlink().parents for each in descriptors)
-
     log.append([record("a")])
     monkeypatch.setattr(write_ahead_log, "MAX_AGE_SECONDS", 0.0)
-    eventually(is_closed)
+    eventually(lambda: is_at_rest(log, root))
     log.append([record("b")])
     assert names_in(root) == ["b"]
+
+
+@pytest.mark.parametrize("is_moved", [False, True])
+@pytest.mark.parametrize("rests", [False, True])
+def test_log_that_recovery_would_not_find_any_more_is_made_anew(
+    log: WriteAheadLog,
+    root: Path,
+    disk: Disk,
+    monkeypatch: pytest.MonkeyPatch,
+    is_moved: bool,
+    rests: bool,
+) -> None:
+    """What it has is put on the disk first, as a power cut would take it otherwise."""
+    log.append([record("a")])
+    if rests:
+        with monkeypatch.context() as patch:
+            patch.setattr(write_ahead_log, "MAX_AGE_SECONDS", 0.0)
+            eventually(lambda: is_at_rest(log, root))
+    syncs = disk.syncs
+    if is_moved:
+        (root / LOGS).rename(root / "moved")
+    else:
+        shutil.rmtree(root / LOGS)
+    log.append([record("b")])
+    assert names_in(root) == ["b"]
+    assert disk.syncs == syncs + 1
+    log.append([record("c")])
+    assert names_in(root) == ["b", "c"]
+
+
+def test_checkpoint_of_a_removed_log_that_fails_costs_one_batch(
+    log: WriteAheadLog, root: Path, disk: Disk
+) -> None:
+    log.append([record("a")])
+    shutil.rmtree(root / LOGS)
+    disk.failing = 1
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        log.append([record("b")])
+    log.mend()
+    log.append([record("c")])
+    assert names_in(root) == ["c"]
+
+
+def test_what_is_no_folder_is_no_log(root: Path) -> None:
+    (root / LOGS).mkdir()
+    (root / LOGS / ("0" * 32)).touch()
+    (root / LOGS / ("1" * 32)).symlink_to(root)
+    with ExitStack() as locks:
+        assert list(abandoned_logs(root, locks)) == []
 
 
 def test_failed_checkpoint_costs_one_batch_and_has_the_log_recovered_before_the_next(
