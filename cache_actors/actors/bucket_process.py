@@ -1,7 +1,8 @@
 """The keeper of a process that asks the bucket for an actor: the replicator's, and the fetcher's.
 
 A process that dies is replaced after a pause. So is one that says nothing for long, since each
-reports every second, and one in which a request to the bucket does not end.
+reports every second, and one in which a request to the bucket does not end. One that has said
+nothing for some seconds is not waited for, and the bucket counts as unreachable.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from cache_actors.metrics.registry import Metrics
     from cache_actors.s3.report import BucketReport
     from cache_actors.s3.status import Asker, SharedMonitor
+
+QUIET_SECONDS = 5.0
+"""Time in seconds without a report after which nobody waits for a process; as a rule it hangs."""
 
 SILENCE_SECONDS = 60.0
 """Time in seconds without a report after which a process counts as dead; it reports each second."""
@@ -61,6 +65,11 @@ class BucketProcess(Generic[Report]):
         self._monitor = monitor
         self._metrics = metrics
         self._log = log
+        self._heard = 0.0  # when the process has reported last, or started
+
+    def is_quiet(self) -> bool:
+        """Whether the process has not reported for longer than it should take."""
+        return trio.current_time() - self._heard > QUIET_SECONDS
 
     async def keep(
         self, use: Callable[[ActorProcess], Awaitable[None]], ended: Callable[[], None]
@@ -91,13 +100,26 @@ class BucketProcess(Generic[Report]):
         except OSError as error:
             return str(error.strerror)
         reason = ""
+        self._heard = trio.current_time()
         try:
-            await use(process)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._note_quiet)
+                await use(process)
         except* ProcessDied as errors:
-            reason = str(errors.exceptions[0])
+            first: BaseException = errors
+            while isinstance(first, BaseExceptionGroup):
+                first = first.exceptions[0]
+            reason = str(first)
         finally:
             await process.end(kill=bool(reason))
         return reason
+
+    async def _note_quiet(self) -> None:
+        """Note of a process that says nothing that nobody can ask the bucket, until cancelled."""
+        while True:
+            await trio.sleep(1.0)
+            if self.is_quiet():
+                self._note("unreachable", f"the {self._asker}'s process says nothing")
 
     async def next_report(self, process: ActorProcess) -> Report:
         """The next report of `process`.
@@ -106,7 +128,9 @@ class BucketProcess(Generic[Report]):
             ProcessDied: it is gone, talks nonsense, or says nothing.
         """
         with trio.move_on_after(SILENCE_SECONDS):
-            return await process.receive(self._decode)
+            report = await process.receive(self._decode)
+            self._heard = trio.current_time()
+            return report
         raise ProcessDied("it says nothing")
 
     def note(self, report: BucketReport) -> None:

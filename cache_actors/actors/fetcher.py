@@ -60,10 +60,6 @@ what the others leave; more are refused."""
 ARTIFACT_SECONDS = 10.0
 """Longest time that anybody waits for an artifact, in seconds, or for all artifacts of an entry."""
 
-QUIET_SECONDS = 5.0
-"""Time in seconds without a report after which nobody waits for the process, which reports each
-second: it is stopped, or has no time."""
-
 
 class CleanUntold(Exception):
     """The bucket has yet to be told of a clean; the message says why."""
@@ -199,7 +195,6 @@ class Fetcher(Actor):
         self._telling: dict[int, Envelope] = {}  # who wait until all nodes are told of cleans
         self._sending = trio.Lock()
         self._process: ActorProcess | None = None
-        self._heard = 0.0  # when it has reported last, or started
 
     async def run(self, mailbox: Mailbox, started: Started) -> None:
         """Run one incarnation: a task for the mailbox, one for the process, one for each flight."""
@@ -218,7 +213,7 @@ class Fetcher(Actor):
                     self._nursery.start_soon(self._tell, envelope)
 
     def _join(self, envelope: Envelope, message: Pull) -> None:
-        if self._process is None or trio.current_time() - self._heard > QUIET_SECONDS:
+        if self._process is None or self._keeper.is_quiet():
             envelope.reply(Outcome.UNKNOWN)
             return
         flight = self._flights.get(message.key)
@@ -288,7 +283,7 @@ class Fetcher(Actor):
 
     async def _use(self, process: ActorProcess) -> None:
         """Talk to a process until it dies."""
-        self._process, self._heard = process, trio.current_time()
+        self._process = process
         try:
             while True:
                 await self._take(await self._keeper.next_report(process))
@@ -305,7 +300,6 @@ class Fetcher(Actor):
 
     async def _take(self, report: PullReport) -> None:
         """Take in what the process reports."""
-        self._heard = trio.current_time()
         self._keeper.note(report.bucket)
         for noticed in report.noticed:
             self._metrics.pull_noticed(noticed.what)

@@ -14,7 +14,8 @@ A clean that a node knows of and the bucket does not is put there. So one that w
 the bucket was down is told later, and no marker is removed by age before what it hides.
 
 Clocks of nodes should agree within seconds: a clean may take, or leave, what was stored within
-their difference.
+their difference. If the bucket's clock is minutes behind, the marker is put again until that clock
+bears its time out, and other nodes follow the rest of the clean then.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING
 from cache_actors.storage.known_cleans import known_cleans, note_clean
 from cache_actors.storage.layout import SHARE, project_at
 
-from .names import top
+from .names import believed, top
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,19 +39,23 @@ if TYPE_CHECKING:
 
     from .installation import ClaimedBucket
 
-WRONG_CLOCK_SECONDS = 300.0
-"""Seconds by which a marker's time may be later than the bucket's clock; what exceeds them comes
-from a wrong clock, and does not count."""
+MAX_SKEW_NS = 900 * 1_000_000_000
+"""Difference of clocks, in nanoseconds, up to which a marker is put again; with more, S3 takes no
+request at all."""
 
 _TIME = re.compile("[0-9]{1,19}")
 
 
 @dataclass(frozen=True, slots=True)
 class _Marked:
-    """The latest markers of a project: the time that counts, and the one in a name."""
+    """The markers of a project: the latest time that counts, and the times in their names."""
 
     when: int = 0
-    named: int = 0
+    named: frozenset[int] = frozenset()
+
+    def tells(self, when: int) -> bool:
+        """Whether all nodes know by these of a clean at `when`, or cannot be told."""
+        return when <= self.when or (when in self.named and when > self.when + MAX_SKEW_NS)
 
 
 def exchange_cleans(bucket: ClaimedBucket, root: Path, *, durable: bool = True) -> None:
@@ -69,7 +74,7 @@ def exchange_cleans(bucket: ClaimedBucket, root: Path, *, durable: bool = True) 
     for project, found in marked.items():
         note_clean(root, project, found.when, durable=durable)
     for project, clean in known_cleans(root).items():
-        if clean.time > marked.get(project, _Marked()).named:
+        if not marked.get(project, _Marked()).tells(clean.time):
             put_marker(bucket, project, clean.time)
 
 
@@ -120,6 +125,6 @@ def _markers(bucket: ClaimedBucket) -> dict[Project, _Marked]:
         project = project_at(tuple(parts))
         if project is not None and _TIME.fullmatch(at):
             named, before = int(at), latest.get(project, _Marked())
-            when = min(named, int((each.last_modified + WRONG_CLOCK_SECONDS) * 1e9))
-            latest[project] = _Marked(max(when, before.when), max(named, before.named))
+            when = max(believed(named, each.last_modified), before.when)
+            latest[project] = _Marked(when, before.named | {named})
     return latest

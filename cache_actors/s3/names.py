@@ -1,4 +1,4 @@
-"""Names of objects in the bucket. Pure, no I/O.
+"""Names of objects in the bucket, and what their metadata say. Pure, no I/O.
 
     <prefix>/1/<account>/<project>/<kind>/<id><ending>
 
@@ -9,8 +9,15 @@ there are names that begin with a dot, as no account's does.
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 from cache_actors.kinds import Kind
 from cache_actors.storage.layout import Key, project_at
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 FORMAT = "1"
 
@@ -20,6 +27,48 @@ epoch, in decimal digits."""
 
 SHA256 = "sha256"
 """Name of the metadata with the SHA-256 of the object's bytes, in lower-case hexadecimal digits."""
+
+WRONG_CLOCK_SECONDS = 300.0
+"""Seconds by which a time that a node has noted may be later than the bucket's clock; what exceeds
+them comes from a wrong clock, and does not count."""
+
+_DIGEST = re.compile("[0-9a-f]{64}")
+_TIME = re.compile("[0-9]{1,19}")
+
+
+class Unusable(Exception):
+    """An object is not what this version has put, or has other bytes; the message says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What is known of an object: its SHA-256, when it was first stored (ns), when put (s)."""
+
+    digest: bytes
+    stored: int
+    put: float
+
+
+def description(metadata: Mapping[str, str], put: float) -> Description:
+    """What the `metadata` say of an object that was put at `put`, by the bucket's clock.
+
+    Raises:
+        Unusable: they are not those of this version.
+    """
+    digest, stored = metadata.get(SHA256, ""), metadata.get(STORED, "")
+    if _DIGEST.fullmatch(digest) is None or _TIME.fullmatch(stored) is None:
+        raise Unusable("its metadata are not those of this version")
+    return Description(bytes.fromhex(digest), believed(int(stored), put), put)
+
+
+def believed(noted: int, put: float) -> int:
+    """A time that a node has noted of an object, in nanoseconds, as far as it can be right.
+
+    Args:
+        noted: the time.
+        put: when the object was put, by the bucket's clock, in seconds since the epoch.
+    """
+    return min(noted, int((put + WRONG_CLOCK_SECONDS) * 1e9))
 
 
 def top(prefix: str) -> str:

@@ -14,12 +14,10 @@ is whole, may just have been put.
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cache_actors.kinds import Kind
@@ -40,7 +38,7 @@ from cache_actors.storage.references import Foreign, Target, checked_targets
 
 from .bucket import SMALL_BYTES, seconds_for
 from .errors import BreakerOpen, BucketError
-from .names import SHA256, STORED, object_name
+from .names import Description, Unusable, description, object_name
 from .outcome import Outcome
 
 if TYPE_CHECKING:
@@ -58,22 +56,6 @@ ARTIFACTS_AT_ONCE = 4
 
 ATTEMPTS = 3
 """Number of times that an entry's artifacts are pulled, as some may be evicted meanwhile."""
-
-_DIGEST = re.compile("[0-9a-f]{64}")
-_TIME = re.compile("[0-9]{1,19}")
-
-
-class Unusable(Exception):
-    """An object is not what this version has put, or has other bytes; the message says which."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Description:
-    """What is known of an object: its SHA-256, when it was first stored (ns), when put (s)."""
-
-    digest: bytes
-    stored: int
-    put: float
 
 
 class Puller:
@@ -196,7 +178,7 @@ class Puller:
             found = self._bucket.get(name, seconds_for(found.size))
         return found
 
-    def _is_taken(self, key: Key, described: _Description) -> bool:
+    def _is_taken(self, key: Key, described: Description) -> bool:
         """Whether a clean of the project has taken what is described.
 
         Raises:
@@ -273,7 +255,7 @@ class Puller:
         return [outcomes[each] for each in targets]
 
     def _received_entry(
-        self, key: Key, described: _Description, found: Object
+        self, key: Key, described: Description, found: Object
     ) -> tuple[TemporaryFile, frozenset[Target]]:
         """An entry in a file as that of `_received`, and what it refers to.
 
@@ -290,7 +272,7 @@ class Puller:
                 raise Unusable(str(error)) from None
             return self._received(described, [body]), targets
 
-    def _received(self, described: _Description, chunks: Iterable[bytes]) -> TemporaryFile:
+    def _received(self, described: Description, chunks: Iterable[bytes]) -> TemporaryFile:
         """The bytes of an object in a file that is ready to get its name; it must be discarded.
 
         Raises:
@@ -307,7 +289,7 @@ class Puller:
             file.discard()
             raise
 
-    def _prepared(self, described: _Description, file: TemporaryFile) -> TemporaryFile:
+    def _prepared(self, described: Description, file: TemporaryFile) -> TemporaryFile:
         """Check what has come, and make it ready to get its name, with its times and its mark."""
         if file.digest() != described.digest:
             raise Unusable("it has other bytes than were put")
@@ -360,18 +342,16 @@ class _Commits:
         return found
 
 
-def _described(found: Object) -> _Description:
+def _described(found: Object) -> Description:
     """What an object's metadata say.
 
     Raises:
         Unusable: they are not those of this version, or there are no bytes.
     """
-    digest, stored = found.metadata.get(SHA256, ""), found.metadata.get(STORED, "")
-    if _DIGEST.fullmatch(digest) is None or _TIME.fullmatch(stored) is None:
-        raise Unusable("its metadata are not those of this version")
+    described = description(found.metadata, found.last_modified)
     if not found.size:
         raise Unusable("it is empty")
-    return _Description(bytes.fromhex(digest), int(stored), found.last_modified)
+    return described
 
 
 def _reason(error: BucketError | OSError) -> str:

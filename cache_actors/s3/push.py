@@ -42,7 +42,7 @@ from cache_actors.storage.references import targets_in
 
 from .bucket import SMALL_BYTES
 from .errors import Misconfigured
-from .names import SHA256, STORED, object_name
+from .names import SHA256, STORED, Unusable, description, object_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -199,14 +199,17 @@ class Pusher:
     def _newer(self, name: str, stored: int) -> int | None:
         """When the version of an entry that the bucket has was put, in seconds since the epoch.
 
-        None if it was not stored later than `stored`, on another node, or if nobody puts it again.
+        None if it was not stored later than `stored`, on another node, if nobody puts it again, or
+        if no node can use it.
         """
         found = self._bucket.get(name)
         if found is None or found.last_modified < time.time() - REFRESH_SECONDS:
             return None
-        said = found.metadata.get(STORED, "")
-        is_newer = said.isascii() and said.isdigit() and int(said) > stored
-        return int(found.last_modified) if is_newer else None
+        try:
+            described = description(found.metadata, found.last_modified)
+        except Unusable:
+            return None
+        return int(described.put) if described.stored > stored else None
 
     def _push_artifacts(self, entry: Key, body: bytes, oldest: float) -> bool:
         """Push the artifacts that an entry refers to, and return whether they are in the bucket.

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .files.folders import sync_folder
+from .files.last_use import WRONG_CLOCK_NS
 from .files.temporary import FOLDER_MODE
 from .integrity.quarantine import chown_like
 from .layout import CLEANS, project_at
@@ -113,13 +114,15 @@ def note_clean(root: Path, project: Project, when: int, *, durable: bool = True)
     Args:
         root: the storage folder.
         project: the project.
-        when: the time of the clean; one that is not later than the latest changes nothing.
+        when: the time of the clean; one that is not later than the latest changes nothing, unless
+            that is in the future, by a clock that was wrong.
         durable: whether that has to survive a power cut once this returns.
 
     Raises:
         OSError: the disk failed, or is full.
     """
-    if known_clean(root, project).time >= when:
+    ahead = time.time_ns() + WRONG_CLOCK_NS
+    if when <= known_clean(root, project).time <= ahead:
         return
     folder = notes_of(root, project)
     folders = [folder.parent.parent, folder.parent, folder]
@@ -127,9 +130,9 @@ def note_clean(root: Path, project: Project, when: int, *, durable: bool = True)
         with suppress(FileExistsError):
             each.mkdir(mode=FOLDER_MODE)
             chown_like(each, root)
-    older = [each for each in _listed(str(folder)) if _time(each) < when]
+    replaced = [each for each in _listed(str(folder)) if not when <= _time(each) <= ahead]
     (folder / str(when)).touch(mode=0o640)
-    for name in older:
+    for name in replaced:
         (folder / name).unlink(missing_ok=True)
     if durable:
         for each in (*reversed(folders), root):

@@ -240,11 +240,13 @@ async def test_process_that_has_not_reported_for_seconds_is_not_waited_for(
     world: World, asking: Asking
 ) -> None:
     await asking.ask(artifact("A"))
-    await trio.sleep(module.QUIET_SECONDS + 0.1)
+    await trio.sleep(bucket_process.QUIET_SECONDS + 1.1)
+    assert world.monitor.status().reason == "the fetcher's process says nothing"
     await asking.ask(artifact("A"), artifact("B"), ENTRY)
     assert asking.outcomes == [Outcome.UNKNOWN] * 3
     assert world.process.places() == [artifact("A").place]
     await world.report()
+    assert not world.monitor.fails("fetcher")
     await asking.ask(artifact("B"))
     await world.report(*((each.place, Outcome.HERE) for each in (artifact("A"), artifact("B"))))
     assert asking.outcomes[3:] == [Outcome.HERE] * 2

@@ -13,7 +13,7 @@ from typing import Any
 from obstore.store import MemoryStore
 
 from cache_actors.kinds import Kind
-from cache_actors.s3.bucket import SMALL_SECONDS, Object
+from cache_actors.s3.bucket import SMALL_SECONDS, Listed, Object
 from cache_actors.s3.config import BucketConfig
 from cache_actors.s3.errors import BucketError
 from cache_actors.s3.installation import ClaimedBucket
@@ -74,8 +74,10 @@ class WatchedBucket(ClaimedBucket):
         for name in self.put_at:
             found = self.get(name)
             assert found is not None
-            stored = int(found.metadata[STORED]) - seconds * 10**9
-            super().put(name, b"".join(found.chunks()), {**found.metadata, STORED: str(stored)})
+            metadata = dict(found.metadata)
+            if STORED in metadata:
+                metadata[STORED] = str(int(metadata[STORED]) - seconds * 10**9)
+            super().put(name, b"".join(found.chunks()), metadata)
             self.put_at[name] -= seconds
 
     def pushed(self) -> list[Key]:
@@ -125,6 +127,10 @@ class WatchedBucket(ClaimedBucket):
                 raise left.pop(0)
 
         self.before_put = fail
+
+    def list(self, folder: str) -> Iterator[Listed]:
+        for each in super().list(folder):
+            yield replace(each, last_modified=self.put_at.get(each.name, each.last_modified))
 
 
 @dataclass

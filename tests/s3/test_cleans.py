@@ -8,18 +8,14 @@ from pathlib import Path
 import pytest
 
 from cache_actors.s3.bucket import Listed
-from cache_actors.s3.cleans import (
-    WRONG_CLOCK_SECONDS,
-    exchange_cleans,
-    exchange_cleans_in_turn,
-    put_marker,
-)
+from cache_actors.s3.cleans import exchange_cleans, exchange_cleans_in_turn, put_marker
 from cache_actors.s3.config import BucketConfig
 from cache_actors.s3.errors import Unreachable
+from cache_actors.s3.names import WRONG_CLOCK_SECONDS
 from cache_actors.storage.known_cleans import known_clean, known_cleans, note_clean, note_followed
 from cache_actors.storage.layout import SHARE, Project
 
-from .pushes import APP, WatchedBucket
+from .pushes import APP, DAY, WatchedBucket
 
 OTHER = Project("acme", "other")
 
@@ -132,6 +128,46 @@ def test_time_from_a_wrong_clock_does_not_count_and_is_not_put_again(
     bucket.list = lambda _: iter([marker])  # type: ignore[method-assign, assignment]
     exchange_cleans(bucket, root)
     assert known_clean(root, APP).time == int((put + found) * 1e9)
+    assert bucket.puts == []
+
+
+YEAR = 365 * DAY
+
+
+@pytest.mark.parametrize("noted_here", [False, True], ids=["by another node", "by this node"])
+def test_clean_after_one_from_a_clock_far_ahead_is_told_all_the_same(
+    bucket: WatchedBucket, root: Path, elsewhere: Path, noted_here: bool
+) -> None:
+    ahead = time.time_ns() + YEAR * 1_000_000_000
+    put_marker(bucket, APP, ahead)
+    bucket.time_goes_by(600)
+    if noted_here:
+        note_clean(root, APP, ahead)
+    for _ in range(2):
+        exchange_cleans(bucket, root)
+    assert known_clean(root, APP).time < time.time_ns(), "what is stored from now on stays"
+    clean = time.time_ns()
+    note_clean(root, APP, clean)
+    exchange_cleans(bucket, root)
+    exchange_cleans(bucket, elsewhere)
+    assert known_clean(root, APP).time == known_clean(elsewhere, APP).time == clean
+    assert len(markers(bucket)) == 2
+
+
+def test_clean_is_told_again_until_the_clock_of_the_bucket_bears_it_out(
+    bucket: WatchedBucket, root: Path, elsewhere: Path
+) -> None:
+    clean = time.time_ns()
+    note_clean(root, APP, clean)
+    exchange_cleans(bucket, root)
+    bucket.time_goes_by(600)  # the bucket's clock was behind
+    exchange_cleans(bucket, elsewhere)
+    assert known_clean(elsewhere, APP).time < clean
+    exchange_cleans(bucket, root)
+    exchange_cleans(bucket, elsewhere)
+    assert known_clean(elsewhere, APP).time == clean
+    bucket.puts.clear()
+    exchange_cleans(bucket, root)
     assert bucket.puts == []
 
 

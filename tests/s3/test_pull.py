@@ -387,6 +387,19 @@ def test_what_a_clean_has_taken_does_not_come_whenever_it_gets_to_the_bucket(
     assert node.pull(key) is Outcome.HERE
 
 
+def test_what_was_stored_by_a_clock_far_ahead_is_cleaned_as_well(
+    bucket: WatchedBucket, node: Node
+) -> None:
+    """What the bucket's clock does not bear out is not believed."""
+    key = Key(APP, Kind.CAS, artifact_id(1))
+    name = object_name("cache", key)
+    digest = hashlib.sha256(b"content").hexdigest()
+    bucket.put(name, b"content", {SHA256: digest, STORED: "9" * 19})
+    bucket.put_at[name] -= 600
+    note_clean(node.disk.root, APP, time.time_ns())
+    assert node.pull(key) is Outcome.CLEANED
+
+
 @pytest.mark.parametrize("kind", Kind)
 def test_what_a_clean_of_another_process_takes_while_it_is_pulled_is_not_stored(
     node: Node, disk: Disk, pusher: Pusher, kind: Kind

@@ -80,9 +80,14 @@ def test_marked_file_is_put_again_only_if_its_mark_is_too_old_or_of_another_buck
 
 
 @pytest.mark.parametrize(
-    ("stored_later", "days_ago", "is_left_out"),
-    [(1, 6, True), (1, 8, False), (-1, 6, False)],
-    ids=["newer", "newer but not put again for long", "older"],
+    ("stored_later", "days_ago", "digest", "is_left_out"),
+    [
+        (1, 6, "0" * 64, True),
+        (1, 8, "0" * 64, False),
+        (-1, 6, "0" * 64, False),
+        (1, 6, "", False),
+    ],
+    ids=["newer", "newer but not put again for long", "older", "newer but of no use"],
 )
 def test_entry_that_is_put_again_is_left_out_while_another_node_puts_a_newer_one(
     disk: Disk,
@@ -90,12 +95,15 @@ def test_entry_that_is_put_again_is_left_out_while_another_node_puts_a_newer_one
     pusher: Pusher,
     stored_later: int,
     days_ago: int,
+    digest: str,
     is_left_out: bool,
 ) -> None:
     entry = disk.entry("0~a", salt="ours")
+    path, long_ago = entry.path(disk.root), time.time() - 9 * DAY
+    os.utime(path, (long_ago, long_ago))
     disk.mark(entry, 8)
     ours, name = entry.path(disk.root).stat().st_mtime_ns, object_name("cache", entry)
-    bucket.put(name, b"theirs", {SHA256: "", STORED: str(ours + stored_later)})
+    bucket.put(name, b"theirs", {SHA256: digest, STORED: str(ours + stored_later)})
     bucket.put_at[name] -= days_ago * DAY
     assert pusher.push(entry) is Pushed.DONE
     content = b"theirs" if is_left_out else entry.path(disk.root).read_bytes()
