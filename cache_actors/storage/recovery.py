@@ -27,7 +27,8 @@ import shutil
 import stat
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, BinaryIO
 
 from .entries import needs_its_targets, target_is_there
 from .files.folders import identity_of, is_same_folder, opened_folder
@@ -52,7 +53,7 @@ from .project_lock import brief, exclusive
 from .references import targets_in
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from .files.temporary import TemporaryFolder
@@ -106,7 +107,8 @@ def recover(
     with ExitStack() as opened:
         opened.enter_context(FolderLock(root / LOGS, until=math.inf))
         file_system = opened.enter_context(opened_folder(root))
-        recovery = _Recovery(FileStore(root, temporary, durable=False), require_artifacts)
+        store = FileStore(root, temporary, durable=False)
+        recovery = _Recovery(store, require_artifacts, opened)
         logs = [
             log for log in abandoned_logs(root, opened) if log == damaged or needs_recovery(log)
         ]
@@ -123,17 +125,20 @@ def recover(
 
 @dataclass(frozen=True, slots=True)
 class _Newest:
-    """The newest record of a key: when it was stored (nanoseconds), and where it lies."""
+    """The newest record of a key: when it was stored (ns), its file, and where the record lies."""
 
     time: int
+    path: Path
     position: Position
 
 
 class _Recovery:
-    """One recovery into `store`, which need not sync."""
+    """One recovery into `store`, which need not sync; logs are open as long as `opened` is."""
 
-    def __init__(self, store: FileStore, require_artifacts: bool) -> None:
+    def __init__(self, store: FileStore, require_artifacts: bool, opened: ExitStack) -> None:
         self._store = store
+        self._opened = opened
+        self._segments: dict[Path, BinaryIO] = {}
         self._require_artifacts = require_artifacts
         self._newest: dict[Key, _Newest] = {}
         self._cleaned: set[Key] = set()  # of projects that were cleaned
@@ -162,7 +167,8 @@ class _Recovery:
                 self._cleaned.add(key)
                 continue
             if key not in self._newest or self._newest[key].time < record.time:
-                self._newest[key] = _Newest(record.time, position)
+                path = self._store.root / record.place
+                self._newest[key] = _Newest(record.time, path, position)
             if is_damaged:
                 self._damaged.add(key)
 
@@ -181,11 +187,11 @@ class _Recovery:
         for project, keys in artifacts.items():
             # If the service runs, nobody may take what is stored for what was there, and remove it.
             with suppress(FileNotFoundError), brief(project.path(self._store.root)):
-                self._store_again(keys)
+                self._store_again((key, self._logged(key)) for key in keys)
         for project, keys in entries.items():
             # Others may store entries meanwhile, if the service runs: newer ones are to stay.
             with suppress(FileNotFoundError), exclusive(project.path(self._store.root)):
-                self._restore_entries(keys)
+                self._store_again(self._lost_entries(keys))
         return Recovered(len(self._newest), self._stored, self._removed, self._failed)
 
     def _kept(self, key: Key) -> bytes | None:
@@ -220,9 +226,11 @@ class _Recovery:
         is_whole = recorded is not None and hashlib.sha256(data).digest() == recorded.digest
         return data if is_whole else None
 
-    def _restore_entries(self, keys: Sequence[Key]) -> None:
-        """Store entries in the place of what is there, or remove those whose artifacts are lost."""
-        to_store = []
+    def _lost_entries(self, keys: Sequence[Key]) -> Iterator[tuple[Key, bytes]]:
+        """Those of `keys` that have to be stored again, each with its body.
+
+        Those whose artifacts are lost are removed.
+        """
         for key in keys:
             found = self._kept(key)
             body = self._logged(key) if found is None else found
@@ -231,22 +239,20 @@ class _Recovery:
                 self._remove(key)
                 self._removed += 1
             elif found is None:
-                to_store.append(key)
-        self._store_again(to_store)
+                yield key, body
 
-    def _store_again(self, keys: Sequence[Key]) -> None:
-        """Store the newest records of `keys` in the place of what is there."""
-        for start in range(0, len(keys), _BATCH):
+    def _store_again(self, files: Iterator[tuple[Key, bytes]]) -> None:
+        """Store keys, each with the bytes of its newest record, in the place of what is there."""
+        while some := list(islice(files, _BATCH)):
             batch = [
-                Replacement(self._path(key), self._logged(key), self._newest[key].time)
-                for key in keys[start : start + _BATCH]
+                (key, Replacement(self._path(key), body, self._newest[key].time))
+                for key, body in some
             ]
-            keyed = zip(keys[start : start + _BATCH], batch, strict=True)
-            left = [item for key, item in keyed if not self._is_rewritten(key, item)]
+            left = [item for key, item in batch if not self._is_rewritten(key, item)]
             failures = dict(
                 zip((item.path for item in left), self._store.replace(left), strict=True)
             )
-            for key, item in zip(keys[start : start + _BATCH], batch, strict=True):
+            for key, item in batch:
                 self._count(key, failures.get(item.path))
 
     def _is_rewritten(self, key: Key, item: Replacement) -> bool:
@@ -296,7 +302,13 @@ class _Recovery:
 
     def _logged(self, key: Key) -> bytes:
         """The bytes of the newest record of `key`."""
-        return b"".join(read_at(self._newest[key].position).pieces)
+        position = self._newest[key].position
+        segment = self._segments.get(position.segment)
+        if segment is None:
+            segment = self._opened.enter_context(position.segment.open("rb"))
+            self._segments[position.segment] = segment
+        return b"".join(read_at(position, segment).pieces)
 
     def _path(self, key: Key) -> Path:
-        return key.path(self._store.root)
+        newest = self._newest.get(key)
+        return newest.path if newest else key.path(self._store.root)

@@ -17,7 +17,12 @@ from cache_actors.storage.entries import EntryWrite, EntryWriter
 from cache_actors.storage.files import write_ahead_log
 from cache_actors.storage.files.store import FileStore, Publication
 from cache_actors.storage.files.temporary import TemporaryFolder
-from cache_actors.storage.files.write_ahead_log import SEGMENT_BYTES, WriteAheadLog, boot_id
+from cache_actors.storage.files.write_ahead_log import (
+    MAX_AGE_SECONDS,
+    SEGMENT_BYTES,
+    WriteAheadLog,
+    boot_id,
+)
 from cache_actors.storage.layout import LOGS, TEMPORARY, Key
 
 from .contestants import scratch_folder, storage_in
@@ -35,8 +40,8 @@ ARTIFACTS = 2 * SEGMENT_BYTES // (len(ARTIFACT) + 200)
 """Artifacts of a full log; beside each lies its record's head."""
 
 ENTRY = b'{"entries":[{"value":"%b"}]}' % (b"x" * 150)
-ENTRIES = 10_000
-"""Entries of a log: 1,000 in a second for 10 s."""
+ENTRIES = int(2 * MAX_AGE_SECONDS * 1_000)
+"""Entries of a log: 1,000 in a second for twice the age at which a segment is checkpointed."""
 
 
 def measure_recovery(plan: Plan, say: Callable[[str], None]) -> Recovery:

@@ -57,13 +57,13 @@ from .temporary import write_at
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-SEGMENT_BYTES = 32 << 20
+SEGMENT_BYTES = 16 << 20
 """Size in bytes at which a segment is full; a process has two segments."""
 
-MAX_AGE_SECONDS = 5.0
+MAX_AGE_SECONDS = 2.5
 """Age in seconds at which a segment is checkpointed though it is not full. Until then a power cut
 may bring back an evicted file; eviction spares what was used in its last 10 seconds, or in the last
-one while it hurries."""
+one while it hurries. Recovery takes some 0.1 ms for each file that was logged within this time."""
 
 GROWTH_BYTES = 1 << 20
 """Zeros by which a segment grows at a time, in bytes."""
@@ -460,14 +460,13 @@ def read(folder: Path) -> Iterator[tuple[Position, LogRecord]]:
                     at += BLOCK_BYTES - at % BLOCK_BYTES  # the next batch, if there is one
 
 
-def read_at(position: Position) -> LogRecord:
-    """The record at that position.
+def read_at(position: Position, segment: BinaryIO) -> LogRecord:
+    """The record at that position of its `segment`, which is open.
 
     Raises:
         OSError: the disk failed.
     """
-    with position.segment.open("rb") as file:
-        record = _read_record(file, position.at, position.use)
+    record = _read_record(segment, position.at, position.use)
     if record is None:
         raise OSError(errno.EIO, "a log is not as it was", str(position.segment))
     return record
