@@ -10,9 +10,10 @@ from cache_actors.actors.kv_store import CHECKED_AT_ONCE
 from cache_actors.kinds import Kind
 from cache_actors.s3.outcome import Outcome
 from cache_actors.storage.actions import blobs_in, packed_action, result_in
+from cache_actors.storage.entries import MissingArtifact
 from cache_actors.storage.layout import Key
 
-from .blobs import contents
+from .blobs import contents, pull_blobs
 from .decoding import decoded, weight
 from .digests import BLOBS_AT_ONCE, blob_of, check_function, paced
 from .framing import COPIES
@@ -63,7 +64,14 @@ async def update_action_result(context: CallContext, message: UpdateActionResult
     result = message.action_result.SerializeToString()
     blobs = await references(context, message.action_result)
     content = packed_action(blobs.packed, result)
-    await context.services.keyvalue.put_action(key, content, context.owner)
+    keyvalue = context.services.keyvalue
+    try:
+        await keyvalue.put_action(key, content, context.owner)
+    except MissingArtifact:
+        if context.services.fetcher is None:
+            raise
+        await pull_blobs(context, blobs_in(content))
+        await keyvalue.put_action(key, content, context.owner)
     return result
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
+import trio
+
+from cache_actors.actors.fetcher import ARTIFACT_SECONDS
 from cache_actors.storage.references import blob_target
 
+from .digests import BLOBS_AT_ONCE
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from cache_actors.storage.actions import BlobReference
     from cache_actors.storage.errors import StorageError
@@ -41,3 +47,14 @@ async def is_here(context: CallContext, blob: BlobReference) -> bool:
         return False
     await fetcher.pull_targets(project, [blob_target(blob)])
     return not await reader.missing(project, [blob], to_stay=False)
+
+
+async def pull_blobs(context: CallContext, blobs: Iterable[BlobReference]) -> None:
+    """Look in the bucket for those of `blobs` that are not here, as long as for one."""
+    reader, project, fetcher = context.services.reader, context.project, context.services.fetcher
+    assert fetcher is not None, "there is no bucket"  # noqa: S101
+    rest = iter(blobs)
+    with trio.move_on_after(ARTIFACT_SECONDS):
+        while some := list(islice(rest, BLOBS_AT_ONCE)):
+            missing = await reader.missing(project, some)
+            await fetcher.pull_targets(project, [blob_target(some[place]) for place in missing])
