@@ -139,8 +139,19 @@ class _Lines:
 
 
 def _plain_values(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """A structlog processor that has members of enumerations shown as in JSON, by their values."""
-    return {name: each.value if isinstance(each, Enum) else each for name, each in event.items()}
+    """A structlog processor that has values shown as in JSON: members of enumerations by theirs,
+    and what a terminal would obey, or cannot show, escaped."""
+    return {name: _plain(each) for name, each in event.items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, str) and not value.isprintable():
+        return "".join(
+            each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in value
+        )
+    return value
 
 
 def _json_line(_logger: object, method: str, event: EventDict) -> str:

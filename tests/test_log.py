@@ -123,6 +123,13 @@ def test_text_is_a_line_with_the_event_and_its_values(capfd: pytest.CaptureFixtu
     assert "\x1b" not in line  # nobody looks at it on a terminal
 
 
+def test_what_a_terminal_would_obey_is_escaped_in_text(capfd: pytest.CaptureFixture[str]) -> None:
+    log_of("text").info("request", instance="\x1b[31macme/\0\x9b\udc80é")
+    (line,) = capfd.readouterr().out.splitlines()
+    assert "\\x1b[31macme/\\x00\\x9b\\udc80é" in line
+    assert "\x1b" not in line
+
+
 # --- Trouble that repeats itself ------------------------------------------------------------------
 
 
