@@ -34,7 +34,6 @@ import errno
 import math
 import os
 import shutil
-import stat
 import struct
 import time
 import zlib
@@ -411,7 +410,7 @@ def abandoned_logs(root: Path, locks: ExitStack) -> Iterator[Path]:
 def log_folders(root: Path) -> list[Path]:
     """The folders of all logs below the storage folder; what else lies beside them is not ours."""
     found = sorted((root / LOGS).glob("[0-9a-f]" * 32))
-    return [folder for folder in found if stat.S_ISDIR(folder.lstat().st_mode)]
+    return [folder for folder in found if folder.is_dir() and not folder.is_symlink()]
 
 
 def is_damaged(folder: Path) -> bool:

@@ -272,6 +272,16 @@ def test_checkpoint_of_a_removed_log_that_fails_costs_one_batch(
     assert names_in(root) == ["c"]
 
 
+def test_log_that_its_owner_removes_meanwhile_is_none(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = root / LOGS / ("0" * 32)
+    gone.parent.mkdir()
+    monkeypatch.setattr(Path, "glob", lambda *_: iter([gone]))
+    with ExitStack() as locks:
+        assert list(abandoned_logs(root, locks)) == []
+
+
 def test_what_is_no_folder_is_no_log(root: Path) -> None:
     (root / LOGS).mkdir()
     (root / LOGS / ("0" * 32)).touch()
