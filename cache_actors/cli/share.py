@@ -63,7 +63,7 @@ def run_share(settings: Settings, *, wait: bool, again: bool) -> int:
     if config is None:
         raise CannotShare("S3_BUCKET is not set")
     share = _Share(settings, wait=wait)
-    again_before = float(int(time.time())) if again else None  # marks are in whole seconds
+    again_before = time.time() if again else None
     try:
         bucket = ClaimedBucket(config, str(settings.server_url))
         replication = Replication(
