@@ -28,7 +28,7 @@ epoch, in decimal digits."""
 SHA256 = "sha256"
 """Name of the metadata with the SHA-256 of the object's bytes, in lower-case hexadecimal digits."""
 
-WRONG_CLOCK_SECONDS = 300.0
+MAX_AHEAD_SECONDS = 300.0
 """Seconds by which a time that a node has noted may be later than the bucket's clock; what exceeds
 them comes from a wrong clock, and does not count."""
 
@@ -68,7 +68,7 @@ def believed(noted: int, put: float) -> int:
         noted: the time.
         put: when the object was put, by the bucket's clock, in seconds since the epoch.
     """
-    return min(noted, int((put + WRONG_CLOCK_SECONDS) * 1e9))
+    return min(noted, int((put + MAX_AHEAD_SECONDS) * 1e9))
 
 
 def top(prefix: str) -> str:

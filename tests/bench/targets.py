@@ -328,8 +328,8 @@ def start(scale: Scale | None) -> Target:
 def recovery(found: Recovery | None) -> Target:
     """The same after a power cut, with full logs of two workers."""
     bound = (
-        "the files of torn entries are made anew, and ext4 looks for room for each among inodes"
-        " that have just been freed: shorter logs would change it, checkpointed more often"
+        "one process stores one file after the other again, at some 0.1 ms each: shorter logs would"
+        " change it, checkpointed more often"
     )
     return _judged(
         "start after a power cut with full logs of 2 workers, seconds",
