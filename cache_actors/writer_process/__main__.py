@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import select
 import signal
 import socket
@@ -175,6 +176,7 @@ def run(config: WriterConfig) -> None:
     Raises:
         OSError: the storage folder cannot be used.
     """
+    gc.freeze()  # as `run_until_stopped` does
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     temporary = TemporaryFolder(Path(config.root) / TEMPORARY)
