@@ -56,8 +56,9 @@ from .temporary import write_at
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-SEGMENT_BYTES = 16 << 20
-"""Size in bytes at which a segment is full; a process has two segments."""
+SEGMENT_BYTES = 4 << 20
+"""Size in bytes at which a segment is full; a process has two segments. What a checkpoint has to
+write at once keeps syncs of the log waiting: so more of them, each of less, have shorter waits."""
 
 MAX_AGE_SECONDS = 2.5
 """Age in seconds at which a segment is checkpointed though it is not full. Until then a power cut
