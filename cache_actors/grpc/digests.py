@@ -99,10 +99,11 @@ def resource_in(name: str, *, is_upload: bool) -> Resource:
     if match is None or (match["uploads"] is not None) != is_upload:
         form = "[<instance>/]uploads/<uuid>/" if is_upload else "[<instance>/]"
         raise invalid(f"The resource's name is not {form}blobs/<hash>/<size>")
-    if match["more"] and not is_upload:
-        raise invalid("There is something behind the size in the resource's name")
     if match["compressor"] not in (None, "zstd"):
         raise invalid("The only compressor is zstd")
+    _check_hash(match["hash"])  # before what follows, which a digest function in its place moves
+    if match["more"] and not is_upload:
+        raise invalid("There is something behind the size in the resource's name")
     if _SIZE.fullmatch(match["size"]) is None:
         raise invalid("The size of a digest is invalid")
     blob = _blob(match["hash"], int(match["size"]))
@@ -119,9 +120,13 @@ def instance_of_upload(name: str) -> str:
     return resource_in(name, is_upload=True).instance
 
 
-def _blob(digest: str, size: int) -> BlobReference:
+def _check_hash(digest: str) -> None:
     if _HASH.fullmatch(digest) is None:
         raise invalid("The hash of a digest is not 64 characters of 0-9 a-f")
+
+
+def _blob(digest: str, size: int) -> BlobReference:
+    _check_hash(digest)
     if not 0 <= size < 1 << 63:
         raise invalid("The size of a digest is invalid")
     blob = BlobReference(digest, size)

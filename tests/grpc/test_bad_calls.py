@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from cache_actors.access.grants import UNPAID
+from cache_actors.grpc.digests import resource_in
 from cache_actors.grpc.messages_pb2 import (
     ActionResult,
     BatchReadBlobsRequest,
@@ -27,7 +28,7 @@ from cache_actors.grpc.messages_pb2 import (
     UpdateActionResultRequest,
     WriteRequest,
 )
-from cache_actors.grpc.status import Code
+from cache_actors.grpc.status import CallFailed, Code
 from cache_actors.grpc.trees import MAX_TREE_BYTES
 from tests.support.service import Service
 from tests.support.waiting import eventually
@@ -266,6 +267,7 @@ BAD_NAMES = [
     f"{INSTANCE}/compressed-blobs/deflate/{HASH}/1",
     f"{INSTANCE}/compressed-blobs/{HASH}/1",
     f"{INSTANCE}/blobs/{HASH}/\u0661",
+    f"{INSTANCE}/blobs/sha256/{HASH}/1",
 ]
 
 
@@ -278,6 +280,12 @@ def test_bad_names_of_resources(client: GrpcConnection, service: Service, name: 
     upload = name.replace(f"{INSTANCE}/", f"{INSTANCE}/uploads/{UUID}/", 1)
     write = WriteRequest(resource_name=upload, data=b"x", finish_write=True)
     expect(client, service, bad, lambda: client.call("Write", write))
+
+
+@pytest.mark.parametrize("uploads", ["", f"uploads/{UUID}/"])
+def test_a_digest_function_in_a_name_is_told_as_what_it_is_not(uploads: str) -> None:
+    with pytest.raises(CallFailed, match="hash of a digest"):
+        resource_in(f"{INSTANCE}/{uploads}blobs/sha256/{HASH}/1", is_upload=bool(uploads))
 
 
 # Limits.
