@@ -19,6 +19,7 @@ BALLAST = ".soak-ballast"
 
 ACTORS = ("DiskWriter", "KeyValueStore", "AuthCache")
 CALLS = ("fsync", "fdatasync", "link", "writev", "rename", "setxattr", "posix_fallocate")
+TRACER_SECONDS = 5.0
 TRACED = ("fsync", "fdatasync", "linkat", "writev", "rename")
 
 
@@ -194,7 +195,11 @@ class Faults:
         tracer, self._tracer = self._tracer, None
         if tracer is not None:
             tracer.terminate()
-            tracer.wait()
+            try:
+                tracer.wait(TRACER_SECONDS)
+            except subprocess.TimeoutExpired:  # it waits for one that was killed as it came
+                tracer.kill()
+                tracer.wait()
 
     def _fill(self, leave: int) -> None:
         """Fill up the disk but for `leave` bytes."""
