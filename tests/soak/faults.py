@@ -16,10 +16,10 @@ from .report import Tally
 from .site import Site
 
 BALLAST = ".soak-ballast"
+TRACER_SECONDS = 5.0
 
 ACTORS = ("DiskWriter", "KeyValueStore", "AuthCache")
 CALLS = ("fsync", "fdatasync", "link", "writev", "rename", "setxattr", "posix_fallocate")
-TRACER_SECONDS = 5.0
 TRACED = ("fsync", "fdatasync", "linkat", "writev", "rename")
 
 
