@@ -60,7 +60,7 @@ async def run_until_stopped(
     status = EXIT_CUT_SHORT
 
     def running() -> None:
-        gc.freeze()  # else each full collection looks through all modules, which takes 50 ms
+        gc.freeze()  # else each full collection looks through all modules, which takes 60 ms
         started()
 
     async with trio.open_nursery() as nursery:

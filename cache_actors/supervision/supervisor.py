@@ -252,6 +252,7 @@ class Supervisor:
                 error = error or RuntimeError("returned without being asked to stop")
                 child.last_error = type(error).__name__
                 self._log("child_crashed", child=child.spec.name, exc_info=error)
+                error = None  # it holds the incarnation, with all that this had in memory
                 if not self._may_restart():
                     return
                 child.restarts += 1

@@ -193,7 +193,10 @@ class Plain:
             self._note("cancelled")
             raise
         if self._ending is not None:
-            raise self._ending
+            try:
+                raise self._ending
+            finally:
+                self._ending = None
 
     def _note(self, what: str) -> None:
         self._journal.append(f"{self.child.name} {what}")

@@ -1,5 +1,8 @@
 """Order, restarts, intensity, and what a supervisor tells of its children."""
 
+import gc
+from weakref import ref
+
 import pytest
 import trio
 import trio.testing
@@ -126,6 +129,21 @@ async def test_crashed_child_is_restarted_alone(start: Start) -> None:
     assert journal == ["second started"]
     assert [c.restarts for c in root.supervisor.status().children] == [0, 1, 0]
     assert root.logged == [("child_crashed", "second")]
+
+
+async def test_incarnation_that_has_crashed_is_forgotten(start: Start) -> None:
+    class Crash(Exception):
+        pass
+
+    child = Plain("child", [])
+    root = await start(child.child)
+    crash = Crash()
+    remembered = ref(crash)
+    await child.end(crash)
+    del crash
+    gc.collect()
+    assert root.child("child").last_error == "Crash"
+    assert remembered() is None
 
 
 async def test_child_that_returns_by_itself_has_crashed(start: Start) -> None:

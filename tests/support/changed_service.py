@@ -54,6 +54,7 @@ async def failing_run(_: Actor) -> None:
 
 
 def tell_what_is_held(*_: object) -> None:
+    gc.unfreeze()  # or the service's objects would not be among them
     gc.collect()
     objects = gc.get_objects()
     shares = [each for each in objects if isinstance(each, Shares)]
