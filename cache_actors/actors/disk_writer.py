@@ -244,7 +244,7 @@ class DiskWriter(Actor):
             return
         keys = [key for _, message in messages for key, _ in message.files]
         publications = [
-            Publication(key.path(self._root), source)
+            Publication(f"{self._root}/{key.place}", source)
             for _, message in messages
             for key, source in message.files
         ]

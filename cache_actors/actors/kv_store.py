@@ -75,7 +75,7 @@ class KeyValueStoreClient:
             StorageError: the file could not be read.
             ActorError: the store is overloaded, or did not answer.
         """
-        return await self._store.call(Get(key.path(self._root)))
+        return await self._store.call(Get(f"{self._root}/{key.place}"))
 
     async def get_action(self, key: Key) -> bytes | None:
         """The content of the file of an action, or None if one of its blobs is missing.
@@ -86,7 +86,7 @@ class KeyValueStoreClient:
         Raises:
             As `get`.
         """
-        return await self._store.call(Get(key.path(self._root), key.project))
+        return await self._store.call(Get(f"{self._root}/{key.place}", key.project))
 
     async def put_action(self, key: Key, content: bytes, owner: Owner = ()) -> None:
         """Store an action, in place of what there was; it is there to stay on return.
@@ -134,7 +134,7 @@ class KeyValueStoreClient:
 class Get(Call[bytes | None]):
     """Retrieve the body at `path`, of an action if its `project` is given."""
 
-    path: Path
+    path: str
     project: Project | None = None
 
 
@@ -199,7 +199,7 @@ class KeyValueStore(Actor):
             await self._put(puts)
 
     async def _get(self, gets: list[tuple[Envelope, Get]]) -> None:
-        lookups = [Lookup(get.path, self._recent.get(str(get.path))) for _, get in gets]
+        lookups = [Lookup(get.path, self._recent.get(get.path)) for _, get in gets]
         projects = [get.project for _, get in gets]
         found = await trio.to_thread.run_sync(self._load, lookups, projects, limiter=self._threads)
         for (envelope, get), result in zip(gets, found, strict=True):
@@ -207,7 +207,7 @@ class KeyValueStore(Actor):
                 envelope.fail(storage_error(result))
             else:
                 version, has_its_blobs = result
-                self._recent.keep(str(get.path), version)
+                self._recent.keep(get.path, version)
                 envelope.reply(version.data if version and has_its_blobs else None)
 
     def _load(

@@ -162,7 +162,7 @@ class Puller:
         with self._store.capacity.reserve(found.size):
             file = self._received(described, found.chunks())
             try:
-                publication = Publication(key.path(self._store.root), file)
+                publication = Publication(f"{self._store.root}/{key.place}", file)
                 added = self._commits.commit(NewFile(key, publication, described.stored))
             finally:
                 file.discard()
@@ -200,7 +200,7 @@ class Puller:
             file, targets = self._received_entry(key, described, found)
             try:
                 coming()
-                publication = Publication(key.path(self._store.root), file)
+                publication = Publication(f"{self._store.root}/{key.place}", file)
                 return self._add_entry(NewFile(key, publication, described.stored, targets))
             finally:
                 file.discard()

@@ -112,7 +112,7 @@ class EntryWriter:
             seen: dict[tuple[Project, Target], bool | OSError] = {}
             outcomes = [self._look(write, locked[write.key.project], seen) for write in batch]
             allowed = [
-                Replacement(write.key.path(self._store.root), write.body)
+                Replacement(f"{self._store.root}/{write.key.place}", write.body)
                 for write, outcome in zip(batch, outcomes, strict=True)
                 if not isinstance(outcome, Exception)
             ]

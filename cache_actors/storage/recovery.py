@@ -245,7 +245,7 @@ class _Recovery:
         """Store keys, each with the bytes of its newest record, in the place of what is there."""
         while some := list(islice(files, _BATCH)):
             batch = [
-                (key, Replacement(self._path(key), body, self._newest[key].time))
+                (key, Replacement(str(self._path(key)), body, self._newest[key].time))
                 for key, body in some
             ]
             left = [item for key, item in batch if not self._is_rewritten(key, item)]
@@ -278,7 +278,7 @@ class _Recovery:
                 file.set_time(item.time)
                 file.seal()
                 # A scrub may have moved it to the quarantine meanwhile.
-                return os.path.samestat(os.fstat(fd), item.path.lstat())
+                return os.path.samestat(os.fstat(fd), os.lstat(item.path))
         except OSError:
             return False
 

@@ -99,7 +99,7 @@ class CommitServer:
         found: list[Published | str | MissingArtifact | OSError | None] = []
         if isinstance(batch, PublishRequest):
             self._capacity.load_counts(batch.stored, batch.reserved)
-            found += self._store.publish([Publication(Path(f.path), f.pieces) for f in batch.files])
+            found += self._store.publish([Publication(f.path, f.pieces) for f in batch.files])
         else:
             found += self._entries.put([_write(line) for line in batch.lines])
         return CommitResponse([_outcome(each) for each in found], self._syncs, self._recovered)

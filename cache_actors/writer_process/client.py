@@ -181,7 +181,7 @@ class ArtifactWriterProcess(WriterProcess):
 
     async def commit(self, batch: Sequence[Publication]) -> list[Published | OSError]:
         """Publish a batch, and note in the store how it went."""
-        files = [ArtifactItem(str(item.path), _pieces(item.source)) for item in batch]
+        files = [ArtifactItem(item.path, _pieces(item.source)) for item in batch]
         store, size = self._store, sum(item.size for item in batch)
         with (
             store.publishing({item.path for item in batch}),

@@ -69,7 +69,7 @@ class GatedStore(FileStore):
         self.loads: list[Sequence[Lookup]] = []
         self.replacements: list[Sequence[Replacement]] = []
         self.publications: list[Sequence[Publication]] = []
-        self._publishing: set[Path] = set()
+        self._publishing: set[str] = set()
 
     def load(self, batch: Sequence[Lookup]) -> list[Version | OSError | None]:
         self.loads.append(batch)

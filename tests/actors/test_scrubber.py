@@ -66,7 +66,7 @@ class World:
 
     def artifacts(self, count: int) -> list[Path]:
         paths = [artifact(f"{number:04}").path(self.storage) for number in range(count)]
-        outcomes = self.store.publish([Publication(path, [b"bytes"]) for path in paths])
+        outcomes = self.store.publish([Publication(str(path), [b"bytes"]) for path in paths])
         assert outcomes == [Published.STORED] * count
         return paths
 

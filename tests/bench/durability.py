@@ -31,12 +31,14 @@ def microseconds(way: str, batch: int) -> tuple[float, float]:
         log = WriteAheadLog(root, _ignore, _ignore) if way == "log" else None
         store = FileStore(root, temporary, durable=way != "relaxed", log=log)
         paths = [_path(root, number) for number in range(FILES)]
-        store.publish([Publication(_path(root, FILES + shard), [b"x"]) for shard in range(256)])
+        store.publish(
+            [Publication(str(_path(root, FILES + shard)), [b"x"]) for shard in range(256)]
+        )
         if log is not None:
             _use_both_segments(log)
         began, cpu = time.monotonic(), time.process_time()
         for start in range(0, FILES, batch):
-            store.publish([Publication(path, [DATA]) for path in paths[start : start + batch]])
+            store.publish([Publication(str(path), [DATA]) for path in paths[start : start + batch]])
         wall, used = time.monotonic() - began, time.process_time() - cpu
         if log is not None:
             log.close()

@@ -88,7 +88,7 @@ def fill(root: Path, worker: int) -> None:
     """Store what one worker has stored lately."""
     with unfinished_log(root) as store:
         for some in batches(Kind.CAS, worker, ARTIFACTS):
-            store.publish([Publication(key.path(root), [ARTIFACT]) for key in some])
+            store.publish([Publication(str(key.path(root)), [ARTIFACT]) for key in some])
     with unfinished_log(root) as store:
         writer = EntryWriter(store, require_artifacts=True)
         for some in batches(Kind.KEYVALUE, worker, ENTRIES):

@@ -65,7 +65,7 @@ def store(root: Path) -> Iterator[FileStore]:
 
 def artifact(store: FileStore, entry_id: str, content: bytes) -> Path:
     path = store.root / "acme" / "app" / "cas" / entry_id[2:4] / entry_id
-    assert store.publish([Publication(path, [content])]) == [Published.STORED]
+    assert store.publish([Publication(str(path), [content])]) == [Published.STORED]
     return path
 
 

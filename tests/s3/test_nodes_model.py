@@ -88,7 +88,7 @@ class Node:
 
     def upload(self, number: int) -> None:
         path = Key(APP, Kind.CAS, artifact_id(number)).path(self.root)
-        self.store.publish([Publication(path, [b"artifact %d" % number])])
+        self.store.publish([Publication(str(path), [b"artifact %d" % number])])
         assert path.stat().st_mtime_ns > known_clean(self.root, APP).going, "it is about to go"
 
     def put(self, key: Key, wanted: set[int]) -> None:

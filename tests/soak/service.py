@@ -204,7 +204,7 @@ def break_storage(flags: Flags) -> None:
         setattr(module, "os", faulty)  # noqa: B010
     rename = temporary.TemporaryFile.rename
 
-    def rename_or_fail(self: temporary.TemporaryFile, target: Path) -> None:
+    def rename_or_fail(self: temporary.TemporaryFile, target: str | Path) -> None:
         flags.syscall("rename")
         rename(self, target)
 

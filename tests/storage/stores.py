@@ -30,7 +30,7 @@ Outcome = Published | OSError | None
 
 
 def publish(store: FileStore, path: Path, *pieces: bytes) -> Published | OSError:
-    (outcome,) = store.publish([Publication(path, pieces)])
+    (outcome,) = store.publish([Publication(str(path), pieces)])
     return outcome
 
 
@@ -40,7 +40,7 @@ def publish_file(store: FileStore, path: Path, source: TemporaryFile) -> Publish
         prepare = store.prepare(source)
     except OSError as error:
         return error
-    (outcome,) = store.publish([Publication(path, prepare)])
+    (outcome,) = store.publish([Publication(str(path), prepare)])
     if prepare is not source:
         prepare.discard()
     return outcome
@@ -54,7 +54,7 @@ def uploaded(temporary: TemporaryFolder, data: bytes = b"abc") -> TemporaryFile:
 
 
 def replace(store: FileStore, path: Path, data: bytes) -> OSError | None:
-    (outcome,) = store.replace([Replacement(path, data)])
+    (outcome,) = store.replace([Replacement(str(path), data)])
     return outcome
 
 
@@ -83,11 +83,11 @@ class Way:
 
 
 def _publish_all(store: FileStore, batch: list[tuple[Path, bytes]]) -> list[Outcome]:
-    return list(store.publish([Publication(path, [data]) for path, data in batch]))
+    return list(store.publish([Publication(str(path), [data]) for path, data in batch]))
 
 
 def _replace_all(store: FileStore, batch: list[tuple[Path, bytes]]) -> list[Outcome]:
-    return list(store.replace([Replacement(path, data) for path, data in batch]))
+    return list(store.replace([Replacement(str(path), data) for path, data in batch]))
 
 
 PUBLISH = Way(_publish_all, "link", STORED)
@@ -95,7 +95,7 @@ REPLACE = Way(_replace_all, "replace", None)
 
 
 def load(store: FileStore, path: Path, known: Version | None = None) -> Version | OSError | None:
-    (found,) = store.load([Lookup(path, known)])
+    (found,) = store.load([Lookup(str(path), known)])
     return found
 
 

@@ -221,7 +221,7 @@ def test_file_of_the_bucket_is_stored_only_if_no_clean_has_taken_it(
         file = temporary.create()
         file.write([body_of(value_of())])
         file.set_time(stored.at(age))
-        publication = Publication(key.path(stored.root), relaxed.prepare(file))
+        publication = Publication(str(key.path(stored.root)), relaxed.prepare(file))
         outcomes += writer.add([NewFile(key, publication, stored.at(age))])
         file.discard()
     assert isinstance(outcomes[0], TakenByClean)
@@ -255,7 +255,7 @@ def test_upload_of_what_is_going_takes_its_place_and_stays(
     assert not durable.exists(going)
     file = uploaded(temporary, b"new")
     source = durable.prepare(file) if is_large else [b"new"]
-    batch = [Publication(path, source) for path in (going, kept)]
+    batch = [Publication(str(path), source) for path in (going, kept)]
     assert durable.publish(batch) == [Published.STORED, Published.EXISTS]
     file.discard()
     assert durable.exists(going)

@@ -138,7 +138,7 @@ class Service:
         keys = [self._artifact() for _ in range(self._chance.randint(1, 5))]
         for key in keys:
             self.doubtful[key] = {data_of(key.id), self.stored.get(key)}
-        batch = [Publication(key.path(self._root), [data_of(key.id)]) for key in keys]
+        batch = [Publication(str(key.path(self._root)), [data_of(key.id)]) for key in keys]
         for key, outcome in zip(keys, self._writer().store.publish(batch), strict=True):
             assert not isinstance(outcome, OSError)
             self._store(key, data_of(key.id))
@@ -325,7 +325,7 @@ def dead(root: Path) -> Path:
     """The log of a writer that was killed, with an artifact and an entry that refers to it."""
     writer = Writer(root, random.Random(1))
     artifact, body = Key(PROJECTS[0], Kind.CAS, ARTIFACTS[0]), ENTRY_BODY
-    writer.store.publish([Publication(artifact.path(root), [data_of(artifact.id)])])
+    writer.store.publish([Publication(str(artifact.path(root)), [data_of(artifact.id)])])
     entry = Key(PROJECTS[0], Kind.KEYVALUE, ENTRIES[0])
     writer.entries.put([EntryWrite(entry, body, references_in(body))])
     writer.die()
@@ -488,7 +488,7 @@ def test_entry_is_not_written_upon(
 ) -> None:
     """After another power cut older bytes could have the time of the newer ones."""
     entry = root / PATHS[1]
-    FileStore(root, temporary, durable=False).replace([Replacement(entry, older, time=1)])
+    FileStore(root, temporary, durable=False).replace([Replacement(str(entry), older, time=1)])
     inode = entry.stat().st_ino
     with started_anew(1):
         assert recover(root, temporary, require_artifacts=True).stored == 1
@@ -524,7 +524,7 @@ def test_entry_whose_artifact_is_lost_is_removed_unless_that_is_allowed(
     root: Path, temporary: TemporaryFolder, is_torn: bool, require_artifacts: bool
 ) -> None:
     relaxed = FileStore(root, temporary, durable=False)
-    relaxed.publish([Publication(root / PATHS[0], [b"lost"])])
+    relaxed.publish([Publication(str(root / PATHS[0]), [b"lost"])])
     writer = Writer(root, random.Random(1))
     entry = Key(PROJECTS[0], Kind.KEYVALUE, ENTRIES[0])
     writer.entries.put([EntryWrite(entry, ENTRY_BODY, references_in(ENTRY_BODY))])

@@ -126,7 +126,7 @@ class Writer:
 
     def _upload(self, artifact_id: str, path: Path) -> None:
         data = artifact_id.encode() * self._random.randint(1, LARGEST // 64)
-        [outcome] = self._store.publish([Publication(path, [data])])
+        [outcome] = self._store.publish([Publication(str(path), [data])])
         if isinstance(outcome, OSError):
             raise outcome
 

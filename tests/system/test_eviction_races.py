@@ -224,7 +224,7 @@ class SlowStore(FileStore):
 def test_pass_waits_for_an_entry_that_takes_long_to_write(root: Path) -> None:
     store, new = SlowStore(root), entry(0)
     file = Key(new.project, Kind.CAS, artifact(0)).path(root)
-    store.publish([Publication(file, [b"artifact"])])
+    store.publish([Publication(str(file), [b"artifact"])])
     body = f'{{"entries":[{{"value":"{artifact(0)}"}}]}}'.encode()
     write = EntryWrite(new, body, frozenset({artifact(0)}))
     with ThreadPoolExecutor(1) as threads:

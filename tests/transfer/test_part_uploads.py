@@ -40,7 +40,7 @@ class Writer:
         return Upload(*self._receive_with, owner, self._threads, self._metrics)
 
     async def publish(self, key: Key, source: TemporaryFile, _owner: object) -> Published:
-        publication = Publication(key.path(self._store.root), source)
+        publication = Publication(str(key.path(self._store.root)), source)
         (outcome,) = await trio.to_thread.run_sync(self._store.publish, [publication])
         assert isinstance(outcome, Published)
         return outcome

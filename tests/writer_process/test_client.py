@@ -42,7 +42,7 @@ def _enough_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def publication(store: FileStore, name: str) -> Publication:
-    return Publication(artifact(name).path(store.root), SMALL)
+    return Publication(str(artifact(name).path(store.root)), SMALL)
 
 
 def folders(storage: Path) -> int:
@@ -58,7 +58,7 @@ async def test_artifacts_are_published_with_their_syncs_counted(store: FileStore
     assert outcomes == [Published.STORED, Published.STORED, Published.EXISTS]
     assert isinstance(failure, OSError)
     assert failure.filename is None
-    assert items[0].path.read_bytes() == b"".join(SMALL)
+    assert Path(items[0].path).read_bytes() == b"".join(SMALL)
     assert len(syncs) > 2
     assert store.health.status().reason is not None
     assert folders(store.root) == 1
@@ -103,9 +103,9 @@ async def test_what_is_being_published_does_not_exist_yet(store: FileStore) -> N
         async with trio.open_nursery() as nursery:
             nursery.start_soon(process.commit, [item])
             await trio.testing.wait_all_tasks_blocked()
-            assert not store.exists(item.path)
+            assert not store.exists(Path(item.path))
             os.kill(process._process.pid, signal.SIGCONT)
-        assert store.exists(item.path)
+        assert store.exists(Path(item.path))
 
 
 @pytest.mark.parametrize("is_stopped", [True, False])
@@ -120,7 +120,7 @@ async def test_process_that_is_killed_is_noticed(store: FileStore, is_stopped: b
                 more.start_soon(kill_soon, process)
             with pytest.raises(ProcessDied):
                 await process.commit([publication(store, "A")])
-    assert not publication(store, "A").path.exists()
+    assert not Path(publication(store, "A").path).exists()
 
 
 @pytest.mark.parametrize("is_idle", [True, False])

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
 
     from .temporary import TemporaryFile
 
@@ -29,7 +28,7 @@ class HasPath(Protocol):
     """Something that is to get a name."""
 
     @property
-    def path(self) -> Path:
+    def path(self) -> str:
         """The path of the file that it becomes."""
 
 
@@ -82,7 +81,7 @@ def commit(
     outcomes: list[Outcome | OSError] = [duplicate_outcome] * len(batch)
     waiting = list(range(len(batch)))
     while waiting:
-        firsts: dict[Path, int] = {}
+        firsts: dict[str, int] = {}
         for number in waiting:
             firsts.setdefault(batch[number].path, number)
         done = _in_stages([batch[number] for number in firsts.values()], write, sync, name)

@@ -7,7 +7,7 @@ import os
 import stat
 from contextlib import contextmanager, suppress
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .temporary import FOLDER_MODE
 
@@ -27,6 +27,7 @@ _NO_ATTRIBUTE = {errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODATA, errno.EPERM}
 
 _MAX_KNOWN_FOLDERS = 100_000
 _MAX_LISTED = 4_096
+Target = TypeVar("Target")
 _TRIES = 3  # how often a folder that is taken away just then is made again
 
 
@@ -82,7 +83,7 @@ class Folders:
             failures |= self._prepare(lost)
         return failures
 
-    def call_in(self, folder: Path, action: Callable[[Path], None], target: Path) -> None:
+    def call_in(self, folder: Path, action: Callable[[Target], None], target: Target) -> None:
         """Call `action(target)`, which puts something into `folder`, making that if need be."""
         for _ in range(_TRIES):
             self.ensure(folder)

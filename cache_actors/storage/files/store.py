@@ -24,7 +24,8 @@ import time
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from enum import Enum
-from functools import cached_property, partial
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from cache_actors.storage.capacity import Capacity
@@ -47,7 +48,6 @@ from .write_ahead_log import LogRecord
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from .write_ahead_log import WriteAheadLog
 
@@ -75,13 +75,13 @@ class Published(Enum):
 class Publication:
     """A file to publish at `path`: the pieces of it, or a file from `FileStore.prepare`."""
 
-    path: Path
+    path: str
     source: Sequence[bytes] | TemporaryFile
 
-    @cached_property  # a path makes another object of it each time, whose hash takes longest
+    @property
     def folder(self) -> Path:
         """The folder that the file goes to."""
-        return self.path.parent
+        return _folder_of(self.path)
 
     @property
     def size(self) -> int:
@@ -101,14 +101,14 @@ class Replacement:
         time: its modification time, in nanoseconds since the epoch; the present one if 0.
     """
 
-    path: Path
+    path: str
     data: bytes
     time: int = 0
 
-    @cached_property
+    @property
     def folder(self) -> Path:
         """The folder that the file goes to."""
-        return self.path.parent
+        return _folder_of(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +137,20 @@ class Version:
 class Lookup:
     """A replaceable file to read at `path`, and the version of it that is in memory."""
 
-    path: Path
+    path: str
     known: Version | None
 
 
 Item = TypeVar("Item", Publication, Replacement)
+
+
+def _folder_of(path: str) -> Path:
+    return _as_path(path.rpartition("/")[0])
+
+
+@lru_cache(maxsize=4096)  # many files go to one folder, and it takes long to make a path's hash
+def _as_path(folder: str) -> Path:
+    return Path(folder)
 
 
 def _tell_nobody(_seconds: float) -> None:
@@ -178,6 +187,7 @@ class FileStore:
         log: WriteAheadLog | None = None,
     ) -> None:
         self.root = root
+        self._prefix = f"{root}/"
         self._log = log
         self._logged: list[LogRecord] = []  # of the batch that is just being committed
         self.capacity = capacity or Capacity(root)
@@ -192,7 +202,7 @@ class FileStore:
         finally:
             os.close(folder)
         self._group = status.st_gid if status.st_mode & stat.S_ISGID else None
-        self._publishing: set[Path] = set()  # being published at the moment
+        self._publishing: set[str] = set()  # being published at the moment
         self.health = StorageHealth()
         self.quarantine = Quarantine(root)
         self._valid = ValidFiles(self.quarantine)
@@ -207,7 +217,7 @@ class FileStore:
         return settled
 
     @contextmanager
-    def publishing(self, paths: set[Path]) -> Iterator[None]:
+    def publishing(self, paths: set[str]) -> Iterator[None]:
         """`paths` are being published, here or by another process: they do not exist meanwhile."""
         self._publishing.update(paths)
         try:
@@ -254,11 +264,12 @@ class FileStore:
         One that this process is just publishing does not count: it is taken back if its own sync
         fails. Hence the second look, after it is settled.
         """
-        if not self._is_published(path):
+        file = str(path)
+        if not self._is_published(file):
             return False
         self._folders.ensure(path.parent)
         self._sync_folder(path.parent)
-        return path not in self._publishing and self._is_published(path)
+        return file not in self._publishing and self._is_published(file)
 
     def load(self, batch: Sequence[Lookup]) -> list[Version | OSError | None]:
         """The content of each path of `batch`, None where there is no file.
@@ -285,8 +296,11 @@ class FileStore:
         Raises:
             OSError: the disk failed.
         """
-        with self._used(path, when, size, going) as file:
-            return file is not None
+        file = self._use(path, when, size, going)
+        if file is None:
+            return False
+        os.close(file[0])
+        return True
 
     def content(self, path: str | Path, when: int, size: int) -> bytes | None:
         """The bytes of the file at `path`, which is used at `when` (ns); None if there is none.
@@ -296,47 +310,43 @@ class FileStore:
         Raises:
             OSError: the disk failed.
         """
-        with self._used(path, when, size) as file:
-            if file is None:
-                return None
-            fd, status = file
-            try:
-                data = os.pread(fd, size, 0)
-                while len(data) < size and (more := os.pread(fd, size - len(data), len(data))):
-                    data += more
-            except OSError as error:
-                if error.errno not in DAMAGE:
-                    raise
-                data = b""
+        file = self._use(path, when, size)
+        if file is None:
+            return None
+        fd, status = file
+        try:
+            data = _read(fd, size)
             if len(data) != size:
                 self._valid.quarantine(path, status.st_ino)
                 return None
             return data
+        finally:
+            os.close(fd)
 
-    @contextmanager
-    def _used(
+    def _use(
         self, path: str | Path, when: int, size: int | None, going: int = 0
-    ) -> Iterator[tuple[int, os.stat_result] | None]:
-        """The whole file at `path`, open and noted as used; None without one that counts: `touch`.
+    ) -> tuple[int, os.stat_result] | None:
+        """Open the whole file at `path`, and note its use; None without one that counts: `touch`.
 
         Raises:
             OSError: the disk failed.
         """
         found = self._valid.open(path)
         if found is None:
-            yield None
-            return
+            return None
         fd, status, _ = found
+        is_going = going > 0 and status.st_mtime_ns <= going
         try:
-            is_going = going > 0 and status.st_mtime_ns <= going
-            if is_going or size not in (None, status.st_size):
-                yield None
-                return
-            with suppress(PermissionError):  # somebody else's, which eviction leaves alone
+            if not is_going and size in (None, status.st_size):
                 touch(fd, status, when, RECENT_NS)
-            yield fd, status
-        finally:
+                return fd, status
+        except PermissionError:  # somebody else's, which eviction leaves alone
+            return fd, status
+        except BaseException:
             os.close(fd)
+            raise
+        os.close(fd)
+        return None
 
     def with_folder(self, folder: Path, action: Callable[[Path], None]) -> None:
         """Call `action(folder)`, after making that folder below the root, to stay."""
@@ -363,12 +373,12 @@ class FileStore:
         try_storing(self._temporary.path, self._temporary, durable=self.durable, reserve=size)
         try_logs(self.root)
 
-    def _is_published(self, path: Path) -> bool:
+    def _is_published(self, path: str) -> bool:
         """Whether there is an artifact at `path`, whole, that stays; it is in use from then on."""
         now = time.time_ns()
         if not self.touch(path, now):
             return False
-        project = Project(*path.relative_to(self.root).parts[:2])
+        project = Project(*self._place(path).split("/", 2)[:2])
         going = known_clean(self.root, project).going
         return not going or self.touch(path, now, going=going)
 
@@ -392,10 +402,10 @@ class FileStore:
                 return None
         return Version(Fingerprint.of(status), data)
 
-    def _still_is(self, path: Path, version: Version) -> bool:
+    def _still_is(self, path: str, version: Version) -> bool:
         """Whether `path` holds that version. If so, it is in use, though its file is not read."""
         try:
-            status = path.lstat()
+            status = os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
             return False
         if Fingerprint.of(status) != version.fingerprint:
@@ -465,9 +475,9 @@ class FileStore:
             self._folders.call_in(item.folder, partial(self._take_place, file), item.path)
         return Published.STORED
 
-    def _take_place(self, file: TemporaryFile, path: Path) -> None:
+    def _take_place(self, file: TemporaryFile, path: str) -> None:
         """Link `file` to `path`, in place of a file there, while nobody removes one as too old."""
-        with brief(project_folder_of(path, self.root)):
+        with brief(project_folder_of(Path(path), self.root)):
             self._temporary.replace(file, path)
 
     def _write_entries(self, batch: Sequence[Replacement]) -> Iterator[Written | OSError]:
@@ -498,11 +508,11 @@ class FileStore:
         for item, outcome in zip(batch, outcomes, strict=True):
             if not isinstance(outcome, OSError):
                 needed = folders.get(item.folder, False)
-                folders[item.folder] = needed or str(item.path) not in logged
+                folders[item.folder] = needed or item.path not in logged
         synced = self._sync_folders(folders)
         settled: list[Outcome | OSError] = []
         for item, outcome in zip(batch, outcomes, strict=True):
-            failure = synced.get(item.folder) or failed.get(str(item.path))
+            failure = synced.get(item.folder) or failed.get(item.path)
             if failure is None or isinstance(outcome, OSError):
                 settled.append(outcome)
             else:
@@ -526,9 +536,12 @@ class FileStore:
     ) -> LogRecord:
         pieces = [item.data] if isinstance(item, Replacement) else item.source
         assert not isinstance(pieces, TemporaryFile), "it is not written here"  # noqa: S101
-        place = str(item.path)[len(str(self.root)) + 1 :]
+        place = self._place(item.path)
         project = self._identity(place, identities)
         return LogRecord(place, written.time, project, written.file.digest(), pieces)
+
+    def _place(self, path: str) -> str:
+        return path[len(self._prefix) :]
 
     def _identity(self, place: str, identities: dict[str, bytes]) -> bytes:
         """The identity of the project's folder, which is looked at once for all `identities`."""
@@ -606,7 +619,7 @@ def _written(file: TemporaryFile, pieces: Sequence[bytes], when: int = 0) -> Wri
     return Written(file, is_ours=True, time=when or time.time_ns())
 
 
-def _later_than(path: Path) -> int:
+def _later_than(path: str) -> int:
     """The present time, or one later than that of the file at `path`: a clock may be set back.
 
     In nanoseconds since the epoch. It tells the versions of a file apart, and which one is newer.
@@ -617,6 +630,19 @@ def _later_than(path: Path) -> int:
     except OSError:
         return now
     return now if written < now or written > now + WRONG_CLOCK_NS else written + 1
+
+
+def _read(fd: int, size: int) -> bytes:
+    """The first `size` bytes of a file; fewer if it is shorter, or cannot be read."""
+    try:
+        data = os.pread(fd, size, 0)
+        while len(data) < size and (more := os.pread(fd, size - len(data), len(data))):
+            data += more
+    except OSError as error:
+        if error.errno not in DAMAGE:
+            raise
+        return b""
+    return data
 
 
 def _is_settled(folder: Path) -> bool:
@@ -632,7 +658,7 @@ def _raise_first(failures: Iterable[OSError | None]) -> None:
 def _unlink_if_stored(item: Publication, outcome: Published) -> None:
     if outcome is Published.STORED:
         with suppress(OSError):
-            item.path.unlink()
+            Path(item.path).unlink()
 
 
 def _leave(_item: Replacement, _outcome: None) -> None:

@@ -198,7 +198,7 @@ class TemporaryFile:
         """The id of the group that the file belongs to."""
         return os.fstat(self._fd).st_gid
 
-    def link(self, target: Path) -> None:
+    def link(self, target: str | Path) -> None:
         """Link the file to the path `target`.
 
         Raises:
@@ -212,7 +212,7 @@ class TemporaryFile:
         # symbolic link in /proc and fails with EXDEV.
         os.link(str(self._fd), target, src_dir_fd=self._descriptors, follow_symlinks=True)
 
-    def rename(self, target: Path) -> None:
+    def rename(self, target: str | Path) -> None:
         """Rename the file, which must have a name, to `target`, and replace a file there."""
         assert self.path is not None, "an anonymous file has no name to change"  # noqa: S101
         os.replace(self.path, target)  # noqa: PTH105 - which makes a path of the target
@@ -301,7 +301,7 @@ class TemporaryFolder:
             self._make_again()
             return self._link(source)
 
-    def replace(self, file: TemporaryFile, target: Path) -> None:
+    def replace(self, file: TemporaryFile, target: str | Path) -> None:
         """Link `file`, of this file system, to the path `target`, in place of a file there.
 
         Raises:

@@ -88,7 +88,7 @@ class Cache(RuleBasedStateMachine):
     @rule(project=projects, artifact=artifacts)
     def upload(self, project: Project, artifact: str) -> None:
         path = Key(project, Kind.CAS, artifact).path(self.root)
-        self.store.publish([Publication(path, [artifact.encode()])])
+        self.store.publish([Publication(str(path), [artifact.encode()])])
         assert path.exists()
         self.damaged.discard(path)
         self.uses[path] = time.time_ns()
@@ -146,7 +146,7 @@ class Cache(RuleBasedStateMachine):
     @rule(project=projects, blob=blobs)
     def upload_blob(self, project: Project, blob: str) -> None:
         path = Key(project, Kind.BLOB, blob).path(self.root)
-        self.store.publish([Publication(path, [BLOBS[blob]])])
+        self.store.publish([Publication(str(path), [BLOBS[blob]])])
         self.damaged.discard(path)
         self.uses[path] = time.time_ns()
 
@@ -172,7 +172,7 @@ class Cache(RuleBasedStateMachine):
     @rule(project=projects, action=actions)
     def ask_for_action(self, project: Project, action: str) -> None:
         path = Key(project, Kind.ACTION, action).path(self.root)
-        [found] = self.store.load([Lookup(path, None)])
+        [found] = self.store.load([Lookup(str(path), None)])
         assert not isinstance(found, OSError)
         if found is None:
             return

@@ -4,7 +4,6 @@ import errno
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import cast
 
 import pytest
@@ -23,7 +22,7 @@ class Crash(BaseException):
 class Item:
     """Something to commit under the name `path`."""
 
-    path: Path
+    path: str
     label: str
 
 
@@ -59,7 +58,7 @@ class Disk:
 
     def commit(self, *labels: str) -> list[str | OSError]:
         """Commit items with these labels; those that begin with the same letter share a path."""
-        batch = [Item(Path(label[0]), label) for label in labels]
+        batch = [Item(label[0], label) for label in labels]
         return commit(batch, self._write, self._sync, self._name, "duplicate_outcome")
 
     def _do(self, stage: str, item: Item) -> None:

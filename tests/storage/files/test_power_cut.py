@@ -69,10 +69,10 @@ def test_files_of_a_batch_share_the_sync_of_their_folder(
 ) -> None:
     publish(durable, path, b"x")
     journal.events.clear()
-    batch = [Publication(path.with_name(f"{number}"), [b"x"]) for number in range(9)]
+    batch = [Publication(str(path.with_name(f"{number}")), [b"x"]) for number in range(9)]
     assert durable.publish(batch) == [STORED] * 9
     assert journal.synced_folders() == [path.parent]
-    assert all(journal.survives(item.path, path.parent) for item in batch)
+    assert all(journal.survives(Path(item.path), path.parent) for item in batch)
 
 
 def test_new_folders_of_a_batch_share_the_sync_of_the_folder_above(
@@ -88,7 +88,7 @@ def test_folders_beside_the_first_one_used_are_known_with_it(
     durable: FileStore, root: Path, journal: Journal, temporary: TemporaryFolder
 ) -> None:
     paths = [root / "acme" / folder / "x" for folder in "abc"]
-    assert durable.publish([Publication(p, [b"x"]) for p in paths]) == [STORED] * 3
+    assert durable.publish([Publication(str(p), [b"x"]) for p in paths]) == [STORED] * 3
     paths[2].parent.chmod(0o700)  # its maker died before it was complete
     started_again = FileStore(root, temporary, durable=True)
     publish(started_again, paths[0].with_name("y"), b"x")
@@ -193,7 +193,7 @@ def test_publications_in_a_folder_that_cannot_be_synced_are_taken_back(
     journal.folders_that_fail = {path.parent}
     elsewhere = root / "acme" / "x"
     paths = (path, path, path.with_name("b"), elsewhere)
-    *failed, stored = durable.publish([Publication(p, [b"x"]) for p in paths])
+    *failed, stored = durable.publish([Publication(str(p), [b"x"]) for p in paths])
     assert [number_of(outcome) for outcome in failed] == [errno.EIO] * 3
     assert stored is STORED
     assert files_below(root) == [elsewhere]

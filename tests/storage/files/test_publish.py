@@ -144,8 +144,8 @@ def test_name_taken_at_the_last_moment_is_exists(
 ) -> None:
     really_link = TemporaryFile.link
 
-    def link_too_late(file: TemporaryFile, target: Path) -> None:
-        target.write_bytes(b"another process's")
+    def link_too_late(file: TemporaryFile, target: str) -> None:
+        Path(target).write_bytes(b"another process's")
         really_link(file, target)
 
     monkeypatch.setattr(TemporaryFile, "link", link_too_late)
@@ -205,7 +205,7 @@ def test_file_is_as_old_as_its_name_unless_its_time_was_set(
     paths = [path, path.with_name("other")]
     ready = [store.prepare(upload) for upload in uploads]
     before = time.time_ns()
-    store.publish([Publication(*each) for each in zip(paths, ready, strict=True)])
+    store.publish([Publication(str(p), file) for p, file in zip(paths, ready, strict=True)])
     assert paths[0].stat().st_mtime_ns >= before
     assert paths[1].stat().st_mtime_ns == 5
     before = time.time_ns()
@@ -317,7 +317,7 @@ def test_publishing_a_file_that_is_ready_syncs_folders_only(
     durable.with_folder(path.parent, lambda _: None)
     monkeypatch.delattr(os, "fdatasync")
     monkeypatch.delattr(os, "setxattr")
-    assert durable.publish([Publication(path, prepare)]) == [STORED]
+    assert durable.publish([Publication(str(path), prepare)]) == [STORED]
     prepare.discard()
 
 
@@ -400,8 +400,8 @@ def test_uploads_that_have_been_synced_already_are_not_written_again(
     monkeypatch.setattr(TemporaryFile, "start_sync", lambda file: hinted.append(file))
     upload = uploaded(temporary, b"x")
     durable.prepare(upload)
-    both = [Publication(path.with_name(name), [b"x"]) for name in "ab"]
-    durable.publish([Publication(path, upload), *both])
+    both = [Publication(str(path.with_name(name)), [b"x"]) for name in "ab"]
+    durable.publish([Publication(str(path), upload), *both])
     assert len(hinted) == 2
     assert upload not in hinted
     upload.discard()

@@ -72,7 +72,7 @@ def published(
         file = upload.assembled(numbers)
         try:
             (outcome,) = store.publish(
-                [Publication(upload.key.path(store.root), store.prepare(file))]
+                [Publication(str(upload.key.path(store.root)), store.prepare(file))]
             )
             if end:
                 upload.finish(file)

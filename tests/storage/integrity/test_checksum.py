@@ -163,7 +163,7 @@ def test_uploaded_file_has_its_record_wherever_it_lay(
         for letter in CONTENT:
             upload.write([bytes([letter])])
         prepare = durable.prepare(upload)
-        (outcome,) = durable.publish([Publication(path.with_name(name), prepare)])
+        (outcome,) = durable.publish([Publication(str(path.with_name(name)), prepare)])
         prepare.discard()
         assert outcome is Published.STORED
         assert read_checksum(path.with_name(name)) == RECORD

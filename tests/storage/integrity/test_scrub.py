@@ -57,7 +57,7 @@ class Storage:
 
     def artifact(self, content: bytes, project: str = "app") -> Path:
         path = self._path(Kind.CAS, project)
-        assert self.store.publish([Publication(path, [content])]) == [Published.STORED]
+        assert self.store.publish([Publication(str(path), [content])]) == [Published.STORED]
         return path
 
     def entry(self, content: bytes = ENTRIES, project: str = "app") -> Path:
@@ -69,7 +69,7 @@ class Storage:
         return self.artifact(content) if kind is Kind.CAS else self.entry(content)
 
     def replace(self, path: Path, content: bytes) -> None:
-        assert self.store.replace([Replacement(path, content)]) == [None]
+        assert self.store.replace([Replacement(str(path), content)]) == [None]
 
     def _path(self, kind: Kind, project: str) -> Path:
         entry_id = self.chances.randbytes(16).hex().upper()

@@ -155,8 +155,8 @@ def test_torn_file_that_comes_at_the_last_moment_is_not_said_to_exist(
 ) -> None:
     really_link = TemporaryFile.link
 
-    def link_too_late(file: TemporaryFile, target: Path) -> None:
-        target.write_bytes(b"")
+    def link_too_late(file: TemporaryFile, target: str) -> None:
+        Path(target).write_bytes(b"")
         really_link(file, target)
 
     with monkeypatch.context() as patch:
@@ -242,7 +242,7 @@ def test_batch_is_loaded_in_order_and_failures_hurt_nobody_else(
     replace(store, path.with_name("b"), b"b")
     long = path.with_name("x" * 300)
     paths = [path, long, path.with_name("c"), path.with_name("b")]
-    first, failed, missing, last = store.load([Lookup(p, None) for p in paths])
+    first, failed, missing, last = store.load([Lookup(str(p), None) for p in paths])
     assert isinstance(first, Version)
     assert isinstance(last, Version)
     assert (first.data, last.data) == (b"a", b"b")
