@@ -11,6 +11,7 @@ from rich.console import Console
 
 from .bucket import measure_bucket
 from .comparison import compare
+from .contestants import scratch_folder
 from .document import rewrite
 from .failure import BenchmarkFailed, NotHere
 from .mixed import measure_mixed
@@ -91,12 +92,13 @@ def main(
         raise click.ClickException("wrk is missing: apt-get install wrk")
     missing: set[str] = set()
     try:
-        for part in parts or PARTS:
-            try:
-                measure(part, plan, commit, results, say)
-            except NotHere as error:
-                missing.add(str(error))
-            save(results, folder / "results.json")
+        with scratch_folder():  # removed when all is measured
+            for part in parts or PARTS:
+                try:
+                    measure(part, plan, commit, results, say)
+                except NotHere as error:
+                    missing.add(str(error))
+                save(results, folder / "results.json")
     except BenchmarkFailed as problem:
         console.print(str(problem), style="red", markup=False)
         sys.exit(1)
