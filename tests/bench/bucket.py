@@ -37,7 +37,7 @@ from tests.system.site import Site, running_site
 
 from .failure import BenchmarkFailed, NotHere
 from .figures import percentile
-from .machine import describe, load_average
+from .machine import describe
 from .names import PROJECT, QUERY, SMALL, STORED, TOKEN, new_entry, payload
 from .plan import Plan
 from .processes import cpu_seconds, memory_bytes
@@ -173,7 +173,6 @@ def measure_bucket(plan: Plan, say: Callable[[str], None]) -> Shared:
         NotHere: there is no S3 server.
         BenchmarkFailed: what was measured is not what was meant.
     """
-    before = load_average()
     with ExitStack() as stack:
         tuist = HeldTuist({token: [str(PROJECT)] for token in (SITE_TOKEN, TOKEN)})
         stack.enter_context(tuist)
@@ -210,7 +209,7 @@ def measure_bucket(plan: Plan, say: Callable[[str], None]) -> Shared:
         say("reads while S3 is silent")
         pulls |= silence(server, other)
     return Shared(
-        machine=describe(before),
+        machine=describe(),
         seconds=plan.load_seconds,
         beside=[*beside, *waits],
         lag_p50_seconds=lag[50],

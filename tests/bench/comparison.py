@@ -40,7 +40,7 @@ from .contestants import (
 from .entrant import Entrant
 from .failure import NotHere
 from .large import LargeUploads
-from .machine import describe, load_average
+from .machine import describe
 from .names import SMALL, STORED, artifact_id, new_entry, payload
 from .plan import Plan
 from .results import Case, Comparison
@@ -63,7 +63,6 @@ def compare(plan: Plan, installed: Path, say: Callable[[str], None]) -> Comparis
         installed: a folder in which to install the other cache.
         say: told how it goes.
     """
-    load = load_average()
     skipped: list[str] = []
     _install(installed, skipped, say)
     end = time.monotonic() + plan.comparison_seconds
@@ -77,7 +76,7 @@ def compare(plan: Plan, installed: Path, say: Callable[[str], None]) -> Comparis
         turns = take_turns(entrants, plan, end, say)
     versions = {} if any("turborepo" in each for each in skipped) else other.versions(installed)
     return Comparison(
-        machine=describe(load, versions),
+        machine=describe(versions),
         seconds=plan.turn_seconds,
         rounds=len(turns[0]),
         cases=[

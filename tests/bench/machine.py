@@ -20,7 +20,11 @@ def load_average() -> float:
     return round(os.getloadavg()[0], 2)
 
 
-def describe(load_before: float, others: Mapping[str, str] | None = None) -> Machine:
+LOAD_BEFORE = load_average()
+"""That of the minute before the benchmark began; before a part, it would be of the one before."""
+
+
+def describe(others: Mapping[str, str] | None = None) -> Machine:
     """This machine; `others` are versions of what has been measured beside the service."""
     versions = {
         "python": platform.python_version(),
@@ -37,7 +41,7 @@ def describe(load_before: float, others: Mapping[str, str] | None = None) -> Mac
         kernel=platform.release(),
         disk=_file_system(Path(gettempdir())),
         versions=versions,
-        loads=(load_before, load_average()),
+        loads=(LOAD_BEFORE, load_average()),
     )
 
 

@@ -34,7 +34,7 @@ from .farm import (
     size_of,
 )
 from .generator import Generator, Outcome
-from .machine import describe, load_average
+from .machine import describe
 from .names import SMALL, STORED, artifact_id, new_entry
 from .plan import Plan
 from .results import Farm, Latency, Mixed, Step
@@ -65,7 +65,6 @@ MAX_ERRORS = 0.001
 
 def measure_mixed(plan: Plan, say: Callable[[str], None]) -> Mixed:
     """Have more and more farms build, with one worker and with two, until something gives."""
-    load = load_average()
     skipped: list[str] = []
     farms: list[Farm] = []
     with scratch_folder() as scratch, bare_nginx(scratch) as bare:
@@ -88,7 +87,7 @@ def measure_mixed(plan: Plan, say: Callable[[str], None]) -> Mixed:
         except NotHere as reason:
             skipped.append(str(reason))
     return Mixed(
-        machine=describe(load),
+        machine=describe(),
         seconds=plan.step_seconds,
         generator_limit=limit,
         generator_floor=floor,

@@ -27,7 +27,7 @@ from cache_actors.storage.layout import LOGS, TEMPORARY, Key
 
 from .contestants import scratch_folder, storage_in
 from .figures import spread
-from .machine import describe, load_average
+from .machine import describe
 from .names import PROJECT, SMALL
 from .plan import Plan
 from .results import Recovery
@@ -46,7 +46,6 @@ ENTRIES = int(2 * MAX_AGE_SECONDS * 1_000)
 
 def measure_recovery(plan: Plan, say: Callable[[str], None]) -> Recovery:
     """Measure a start after each of several power cuts, and one without."""
-    load = load_average()
     starts: list[float] = []
     usual: list[float] = []
     for _ in range(plan.recoveries):
@@ -60,7 +59,7 @@ def measure_recovery(plan: Plan, say: Callable[[str], None]) -> Recovery:
             starts.append(seconds_to_start(root, WORKERS))
             usual.append(seconds_to_start(root, WORKERS))
     return Recovery(
-        describe(load),
+        describe(),
         WORKERS * ARTIFACTS,
         WORKERS * ENTRIES,
         size,

@@ -36,7 +36,7 @@ from .buildgrid import install, running_buildgrid
 from .contestants import scratch_folder, storage_in
 from .failure import BenchmarkFailed, NotHere
 from .h2load import Call, run_h2load
-from .machine import describe, first_number, load_average
+from .machine import describe, first_number
 from .names import PROJECT, SMALL, TOKEN, payload
 from .plain_nginx import cores, plain_nginx
 from .plan import Plan
@@ -210,7 +210,7 @@ def measure_remote(plan: Plan, installed: Path, say: Callable[[str], None]) -> R
     """
     if shutil.which("h2load") is None:
         raise NotHere("h2load is not installed (apt-get install nghttp2-client)")
-    load, skipped = load_average(), list[str]()
+    skipped = list[str]()
     with scratch_folder() as folder, ExitStack() as stack:
         stored = Stored(folder)
         mine, port = stack.enter_context(ours(folder, stored))
@@ -227,7 +227,7 @@ def measure_remote(plan: Plan, installed: Path, say: Callable[[str], None]) -> R
         except NotHere as error:
             skipped.append(str(error))
     return Remote(
-        machine=describe(load, {"h2load": first_number(["h2load", "--version"])}),
+        machine=describe({"h2load": first_number(["h2load", "--version"])}),
         seconds=plan.turn_seconds,
         calls=calls,
         actions=plan.small_actions,

@@ -23,7 +23,7 @@ from .entrant import Entrant
 from .failure import BenchmarkFailed
 from .figures import spread
 from .fill import fill
-from .machine import describe, load_average
+from .machine import describe
 from .names import PROJECT, SMALL, STORED, TOKEN, artifact_id, new_entry, payload
 from .plan import Plan
 from .processes import allow_open_files
@@ -41,7 +41,6 @@ LOOK_SECONDS = 0.005
 
 def measure_scale(plan: Plan, say: Callable[[str], None]) -> Scale:
     """Measure with more and more artifacts, and as many entries."""
-    load = load_average()
     sizes = []
     spread_over = plan.sizes[-1]
     allowed = allow_open_files(OPEN_FILES)
@@ -56,7 +55,7 @@ def measure_scale(plan: Plan, say: Callable[[str], None]) -> Scale:
             stored = size
             say(f"asking for some of {size:,}")
             sizes.append(_measure(plan, scratch, storage, size, min(size, spread_over)))
-    return Scale(machine=describe(load), seconds=plan.turn_seconds, sizes=sizes)
+    return Scale(machine=describe(), seconds=plan.turn_seconds, sizes=sizes)
 
 
 def _measure(plan: Plan, scratch: Path, storage: Path, stored: int, asked: int) -> Size:

@@ -16,7 +16,7 @@ from .cases import DECISION, NEW, PUT, way_of
 from .checkout import Version, version_of, working_tree
 from .contestants import CACHE_ACTORS, STORE_KEYVALUE, Contestant, scratch_folder, storage_in
 from .entrant import Entrant
-from .machine import describe, load_average
+from .machine import describe
 from .names import PROJECT, QUERY, SMALL, STORED, TOKEN, artifact_id, new_entry, payload
 from .plan import Plan
 from .results import Pair, Versions
@@ -45,7 +45,6 @@ def compare_versions(
     Raises:
         NotHere: git does not have the commit, or it cannot run here.
     """
-    load = load_average()
     say(f"checking out {commit}, unless it is there")
     before, after = version_of(commit, checkouts), working_tree()
     for version in (before, after):
@@ -71,7 +70,7 @@ def compare_versions(
         pairs.sort(key=lambda pair: (NEW, PUT, DECISION).index(pair[0].case))
         turns = take_turns([entrant for pair in pairs for entrant in pair], plan, end, say)
     return Versions(
-        machine=describe(load),
+        machine=describe(),
         seconds=plan.turn_seconds,
         rounds=len(turns[0]),
         before=before.name,
