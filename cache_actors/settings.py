@@ -31,8 +31,8 @@ class BadSettings(CommandError):
 
 
 def _absolute(path: Path) -> Path:
-    if not path.is_absolute() or not str(path).isprintable():
-        raise ValueError("not an absolute path")
+    if not path.is_absolute() or path.parent == path or not str(path).isprintable():
+        raise ValueError("not an absolute path of a folder below /")
     return path
 
 
@@ -79,7 +79,7 @@ def _random_secret() -> SecretStr:
 
 
 # Each description says which values are allowed, for readers and for error messages.
-ABSOLUTE = "an absolute path without control characters"
+ABSOLUTE = "an absolute path other than /, without control characters"
 Folder = Annotated[Path, AfterValidator(_absolute), Field(description=ABSOLUTE)]
 HANDLE = "an account's handle: 1 to 100 characters of A-Z a-z 0-9 _ -"
 PREFIX = "a path of letters, digits, _ and -, such as /cache"

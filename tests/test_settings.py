@@ -67,7 +67,7 @@ SECRETS = {"SECRET_KEY_BASE", "TUIST_TOKEN_SECRET", "TUIST_CLIENT_ID", "TUIST_CL
 
 IP = "an IP address; a link-local one has its zone (fe80::1%eth0)"
 URL = "an http or https URL without credentials, query and fragment"
-PATH = "an absolute path without control characters"
+PATH = "an absolute path other than /, without control characters"
 PREFIX = "a path of letters, digits, _ and -, such as /cache"
 OBJECT_PREFIX = "names of letters, digits, _, - and ., with / between them"
 HANDLE = "an account's handle: 1 to 100 characters of A-Z a-z 0-9 _ -"
@@ -80,7 +80,7 @@ BAD = {
         URL,
         ["ftp://tuist.example", "tuist.example", "http://", "http://tuist.example/#f"],
     ),
-    "CAS_STORAGE_DIR": (PATH, ["/cas\r", "cas", "./cas"]),
+    "CAS_STORAGE_DIR": (PATH, ["/cas\r", "cas", "./cas", "/", "//"]),
     "PORT": ("a whole number from 1 to 65535", ["0", "65536", "http", "80.5"]),
     "BIND": (IP, ["nonsense", "127.0.0.1:80", "fe80::1"]),
     "SOCKET_PATH": (PATH, ["cache.sock"]),

@@ -28,7 +28,7 @@ from cache_actors.writer_process.client import (
     EntryWriterProcess,
     supervised,
 )
-from cache_actors.writer_process.protocol import CommitResponse, Failed
+from cache_actors.writer_process.protocol import CommitResponse, Failed, decode_response
 from tests.actors.helpers import PROJECT, artifact
 
 LIMIT = 60.0
@@ -183,6 +183,19 @@ async def test_process_that_cannot_be_understood_is_a_crash(
         async with ArtifactWriterProcess(store, lambda _: None) as process:
             with pytest.raises(ProcessDied):
                 await process.commit([publication(store, "A")])
+
+
+async def test_process_that_crashes_says_why(
+    store: FileStore, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def crash() -> None:
+        async with ArtifactWriterProcess(store, lambda _: None) as process:
+            await process.send("no batch")
+            await process.receive(decode_response)
+
+    with trio.fail_after(LIMIT), pytest.raises(ProcessDied):
+        await crash()
+    assert "ValidationError" in capfd.readouterr().err
 
 
 async def test_what_has_been_recovered_is_told_at_the_start_and_later(

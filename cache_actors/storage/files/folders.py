@@ -215,14 +215,14 @@ def identity_of(project: str | Path) -> bytes:
     """
     try:
         inode = os.stat(project).st_ino  # noqa: PTH116 - for each batch
-    except FileNotFoundError:
+        try:
+            number = os.getxattr(project, _IDENTITY)
+        except OSError as error:
+            if error.errno not in _NO_ATTRIBUTE:
+                raise
+            number = b""
+    except FileNotFoundError:  # a clean has taken it away, perhaps since the first look
         return b""
-    try:
-        number = os.getxattr(project, _IDENTITY)
-    except OSError as error:
-        if error.errno not in _NO_ATTRIBUTE:
-            raise
-        number = b""
     return inode.to_bytes(8) + number[:8].ljust(8, b"\0")
 
 

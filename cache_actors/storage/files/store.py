@@ -524,15 +524,19 @@ class FileStore:
         """Append files to the log or, without one, sync them; return what went wrong with each."""
         if self._log is None:
             return self._sync_files([written.file for _, written in batch])
-        identities: dict[str, bytes] = {}
-        records = [self._record(item, written, identities) for item, written in batch]
+        identities: dict[str, bytes | OSError] = {}
+        found = [attempt(partial(self._record, *each), identities) for each in batch]
+        records = [each for each in found if isinstance(each, LogRecord)]
         failure = attempt(self._log.append, records) if records else None
         if failure is None:
             self._logged += records
-        return [failure] * len(records)
+        return [failure if isinstance(each, LogRecord) else each for each in found]
 
     def _record(
-        self, item: Publication | Replacement, written: Written, identities: dict[str, bytes]
+        self,
+        item: Publication | Replacement,
+        written: Written,
+        identities: dict[str, bytes | OSError],
     ) -> LogRecord:
         pieces = [item.data] if isinstance(item, Replacement) else item.source
         assert not isinstance(pieces, TemporaryFile), "it is not written here"  # noqa: S101
@@ -543,12 +547,19 @@ class FileStore:
     def _place(self, path: str) -> str:
         return path[len(self._prefix) :]
 
-    def _identity(self, place: str, identities: dict[str, bytes]) -> bytes:
-        """The identity of the project's folder, which is looked at once for all `identities`."""
+    def _identity(self, place: str, identities: dict[str, bytes | OSError]) -> bytes:
+        """The identity of the project's folder, which is looked at once for all `identities`.
+
+        Raises:
+            OSError: the disk failed.
+        """
         project = place[: place.index("/", place.index("/") + 1)]
         if project not in identities:
-            identities[project] = identity_of(f"{self.root}/{project}")
-        return identities[project]
+            identities[project] = attempt(identity_of, f"{self.root}/{project}")
+        found = identities[project]
+        if isinstance(found, OSError):
+            raise found
+        return found
 
     def _log_again(self) -> dict[str, OSError]:
         """Log files once more whose project's folder was made again before they had their names.
@@ -557,14 +568,19 @@ class FileStore:
         """
         if self._log is None:
             return {}
+        failed: dict[str, OSError] = {}
         moved: list[LogRecord] = []
-        identities: dict[str, bytes] = {}
+        identities: dict[str, bytes | OSError] = {}
         for record in self._logged:
-            found = self._identity(record.place, identities)
+            try:
+                found = self._identity(record.place, identities)
+            except OSError as error:
+                failed[f"{self.root}/{record.place}"] = error
+                continue
             if found and not is_same_folder(record.project, found):  # else cleaned, or the same
                 moved.append(dataclasses.replace(record, project=found))
         failure = attempt(self._log.append, moved) if moved else None
-        return {f"{self.root}/{record.place}": failure for record in moved if failure}
+        return failed | {f"{self.root}/{record.place}": failure for record in moved if failure}
 
     def _sync_files(self, files: Sequence[TemporaryFile]) -> list[OSError | None]:
         """Sync files, and return what went wrong with each."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cache_actors.storage.files import store as file_store
 from cache_actors.storage.files import write_ahead_log
 from cache_actors.storage.files.folders import (
     IDENTITY_BYTES,
@@ -19,6 +20,8 @@ from cache_actors.storage.files.folders import (
     is_same_folder,
     opened_folder,
 )
+from cache_actors.storage.files.store import FileStore, Publication
+from cache_actors.storage.files.temporary import TemporaryFolder
 from cache_actors.storage.files.write_ahead_log import (
     BLOCK_BYTES,
     DAMAGED,
@@ -32,7 +35,7 @@ from cache_actors.storage.files.write_ahead_log import (
     read_at,
 )
 from cache_actors.storage.layout import LOGS
-from tests.storage.stores import fail, refusing
+from tests.storage.stores import STORED, fail, number_of, refusing
 from tests.support.waiting import eventually
 
 SEGMENT = 64 << 10
@@ -460,3 +463,40 @@ def test_folder_that_is_made_again_is_another(root: Path) -> None:
     assert not is_same_folder(known, plain)
     assert not is_same_folder(known, b"")
     assert not is_same_folder(bytes(IDENTITY_BYTES), known)  # there was none
+
+
+def test_folder_that_goes_while_it_is_looked_at_is_none(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getxattr", refusing(errno.ENOENT))
+    assert identity_of(root) == b""
+
+
+@pytest.mark.parametrize("looks", [0, 1], ids=["before the log", "after it"])
+def test_project_whose_folder_cannot_be_looked_at_costs_only_its_own_files(
+    log: WriteAheadLog,
+    root: Path,
+    temporary: TemporaryFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    looks: int,
+) -> None:
+    left = looks
+
+    def identity(project: str) -> bytes:
+        nonlocal left
+        if project.endswith("broken"):
+            left -= 1
+            if left < 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return identity_of(project)
+
+    monkeypatch.setattr(file_store, "identity_of", identity)
+    store = FileStore(root, temporary, durable=True, log=log)
+    batch = [
+        Publication(f"{root}/acme/{project}/cas/AA/AA", [b"x"])
+        for project in ("app", "broken", "other")
+    ]
+    first, failed, last = store.publish(batch)
+    assert (first, last) == (STORED, STORED)
+    assert number_of(failed) == errno.EIO
+    assert [Path(item.path).exists() for item in batch] == [True, False, True]
