@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 import trio
 
-from .framing import LENGTH, framed
+from .framing import LENGTH, framed, is_connected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +37,6 @@ class ActorProcess:
     def __init__(self) -> None:
         self._stream: trio.SocketStream
         self._process: trio.Process
-        self._has_left = False  # whether it has closed its end, or is gone
 
     async def start(self, command: Sequence[str], config: Callable[[int], Any]) -> None:
         """Start it.
@@ -49,7 +48,6 @@ class ActorProcess:
         Raises:
             OSError: it could not be started.
         """
-        self._has_left = False
         ours, theirs = socket.socketpair()
         with theirs:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHANNEL_BYTES)
@@ -65,7 +63,8 @@ class ActorProcess:
         with trio.CancelScope(shield=True):
             if not kill:
                 await self._stream.aclose()
-            if not kill or self._has_left:  # one that crashes prints why after it has left
+            # One that crashes closes its end of the socket first, and then prints why.
+            if not kill or not is_connected(self._stream.socket.fileno()):
                 with trio.move_on_after(END_SECONDS):
                     await self._process.wait()
             if self._process.returncode is None:
@@ -91,7 +90,6 @@ class ActorProcess:
         try:
             await self._stream.send_all(framed(message))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self._has_left = True
             raise ProcessDied(str(error)) from error
 
     async def receive(self, decode: Callable[[bytes], Message]) -> Message:
@@ -113,10 +111,8 @@ class ActorProcess:
             try:
                 piece = await self._stream.receive_some(size - len(received))
             except trio.BrokenResourceError as error:
-                self._has_left = True
                 raise ProcessDied("the process has ended") from error
             if not piece:
-                self._has_left = True
                 raise ProcessDied("the process has ended")
             received += piece
         return bytes(received)

@@ -35,8 +35,11 @@ def next_message(stream: BinaryIO) -> bytes | None:
     return message if len(message) == size else None
 
 
-def is_connected(channel: socket.socket) -> bool:
-    """Whether somebody is at the other end. May be called by several threads at once."""
+def is_connected(channel: socket.socket | int) -> bool:
+    """Whether somebody is at the other end. May be called by several threads at once.
+
+    `channel` is the socket or its descriptor.
+    """
     end = select.poll()
     end.register(channel, 0)  # tells of nothing but the end
     return not end.poll(0)

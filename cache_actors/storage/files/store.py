@@ -187,7 +187,6 @@ class FileStore:
         log: WriteAheadLog | None = None,
     ) -> None:
         self.root = root
-        self._prefix = f"{root}/"
         self._log = log
         self._logged: list[LogRecord] = []  # of the batch that is just being committed
         self.capacity = capacity or Capacity(root)
@@ -545,7 +544,7 @@ class FileStore:
         return LogRecord(place, written.time, project, written.file.digest(), pieces)
 
     def _place(self, path: str) -> str:
-        return path[len(self._prefix) :]
+        return path[len(str(self.root)) + 1 :]
 
     def _identity(self, place: str, identities: dict[str, bytes | OSError]) -> bytes:
         """The identity of the project's folder, which is looked at once for all `identities`.
